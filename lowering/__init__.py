@@ -1,0 +1,1 @@
+"""Conversions between levels and the pipeline that joins them: onnx -> graph -> tile -> nisa -> NEFF."""

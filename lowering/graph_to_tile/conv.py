@@ -1,0 +1,476 @@
+"""Kernel templates of graph.conv and graph.conv_transpose: matmul over the filter taps, output channels on partitions.
+
+    out[o, pixels] = sum over input-channel tiles and taps of  w[c, tap, o]^T . x[c, pixels shifted by the tap]
+
+No im2col buffer: a tap is a strided view of the input tile, which is loaded once with its zero border. Weights are packed at
+emission as [group block, c, tap, o]. Groups are put side by side into blocks of up to 128 input channels with block-diagonal
+weights, so depthwise and grouped convolutions fill the array's rows. An input with few channels packs the taps of the outermost
+window dimension onto partitions too. A transposed convolution is one such convolution per output phase (position modulo stride).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import ceil
+
+from xdsl.ir import Operation, SSAValue
+
+from lowering.graph_to_tile.conv_weights import ConvGroups, WeightPacking, filter_taps, is_packable, plan_groups
+from lowering.graph_to_tile.epilogue import Epilogue
+from lowering.graph_to_tile.kernel import Kernel
+from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, transfer
+from lowering.graph_to_tile.view import View
+from lowering.graph_to_tile.windows import Segment, output_tile, segments
+from neuron_dialects.access import Affine
+from neuron_dialects.dtypes import dtype_by_name
+from neuron_dialects.graph import ConvOp, ConvTransposeOp, ints, shape_of
+
+Rows = dict[int, tuple[Affine, int]]
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A plain convolution that yields every `step`-th output from `origin`, in three spatial dimensions.
+
+    Output position o (counted within the phase) reads input o * stride + offset[tap] - pad_low for each of its `taps`
+    (tap number in the packed weights, offset). `sizes`: outputs of the phase; `reach`: extent of its window.
+    """
+
+    origin: Triple
+    step: Triple
+    sizes: Triple
+    stride: Triple
+    pad_low: Triple
+    reach: Triple
+    taps: tuple[tuple[int, Triple], ...]
+
+
+def _triple(values: Sequence[int], fill: int) -> Triple:
+    """Values of 1 to 3 spatial dimensions as (depth, height, width); a 1-d extent is the height, so that rows tile it."""
+    if len(values) == 1:
+        return (fill, values[0], fill)
+    return (fill, values[0], values[1]) if len(values) == 2 else (values[0], values[1], values[2])
+
+
+def conv_phase(
+    kernel: Triple, strides: Triple, pads: Triple, dilations: Triple, outputs: Triple
+) -> Phase:
+    """The single phase of an ordinary convolution; `pads` are the low ones."""
+    taps = tuple(
+        (number, (d * dilations[0], h * dilations[1], w * dilations[2]))
+        for number, (d, h, w) in enumerate(product(*(range(n) for n in kernel)))
+    )
+    reach = tuple((n - 1) * dilation + 1 for n, dilation in zip(kernel, dilations, strict=True))
+    return Phase((0, 0, 0), (1, 1, 1), outputs, strides, pads, (reach[0], reach[1], reach[2]), taps)
+
+
+def transposed_phases(
+    kernel: Triple, strides: Triple, pads: Triple, dilations: Triple, outputs: Triple
+) -> list[Phase]:
+    """The phases of a transposed convolution.
+
+    Output o = i * stride + tap * dilation - pad for input i, so output phase r (o mod stride) uses the taps with
+    (r + pad - tap * dilation) divisible by the stride, at input o // stride + (r + pad - tap * dilation) / stride.
+    """
+    phases: list[Phase] = []
+    for origin in product(*(range(min(s, n)) for s, n in zip(strides, outputs, strict=True))):
+        per_dim: list[list[tuple[int, int]]] = []
+        for d in range(3):
+            shifted = [(t, origin[d] + pads[d] - t * dilations[d]) for t in range(kernel[d])]
+            per_dim.append([(t, value // strides[d]) for t, value in shifted if value % strides[d] == 0])
+        sizes = tuple(ceil((outputs[d] - origin[d]) / strides[d]) for d in range(3))
+        lows = tuple(min((v for _, v in taps), default=0) for taps in per_dim)
+        highs = tuple(max((v for _, v in taps), default=0) for taps in per_dim)
+        taps = tuple(
+            (
+                (td * kernel[1] + th) * kernel[2] + tw,
+                (vd - lows[0], vh - lows[1], vw - lows[2]),
+            )
+            for (td, vd), (th, vh), (tw, vw) in product(*per_dim)
+        )
+        reach = tuple(high - low + 1 for low, high in zip(lows, highs, strict=True))
+        phases.append(
+            Phase(
+                (origin[0], origin[1], origin[2]),
+                strides,
+                (sizes[0], sizes[1], sizes[2]),
+                (1, 1, 1),
+                (-lows[0], -lows[1], -lows[2]),
+                (reach[0], reach[1], reach[2]),
+                taps,
+            )
+        )
+    return phases
+
+
+def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[SSAValue]) -> None:
+    """Lower a convolution with the pointwise `ops` behind it; its own bias was split off into one of them."""
+    assert isinstance(op, ConvOp | ConvTransposeOp) and op.bias is None
+    transposed = isinstance(op, ConvTransposeOp)
+    n = len(shape_of(op.w)) - 2
+    settings = (
+        _triple(shape_of(op.w)[2:], 1),
+        _triple(ints(op.strides), 1),
+        _triple(ints(op.pads)[:n], 0),
+        _triple(ints(op.dilations), 1),
+        _triple(shape_of(op.result)[2:], 1),
+    )
+    phases = transposed_phases(*settings) if transposed else [conv_phase(*settings)]
+    channels, outputs = shape_of(op.x)[1], shape_of(op.result)[1]
+    groups = plan_groups(channels, outputs, op.groups.value.data, is_packable(k, op.w))
+    packing = WeightPacking(k, op.w, groups, filter_taps(op.w), transposed)
+    epilogue = Epilogue(k, op.result, ops, results, 1, groups.lane_step)
+    epilogue.prepare(len(phases) == 1)
+    for phase in phases:
+        shape = shape_of(op.result)
+        if len(phases) > 1:
+            window = (_spatial(phase.origin, n), _spatial(phase.sizes, n), _spatial(phase.step, n))
+            starts, sizes, steps = ((*fill, *part) for fill, part in zip(((0, 0), shape[:2], (1, 1)), window, strict=True))
+            here = epilogue.windowed(starts, sizes, steps)
+        else:
+            here = epilogue
+        _ConvKernel(k, k.tensor(op.x), here, groups, packing, phase, n).run()
+
+
+def _spatial(values: Triple, n: int) -> tuple[int, ...]:
+    """Inverse of `_triple`."""
+    return (values[1],) if n == 1 else values[3 - n :]
+
+
+class _ConvKernel:
+    """Loops of one phase of a convolution with `n` spatial dimensions."""
+
+    def __init__(
+        self,
+        k: Kernel,
+        x: Tensor,
+        epilogue: Epilogue,
+        groups: ConvGroups,
+        packing: WeightPacking,
+        phase: Phase,
+        n: int,
+    ):
+        self.k, self.b, self.epilogue, self.groups, self.packing, self.n = k, k.b, epilogue, groups, packing, n
+        self.phase = phase
+        self.batch, self.channels = x.shape[:2]
+        self.extents = _triple(x.shape[2:], 1)
+        bank = min(int(k.target.pe_moving_elements), int(k.target.psum_bank_bytes) // 4)
+        self.tile = output_tile((self.batch, *phase.sizes), bank)
+        self.segments = [
+            segments(phase.sizes[d], self.tile[1 + d], phase.stride[d], phase.reach[d], phase.pad_low[d], self.extents[d])
+            for d in range(3)
+        ]
+        self.x = self._readable(x)
+        self.spread = self._spread_taps()
+
+    def _readable(self, x: Tensor) -> Tensor:
+        """A resident input only where its halo covers what the windows read; otherwise its DRAM form."""
+        if not isinstance(x, SbufTensor):
+            return x
+        halo = _triple_pairs([x.halo[1 + d] if x.halo else (0, 0) for d in range(self.n)])
+        fits = all(s.low <= halo[d][0] and s.high <= halo[d][1] for d in range(3) for s in self.segments[d])
+        aligned = self.groups.blocks == 1 or self.groups.block_inputs % LANES == 0
+        if fits and aligned and x.partition == 1:
+            return x
+        return next(self.k.dram(v) for v, t in self.k.tensors.items() if t is x)
+
+    def _spread_taps(self) -> int:
+        """Taps of the depth and height dimensions that are put side by side on partitions (1: none).
+
+        Worth it for few input channels, and possible where a row of the input is loaded as one run.
+        """
+        phase = self.phase
+        outer = len({(d, h) for _, (d, h, _) in phase.taps})
+        in_runs = self.extents[2] > 1 or phase.stride[1] == 1
+        regular = len(phase.taps) % max(1, outer) == 0
+        thin = self.groups.groups == 1 and self.channels <= 16 and self.channels * outer <= LANES
+        return outer if isinstance(self.x, DramTensor) and thin and in_runs and outer > 1 and regular else 1
+
+    # -- loops ------------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """All blocks of groups."""
+        groups = self.groups
+
+        def block(start: Affine, count: int) -> None:
+            index = Affine.of(start.constant // groups.per_block, [(v, c // groups.per_block) for v, c in start.terms])
+            self._block(index, start * groups.inputs, count * groups.inputs, start * groups.outputs, count * groups.outputs)
+
+        self.b.tiles(groups.groups, groups.per_block, block)
+
+    def _block(self, index: Affine, c_start: Affine, channels: int, o_start: Affine, outputs: int) -> None:
+        """One block: its weights stay on chip while the pixels stream past, in chunks of outputs that fit."""
+        step = self.groups.lane_step
+        row_bytes = ceil(channels / LANES) * len(self.phase.taps) * dtype_by_name(self.packing.dtype).size_bytes
+        budget = int(self.k.target.sbuf_bytes_per_partition) // 6
+        chunk = max(1, budget // max(1, row_bytes * step)) * step
+
+        def outputs_chunk(start: Affine, size: int) -> None:
+            weights = self._load_weights(index, channels, start, size)
+            self._pixels(weights, c_start, channels, o_start + start, size)
+
+        self.b.tiles(outputs, min(chunk, outputs), outputs_chunk)
+
+    def _load_weights(self, block: Affine, channels: int, start: Affine, outputs: int) -> View | None:
+        """Weights on chip: [c, c tiles, taps, o], or [tap rows x c, 1, taps, o] when taps are spread over partitions."""
+        b, taps = self.b, len(self.phase.taps)
+        if not taps:
+            return None
+        rows = self.spread
+        lanes = channels * rows if rows > 1 else min(LANES, channels)
+        tiles = ceil(channels / LANES)
+        tile = b.alloc((lanes, tiles, taps // rows, outputs), self.packing.dtype, "sbuf", 2, "weights").view()
+        numbers = [number for number, _ in self.phase.taps]
+        if rows > 1:
+            per_row = taps // rows
+            for row in range(rows):
+                source = self.packing.view(block, 0, channels, start, outputs)
+                self._load_taps(tile.slice(0, row * channels, channels).at(1, 0), source, numbers[row * per_row : (row + 1) * per_row])
+            return tile
+        full, rest = divmod(channels, LANES)
+        if full:
+            with b.loop(full) as i:
+                source = self.packing.view(block, 0, LANES, start, outputs)
+                shifted = View(source.buffer, source.partition, 0, source.offset + i * LANES * source.dims[0][0], source.dims)
+                self._load_taps(tile.at(1, i), shifted, numbers)
+        if rest:
+            source = self.packing.view(block, full * LANES, rest, start, outputs)
+            self._load_taps(tile.slice(0, 0, rest).at(1, full), source, numbers)
+        return tile
+
+    def _load_taps(self, tile: View, source: View, numbers: Sequence[int]) -> None:
+        """Load the taps `numbers` of a [c, taps, o] source; runs of equally spaced taps are one DMA."""
+        position = 0
+        source = source.at(3, 0)
+        while position < len(numbers):
+            count, step = 1, 1
+            if position + 1 < len(numbers):
+                step = numbers[position + 1] - numbers[position]
+                while position + count < len(numbers) and numbers[position + count] == numbers[position] + count * step:
+                    count += 1
+            if step < 1:
+                count, step = 1, 1
+            piece = source.slice(1, numbers[position], count, step)
+            transfer(self.b, self.b.load, tile.slice(1, position, count), piece)
+            position += count
+
+    def _pixels(self, weights: View | None, c_start: Affine, channels: int, o_start: Affine, outputs: int) -> None:
+        """All pixels for one chunk of outputs."""
+        b = self.b
+
+        def spatial(d: int, at: list[tuple[Segment, Affine]], images: tuple[Affine, int]) -> None:
+            if d == 3:
+                self._tile(weights, (c_start, channels), (o_start, outputs), images, at)
+                return
+            for segment in self.segments[d]:
+                with b.loop(segment.count) as i:
+                    spatial(d + 1, [*at, (segment, i)], images)
+
+        b.tiles(self.batch, self.tile[0], lambda start, size: spatial(0, [], (start, size)))
+
+    def _tile(
+        self,
+        weights: View | None,
+        channels: tuple[Affine, int],
+        outputs: tuple[Affine, int],
+        images: tuple[Affine, int],
+        at: list[tuple[Segment, Affine]],
+    ) -> None:
+        """One tile of pixels against all outputs of the chunk."""
+        b = self.b
+        sizes = (images[1], *(segment.size for segment, _ in at))
+        pixels = self._load_pixels(channels, images, at)
+        spatial_ranges = {
+            2 + d: (segment.start + i * segment.size, segment.size)
+            for d, (segment, i) in enumerate(at[1:2] if self.n == 1 else at[3 - self.n :])
+        }
+
+        def output_tile_body(start: Affine, lanes: int) -> None:
+            parts: list[tuple[int, View]] = []
+            width = int(self.k.target.pe_columns)
+            for lane in range(0, lanes, width):
+                count = min(width, lanes - lane)
+                bank = self._sum(weights, pixels, start + lane, count, channels[1], sizes, at)
+                parts.append((lane, self._logical(bank)))
+            self.epilogue.apply(parts, {0: images, 1: (outputs[0] + start, lanes), **spatial_ranges})
+
+        b.tiles(outputs[1], self.groups.lane_step, output_tile_body)
+
+    def _logical(self, bank: View) -> View:
+        """[lanes, n, d, h, w] with only the dimensions that the result has."""
+        if self.n == 3:
+            return bank
+        bank = bank.at(2, 0)
+        return bank if self.n == 2 else bank.at(3, 0)
+
+    def _sum(
+        self,
+        weights: View | None,
+        pixels: "Callable[[Affine, int, Triple], View]",
+        start: Affine,
+        lanes: int,
+        channels: int,
+        sizes: tuple[int, ...],
+        at: list[tuple[Segment, Affine]],
+    ) -> View:
+        """Accumulate all channels and taps of `lanes` outputs in PSUM; [lanes, n, d, h, w]."""
+        b = self.b
+        if weights is None:
+            zeros = b.alloc((lanes, *sizes), "f32", "sbuf", 2, "zeros").view()
+            b.memset(zeros, 0.0)
+            return zeros
+        bank = b.alloc((lanes, *sizes), "f32", "psum", 4, "sum").view()
+        chosen = weights.slice(3, start, lanes)
+        if self.spread > 1:
+            per_row = len(self.phase.taps) // self.spread
+            for t in range(per_row):
+                offset = (0, 0, self.phase.taps[t][1][2])
+                b.matmul(bank, chosen.at(1, 0).at(1, t), pixels(Affine(0), channels, offset), min(t, 1))
+            return bank
+        full, rest = divmod(channels, LANES)
+        if full:
+            with b.loop(full) as i:
+                for t, (_, offset) in enumerate(self.phase.taps):
+                    b.matmul(bank, chosen.at(1, i).at(1, t), pixels(i, LANES, offset), i if t == 0 else 1)
+        if rest:
+            last = chosen.slice(0, 0, rest).at(1, full)
+            for t, (_, offset) in enumerate(self.phase.taps):
+                b.matmul(bank, last.at(1, t), pixels(Affine(full), rest, offset), 1 if full or t else 0)
+        return bank
+
+    # -- input pixels -----------------------------------------------------------------------------------------------------
+
+    def _load_pixels(
+        self, channels: tuple[Affine, int], images: tuple[Affine, int], at: list[tuple[Segment, Affine]]
+    ) -> "Callable[[Affine, int, Triple], View]":
+        """The input of one tile; returns f(channel tile, lanes, tap offset) -> the moving operand [lanes, n, d, h, w]."""
+        if isinstance(self.x, SbufTensor):
+            return self._resident_pixels(self.x, channels, images, at)
+        tile = self._spread_pixels(self.x, images, at) if self.spread > 1 else self._plain_pixels(self.x, channels, images, at)
+        strides = self.phase.stride if self.spread == 1 else (1, 1, self.phase.stride[2])
+
+        def moving(c_tile: Affine, lanes: int, offset: Triple) -> View:
+            view = tile if self.spread > 1 else tile.slice(0, 0, lanes).at(1, c_tile)
+            for d, (segment, _) in enumerate(at):
+                view = view.slice(2 + d, offset[d], segment.size, strides[d])
+            return view
+
+        return moving
+
+    def _resident_pixels(
+        self, x: SbufTensor, channels: tuple[Affine, int], images: tuple[Affine, int], at: list[tuple[Segment, Affine]]
+    ) -> "Callable[[Affine, int, Triple], View]":
+        halo = _triple_pairs([x.halo[1 + d] if x.halo else (0, 0) for d in range(self.n)])
+        strides = self.phase.stride
+
+        def moving(c_tile: Affine, lanes: int, offset: Triple) -> View:
+            view = x.view({1: (channels[0] + c_tile * LANES, lanes)}, with_halo=True)
+            view = view.slice(1, images[0] + (x.halo[0][0] if x.halo else 0), images[1])
+            view = _with_three(view, self.n)
+            for d, (segment, i) in enumerate(at):
+                start = i * (segment.size * strides[d]) + (segment.input_start + halo[d][0] + offset[d])
+                view = view.slice(2 + d, start, segment.size, strides[d])
+            return view
+
+        return moving
+
+    def _plain_pixels(
+        self, x: DramTensor, channels: tuple[Affine, int], images: tuple[Affine, int], at: list[tuple[Segment, Affine]]
+    ) -> View:
+        """[c, c tiles, n, d, h, w] with the border of the tile filled with zeros."""
+        b, strides = self.b, self.phase.stride
+        count = channels[1]
+        tiles = ceil(count / LANES)
+        extents = [segment.extent for segment, _ in at]
+        tile = b.alloc((min(LANES, count), tiles, images[1], *extents), x.dtype, "sbuf", 2, "pixels").view()
+        inner, ranges = tile, {}
+        for d, (segment, i) in enumerate(at):
+            real = segment.extent - segment.low - segment.high
+            if segment.low:
+                b.memset(inner.slice(3 + d, 0, segment.low), 0.0)
+            if segment.high:
+                b.memset(inner.slice(3 + d, segment.low + real, segment.high), 0.0)
+            if real < 1:
+                return tile
+            inner = inner.slice(3 + d, segment.low, real)
+            ranges[d] = (i * (segment.size * strides[d]) + (segment.input_start + segment.low), real)
+        full, rest = divmod(count, LANES)
+        if full:
+            source = self._source(x, ranges, images, channels[0], LANES, full)
+            transfer(b, b.load, inner.slice(1, 0, full), source)
+        if rest:
+            source = self._source(x, ranges, images, channels[0] + full * LANES, rest, 1)
+            transfer(b, b.load, inner.slice(0, 0, rest).slice(1, full, 1), source)
+        return tile
+
+    def _source(
+        self, x: DramTensor, ranges: Rows, images: tuple[Affine, int], channel: Affine, lanes: int, tiles: int
+    ) -> View:
+        """DRAM view [c, c tiles, n, d, h, w] of the pixels in `ranges` (by position among depth, height, width)."""
+        named = {2 + d: ranges[1 if self.n == 1 else 3 - self.n + d] for d in range(self.n)}
+        view = x.view({**named, 0: images, 1: (channel, lanes * tiles)})
+        (n_dim, (c_stride, _), *spatial) = view.dims
+        dims = ((c_stride, lanes), (c_stride * lanes, tiles), n_dim, *_three(spatial))
+        return View(view.buffer, view.partition, 0, view.offset, dims)
+
+    def _spread_pixels(self, x: DramTensor, images: tuple[Affine, int], at: list[tuple[Segment, Affine]]) -> View:
+        """[tap rows x c, n, d, h, w extent]: for each depth and height tap the rows that the outputs of the tile need."""
+        b, phase = self.b, self.phase
+        depth, height, width = at
+        sizes = (images[1], depth[0].size, height[0].size, width[0].extent)
+        tile = b.alloc((self.channels * self.spread, *sizes), x.dtype, "sbuf", 2, "pixels").view()
+        if any(segment.low or segment.high for segment, _ in at):
+            b.memset(tile, 0.0)
+        per_row = len(phase.taps) // self.spread
+        for row in range(self.spread):
+            _, (d_offset, h_offset, _) = phase.taps[row * per_row]
+            inner = tile.slice(0, row * self.channels, self.channels)
+            ranges: Rows = {}
+            steps = [phase.stride[0], phase.stride[1], 1]
+            for d, ((segment, i), offset) in enumerate(zip(at, (d_offset, h_offset, 0), strict=True)):
+                count = segment.size if d < 2 else segment.extent
+                first = segment.input_start + offset
+                low = min(count, max(0, ceil(-first / steps[d]))) if segment.low else 0
+                last = self.extents[d] - 1
+                high = count - low
+                if segment.high:
+                    high = min(high, max(0, (last - first) // steps[d] + 1 - low))
+                if high < 1:
+                    break
+                inner = inner.slice(2 + d, low, high)
+                ranges[d] = (i * (segment.size * phase.stride[d]) + (first + low * steps[d]), (high - 1) * steps[d] + 1)
+            else:
+                source = self._source(x, ranges, images, Affine(0), self.channels, 1).at(1, 0)
+                for d in range(2):
+                    source = source.slice(2 + d, 0, inner.shape[2 + d], steps[d])
+                transfer(b, b.load, inner, source)
+        return tile
+
+
+def _three(dims: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Spatial dims (stride, size) as depth, height, width."""
+    if len(dims) == 1:
+        return ((0, 1), dims[0], (0, 1))
+    return ((0, 1), *dims) if len(dims) == 2 else tuple(dims)
+
+
+def _triple_pairs(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    if len(pairs) == 1:
+        return [(0, 0), pairs[0], (0, 0)]
+    return [(0, 0), *pairs] if len(pairs) == 2 else list(pairs)
+
+
+def _with_three(view: View, n: int) -> View:
+    """A view [lanes, n, spatial...] with spatial dims as depth, height, width."""
+    if n == 1:
+        return view.insert(1).insert(3)
+    return view.insert(1) if n == 2 else view
+
+
+def _alone(k: Kernel, op: Operation) -> None:
+    lower(k, op, [], [op.results[0]])
+
+
+KERNELS: dict[type[Operation], Callable[[Kernel, Operation], None]] = {ConvOp: _alone, ConvTransposeOp: _alone}
+"""Template by op class."""

@@ -1,0 +1,133 @@
+"""`convert-graph-to-tile`: every core function of tensors becomes a function over DRAM buffers with loops over tiles.
+
+Given: `func.func` with `neuron.executor = core`, graph ops, fused groups, and the layout and tiling attributes that earlier
+passes decided. Leaves behind: a function of the same name whose arguments are the inputs and then the outputs as DRAM
+memrefs, whose body is tile ops and `scf.for` loops; and `graph.derived_weight` recipes for weights that kernels want packed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from xdsl.context import Context
+from xdsl.dialects import func
+from xdsl.dialects.builtin import FunctionType, IntegerAttr, ModuleOp, i64
+from xdsl.ir import Block, Operation, Region, SSAValue
+from xdsl.passes import ModulePass
+
+from lowering.graph_to_tile.builder import KernelBuilder, buffer_type
+from lowering.graph_to_tile.epilogue import lower_fused
+from lowering.graph_to_tile.kernel import Kernel
+from lowering.graph_to_tile.registry import kernel_of
+from lowering.graph_to_tile.tensors import DramTensor
+from neuron_dialects.errors import NeuronError
+from neuron_dialects.graph import ConstantOp, FusedOp, WeightOp, spec_of
+from neuron_dialects.neuron import Executor, ExecutorAttr, location_name, target_of
+
+INPUT_COUNT = "neuron.input_count"
+
+
+def core_functions(module: ModuleOp) -> list[func.FuncOp]:
+    """Functions that run on a core, in module order."""
+    core = ExecutorAttr(Executor.CORE)
+    return [
+        op for op in module.body.block.ops if isinstance(op, func.FuncOp) and op.attributes.get("neuron.executor") == core
+    ]
+
+
+def is_tensor_function(function: func.FuncOp) -> bool:
+    """Whether the function is still at graph level."""
+    types = [*function.function_type.inputs.data, *function.function_type.outputs.data]
+    return not any(t.name == "memref" for t in types)
+
+
+@dataclass(frozen=True)
+class ConvertGraphToTilePass(ModulePass):
+    """Lower core functions from graph to tile ops, one kernel template per family of operators.
+
+        func.func private @neuron_0(%x: tensor<8x64xf32>) -> tensor<8x64xf32>
+            attributes {neuron.executor = #neuron.executor<core>} {
+          %y = graph.unary relu %x : tensor<8x64xf32>
+          func.return %y : tensor<8x64xf32>
+        }
+
+    becomes a function of `(memref<8x64xf32, #neuron.space<dram>>, memref<8x64xf32, #neuron.space<dram>>)` that loads tiles,
+    computes `tile.activation ... {func = relu}` and stores them.
+    """
+
+    name = "convert-graph-to-tile"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        """Replace each core function that is still at graph level."""
+        for function in core_functions(op):
+            if is_tensor_function(function):
+                lower_function(op, function)
+
+
+def lower_function(module: ModuleOp, function: func.FuncOp) -> None:
+    """Replace one core function by its tile form."""
+    body = function.body.block
+    returned = body.last_op
+    assert isinstance(returned, func.ReturnOp)
+    specs = [spec_of(v) for v in (*body.args, *returned.arguments)]
+    types = [buffer_type(shape or (1,), dtype.name, "dram") for dtype, shape in specs]
+    block = Block(arg_types=types)
+    k = Kernel(KernelBuilder(block, target_of(module)), target_of(module), module)
+    tensors = [
+        DramTensor.dense(k.b.adopt(arg, shape or (1,), dtype.name), shape)
+        for arg, (dtype, shape) in zip(block.args, specs, strict=True)
+    ]
+    for old, new, tensor in zip(body.args, block.args, tensors, strict=False):
+        new.name_hint = old.name_hint
+        k.tensors[old] = tensor
+    pending: list[tuple[SSAValue, DramTensor]] = []
+    for value, tensor in zip(returned.arguments, tensors[len(body.args) :], strict=True):
+        if isinstance(value.owner, Operation) and value not in k.destinations:
+            k.destinations[value] = tensor
+        else:
+            pending.append((value, tensor))
+    for op in body.ops:
+        lower_op(k, op)
+    finish_outputs(k, pending)
+    block.add_op(func.ReturnOp())
+    lowered = func.FuncOp(function.sym_name.data, FunctionType.from_lists(types, []), Region(block), function.sym_visibility)
+    lowered.attributes |= function.attributes | {INPUT_COUNT: IntegerAttr(len(body.args), i64)}
+    lowered.location = function.location
+    parent = function.parent
+    assert parent is not None
+    parent.insert_op_before(lowered, function)
+    parent.erase_op(function)
+
+
+def finish_outputs(k: Kernel, pending: list[tuple[SSAValue, DramTensor]]) -> None:
+    """Copy what is not yet in its output buffer: results that alias other memory, arguments or weights returned as they are."""
+    from lowering.graph_to_tile.movement import materialize
+
+    for value, tensor in pending:
+        materialize(k, k.dram(value), tensor)
+    for value, tensor in k.destinations.items():
+        if k.tensor(value) is not tensor:
+            materialize(k, k.dram(value), tensor)
+
+
+def lower_op(k: Kernel, op: Operation) -> None:
+    """Lower one graph op with its template; an op without one is an error with the node's name."""
+    if isinstance(op, func.ReturnOp):
+        return
+    k.b.location = op.location
+    if isinstance(op, WeightOp):
+        dtype, shape = spec_of(op.result)
+        k.weight_types[op.weight_name] = op.result.type
+        k.tensors[op.result] = DramTensor.dense(k.b.param(op.weight_name, shape or (1,), dtype.name), shape, op.weight_name)
+    elif isinstance(op, ConstantOp):
+        if op.is_splat:
+            k.constants[op.result] = float(op.array().flat[0])
+    elif isinstance(op, FusedOp):
+        lower_fused(k, op)
+    else:
+        template: Callable[[Kernel, Any], None] | None = kernel_of(type(op))
+        if template is None:
+            raise NeuronError(
+                "NX-OP-002", f"no kernel for {op.name}", node=location_name(op.location), help="run it on the host"
+            )
+        template(k, op)

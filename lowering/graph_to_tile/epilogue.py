@@ -1,0 +1,199 @@
+"""Pointwise ops that ride on the eviction of an anchor's result from PSUM, and the lowering of fused groups.
+
+An anchor kernel (matmul, conv) computes tiles of its result in PSUM. `Epilogue` takes each tile through the group's pointwise
+ops while it moves to its destination, so that bias, activation, residual and casts cost no extra pass. Operands that vary
+only along the partition dimension are kept on chip for the whole kernel as columns.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from xdsl.ir import Operation, SSAValue
+
+from lowering.graph_to_tile.kernel import Kernel
+from lowering.graph_to_tile.pointwise import Pointwise
+from lowering.graph_to_tile.tensors import LANES, DramTensor, Ranges, SbufTensor, Tensor, transfer
+from lowering.graph_to_tile.view import View, as_affine
+from neuron_dialects.access import Affine
+from neuron_dialects.graph import BinaryOp, CastOp, ClipOp, CompareOp, FusedOp, SelectOp, UnaryOp, YieldOp, spec_of
+
+Window = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""(starts, sizes, steps) of a strided part of a tensor."""
+
+POINTWISE = (UnaryOp, BinaryOp, CompareOp, SelectOp, ClipOp, CastOp)
+"""Graph ops that an epilogue may hold."""
+
+
+@dataclass
+class Epilogue:
+    """The pointwise ops behind an anchor.
+
+    `source`: the anchor's result. `ops`: pointwise ops in order. `results`: values (source or ops' results) that leave the
+    kernel. `partition`: the dimension of the result that lies on partitions, in tiles of `lane_step`. `window`: the part of
+    the result that the kernel computes, (starts, sizes, steps) per dimension, or None for all of it.
+    """
+
+    k: Kernel
+    source: SSAValue
+    ops: Sequence[Operation]
+    results: Sequence[SSAValue]
+    partition: int
+    lane_step: int = LANES
+    window: Window | None = None
+    outputs: dict[SSAValue, Tensor] = field(default_factory=dict)
+    columns: dict[SSAValue, View] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of what the kernel computes."""
+        return self.window[1] if self.window else spec_of(self.source)[1]
+
+    def windowed(self, starts: Sequence[int], sizes: Sequence[int], steps: Sequence[int]) -> "Epilogue":
+        """The same epilogue over a strided part of the result; `prepare` was called before."""
+        window = (tuple(starts), tuple(sizes), tuple(steps))
+        outputs: dict[SSAValue, Tensor] = {}
+        for value, tensor in self.outputs.items():
+            assert isinstance(tensor, DramTensor)
+            outputs[value] = tensor.slice(*window)
+        return replace(self, window=window, outputs=outputs)
+
+    def prepare(self, resident: bool = True) -> None:
+        """Register the outputs and bring per-partition operands on chip; called once, before the kernel's loops.
+
+        `resident`: whether the kernel can write into a resident tensor.
+        """
+        for value in self.results:
+            if not resident or self.lane_step != LANES:
+                self.k.residents.pop(value, None)
+            self.outputs[value] = self.k.output(value)
+        inside = {self.source, *(op.results[0] for op in self.ops)}
+        for op in self.ops:
+            for operand in op.operands:
+                if operand not in inside and operand not in self.columns and self.k.scalar(operand) is None:
+                    self._prepare_column(operand)
+
+    def _prepare_column(self, operand: SSAValue) -> None:
+        tensor = self.k.tensor(operand)
+        if not isinstance(tensor, DramTensor):
+            return
+        window = tensor.broadcast(spec_of(self.source)[1])
+        if any(s and n > 1 for d, (s, n) in enumerate(zip(window.strides, window.shape, strict=True)) if d != self.partition):
+            return
+        size = window.shape[self.partition]
+        stride = window.strides[self.partition]
+        lanes = self.lane_step
+        full, rest = divmod(size, lanes)
+        b = self.k.b
+        buffer = b.alloc_outer((min(lanes, size), full + bool(rest)), "f32", "sbuf", "column").view()
+        source = window.buffer
+        if full:
+            view = View(source, Affine(), 0, Affine(window.offset), ((stride, lanes), (stride * lanes, full)))
+            transfer(b, b.load, buffer.slice(1, 0, full), view)
+        if rest:
+            view = View(source, Affine(), 0, Affine(window.offset + full * lanes * stride), ((stride, rest), (0, 1)))
+            b.load(buffer.slice(0, 0, rest).slice(1, full, 1), view)
+        self.columns[operand] = buffer
+
+    def apply(self, parts: Sequence[tuple[int, View]], ranges: Ranges) -> None:
+        """Evict one tile of the result.
+
+        `parts`: (first lane within the tile, PSUM view [lanes, other dims of the result in order]); `ranges`: the piece of
+        the result that the tile is; its start on the partition dimension is a multiple of 128.
+        """
+        b = self.k.b
+        stores = {value: tensor.store(b, self.partition, ranges) for value, tensor in self.outputs.items()}
+        loaded: dict[SSAValue, View | float] = {}
+        for op in self.ops:
+            for operand in op.operands:
+                if operand not in loaded and operand is not self.source and not self._is_inner(operand):
+                    loaded[operand] = self._operand(operand, ranges)
+        for lane, psum in parts:
+            self._part(lane, psum, loaded, {value: view for value, (view, _) in stores.items()})
+        for _, commit in stores.values():
+            commit()
+
+    def _is_inner(self, value: SSAValue) -> bool:
+        return any(value is op.results[0] for op in self.ops)
+
+    def _operand(self, operand: SSAValue, ranges: Ranges) -> View | float:
+        scalar = self.k.scalar(operand)
+        if scalar is not None:
+            return scalar
+        sizes = [ranges[d][1] if d in ranges else n for d, n in enumerate(self.shape)]
+        free = [n for d, n in enumerate(sizes) if d != self.partition]
+        if operand in self.columns:
+            start = as_affine(ranges.get(self.partition, (0, 0))[0])
+            step = self.lane_step
+            tile = Affine.of(start.constant // step, [(v, c // step) for v, c in start.terms])
+            column = self.columns[operand].slice(0, 0, sizes[self.partition]).at(1, tile)
+            for _ in free:
+                column = column.insert(0)
+            return column.broadcast(free)
+        tensor = self.k.tensor(operand)
+        full = spec_of(self.source)[1]
+        if isinstance(tensor, SbufTensor) and (
+            tensor.partition != self.partition or tensor.shape != full or self.window or self.lane_step != LANES
+        ):
+            tensor = self.k.dram(operand)
+        if isinstance(tensor, DramTensor):
+            tensor = tensor.broadcast(full)
+            if self.window:
+                tensor = tensor.slice(*self.window)
+        return tensor.load(self.k.b, self.partition, ranges)
+
+    def _part(
+        self, lane: int, psum: View, loaded: dict[SSAValue, View | float], outputs: dict[SSAValue, View]
+    ) -> None:
+        b = self.k.b
+        lanes = psum.partitions
+        values: dict[SSAValue, View | float] = {
+            v: x.slice(0, lane, lanes) if isinstance(x, View) else x for v, x in loaded.items()
+        }
+        values[self.source] = psum
+        if self.source in outputs:
+            b.activation(outputs[self.source].slice(0, lane, lanes), psum, "copy")
+        pointwise = Pointwise(b, self.k.target)
+        anchor_location = b.location
+        for op in self.ops:
+            result = op.results[0]
+            b.location = op.location
+            if result in outputs:
+                dst = outputs[result].slice(0, lane, lanes)
+            else:
+                dtype, _ = spec_of(result)
+                dst = b.alloc((lanes, *psum.shape[1:]), dtype.name, "sbuf", 2).view()
+            pointwise.emit(op, [values[v] for v in op.operands], dst)
+            values[result] = dst
+        b.location = anchor_location
+
+
+def lower_fused(k: Kernel, op: FusedOp) -> None:
+    """Lower a fused group: an anchor with an epilogue, or a group of pointwise ops swept together."""
+    from lowering.graph_to_tile import conv, elementwise, matmul
+
+    block = op.body.block
+    for argument, operand in zip(block.args, op.operands, strict=True):
+        if operand in k.constants:
+            k.constants[argument] = k.constants[operand]
+        if operand in k.tensors:
+            k.tensors[argument] = k.tensors[operand]
+        elif k.scalar(operand) is None:
+            k.tensors[argument] = k.tensor(operand)
+    terminator = block.last_op
+    assert isinstance(terminator, YieldOp)
+    for value, result in zip(terminator.values, op.results, strict=True):
+        if result in k.destinations:
+            k.destinations[value] = k.destinations[result]
+        if result in k.residents:
+            k.residents[value] = k.residents[result]
+    ops = [inner for inner in block.ops if not isinstance(inner, YieldOp)]
+    results = list(dict.fromkeys(terminator.values))
+    anchor = ops[0]
+    if type(anchor) in matmul.KERNELS:
+        matmul.lower(k, anchor, ops[1:], results)
+    elif type(anchor) in conv.KERNELS:
+        conv.lower(k, anchor, ops[1:], results)
+    else:
+        elementwise.lower_group(k, ops, results)
+    for value, result in zip(terminator.values, op.results, strict=True):
+        k.tensors[result] = k.tensors[value]

@@ -1,0 +1,129 @@
+"""What a kernel template sees: the builder, the target and the tensors of the function being lowered."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+
+from lowering.graph_to_tile.builder import KernelBuilder
+from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, transfer
+from neuron_dialects.access import Affine
+from neuron_dialects.graph import ConstantOp, DerivedWeightOp, WeightOp, YieldOp, spec_of
+from neuron_dialects.target import Target
+
+
+@dataclass
+class Kernel:
+    """State of one core function: `tensors` maps graph values to where they live.
+
+    `destinations` holds function outputs that a value must end up in (set before lowering starts); `residents` the layouts
+    that the layout pass chose for values that stay in SBUF: (partition dimension, halo).
+    """
+
+    b: KernelBuilder
+    target: Target
+    module: ModuleOp
+    tensors: dict[SSAValue, Tensor] = field(default_factory=dict)
+    destinations: dict[SSAValue, DramTensor] = field(default_factory=dict)
+    residents: dict[SSAValue, tuple[int, tuple[tuple[int, int], ...]]] = field(default_factory=dict)
+    constants: dict[SSAValue, float] = field(default_factory=dict)
+    derived: dict[str, DramTensor] = field(default_factory=dict)
+    weight_types: dict[str, Attribute] = field(default_factory=dict)
+
+    def tensor(self, value: SSAValue) -> Tensor:
+        """Where an operand lives; a constant becomes a parameter when a kernel wants it as a tensor."""
+        if value not in self.tensors and isinstance(value.owner, ConstantOp):
+            self.tensors[value] = self._constant_tensor(value, value.owner)
+        return self.tensors[value]
+
+    def _constant_tensor(self, value: SSAValue, constant: ConstantOp) -> DramTensor:
+        dtype, shape = spec_of(value)
+        if constant.is_splat:
+            one = self.derive(f"constant.{constant.array().flat[0]}.{dtype.name}", [], lambda _: _one_element(constant))
+            return one.broadcast(shape) if shape else one
+        values = constant.array().tobytes().hex()
+        return self.derive(f"constant.{values}.{dtype.name}.{shape}", [], lambda _: [constant.clone()])
+
+    def derive(
+        self, name: str, symbols: Sequence[str], recipe: Callable[[list[SSAValue]], list[Operation]]
+    ) -> DramTensor:
+        """The parameter `name`, computed at emission from the weights `symbols` by the graph ops that `recipe` returns.
+
+        `recipe` is given one value per symbol; the last op's result is the parameter. The same name gives the same tensor.
+        """
+        if name in self.derived:
+            return self.derived[name]
+        weights = [WeightOp(symbol, self.weight_types[symbol]) for symbol in symbols]
+        ops = recipe([w.result for w in weights])
+        result = ops[-1].results[0]
+        block = Block([*weights, *ops, YieldOp([result])])
+        op = DerivedWeightOp(name, result.type, Region(block))  # type: ignore[arg-type]
+        op.location = self.b.location
+        self.module.body.block.add_op(op)
+        dtype, shape = spec_of(result)
+        tensor = DramTensor.dense(self.b.param(name, shape or (1,), dtype.name), shape, name)
+        self.derived[name] = tensor
+        return tensor
+
+    def dram(self, value: SSAValue) -> DramTensor:
+        """An operand as a DRAM window; a resident one is written out once."""
+        tensor = self.tensor(value)
+        if isinstance(tensor, DramTensor):
+            return tensor
+        spilled = self.scratch(value)
+        write_out(self.b, tensor, spilled)
+        self.tensors[value] = spilled
+        return spilled
+
+    def scalar(self, value: SSAValue) -> float | None:
+        """The number, where the operand is a constant that holds one number."""
+        return self.constants.get(value)
+
+    def scratch(self, value: SSAValue) -> DramTensor:
+        """A new DRAM tensor of the value's type."""
+        dtype, shape = spec_of(value)
+        return DramTensor.dense(self.b.alloc_outer(shape or (1,), dtype.name, "dram"), shape)
+
+    def output(self, value: SSAValue) -> Tensor:
+        """Where the kernel must write `value`: a function output, a resident buffer, or DRAM scratch. Registers it."""
+        if value in self.destinations:
+            tensor: Tensor = self.destinations[value]
+        elif value in self.residents:
+            partition, halo = self.residents[value]
+            dtype, shape = spec_of(value)
+            buffer = self.b.alloc_outer(SbufTensor.buffer_shape(shape, partition, halo), dtype.name, "sbuf")
+            tensor = SbufTensor(buffer, shape, partition, halo)
+            if any(low or high for low, high in halo):
+                self.b.memset(buffer.view(), 0.0)
+        else:
+            tensor = self.scratch(value)
+        self.tensors[value] = tensor
+        return tensor
+
+    def alias(self, value: SSAValue, tensor: Tensor) -> None:
+        """`value` is another window on memory that exists."""
+        self.tensors[value] = tensor
+
+    @property
+    def row_budget_elements(self) -> int:
+        """Elements per partition of one fp32 tile of a sweep: about a twelfth of the usable SBUF."""
+        return int(self.target.sbuf_bytes_per_partition) // 12 // 4
+
+
+def _one_element(constant: ConstantOp) -> list[Operation]:
+    """A one-element constant with the splat's value."""
+    dtype, _ = spec_of(constant.result)
+    return [ConstantOp(constant.array().flat[0], dtype, (1,))]
+
+
+def write_out(b: KernelBuilder, tensor: SbufTensor, destination: DramTensor) -> None:
+    """Store a resident tensor to DRAM, one DMA per tile of 128."""
+
+    order = [tensor.partition, *(d for d in range(len(tensor.shape)) if d != tensor.partition)]
+
+    def one(start: Affine, size: int) -> None:
+        ranges = {tensor.partition: (start, size)}
+        transfer(b, b.store, destination.view(ranges, order), tensor.view(ranges))
+
+    b.tiles(tensor.shape[tensor.partition], LANES, one)

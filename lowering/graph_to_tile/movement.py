@@ -1,0 +1,333 @@
+"""Kernel templates of the operators that only move elements: reshape, transpose, broadcast, slice, concat, pad.
+
+Most of them cost nothing: the result is another window on the memory of the operand. A copy is made where no strides can
+express the result, where the result must stand in a buffer of its own (a function output, a resident tensor), and where reading
+the window element by element would take its readers longer than copying it once. `copy_plan` estimates both and chooses
+how to copy. `forward_destinations` runs before the templates and lets producers write straight into their place in a
+concatenation or an output.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import product
+from math import prod
+from typing import Any
+
+from xdsl.ir import Operation, SSAValue
+
+from lowering.graph_to_tile.copy_plan import direct_busy_ns, plan_copy
+from lowering.graph_to_tile.kernel import Kernel, write_out
+from lowering.graph_to_tile.relayout import copy_task, copy_window, fill_window, transposed_copy
+from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, row_major, transfer
+from neuron_dialects.access import Affine
+from neuron_dialects.graph import (
+    BroadcastOp,
+    ConcatOp,
+    FusedOp,
+    MatMulOp,
+    PadMode,
+    PadOp,
+    ReshapeOp,
+    SliceOp,
+    TransposeOp,
+    ints,
+    shape_of,
+)
+
+__all__ = ["KERNELS", "forward_destinations", "materialize", "settle", "transposed_copy"]
+
+
+# Placing results
+
+
+def materialize(k: Kernel, tensor: Tensor, destination: DramTensor) -> None:
+    """destination = tensor (same shape and element type), wherever the tensor lives; nothing where it is there already."""
+    if isinstance(tensor, SbufTensor):
+        write_out(k.b, tensor, destination)
+    elif not is_same_window(tensor, destination):
+        copy_window(k, tensor, destination)
+
+
+def is_same_window(a: DramTensor, b: DramTensor) -> bool:
+    """Whether two windows of one shape are the same memory in the same order."""
+    steps = [(s, t) for n, s, t in zip(a.shape, a.strides, b.strides, strict=True) if n != 1]
+    return a.buffer == b.buffer and a.offset == b.offset and all(s == t for s, t in steps)
+
+
+def settle(k: Kernel, value: SSAValue, window: DramTensor) -> None:
+    """`value` has the elements of `window`: copied where the value has a place of its own, another name for it elsewhere."""
+    if value in k.destinations or value in k.residents:
+        output = k.output(value)
+        if isinstance(output, DramTensor):
+            materialize(k, window, output)
+        else:
+            load_resident(k, window, output)
+    else:
+        k.alias(value, window)
+
+
+def settle_readable(k: Kernel, value: SSAValue, window: DramTensor) -> None:
+    """As `settle`, but a window that its readers would read slowly is copied to dense memory first."""
+    if value not in k.destinations and value not in k.residents and not reads_well(k, value, window):
+        dense = k.scratch(value)
+        copy_window(k, window, dense)
+        window = dense
+    settle(k, value, window)
+
+
+def reads_well(k: Kernel, value: SSAValue, window: DramTensor) -> bool:
+    """Whether reading `window` at each use of `value` takes no longer than copying it and reading the copy."""
+    if prod(window.shape) == 0 or window.is_dense:
+        return True
+    users = list(readers(value))
+    dense = DramTensor(window.buffer, window.shape, row_major(window.shape))
+    whole = copy_task(dense, window, k.target, k.row_budget_elements)
+    as_it_is = direct_busy_ns(whole)
+    if users and len(window.shape) >= 2 and all(isinstance(user, MatMulOp) for user in users):
+        # A matmul turns blocks on chip: either of the last two dimensions may be the contiguous one.
+        swap = [*range(len(window.shape) - 2), len(window.shape) - 1, len(window.shape) - 2]
+        turned = DramTensor(window.buffer, dense.transpose(swap).shape, row_major(dense.transpose(swap).shape))
+        task = copy_task(turned, window.transpose(swap), k.target, k.row_budget_elements)
+        as_it_is = min(as_it_is, direct_busy_ns(task))
+    uses = max(1, len(users))
+    copied = direct_busy_ns(copy_task(dense, dense, k.target, k.row_budget_elements))
+    return uses * as_it_is <= plan_copy(whole).nanoseconds + uses * copied
+
+
+def readers(value: SSAValue) -> Iterable[Operation]:
+    """Operations that read `value`, those inside fused groups instead of the group."""
+    for use in value.uses:
+        if isinstance(use.operation, FusedOp):
+            yield from readers(use.operation.body.block.args[use.index])
+        else:
+            yield use.operation
+
+
+def load_resident(k: Kernel, window: DramTensor, resident: SbufTensor, axis: int = 0, first: int = 0) -> None:
+    """Load `window` into the part of a resident tensor that starts at position `first` of dimension `axis`."""
+    partition = resident.partition
+    order = [partition, *(d for d in range(len(window.shape)) if d != partition)]
+    start = first if axis == partition else 0
+    elsewhere = {} if axis == partition else {axis: (Affine(first), window.shape[axis])}
+
+    def one(position: Affine, size: int) -> None:
+        lane = (start + position.constant) % LANES
+        tile = resident.view({**elsewhere, partition: (position + (start - lane), lane + size)})
+        transfer(k.b, k.b.load, tile.slice(0, lane, size), window.view({partition: (position, size)}, order))
+
+    size = window.shape[partition]
+    head = min(size, -start % LANES)
+    if head:
+        one(Affine(0), head)
+    if size > head:
+        k.b.tiles(size - head, LANES, lambda position, count: one(position + head, count))
+
+
+# Windows
+
+
+def lower_reshape(k: Kernel, op: ReshapeOp) -> None:
+    """Another window where strides can express the shape, else a window on a dense copy."""
+    shape = shape_of(op.result)
+    tensor = k.tensor(op.x)
+    if isinstance(tensor, SbufTensor) and op.result not in k.destinations:
+        resident = reshape_resident(tensor, shape)
+        if resident is not None and _fits_layout(k, op.result, resident):
+            k.alias(op.result, resident)
+            return
+    source = k.dram(op.x)
+    window = source.reshape(shape)
+    if window is None and op.result in k.destinations:
+        output = k.destinations[op.result].reshape(source.shape)
+        if output is not None:
+            k.output(op.result)
+            copy_window(k, source, output)
+            return
+    if window is None:
+        dense = k.scratch(op.x)
+        copy_window(k, source, dense)
+        window = dense.reshape(shape)
+        assert window is not None, "a dense tensor has any shape"
+    settle(k, op.result, window)
+
+
+def lower_transpose(k: Kernel, op: TransposeOp) -> None:
+    """Another window, or a copy where that would be read slowly."""
+    permutation = ints(op.permutation)
+    tensor = k.tensor(op.x)
+    if isinstance(tensor, SbufTensor) and op.result not in k.destinations:
+        resident = transpose_resident(tensor, permutation)
+        if resident is not None and _fits_layout(k, op.result, resident):
+            k.alias(op.result, resident)
+            return
+    settle_readable(k, op.result, k.dram(op.x).transpose(permutation))
+
+
+def lower_slice(k: Kernel, op: SliceOp) -> None:
+    """Another window, or a copy where that would be read slowly."""
+    window = k.dram(op.x).slice(ints(op.starts), ints(op.sizes), ints(op.steps))
+    settle_readable(k, op.result, window)
+
+
+def lower_broadcast(k: Kernel, op: BroadcastOp) -> None:
+    """A window that repeats."""
+    settle(k, op.result, k.dram(op.x).broadcast(shape_of(op.result)))
+
+
+def reshape_resident(tensor: SbufTensor, shape: Sequence[int]) -> SbufTensor | None:
+    """The same resident buffer with another shape, or None: the partition dimension must survive with its neighbours' sizes."""
+    if tensor.halo:
+        return None
+    before, size = prod(tensor.shape[: tensor.partition]), tensor.shape[tensor.partition]
+    for d, n in enumerate(shape):
+        if n == size and prod(shape[:d]) == before:
+            return _resident_as(tensor, shape, d)
+    return None
+
+
+def transpose_resident(tensor: SbufTensor, permutation: Sequence[int]) -> SbufTensor | None:
+    """The same resident buffer transposed, or None where the other dimensions change their order."""
+    others = [d for d in permutation if d != tensor.partition and tensor.shape[d] != 1]
+    if tensor.halo or others != sorted(others):
+        return None
+    return _resident_as(tensor, [tensor.shape[d] for d in permutation], list(permutation).index(tensor.partition))
+
+
+def _resident_as(tensor: SbufTensor, shape: Sequence[int], partition: int) -> SbufTensor:
+    """The same memory under another shape; only the buffer's view of its row changes."""
+    row = SbufTensor.buffer_shape(shape, partition)
+    return SbufTensor(replace(tensor.buffer, shape=row), tuple(shape), partition)
+
+
+def _fits_layout(k: Kernel, value: SSAValue, resident: SbufTensor) -> bool:
+    """Whether a resident tensor has the layout that was decided for the value, if one was."""
+    return k.residents.get(value, (resident.partition, resident.halo)) == (resident.partition, resident.halo)
+
+
+# Concatenation and padding
+
+
+def lower_concat(k: Kernel, op: ConcatOp) -> None:
+    """Each operand copied to its slice of the result, unless it was computed there."""
+    axis = int(op.axis.value.data)
+    output = k.output(op.result)
+    first = 0
+    for x in op.xs:
+        tensor = k.tensor(x)
+        if isinstance(output, SbufTensor):
+            load_resident(k, k.dram(x), output, axis, first)
+        else:
+            materialize(k, tensor, concat_part(output, axis, first, tensor.shape[axis]))
+        first += tensor.shape[axis]
+
+
+def concat_part(output: DramTensor, axis: int, first: int, size: int) -> DramTensor:
+    """The window of `size` positions of `axis` from `first`."""
+    starts, sizes = [0] * len(output.shape), list(output.shape)
+    starts[axis], sizes[axis] = first, size
+    return output.slice(starts, sizes, [1] * len(sizes))
+
+
+def lower_pad(k: Kernel, op: PadOp) -> None:
+    """The interior copied; the border set to the value, or copied from the operand's mirrored, edge or opposite elements."""
+    low, high = ints(op.low), ints(op.high)
+    source = k.dram(op.x)
+    if op.result in k.destinations:
+        output = k.output(op.result)
+    else:
+        output = k.scratch(op.result)
+    assert isinstance(output, DramTensor)
+    if op.mode.data is PadMode.CONSTANT:
+        copy_window(k, source, output.slice(low, source.shape, [1] * len(low)))
+        for border in borders(output, source.shape, low):
+            fill_window(k, border, float(op.value.value.data))
+    else:
+        parts = (list(pad_parts(op.mode.data, *sizes)) for sizes in zip(source.shape, low, high, strict=True))
+        for choice in product(*parts):
+            _copy_part(k, source, output, choice)
+    if op.result not in k.destinations:
+        settle(k, op.result, output)
+
+
+def borders(output: DramTensor, inner: Sequence[int], low: Sequence[int]) -> Iterable[DramTensor]:
+    """Disjoint windows that cover what lies around the interior of shape `inner` at position `low`."""
+    for d, (whole, size, before) in enumerate(zip(output.shape, inner, low, strict=True)):
+        for start, count in ((0, before), (before + size, whole - before - size)):
+            starts = [*low[:d], start, *(0 for _ in output.shape[d + 1 :])]
+            sizes = [*inner[:d], count, *output.shape[d + 1 :]]
+            if count:
+                yield output.slice(starts, sizes, [1] * len(starts))
+
+
+Part = tuple[int, int, int, int]
+"""Along one dimension: (first position in the result, size, first position in the operand, step in the operand)."""
+
+
+def pad_parts(mode: PadMode, size: int, low: int, high: int) -> Iterable[Part]:
+    """The runs that one padded dimension consists of, those without elements left out."""
+    before, after = {
+        PadMode.REFLECT: ((low, -1), (size - 2, -1)),
+        PadMode.EDGE: ((0, 0), (size - 1, 0)),
+        PadMode.WRAP: ((size - low, 1), (0, 1)),
+    }[mode]
+    for part in ((0, low, *before), (low, size, 0, 1), (low + size, high, *after)):
+        if part[1]:
+            yield part
+
+
+def _copy_part(k: Kernel, source: DramTensor, output: DramTensor, choice: Sequence[Part]) -> None:
+    to, sizes, start, step = (tuple(numbers) for numbers in zip(*choice, strict=True))
+    copy_window(k, source.slice(start, sizes, step), output.slice(to, sizes, [1] * len(sizes)))
+
+
+# Writing straight into place
+
+
+def forward_destinations(k: Kernel, ops: Sequence[Operation]) -> None:
+    """Give operands of reshapes and concatenations the place that they would be copied to, before anything is lowered.
+
+    A value that is reshaped into a function output is computed in that output; the operands of a concatenation whose parts
+    lie apart in memory are computed in their parts. Only results of kernels that write somewhere anyway are moved.
+    """
+    for op in reversed(ops):
+        if isinstance(op, ReshapeOp) and op.result in k.destinations:
+            window = k.destinations[op.result].reshape(shape_of(op.x))
+            if window is not None:
+                _forward(k, op.x, window)
+        elif isinstance(op, ConcatOp) and op.result not in k.residents:
+            axis = int(op.axis.value.data)
+            if prod(shape_of(op.result)[:axis]) == 1:
+                _forward_concat(k, op, axis)
+
+
+def _forward_concat(k: Kernel, op: ConcatOp, axis: int) -> None:
+    if not any(_writes(k, x) for x in op.xs):
+        return
+    output = k.destinations.setdefault(op.result, k.scratch(op.result))
+    first = 0
+    for x in op.xs:
+        size = shape_of(x)[axis]
+        _forward(k, x, concat_part(output, axis, first, size))
+        first += size
+
+
+def _forward(k: Kernel, value: SSAValue, window: DramTensor) -> None:
+    if _writes(k, value):
+        k.destinations[value] = window
+
+
+def _writes(k: Kernel, value: SSAValue) -> bool:
+    """Whether the value comes from a kernel that writes its result to DRAM scratch."""
+    windows = (ReshapeOp, TransposeOp, SliceOp, BroadcastOp)
+    computed = isinstance(value.owner, Operation) and len(value.owner.operands) > 0 and not isinstance(value.owner, windows)
+    return computed and value not in k.destinations and value not in k.residents
+
+
+KERNELS: dict[type[Operation], Callable[[Kernel, Any], None]] = {
+    ReshapeOp: lower_reshape,
+    TransposeOp: lower_transpose,
+    SliceOp: lower_slice,
+    BroadcastOp: lower_broadcast,
+    ConcatOp: lower_concat,
+    PadOp: lower_pad,
+}

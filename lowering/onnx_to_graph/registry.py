@@ -1,0 +1,49 @@
+"""The table of ONNX operators that become graph operators.
+
+One row per operator: the converter and the operator-set versions it understands. Rows are grouped in one module per
+family. An operator without a row is expanded through ONNX's own function body where it has one, else left to the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from lowering.onnx_to_graph.node import Node
+from lowering.onnx_to_graph.values import Value
+
+Converter: TypeAlias = Callable[[Node], Sequence[Value]]
+"""Emits the graph operators of a node and returns its outputs; raises Unsupported or ShapeError where it cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """How one ONNX operator is converted."""
+
+    convert: Converter
+    since: int = 7
+    """First version of the operator set whose form of the operator the converter understands."""
+    until: int | None = None
+    """Last such version, or None."""
+
+    def covers(self, opset: int) -> bool:
+        """Whether the converter understands the operator in this version of its set."""
+        return self.since <= opset and (self.until is None or opset <= self.until)
+
+
+Table: TypeAlias = Mapping[str, Row]
+"""ONNX operator type -> row."""
+
+
+def converters() -> Table:
+    """The whole table, for operators of ONNX's own domain."""
+    from lowering.onnx_to_graph import elementwise, linear, movement, normalization, pooling, reduction, resizing
+
+    table: dict[str, Row] = {}
+    for family in (elementwise, linear, pooling, reduction, normalization, movement, resizing):
+        for op_type, row in family.CONVERTERS.items():
+            if op_type in table:
+                raise ValueError(f"two converters for {op_type}")
+            table[op_type] = row
+    return table

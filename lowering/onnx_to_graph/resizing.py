@@ -1,0 +1,132 @@
+"""Converters of ONNX's Resize and Upsample, dimension by dimension.
+
+A nearest resize by a whole factor repeats elements (reshape and broadcast), any other nearest resize gathers constant
+positions; linear and cubic resizes multiply by a constant interpolation matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from xdsl.ir import SSAValue
+
+from lowering.onnx_to_graph.interpolation import (
+    COORDINATE_MODES,
+    NEAREST_MODES,
+    Axis,
+    cubic_matrix,
+    linear_matrix,
+    nearest_positions,
+)
+from lowering.onnx_to_graph.movement import repeat_blocks, reshaped
+from lowering.onnx_to_graph.node import Node, Unsupported
+from lowering.onnx_to_graph.registry import Row
+from lowering.onnx_to_graph.values import Value
+from neuron_dialects.dtypes import I64
+from neuron_dialects.graph import GatherOp, MatMulOp, shape_of, spec_of
+from neuron_dialects.graph.shapes import ShapeError, element_count, normalize_axis
+
+
+def _scaled_axes(shape: Sequence[int], scales: Sequence[float]) -> list[Axis]:
+    """One Axis per dimension, for given scales."""
+    if len(scales) != len(shape) or any(not scale > 0 for scale in scales):
+        raise ShapeError(f"scales {list(scales)} do not fit rank {len(shape)}")
+    return [Axis(dim, int(np.floor(dim * scale)), scale) for dim, scale in zip(shape, scales, strict=True)]
+
+
+def _resize_axes(node: Node, shape: Sequence[int]) -> list[Axis]:
+    """What happens to each dimension, from the scales or sizes and the optional axes of a Resize node."""
+    scales_input = 1 if node.opset < 11 else 2
+    axes = [normalize_axis(axis, len(shape)) for axis in node.ints_attr("axes", list(range(len(shape))))]
+    result = [Axis(dim, dim, 1.0) for dim in shape]
+    if node.has(3):
+        sizes = node.constant_ints(3)
+        if len(sizes) != len(axes):
+            raise ShapeError(f"{len(sizes)} sizes for {len(axes)} axes")
+        if node.string_attr("keep_aspect_ratio_policy", "stretch") != "stretch":
+            raise Unsupported("an aspect ratio to keep")
+        for axis, size in zip(axes, sizes, strict=True):
+            result[axis] = Axis(shape[axis], size, size / shape[axis] if shape[axis] else 1.0)
+        return result
+    scales = [float(scale) for scale in node.constant(scales_input).reshape(-1)]
+    for axis, scaled in zip(axes, _scaled_axes([shape[axis] for axis in axes], scales), strict=True):
+        result[axis] = scaled
+    return result
+
+
+def _resize(node: Node) -> Sequence[Value]:
+    x = node.operand(0)
+    coordinates = node.string_attr("coordinate_transformation_mode", "half_pixel" if node.opset >= 11 else "asymmetric")
+    nearest = node.string_attr("nearest_mode", "round_prefer_floor" if node.opset >= 11 else "floor")
+    if node.int_attr("antialias", 0):
+        raise Unsupported("antialiasing")
+    axes = _resize_axes(node, shape_of(x))
+    if node.opset < 11 and any(axis.scale < 1 for axis in axes):
+        raise Unsupported("downsampling before opset 11")
+    return [_resized(node, x, axes, coordinates, nearest)]
+
+
+def _upsample(node: Node) -> Sequence[Value]:
+    x = node.operand(0)
+    scales = node.constant(1).reshape(-1).tolist() if node.opset >= 9 else node.attributes.get("scales")
+    if scales is None:
+        raise Unsupported("scales given in an old form")
+    return [_resized(node, x, _scaled_axes(shape_of(x), scales), "asymmetric", "floor")]
+
+
+def _resized(node: Node, x: SSAValue, axes: Sequence[Axis], coordinates: str, nearest: str) -> SSAValue:
+    """`x` resized along every dimension whose size or scale changes."""
+    mode = node.string_attr("mode", "nearest")
+    if coordinates not in COORDINATE_MODES or nearest not in NEAREST_MODES:
+        raise Unsupported(f"coordinates {coordinates} with {nearest}")
+    if any(axis.size < 1 or axis.resized < 1 for axis in axes):
+        raise Unsupported("an empty dimension")
+    if mode == "nearest":
+        return _nearest(node, x, [nearest_positions(axis, coordinates, nearest) for axis in axes])
+    if mode not in ("linear", "cubic") or not spec_of(x)[0].is_float:
+        raise Unsupported(f"mode {mode} on {spec_of(x)[0]}")
+    for position, axis in enumerate(axes):
+        if axis.size == axis.resized and axis.scale == 1.0:
+            continue
+        if mode == "linear":
+            matrix = linear_matrix(axis, coordinates)
+        else:
+            excluded = bool(node.int_attr("exclude_outside", 0))
+            matrix = cubic_matrix(axis, coordinates, node.float_attr("cubic_coeff_a", -0.75), excluded)
+        weights = node.constant_value(f"interpolation_{position}", matrix, spec_of(x)[0])
+        x = _combined(node, x, position, weights)
+    return x
+
+
+def _nearest(node: Node, x: SSAValue, positions: Sequence[np.ndarray]) -> SSAValue:
+    """Copies of elements: repeated in place where every element is repeated equally often, else gathered."""
+    repeats = [1] * len(positions)
+    for axis, taken in enumerate(positions):
+        size = shape_of(x)[axis]
+        repeat = len(taken) // size
+        if np.array_equal(taken, np.repeat(np.arange(size), max(repeat, 1))):
+            repeats[axis] = repeat
+        else:
+            indices = node.constant_value(f"positions_{axis}", taken, I64)
+            x = node.emit(GatherOp(x, indices, axis))
+    return repeat_blocks(node, x, repeats, outer=False)
+
+
+def _combined(node: Node, x: SSAValue, axis: int, weights: SSAValue) -> SSAValue:
+    """Dimension `axis` of x multiplied by `weights` [resized, size]."""
+    shape = shape_of(x)
+    resized = shape_of(weights)[0]
+    if axis == len(shape) - 1 and len(shape) >= 2:
+        return node.emit(MatMulOp(x, weights, transpose_b=True))
+    if axis == len(shape) - 2:
+        return node.emit(MatMulOp(weights, x))
+    apart = (element_count(shape[:axis]), shape[axis], element_count(shape[axis + 1 :]))
+    product = node.emit(MatMulOp(weights, reshaped(node, x, apart)))
+    return reshaped(node, product, (*shape[:axis], resized, *shape[axis + 1 :]))
+
+
+CONVERTERS: dict[str, Row] = {
+    "Resize": Row(_resize, since=10),
+    "Upsample": Row(_upsample, since=7, until=9),
+}

@@ -1,0 +1,50 @@
+"""What an import leaves behind: the module, its weights, and what there is to report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from xdsl.dialects.builtin import ModuleOp
+
+from neuron_dialects.weights import WeightStore
+
+
+@dataclass(frozen=True, slots=True)
+class HostNode:
+    """An ONNX node that became a `graph.onnx_node`."""
+
+    name: str
+    """Name of the node in the model, or its operator and position where it has none."""
+    op_type: str
+    """Operator, with its domain in front when it is not ONNX's own."""
+    reason: str
+    """Why the node has no graph operator."""
+
+
+@dataclass(slots=True)
+class ImportInfo:
+    """What an import decided, for the compile report."""
+
+    producer: str = ""
+    """Tool that wrote the model, as the file says."""
+    original_opset: int = 0
+    """Version of ONNX's own operator set in the file."""
+    opset: int = 0
+    """Version imported; differs from the original when the model was converted."""
+    bound_dimensions: dict[str, int] = field(default_factory=dict[str, int])
+    """Symbolic dimension -> size; an unnamed one is called INPUT[POSITION]."""
+    notes: list[str] = field(default_factory=list[str])
+    """Decisions taken for the user, one sentence each."""
+    onnx_nodes: list[HostNode] = field(default_factory=list[HostNode])
+    """The nodes left to the host, in program order."""
+    node_count: int = 0
+    """Nodes of the model's main graph."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportResult:
+    """The imported model."""
+
+    module: ModuleOp
+    weights: WeightStore
+    info: ImportInfo

@@ -1,0 +1,99 @@
+"""Instruction selection as plain data: which instruction, on which engine, a tile op becomes.
+
+Given the tile op's plain `Instruction` (engine not chosen yet) and the target, `choices` lists the legal (instruction, engine)
+pairs, and `EngineBalance` picks among them by the load that the engines carry already, in cost-model nanoseconds times the trip
+counts of the enclosing loops.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from neuron_dialects.cost import issue_ns
+from neuron_dialects.isa import INSTRUCTIONS, Instruction
+from neuron_dialects.target import Target
+
+EXACT_INTEGER_OPS = ("add", "subtract", "multiply")
+"""Integer operators that the vector engine would compute through fp32."""
+
+
+def _fields_without_defaults(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    known = {f.name: f.default for f in INSTRUCTIONS[name].fields}
+    return {k: v for k, v in fields.items() if k in known and v != known[k]}
+
+
+def _wants_exact_integers(instruction: Instruction) -> bool:
+    """Whether it does 32-bit integer arithmetic that only the pool engine does exactly."""
+    if not all(o.dtype in ("i32", "ui32") for o in instruction.operands.values()):
+        return False
+    ops = {instruction.fields.get(f) for f in ("op", "op0", "op1")} - {None, "bypass"}
+    if instruction.name == "tensor_tensor":
+        ops |= {instruction.field("op")}
+    return bool(ops & set(EXACT_INTEGER_OPS))
+
+
+def choices(instruction: Instruction, target: Target) -> list[Instruction]:
+    """The ways to execute it, best first where loads are equal; never empty for a legal tile op."""
+    spaces = {o.space for o in instruction.operands.values()}
+    engines = [e for e in INSTRUCTIONS[instruction.name].engines if e in target.compute_engines]
+    if "psum" in spaces:
+        engines = [e for e in engines if e != "pool"]
+    if instruction.name in ("tensor_tensor", "tensor_scalar") and "pool" in engines:
+        engines = ["pool"] if _wants_exact_integers(instruction) else [e for e in engines if e != "pool"]
+    if instruction.name == "tensor_copy":
+        engines = [e for e in engines if e == "dve"]
+    if instruction.name == "tensor_scalar" and target.generation < 3:
+        engines = [e for e in engines if e != "act"]
+    if instruction.name in ("memset", "tensor_scalar") and len(engines) > 1:
+        engines = [e for e in engines if e != "act"]
+    if instruction.name == "nc_transpose":
+        engines = ["pe"]
+    found = [replace(instruction, engine=engine) for engine in engines]
+    if instruction.name == "tensor_copy" and _float_copy(instruction):
+        found.append(Instruction("activation", "act", instruction.operands, {"func": "copy"}))
+    if instruction.name == "activation" and _plain_copy(instruction):
+        found.append(Instruction("tensor_copy", "dve", instruction.operands, {}))
+    if instruction.name == "activation" and _plain_relu(instruction):
+        found.append(
+            Instruction("tensor_scalar", "dve", instruction.operands, {"op0": "maximum", "scalar0": 0.0})
+        )
+    return [replace(i, fields=_fields_without_defaults(i.name, i.fields)) for i in found]
+
+
+def _float_copy(instruction: Instruction) -> bool:
+    """A copy between float types, for which the scalar engine (which works in fp32) is as exact as the vector engine."""
+    return all(o.dtype in ("f32", "bf16", "f16") for o in instruction.operands.values())
+
+
+def _plain_copy(instruction: Instruction) -> bool:
+    fields = instruction.fields
+    plain = fields.get("func", "copy") == "copy" and fields.get("scale", 1.0) == 1.0
+    return plain and set(instruction.operands) == {"dst", "data"}
+
+
+def _plain_relu(instruction: Instruction) -> bool:
+    fields = instruction.fields
+    return (
+        fields.get("func") == "relu" and fields.get("scale", 1.0) == 1.0 and set(instruction.operands) == {"dst", "data"}
+    )
+
+
+@dataclass
+class EngineBalance:
+    """Nanoseconds of work given to each engine so far, forgetting the past so that balance is local to a kernel."""
+
+    target: Target
+    load_ns: dict[str, float] = field(default_factory=dict)
+
+    def choose(self, options: list[Instruction], executions: int) -> Instruction:
+        """The option after which the most loaded engine of all is least loaded; its cost is charged."""
+        costs = [issue_ns(option, self.target) * executions for option in options]
+        finish = [self.load_ns.get(option.engine, 0.0) + cost for option, cost in zip(options, costs, strict=True)]
+        best = min(range(len(options)), key=lambda i: (finish[i], i))
+        chosen = options[best]
+        self.load_ns[chosen.engine] = finish[best]
+        return chosen
+
+    def new_kernel(self) -> None:
+        """Start a new kernel: earlier imbalance does not count against it."""
+        self.load_ns.clear()

@@ -1,0 +1,96 @@
+"""Errors that a user can cause, and the table of their codes.
+
+Whatever is wrong with a model, a file or an option is raised as a `NeuronError` with a stable code, so that a command
+line prints one `error[CODE]:` line and a `help:` line instead of a traceback, and so that documentation and scripts can
+refer to the code. A code that is not in the table is a bug.
+"""
+
+from __future__ import annotations
+
+ERROR_CODES: dict[str, str] = {
+    # The model file.
+    "NX-ONNX-001": "the model file cannot be read or is not an ONNX model",
+    "NX-ONNX-002": "the ONNX model breaks a rule of the ONNX specification",
+    "NX-ONNX-003": "the model's IR version or operator set is not supported",
+    "NX-ONNX-004": "an input dimension is unknown; it must be given by --input-shape",
+    "NX-ONNX-005": "a given input shape does not fit the model",
+    "NX-ONNX-006": "the type of a model input or output is not a tensor of a supported element type",
+    "NX-ONNX-007": "the model's shapes or attributes contradict each other at a node",
+    # Weights.
+    "NX-WEIGHT-001": "external weight data is missing, out of bounds or outside the model's folder",
+    "NX-WEIGHT-002": "a weights file is malformed",
+    "NX-WEIGHT-003": "a weight is referred to that the weight store does not hold",
+    "NX-WEIGHT-004": "a weight's bytes do not fit its declared shape and element type",
+    # Operators.
+    "NX-OP-001": "an operator or one of its variants is not supported",
+    "NX-OP-002": "an operand's shape or element type is not supported by the operator",
+    # Targets.
+    "NX-TARGET-001": "an unknown target is named",
+    "NX-TARGET-002": "a target description is malformed",
+    "NX-TARGET-003": "a module names no target",
+    # Memory.
+    "NX-MEM-001": "a buffer does not fit into the memory it must live in",
+    # Instructions and the streams that they run in.
+    "NX-ISA-001": "an instruction breaks a limit of its target",
+    "NX-REG-001": "a queue needs more scalar registers than its engine has",
+    "NX-SEM-001": "a program needs more semaphores, or higher counts, than its target has",
+    # The compiled file.
+    "NX-NEFF-001": "the NEFF is malformed",
+    "NX-NEFF-002": "the NEFF is of a version, has features or an encoding that this toolkit does not read",
+    "NX-NEFF-003": "the NEFF's contents do not match the hash in its header",
+    "NX-NEFF-004": "the NEFF's archive is malformed or has members that it must not have",
+    "NX-NEFF-005": "a JSON member of the NEFF is malformed or contradicts the others",
+    "NX-NEFF-006": "an instruction of the NEFF cannot be decoded",
+    "NX-NEFF-007": "a program refers to something that it or its target does not have",
+    "NX-NEFF-008": "a parameter does not fit its declared shape and element type",
+    "NX-NEFF-009": "an instruction cannot be encoded",
+    "NX-NEFF-010": "the NEFF exceeds a limit of its reader",
+    # Running a program.
+    "NX-RUN-001": "an access lies outside of the memory that it names",
+    "NX-RUN-002": "an index of a gather or scatter lies outside of its table",
+    "NX-RUN-003": "instruction streams wait for each other for ever",
+    "NX-RUN-004": "a program is malformed: the machine cannot execute it",
+    "NX-RUN-005": "the inputs or parameters given do not fit the program",
+    "NX-RUN-006": "a program runs for more steps than allowed",
+    # Textual IR.
+    "NX-IR-001": "textual IR cannot be parsed or does not verify",
+    # Command lines and passes.
+    "NX-FILE-001": "a file cannot be read or written",
+    "NX-PASS-001": "a pass pipeline names an unknown pass, or an option that the pass does not have",
+    "NX-PASS-002": "a pass cannot be applied to the program",
+}
+"""Code -> one-line meaning. Codes are never renumbered."""
+
+
+class NeuronError(Exception):
+    """A mistake in what the user gave us, described for the user.
+
+    Args:
+        code: a key of `ERROR_CODES`.
+        message: what is wrong, with the figure and the limit that it broke.
+        node: name of the framework (ONNX) node concerned, if there is one.
+        help: what to do about it, if there is something to do.
+    """
+
+    code: str
+    message: str
+    node: str | None
+    help: str | None
+
+    def __init__(self, code: str, message: str, *, node: str | None = None, help: str | None = None) -> None:
+        if code not in ERROR_CODES:
+            raise ValueError(f"error code {code} is not in ERROR_CODES")
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.node = node
+        self.help = help
+
+    def format(self) -> str:
+        """The lines to print: `error[CODE]: ...`, and `  help: ...` where there is help. No newline at the end."""
+        place = f"node '{self.node}': " if self.node else ""
+        text = f"error[{self.code}]: {place}{self.message}"
+        return f"{text}\n  help: {self.help}" if self.help else text
+
+    def __str__(self) -> str:
+        return self.format()

@@ -1,0 +1,82 @@
+"""A finished core program as plain data: what the encoder writes into a NEFF and what the machine runs.
+
+Every engine has one queue: a flat list of entries executed in order. In this form an `Affine` has at most one term with
+coefficient 1, whose variable is a scalar register of the queue's engine (value = constant + register). On-chip operands are
+absolute: their pattern's offset counts elements of the operand's type from the start of the partition, and `buffer` is None.
+DRAM operands name a variable by its id in `buffer`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from neuron_dialects.access import Affine
+from neuron_dialects.isa.model import Instruction
+
+CONTROL_KINDS: dict[str, tuple[str, ...]] = {
+    "reg_move": ("dst", "value"),
+    "reg_add": ("dst", "src", "value"),
+    "reg_multiply": ("dst", "src", "value"),
+    "reg_add_register": ("dst", "src", "other"),
+    "reg_rotate": ("dst", "value", "limit"),
+    "branch_less": ("src", "value", "label"),
+    "wait": (),
+    "halt": (),
+}
+"""Control instructions -> their integer operands. reg_rotate: dst += value, then 0 when that reaches limit. branch_less: jump
+to entry `label` of the same queue when register src < value. wait: nothing but the waits of the entry."""
+
+
+@dataclass(frozen=True)
+class QueueEntry:
+    """One entry of a queue: an instruction or a control instruction.
+
+    `waits`: (semaphore number, least value), all awaited before the entry starts. `signal`: semaphore that the completion
+    increments by 1. A DMA is triggered by the queue that holds it, runs on `ring` in the ring's order, and its signal comes
+    from the ring. `origin` indexes `CoreProgram.origins`.
+    """
+
+    instruction: Instruction | None = None
+    control: str | None = None
+    numbers: tuple[int, ...] = ()
+    ring: str | None = None
+    waits: tuple[tuple[int, Affine], ...] = ()
+    signal: int | None = None
+    origin: int = 0
+
+
+@dataclass(frozen=True)
+class DramVariable:
+    """A DRAM tensor of the program. `kind`: input, output, file (a parameter, in `file_name`) or tmp (scratch)."""
+
+    id: int
+    name: str
+    kind: str
+    dtype: str
+    shape: tuple[int, ...]
+    file_name: str = ""
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        total = 1
+        for size in self.shape:
+            total *= size
+        return total
+
+
+@dataclass
+class CoreProgram:
+    """The program of one core: queues by engine, DRAM variables, semaphore names, and where each entry came from.
+
+    `origins`: framework node names; entry.origin indexes it. `macs`: multiply-adds of the model (not of the instructions);
+    `compulsory_bytes`: DRAM bytes that any program must move (inputs, parameters and outputs once), for the roofline.
+    """
+
+    target: str
+    queues: dict[str, list[QueueEntry]]
+    variables: list[DramVariable]
+    semaphores: tuple[str, ...]
+    origins: tuple[str, ...] = ("",)
+    macs: int = 0
+    compulsory_bytes: int = 0
+    statistics: Mapping[str, int] = field(default_factory=dict)

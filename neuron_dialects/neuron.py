@@ -1,0 +1,273 @@
+"""The `neuron` dialect: what all three levels share.
+
+It holds the target that a module is compiled for, the memory spaces of buffers, and the call by which a partitioned
+program starts an outlined segment on a core or on the host. A module that our tools work on carries these attributes:
+
+    builtin.module attributes {neuron.target = #neuron.target<"trn1">, neuron.weights = "model.safetensors"} { ... }
+
+`weights_path` finds the weights file without opening it; `launch_problems` checks every launch of a module against the
+function that it starts, in time linear in the module.
+"""
+
+from __future__ import annotations
+
+import os.path
+from collections.abc import Mapping, Sequence
+from enum import auto
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xdsl.dialects.builtin import (
+    ArrayAttr,
+    FileLineColLoc,
+    FlatSymbolRefAttrConstr,
+    FusedLoc,
+    ModuleOp,
+    NameLoc,
+    StringAttr,
+    SymbolRefAttr,
+    TensorType,
+)
+from xdsl.dialects.func import FuncOp
+from xdsl.dialects.utils import EnumAttribute
+from xdsl.ir import Attribute, Dialect, Operation, ParametrizedAttribute, SSAValue
+from xdsl.irdl import (
+    IRDLOperation,
+    irdl_attr_definition,
+    irdl_op_definition,
+    prop_def,
+    traits_def,
+    var_operand_def,
+    var_result_def,
+)
+from xdsl.parser import AttrParser, Parser
+from xdsl.printer import Printer
+from xdsl.traits import Pure, SymbolTable
+from xdsl.utils.exceptions import VerifyException
+from xdsl.utils.hints import isa
+from xdsl.utils.str_enum import StrEnum
+
+if TYPE_CHECKING:
+    from neuron_dialects.target import Target
+
+TARGET_ATTRIBUTE = "neuron.target"
+"""Module attribute: the `TargetAttr` that the module is compiled for."""
+
+WEIGHTS_ATTRIBUTE = "neuron.weights"
+"""Module attribute: a string, the file that holds the weights which the module names."""
+
+
+class MemorySpace(StrEnum):
+    """The memories a buffer can live in."""
+
+    DRAM = auto()
+    SBUF = auto()
+    PSUM = auto()
+
+
+class Executor(StrEnum):
+    """Who runs an outlined segment: a NeuronCore, or the host through onnxruntime."""
+
+    CORE = auto()
+    HOST = auto()
+
+
+@irdl_attr_definition
+class TargetAttr(ParametrizedAttribute):
+    """The machine that a module is compiled for, by the name of a target description: `#neuron.target<"trn1">`."""
+
+    name = "neuron.target"
+
+    target: StringAttr
+
+    def __init__(self, target: str | StringAttr) -> None:
+        super().__init__(StringAttr(target) if isinstance(target, str) else target)
+
+    def verify(self) -> None:
+        # Imported here: reading target files is not needed to parse a module that names no target.
+        from neuron_dialects.target import target_names
+
+        if self.target.data not in target_names():
+            raise VerifyException(f"unknown target '{self.target.data}', expected one of {', '.join(target_names())}")
+
+    @classmethod
+    def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
+        with parser.in_angle_brackets():
+            return (StringAttr(parser.parse_str_literal("target name")),)
+
+    def print_parameters(self, printer: Printer) -> None:
+        with printer.in_angle_brackets():
+            printer.print_string_literal(self.target.data)
+
+
+@irdl_attr_definition
+class MemorySpaceAttr(EnumAttribute[MemorySpace]):
+    """Memory space of a `memref`: `#neuron.space<sbuf>`. In sbuf and psum the first dimension is the partition."""
+
+    name = "neuron.space"
+
+    @classmethod
+    def parse_parameter(cls, parser: AttrParser) -> MemorySpace:
+        with parser.in_angle_brackets():
+            return super().parse_parameter(parser)
+
+    def print_parameter(self, printer: Printer) -> None:
+        with printer.in_angle_brackets():
+            super().print_parameter(printer)
+
+
+@irdl_attr_definition
+class ExecutorAttr(EnumAttribute[Executor]):
+    """Who runs a launched segment: `#neuron.executor<core>` or `#neuron.executor<host>`."""
+
+    name = "neuron.executor"
+
+    @classmethod
+    def parse_parameter(cls, parser: AttrParser) -> Executor:
+        with parser.in_angle_brackets():
+            return super().parse_parameter(parser)
+
+    def print_parameter(self, printer: Printer) -> None:
+        with printer.in_angle_brackets():
+            super().print_parameter(printer)
+
+
+@irdl_op_definition
+class LaunchOp(IRDLOperation):
+    """Run the function `callee` on a core or on the host: tensors in, tensors out, nothing else is touched.
+
+        %y = neuron.launch @neuron_0(%x) on core : (tensor<1x64xf32>) -> tensor<1x10xf32>
+
+    The callee is a function of the same module whose type is the launch's own; `launch_problems` checks that.
+    """
+
+    name = "neuron.launch"
+
+    callee = prop_def(FlatSymbolRefAttrConstr)
+    executor = prop_def(ExecutorAttr)
+    arguments = var_operand_def(TensorType)
+    outputs = var_result_def(TensorType)
+
+    traits = traits_def(Pure())
+
+    def __init__(
+        self,
+        callee: str | SymbolRefAttr,
+        arguments: Sequence[SSAValue],
+        output_types: Sequence[Attribute],
+        executor: Executor,
+    ) -> None:
+        super().__init__(
+            operands=[arguments],
+            result_types=[output_types],
+            properties={
+                "callee": SymbolRefAttr(callee) if isinstance(callee, str) else callee,
+                "executor": ExecutorAttr(executor),
+            },
+        )
+
+    @classmethod
+    def parse(cls, parser: Parser) -> LaunchOp:
+        callee = parser.parse_symbol_name()
+        position = parser.pos
+        operands = parser.parse_comma_separated_list(parser.Delimiter.PAREN, parser.parse_unresolved_operand)
+        parser.parse_keyword("on")
+        executor = parser.parse_str_enum(Executor)
+        attributes = parser.parse_optional_attr_dict()
+        parser.parse_punctuation(":")
+        function_type = parser.parse_function_type()
+        arguments = parser.resolve_operands(operands, function_type.inputs.data, position)
+        op = cls(SymbolRefAttr(callee), arguments, function_type.outputs.data, executor)
+        op.attributes = attributes
+        return op
+
+    def print(self, printer: Printer) -> None:
+        printer.print_string(" ")
+        printer.print_symbol_name(self.callee.root_reference.data)
+        with printer.in_parens():
+            printer.print_list(self.arguments, printer.print_ssa_value)
+        printer.print_string(f" on {self.executor.data.value}")
+        printer.print_op_attributes(self.attributes)
+        printer.print_string(" : ")
+        # Not print_operation_type: it would print the location a second time under --print-debuginfo.
+        printer.print_function_type(self.operand_types, self.result_types)
+
+
+def weights_path(module: ModuleOp) -> Path | None:
+    """The weights file that `module` names in its `neuron.weights` attribute, or None; the file is not opened.
+
+    A relative name is meant relative to the folder of the file that the module was read from (its location), so that a
+    model can be moved together with its weights; a module that was built in memory has none, and the working folder
+    counts.
+    """
+    name = module.attributes.get(WEIGHTS_ATTRIBUTE)
+    if not isinstance(name, StringAttr):
+        return None
+    location = module.location
+    folder = os.path.dirname(location.filename.data) if isinstance(location, FileLineColLoc) else ""
+    return Path(folder) / name.data
+
+
+def launch_problems(module: ModuleOp) -> list[tuple[LaunchOp, str]]:
+    """Every launch below `module` that names no function, or one of another type, with what is wrong.
+
+    Not part of the op's own verifier: looking up one symbol walks the whole symbol table, which would make verifying a
+    module quadratic in its number of segments. Here the functions of a table are gathered once.
+    """
+    problems: list[tuple[LaunchOp, str]] = []
+    pending: list[tuple[Operation, Mapping[str, FuncOp]]] = [(module, {})]
+    while pending:
+        op, functions = pending.pop()
+        if isinstance(op, LaunchOp) and (problem := _launch_problem(op, functions)):
+            problems.append((op, problem))
+        if op.has_trait(SymbolTable):
+            functions = {child.sym_name.data: child for child in op.regions[0].block.ops if isinstance(child, FuncOp)}
+        children = [child for region in op.regions for block in region.blocks for child in block.ops]
+        pending.extend((child, functions) for child in reversed(children))
+    return problems
+
+
+def _launch_problem(op: LaunchOp, functions: Mapping[str, FuncOp]) -> str | None:
+    name = op.callee.root_reference.data
+    function = functions.get(name)
+    if function is None:
+        return f"launches @{name}, but the module has no such function"
+    argument_types = tuple(argument.type for argument in op.arguments)
+    if argument_types != function.function_type.inputs.data:
+        return f"passes {_types(argument_types)} to @{name}, which takes {_types(function.function_type.inputs.data)}"
+    if op.result_types != function.function_type.outputs.data:
+        return (
+            f"expects {_types(op.result_types)} of @{name}, which returns {_types(function.function_type.outputs.data)}"
+        )
+    return None
+
+
+def _types(types: Sequence[Attribute]) -> str:
+    return f"({', '.join(str(type_) for type_ in types)})"
+
+
+def target_of(module: ModuleOp) -> Target:
+    """The target description that `module` names; NeuronError NX-TARGET-003 when it names none."""
+    from neuron_dialects.errors import NeuronError
+    from neuron_dialects.target import load_target
+
+    attribute = module.attributes.get(TARGET_ATTRIBUTE)
+    if not isinstance(attribute, TargetAttr):
+        raise NeuronError(
+            "NX-TARGET-003",
+            "the module names no target",
+            help='add attributes {neuron.target = #neuron.target<"trn1">} to the module',
+        )
+    return load_target(attribute.target.data)
+
+
+def location_name(location: Attribute) -> str | None:
+    """The framework node that a location names (the first one of a fused location), or None."""
+    if isinstance(location, NameLoc):
+        return location.desc.data
+    if isinstance(location, FusedLoc) and isa(location.locations, ArrayAttr[Attribute]):
+        return next((name for part in location.locations if (name := location_name(part))), None)
+    return None
+
+
+Neuron = Dialect("neuron", [LaunchOp], [TargetAttr, MemorySpaceAttr, ExecutorAttr])

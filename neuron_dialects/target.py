@@ -1,0 +1,117 @@
+"""Target descriptions: one TOML file per NeuronCore generation, read into frozen plain data.
+
+Every figure in a target file is a table `{ value, source, note }`; `source` is `documented`, `measured` or `assumed`, and
+`Target.provenance` keeps it, so that reports can label whatever rests on an assumption. The compiler's cost estimates and the
+machine's clock read the same `Target`. Nothing outside this module tests a target's name; an alias file (`inf2`) inherits
+another one with `inherits = "trn1"` and overrides single figures.
+"""
+
+import functools
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from neuron_dialects.errors import NeuronError
+
+SOURCES = ("documented", "measured", "assumed")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of a target file with where it comes from."""
+
+    value: Any
+    source: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One NeuronCore generation. Sizes in bytes, clocks in GHz, rates in bytes per nanosecond (= GB/s), times in ns."""
+
+    name: str
+    generation: int
+    figures: Mapping[str, Figure]
+
+    def __getattr__(self, key: str) -> Any:
+        try:
+            return self.figures[key].value
+        except KeyError:
+            raise AttributeError(f"target {self.name} has no figure '{key}'") from None
+
+    def clock_ghz(self, engine: str) -> float:
+        """Clock of `engine` (pe, act, dve, pool, sp) in GHz."""
+        return float(self.figures[f"{engine}_clock_ghz"].value)
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Instruction streams of one core, in canonical order."""
+        return tuple(self.figures["engine_list"].value)
+
+    @property
+    def compute_engines(self) -> tuple[str, ...]:
+        """The engines that have a datapath."""
+        return tuple(self.figures["compute_engine_list"].value)
+
+    @property
+    def matmul_dtypes(self) -> tuple[str, ...]:
+        """Element types that the tensor engine multiplies."""
+        return tuple(self.figures["matmul_dtype_list"].value)
+
+    @property
+    def peak_macs_per_ns(self) -> float:
+        """16-bit multiply-adds per nanosecond of the whole array: rows x columns x clock."""
+        return float(self.pe_rows * self.pe_columns * self.clock_ghz("pe"))
+
+    def matmul_rate_factor(self, dtype: str) -> float:
+        """Passes that a matmul of `dtype` takes relative to bf16 (fp32 takes 4)."""
+        return float(self.fp32_matmul_passes) if dtype == "f32" else 1.0
+
+    @property
+    def dma_rate_bytes_per_ns(self) -> float:
+        """Practical rate of all DMA engines of a core together."""
+        return float(self.dma_engines * self.dma_engine_bytes_per_ns)
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """Names of the figures that are assumed, in file order."""
+        return tuple(key for key, figure in self.figures.items() if figure.source == "assumed")
+
+
+def _read(name: str) -> dict[str, Any]:
+    path = resources.files("neuron_dialects") / "targets" / f"{name}.toml"
+    if not path.is_file():
+        raise NeuronError(
+            "NX-TARGET-001",
+            f"unknown target '{name}'",
+            help=f"choose one of {', '.join(target_names())}",
+        )
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def target_names() -> tuple[str, ...]:
+    """Names of the targets that ship with the toolkit, sorted."""
+    folder = resources.files("neuron_dialects") / "targets"
+    return tuple(sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")))
+
+
+@functools.cache
+def load_target(name: str) -> Target:
+    """Target `name`; raises NeuronError NX-TARGET-001 for an unknown one, NX-TARGET-002 for a malformed file."""
+    data = _read(name)
+    figures: dict[str, Figure] = {}
+    generation = data.get("generation")
+    if "inherits" in data:
+        base = load_target(data["inherits"])
+        figures.update(base.figures)
+        generation = generation or base.generation
+    for key, entry in data.get("figures", {}).items():
+        if not isinstance(entry, dict) or "value" not in entry or entry.get("source") not in SOURCES:
+            raise NeuronError("NX-TARGET-002", f"target {name}: figure '{key}' needs a value and a source of {SOURCES}")
+        figures[key] = Figure(entry["value"], entry["source"], entry.get("note", ""))
+    if not isinstance(generation, int):
+        raise NeuronError("NX-TARGET-002", f"target {name}: no generation")
+    return Target(name, generation, figures)

@@ -1,0 +1,1 @@
+"""Passes on the nisa dialect: allocate memory, insert semaphores, split into engine queues, allocate registers, verify."""

@@ -1,0 +1,199 @@
+"""Places things that live for a while into one linear memory (dynamic storage allocation), as a pure algorithm.
+
+Given intervals of program positions with sizes, `place` finds an offset for each, so that no two that live at the same
+position overlap. Units are the caller's: bytes of a partition, banks. The problem is NP-complete; several greedy orders are
+tried and the best is kept. Where memory allows it, addresses are then spread: a new occupant takes the place that has been
+free for longest, so that whoever fills it need not wait for whoever used it just now.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+MANY_PAIRS = 500_000
+"""From this many pairs of intervals on that live at the same time, the first order that fits is good enough."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An occupant of `size` units from position `start` to position `end`, both included."""
+
+    key: int
+    start: int
+    end: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Offset by key, and the units that the tightest placement found needs.
+
+    `needed` is at most the capacity exactly when everything fits; `misfits` are the keys that lie beyond it otherwise.
+    """
+
+    offsets: dict[int, int]
+    needed: int
+    misfits: tuple[int, ...] = ()
+
+
+def load_profile(intervals: Sequence[Interval]) -> list[int]:
+    """Units that are live at each position, from 0 to the last end. Its maximum is a lower bound of what is needed."""
+    if not intervals:
+        return []
+    changes = [0] * (max(interval.end for interval in intervals) + 2)
+    for interval in intervals:
+        changes[interval.start] += interval.size
+        changes[interval.end + 1] -= interval.size
+    load, profile = 0, list[int]()
+    for change in changes[:-1]:
+        load += change
+        profile.append(load)
+    return profile
+
+
+def place(intervals: Sequence[Interval], capacity: int) -> Placement:
+    """Offsets for all intervals: spread over the whole capacity if that works, else the tightest placement found."""
+    tight = place_tight(intervals, capacity)
+    if tight.misfits:
+        return tight
+    spread = place_spread(intervals, capacity)
+    return tight if spread is None else Placement(spread, tight.needed)
+
+
+# -- tight: several greedy orders ---------------------------------------------------------------------------------------
+
+
+def _orders(intervals: Sequence[Interval]) -> Iterator[list[int]]:
+    """Orders in which intervals are placed, most promising first; ties by position, so that results are reproducible."""
+    indices = range(len(intervals))
+
+    def lifetime(i: int) -> int:
+        return intervals[i].end - intervals[i].start + 1
+
+    keys: tuple[Callable[[int], tuple[int, ...]], ...] = (
+        lambda i: (-intervals[i].size, -lifetime(i), i),
+        lambda i: (-intervals[i].size * lifetime(i), i),
+        lambda i: (-lifetime(i), -intervals[i].size, i),
+        lambda i: (intervals[i].start, -intervals[i].size, i),
+        lambda i: (intervals[i].start, -lifetime(i), i),
+        lambda i: (-intervals[i].end, -intervals[i].size, i),
+    )
+    for key in keys:
+        yield sorted(indices, key=key)
+
+
+def place_tight(intervals: Sequence[Interval], capacity: int) -> Placement:
+    """The placement with the smallest extent over all orders, first fit and best fit."""
+    bound = max(load_profile(intervals), default=0)
+    neighbours = _neighbours(intervals)
+    many = sum(len(n) for n in neighbours) > 2 * MANY_PAIRS
+    best: list[int] | None = None
+    best_extent = 0
+    for order in _orders(intervals):
+        for best_fit in (False, True):
+            offsets = _place_in_order(intervals, neighbours, order, best_fit)
+            extent = max((o + i.size for o, i in zip(offsets, intervals, strict=True)), default=0)
+            if best is None or extent < best_extent:
+                best, best_extent = offsets, extent
+            if best_extent == bound or (many and best_extent <= capacity):
+                return _placement(intervals, best, best_extent, capacity)
+    return _placement(intervals, best or [], best_extent, capacity)
+
+
+def _placement(intervals: Sequence[Interval], offsets: list[int], extent: int, capacity: int) -> Placement:
+    pairs = list(zip(intervals, offsets, strict=True))
+    misfits = tuple(interval.key for interval, offset in pairs if offset + interval.size > capacity)
+    return Placement({interval.key: offset for interval, offset in pairs}, extent, misfits)
+
+
+def _neighbours(intervals: Sequence[Interval]) -> list[list[int]]:
+    """For each interval those that share a position with it."""
+    neighbours: list[list[int]] = [[] for _ in intervals]
+    live: list[int] = []
+    for i in sorted(range(len(intervals)), key=lambda i: intervals[i].start):
+        live = [j for j in live if intervals[j].end >= intervals[i].start]
+        for j in live:
+            neighbours[i].append(j)
+            neighbours[j].append(i)
+        live.append(i)
+    return neighbours
+
+
+def _place_in_order(
+    intervals: Sequence[Interval], neighbours: Sequence[Sequence[int]], order: Sequence[int], best_fit: bool
+) -> list[int]:
+    """Give each interval the lowest gap between its placed neighbours that holds it, or the smallest such gap."""
+    offsets = [-1] * len(intervals)
+    for i in order:
+        size = intervals[i].size
+        occupied = sorted((offsets[j], offsets[j] + intervals[j].size) for j in neighbours[i] if offsets[j] >= 0)
+        end, chosen, chosen_gap = 0, -1, 0
+        for low, high in occupied:
+            gap = low - end
+            if gap >= size and (chosen < 0 or gap < chosen_gap):
+                chosen, chosen_gap = end, gap
+                if not best_fit:
+                    break
+            end = max(end, high)
+        offsets[i] = end if chosen < 0 else chosen
+    return offsets
+
+
+# -- spread: the place that has been free for longest -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, order=True)
+class _Stretch:
+    """Units low .. high - 1, free since position `freed` (-1: never used)."""
+
+    low: int
+    high: int
+    freed: int
+
+
+def place_spread(intervals: Sequence[Interval], capacity: int) -> dict[int, int] | None:
+    """Offsets by key, each interval in the stretch that has been free for longest; None when that leaves one without."""
+    free = [_Stretch(0, capacity, -1)]
+    live: list[tuple[int, int, int]] = []
+    offsets: dict[int, int] = {}
+    for interval in sorted(intervals, key=lambda i: (i.start, -i.size, i.key)):
+        for end, low, high in live:
+            if end < interval.start:
+                insort(free, _Stretch(low, high, end))
+        live = [occupant for occupant in live if occupant[0] >= interval.start]
+        low = _longest_free(free, interval.size)
+        if low is None:
+            return None
+        free = _without(free, low, low + interval.size)
+        live.append((interval.end, low, low + interval.size))
+        offsets[interval.key] = low
+    return offsets
+
+
+def _longest_free(free: Sequence[_Stretch], size: int) -> int | None:
+    """Start of the `size` free units whose latest release is earliest; the lowest of equals."""
+    best: tuple[int, int] | None = None
+    for first, stretch in enumerate(free):
+        # Units from the start of this stretch on, over as many adjoining stretches as it takes.
+        end, freed, index = stretch.high, stretch.freed, first + 1
+        while end - stretch.low < size and index < len(free) and free[index].low == end:
+            end, freed, index = free[index].high, max(freed, free[index].freed), index + 1
+        if end - stretch.low >= size and (best is None or (freed, stretch.low) < best):
+            best = (freed, stretch.low)
+    return None if best is None else best[1]
+
+
+def _without(free: Sequence[_Stretch], low: int, high: int) -> list[_Stretch]:
+    """The free stretches less the units low .. high - 1."""
+    remaining: list[_Stretch] = []
+    for stretch in free:
+        if stretch.high <= low or stretch.low >= high:
+            remaining.append(stretch)
+            continue
+        if stretch.low < low:
+            remaining.append(_Stretch(stretch.low, low, stretch.freed))
+        if stretch.high > high:
+            remaining.append(_Stretch(high, stretch.high, stretch.freed))
+    return remaining

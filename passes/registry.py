@@ -1,0 +1,11 @@
+"""The table of our passes and conversions: the name that `-p` takes, and the class that it stands for.
+
+Classes are written as "module:Class" strings, so that a tool which knows every pass imports only those it runs, and so
+that conversions of `lowering` can be listed here although nothing in `passes` imports `lowering`. A test checks that
+each entry leads to a pass of that name, and that no pass is missing.
+"""
+
+PASSES: dict[str, str] = {
+    "convert-graph-to-tile": "lowering.graph_to_tile.convert:ConvertGraphToTilePass",
+}
+"""Pass name -> "module:Class"."""

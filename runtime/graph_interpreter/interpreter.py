@@ -1,0 +1,210 @@
+"""Runs graph-level functions on numpy arrays.
+
+`run_graph` is given a function, its inputs and the weights, and leaves the function's results, as the docstrings of the
+operators say. Values live until their last use; weights are read when they are first used. A `neuron.launch` runs the
+function that it names, in the element types that this function works in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import Block, Operation, SSAValue
+from xdsl.traits import IsTerminator
+
+from neuron_dialects.errors import NeuronError
+from neuron_dialects.graph import (
+    BatchNormOp,
+    BinaryOp,
+    BroadcastOp,
+    CastOp,
+    ClipOp,
+    CompareOp,
+    ConcatOp,
+    ConstantOp,
+    ConvOp,
+    ConvTransposeOp,
+    FusedOp,
+    GatherOp,
+    LayerNormOp,
+    MatMulOp,
+    OnnxNodeOp,
+    PadOp,
+    PoolOp,
+    ReduceOp,
+    ReshapeOp,
+    SelectOp,
+    SliceOp,
+    SoftmaxOp,
+    TransposeOp,
+    UnaryOp,
+    WeightOp,
+)
+from neuron_dialects.neuron import LaunchOp, location_name
+from runtime.graph_interpreter import elementwise, linear, movement, reduction
+from runtime.graph_interpreter.boundary import check_inputs, convert_element_type, is_lowered, misfit
+from runtime.graph_interpreter.host import run_onnx_node
+from runtime.graph_interpreter.numerics import Array
+
+Weights: TypeAlias = Callable[[str], Array]
+"""Gives the array of the weight of that name."""
+
+Launcher: TypeAlias = Callable[[FuncOp, list[Array]], Sequence[Array]]
+"""Runs a launched function on its arguments, in the function's own element types."""
+
+MEANINGS: Mapping[type[Operation], Callable[..., Array]] = {
+    UnaryOp: elementwise.unary,
+    ClipOp: elementwise.clip,
+    BinaryOp: elementwise.binary,
+    CompareOp: elementwise.compare,
+    SelectOp: elementwise.select,
+    CastOp: elementwise.cast,
+    ReduceOp: reduction.reduce,
+    SoftmaxOp: reduction.softmax,
+    LayerNormOp: reduction.layer_norm,
+    BatchNormOp: reduction.batch_norm,
+    MatMulOp: linear.matmul,
+    ConvOp: linear.conv,
+    ConvTransposeOp: linear.conv_transpose,
+    PoolOp: linear.pool,
+    TransposeOp: movement.transpose,
+    ReshapeOp: movement.reshape,
+    BroadcastOp: movement.broadcast,
+    ConcatOp: movement.concat,
+    SliceOp: movement.slice_,
+    PadOp: movement.pad,
+    GatherOp: movement.gather,
+}
+"""Operator -> function of the operator and the arrays of its operands, which gives the array of its result."""
+
+
+def run_graph(
+    function: FuncOp, inputs: Sequence[Array], weights: Weights, *, launch: Launcher | None = None
+) -> list[Array]:
+    """The results of a graph-level function.
+
+    Args:
+        function: a function of one block of graph operators; what it launches is looked up in its module.
+        inputs: one array for each argument, of exactly its shape and element type (`DType.numpy`).
+        weights: gives a weight by name, for example a `WeightResolver`.
+        launch: runs launched functions that are no longer at the graph level.
+
+    Raises:
+        NeuronError: NX-ONNX-005 when the inputs do not fit the function; NX-OP-001 for an operator that cannot be run;
+            NX-OP-002 for values that an operator refuses; NX-WEIGHT-003 or -004 when a weight is missing or differs
+            from what the program states; NX-IR-001 when a launch names no function or functions launch each other.
+    """
+    check_inputs(function, inputs)
+    # Overflow, division by zero and NaN are values here, not faults.
+    with np.errstate(all="ignore"):
+        return _Interpreter(function, weights, launch).run_function(function, list(inputs))
+
+
+def run_body(block: Block, arguments: Sequence[Array], weights: Weights) -> list[Array]:
+    """The values that the terminator of a block of graph operators passes on."""
+    with np.errstate(all="ignore"):
+        return _Interpreter(None, weights, None).run_block(block, list(arguments))
+
+
+class _Interpreter:
+    """One run; holds what all blocks of a run share."""
+
+    def __init__(self, function: FuncOp | None, weights: Weights, launch: Launcher | None) -> None:
+        module = function.get_toplevel_object() if function is not None else None
+        ops = module.ops if isinstance(module, ModuleOp) else ()
+        self._functions = {op.sym_name.data: op for op in ops if isinstance(op, FuncOp)}
+        self._weights = weights
+        self._launch = launch
+        self._running: list[FuncOp] = []
+
+    def run_function(self, function: FuncOp, arguments: list[Any]) -> list[Any]:
+        blocks = list(function.body.blocks)
+        if len(blocks) != 1:
+            name = function.sym_name.data
+            raise NeuronError("NX-IR-001", f"function @{name} has {len(blocks)} blocks; the graph level has one")
+        if function in self._running:
+            raise NeuronError("NX-IR-001", f"function @{function.sym_name.data} launches itself")
+        self._running.append(function)
+        try:
+            return self.run_block(blocks[0], arguments)
+        finally:
+            self._running.pop()
+
+    def run_block(self, block: Block, arguments: list[Any]) -> list[Any]:
+        dying = _last_uses(block)
+        values: dict[SSAValue, Any] = dict(zip(block.args, arguments, strict=True))
+        arguments.clear()
+        for op in block.ops:
+            # Read when used: a program may name all its weights at its beginning.
+            if isinstance(op, WeightOp | ConstantOp):
+                continue
+            operands = [self._value(values, operand) for operand in op.operands]
+            for value in dying.get(op, ()):
+                values.pop(value, None)
+            if op.has_trait(IsTerminator):
+                return operands
+            for result, value in zip(op.results, self._run_op(op, operands), strict=True):
+                if result.first_use is not None:
+                    values[result] = value
+        raise NeuronError("NX-IR-001", "a block does not end with func.return or graph.yield")
+
+    def _value(self, values: dict[SSAValue, Any], operand: SSAValue) -> Any:
+        owner = operand.owner
+        if operand not in values and isinstance(owner, WeightOp | ConstantOp):
+            values[operand] = owner.array() if isinstance(owner, ConstantOp) else self._weight(owner)
+        return values[operand]
+
+    def _run_op(self, op: Operation, operands: list[Any]) -> Sequence[Any]:
+        meaning = MEANINGS.get(type(op))
+        if meaning is not None:
+            return (meaning(op, *operands),)
+        match op:
+            case FusedOp():
+                return self.run_block(op.body.block, operands)
+            case OnnxNodeOp():
+                return run_onnx_node(op, operands)
+            case LaunchOp():
+                return self._run_launch(op, operands)
+            case _:
+                raise NeuronError(
+                    "NX-OP-001", f"'{op.name}' has no meaning at the graph level", node=location_name(op.location)
+                )
+
+    def _run_launch(self, op: LaunchOp, operands: list[Any]) -> list[Any]:
+        name = op.callee.root_reference.data
+        function = self._functions.get(name)
+        if function is None:
+            raise NeuronError("NX-IR-001", f"launches @{name}, but the module has no such function")
+        # The buffers of a lowered function are its arguments, then its results.
+        types = function.function_type.inputs.data[: len(operands)]
+        arguments = [convert_element_type(value, type_) for value, type_ in zip(operands, types, strict=True)]
+        operands.clear()
+        if not is_lowered(function):
+            results = self.run_function(function, arguments)
+        elif self._launch is not None:
+            results = list(self._launch(function, arguments))
+        else:
+            raise NeuronError("NX-OP-001", f"function @{name} is no longer at the graph level")
+        return [convert_element_type(value, type_) for value, type_ in zip(results, op.result_types, strict=True)]
+
+    def _weight(self, op: WeightOp) -> Array:
+        array = self._weights(op.weight_name)
+        if (problem := misfit(array, op.result.type)) is not None:
+            raise NeuronError("NX-WEIGHT-004", f"weight '{op.weight_name}' is {problem}")
+        return array
+
+
+def _last_uses(block: Block) -> dict[Operation, list[SSAValue]]:
+    """For each operation of a block the operands that nothing after it uses."""
+    seen: set[SSAValue] = set()
+    dying: dict[Operation, list[SSAValue]] = {}
+    for op in reversed(block.ops):
+        for operand in op.operands:
+            if operand not in seen:
+                seen.add(operand)
+                dying.setdefault(op, []).append(operand)
+    return dying

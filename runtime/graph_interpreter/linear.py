@@ -1,0 +1,205 @@
+"""What matmul, conv, conv_transpose and pool compute.
+
+Convolutions are matrix products: of the weight with a matrix of windows (im2col), or for a transposed one of the weight
+with the input, whose columns are then added up where they belong. Depthwise convolutions and pools go over the window's
+elements instead, each step one operation on whole tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+from math import prod
+
+import numpy as np
+
+from neuron_dialects.graph import ConvOp, ConvTransposeOp, MatMulOp, PoolKind, PoolOp, ints, spec_of
+from neuron_dialects.graph.shapes import window_extent
+from runtime.graph_interpreter.numerics import Array, rounded, widened
+
+_WINDOW_MATRIX_BYTES = 1 << 25
+"""Size that a matrix of windows should not exceed: larger ones are made and multiplied in slabs."""
+
+
+def matmul(op: MatMulOp, a: Array, b: Array) -> Array:
+    """`graph.matmul`; floats accumulate in f32 or wider, integers with wraparound."""
+    a, b = widened(a), widened(b)
+    a = a.swapaxes(-1, -2) if op.transpose_a else a
+    b = b.swapaxes(-1, -2) if op.transpose_b else b
+    return rounded(np.matmul(a, b), spec_of(op.result)[0])
+
+
+# Convolution
+
+
+def conv(op: ConvOp, x: Array, w: Array, bias: Array | None = None) -> Array:
+    """`graph.conv`."""
+    dtype, shape = spec_of(op.result)
+    strides, dilations, groups = ints(op.strides), ints(op.dilations), op.groups.value.data
+    x, w = widened(_padded(x, ints(op.pads))), widened(w)
+    if 0 in shape or w.size == 0:
+        values = np.zeros(shape, x.dtype)
+    elif w.shape[1] == 1 and groups > 1:
+        values = depthwise_conv(x, w, shape, strides, dilations)
+    else:
+        values = grouped_conv(x, w, shape, strides, dilations, groups)
+    return rounded(_biased(values, bias), dtype)
+
+
+def grouped_conv(
+    x: Array, w: Array, shape: Sequence[int], strides: Sequence[int], dilations: Sequence[int], groups: int
+) -> Array:
+    """Convolution of a padded x by one matrix product per image, group and slab of windows; `shape` is the result's."""
+    images, channels, *windows = shape
+    result = np.empty((images, groups, channels // groups, *windows), x.dtype)
+    per_group = x.shape[1] // groups
+    weights = w.reshape(groups, channels // groups, -1)
+    views = _windows(x, w.shape[2:], windows, strides, dilations)
+    for image, group in product(range(images), range(groups)):
+        # [C/groups, windows..., kernel...] -> [C/groups, kernel..., windows...], the columns of the window matrix.
+        view = views[image, group * per_group : (group + 1) * per_group]
+        rank = len(windows)
+        view = view.transpose(0, *range(1 + rank, 1 + 2 * rank), *range(1, 1 + rank))
+        for slab in _slabs(windows, weights.shape[2] * x.itemsize):
+            columns = view[(slice(None),) * (1 + rank) + (slab,)]
+            product_ = weights[group] @ columns.reshape(weights.shape[2], -1)
+            result[image, group, :, slab] = product_.reshape(-1, *columns.shape[1 + rank :])
+    return result.reshape(shape)
+
+
+def _slabs(windows: Sequence[int], column_bytes: int) -> Iterator[slice]:
+    """Ranges of the first window dimension whose window matrices stay near `_WINDOW_MATRIX_BYTES`."""
+    step = max(1, _WINDOW_MATRIX_BYTES // (column_bytes * prod(windows[1:])))
+    for start in range(0, windows[0], step):
+        yield slice(start, start + step)
+
+
+def depthwise_conv(x: Array, w: Array, shape: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> Array:
+    """Convolution of a padded x where every input channel gives M/C output channels of its own."""
+    images, channels, *windows = shape
+    per_channel = channels // x.shape[1]
+    result = np.zeros((images, x.shape[1], per_channel, *windows), x.dtype)
+    term = np.empty_like(result)
+    factors = w.reshape(x.shape[1], per_channel, *w.shape[2:])
+    for tap in product(*(range(size) for size in w.shape[2:])):
+        shifted = x[(..., *_tap_slices(tap, windows, strides, dilations))]
+        factor = factors[(..., *tap)].reshape(x.shape[1], per_channel, *(1,) * len(windows))
+        np.multiply(shifted[:, :, None], factor, out=term)
+        result += term
+    return result.reshape(shape)
+
+
+def conv_transpose(op: ConvTransposeOp, x: Array, w: Array, bias: Array | None = None) -> Array:
+    """`graph.conv_transpose`."""
+    dtype, shape = spec_of(op.result)
+    strides, dilations, groups = ints(op.strides), ints(op.dilations), op.groups.value.data
+    x, w = widened(x), widened(w)
+    rank = len(strides)
+    pads = ints(op.pads)
+    full = [pads[d] + shape[2 + d] + pads[rank + d] for d in range(rank)]
+    sums = np.zeros((shape[0], groups, shape[1] // groups, *full), x.dtype)
+    images = x.reshape(x.shape[0], groups, x.shape[1] // groups, -1)
+    weights = w.reshape(groups, x.shape[1] // groups, w.shape[1], -1)
+    for number, tap in enumerate(product(*(range(size) for size in w.shape[2:]))):
+        # [groups, M/groups, C/groups] x [N, groups, C/groups, positions]
+        term = np.matmul(weights[:, :, :, number].swapaxes(1, 2), images)
+        target = sums[(..., *_tap_slices(tap, x.shape[2:], strides, dilations))]
+        target += term.reshape(target.shape)
+    cropped = sums[(..., *(slice(pads[d], full[d] - pads[rank + d]) for d in range(rank)))]
+    return rounded(_biased(cropped.reshape(shape), bias), dtype)
+
+
+# Pools
+
+
+def pool(op: PoolOp, x: Array) -> Array:
+    """`graph.pool`. A maximum and a sum over a window are taken one dimension after the other."""
+    dtype, shape = spec_of(op.result)
+    kernel, strides, pads, dilations = (ints(attr) for attr in (op.kernel, op.strides, op.pads, op.dilations))
+    rank = len(kernel)
+    is_max = op.kind.data is PoolKind.MAX
+    values = widened(x)
+    combine: Callable[[Array, Array], Array] = np.maximum if is_max else np.add
+    fill = (values.dtype.type(-np.inf) if values.dtype.kind == "f" else np.iinfo(values.dtype).min) if is_max else 0
+    for d in range(rank):
+        padded = _padded_to_windows(values, 2 + d, pads[d], shape[2 + d], kernel[d], strides[d], dilations[d], fill)
+        taps = (_along(padded, 2 + d, k * dilations[d], shape[2 + d], strides[d]) for k in range(kernel[d]))
+        values = next(taps).copy()
+        for tap in taps:
+            values = combine(values, tap)
+    if not is_max:
+        for d in range(rank):
+            high = pads[rank + d]
+            counts = window_counts(
+                x.shape[2 + d], shape[2 + d], kernel[d], strides[d], (pads[d], high), dilations[d],
+                include_pad=bool(op.count_include_pad),
+            )  # fmt: skip
+            values = values / counts.astype(values.dtype).reshape(-1, *(1,) * (rank - 1 - d))
+    return rounded(values, dtype)
+
+
+def window_counts(
+    size: int, windows: int, kernel: int, stride: int, pads: tuple[int, int], dilation: int, *, include_pad: bool
+) -> Array:
+    """How many elements of each window along one dimension a mean divides by: those inside the (padded) input."""
+    positions = np.arange(windows)[:, None] * stride + np.arange(kernel) * dilation
+    low, high = pads
+    first, end = (0, low + size + high) if include_pad else (low, low + size)
+    # A window of the last, partial kind can lie in the padding alone; its sum is 0 whatever it is divided by.
+    return np.maximum(1, np.count_nonzero((positions >= first) & (positions < end), axis=1))
+
+
+# Shared
+
+
+def _padded(x: Array, pads: Sequence[int]) -> Array:
+    """x with zeros around its spatial dimensions."""
+    rank = x.ndim - 2
+    if not any(pads):
+        return x
+    widths = [(0, 0), (0, 0), *((pads[d], pads[rank + d]) for d in range(rank))]
+    return np.pad(x, widths)
+
+
+def _padded_to_windows(
+    x: Array, axis: int, low: int, windows: int, kernel: int, stride: int, dilation: int, fill: int | float
+) -> Array:
+    """x with `fill` before and behind it along `axis`, as far as the last window reaches."""
+    needed = (windows - 1) * stride + window_extent(kernel, dilation)
+    high = max(0, needed - low - x.shape[axis])
+    if low == 0 and high == 0:
+        return x
+    widths = [(low, high) if d == axis else (0, 0) for d in range(x.ndim)]
+    return np.pad(x, widths, constant_values=np.array(fill, x.dtype))
+
+
+def _along(x: Array, axis: int, start: int, count: int, step: int) -> Array:
+    """`count` elements of `axis`, `step` apart."""
+    return x[(slice(None),) * axis + (slice(start, start + (count - 1) * step + 1, step),)]
+
+
+def _tap_slices(
+    tap: Sequence[int], windows: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> tuple[slice, ...]:
+    """The elements that element `tap` of each window falls on, for every spatial dimension."""
+    starts = (element * dilation for element, dilation in zip(tap, dilations, strict=True))
+    return tuple(
+        slice(start, start + (count - 1) * stride + 1, stride)
+        for start, count, stride in zip(starts, windows, strides, strict=True)
+    )
+
+
+def _windows(
+    x: Array, kernel: Sequence[int], windows: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> Array:
+    """A view [N, C, windows..., kernel...] of a padded x."""
+    extents = [window_extent(size, dilation) for size, dilation in zip(kernel, dilations, strict=True)]
+    spatial = tuple(range(2, x.ndim))
+    view = np.lib.stride_tricks.sliding_window_view(x, extents, axis=spatial)
+    positions = (slice(0, (count - 1) * stride + 1, stride) for count, stride in zip(windows, strides, strict=True))
+    elements = (slice(None, None, dilation) for dilation in dilations)
+    return view[(slice(None), slice(None), *positions, *elements)]
+
+
+def _biased(values: Array, bias: Array | None) -> Array:
+    return values if bias is None else values + widened(bias).reshape(-1, *(1,) * (values.ndim - 2))

@@ -1,0 +1,80 @@
+"""What the operators that only move elements do. Where numpy allows, results are views."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from neuron_dialects.errors import NeuronError
+from neuron_dialects.graph import (
+    BroadcastOp,
+    ConcatOp,
+    GatherOp,
+    PadMode,
+    PadOp,
+    ReshapeOp,
+    SliceOp,
+    TransposeOp,
+    ints,
+    shape_of,
+)
+from neuron_dialects.neuron import location_name
+from runtime.graph_interpreter.numerics import Array
+
+
+def transpose(op: TransposeOp, x: Array) -> Array:
+    """`graph.transpose`."""
+    return x.transpose(ints(op.permutation))
+
+
+def reshape(op: ReshapeOp, x: Array) -> Array:
+    """`graph.reshape`."""
+    return x.reshape(shape_of(op.result))
+
+
+def broadcast(op: BroadcastOp, x: Array) -> Array:
+    """`graph.broadcast`."""
+    return np.broadcast_to(x, shape_of(op.result))
+
+
+def concat(op: ConcatOp, *xs: Array) -> Array:
+    """`graph.concat`."""
+    return np.concatenate(xs, axis=op.axis.value.data)
+
+
+def slice_(op: SliceOp, x: Array) -> Array:
+    """`graph.slice`."""
+    ranges = zip(ints(op.starts), ints(op.sizes), ints(op.steps), strict=True)
+    return x[tuple(_range(start, size, step) for start, size, step in ranges)]
+
+
+def _range(start: int, size: int, step: int) -> slice:
+    """The Python slice for `size` elements from `start`; counting down to element 0 has no end."""
+    if size == 0:
+        return slice(0, 0)
+    end = start + size * step
+    return slice(start, end if end >= 0 else None, step)
+
+
+def pad(op: PadOp, x: Array) -> Array:
+    """`graph.pad`."""
+    widths = list(zip(ints(op.low), ints(op.high), strict=True))
+    if not widths:
+        return x
+    mode = op.mode.data
+    if mode is PadMode.CONSTANT:
+        value = op.value.value.data
+        fill = np.array(int(value) if x.dtype.kind in "iu" else value).astype(x.dtype)
+        return np.pad(x, widths, mode="constant", constant_values=fill)
+    return np.pad(x, widths, mode=mode.value)
+
+
+def gather(op: GatherOp, data: Array, indices: Array) -> Array:
+    """`graph.gather`; NeuronError for an index outside of the dimension."""
+    axis = op.axis.value.data
+    size = data.shape[axis]
+    if indices.size and (indices.min() < -size or indices.max() >= size):
+        wrong = indices[(indices < -size) | (indices >= size)].flat[0]
+        raise NeuronError(
+            "NX-OP-002", f"gather index {wrong} is outside [{-size}, {size - 1}]", node=location_name(op.location)
+        )
+    return np.take(data, indices, axis=axis)

@@ -1,0 +1,258 @@
+"""The JSON members of a NEFF: what each says about a model, and their descriptions for reading them back.
+
+`json_members` gives the plain data of every JSON member. The reader takes from them what it needs to rebuild the
+`Neff`, then makes them again from the result: a member that differs contradicts the others and is refused. So nothing
+derived (edges, sizes, queue owners) can be wrong in a file that was read. The names and keys are those that are
+documented for NEFFs; what the format has no place for stands under the key `neuron_toolkit`.
+"""
+
+from typing import Any
+
+from neuron_dialects.dtypes import DTYPES
+from neuron_dialects.isa.program import CoreProgram, DramVariable, QueueEntry
+from runtime.neff.header import BUILD_VERSION, MAX_SUBGRAPHS
+from runtime.neff.json_check import AnyJson, Integer, ListOf, MapOf, Record, Text
+from runtime.neff.model import CORE, HOST, GraphNode, Neff, TensorSpec
+from runtime.neff.program_check import MAX_DIMENSION, MAX_RANK, VARIABLE_KINDS, used_rings, variable_bytes
+from runtime.neff.records import ENCODING_VERSION, ENGINE_CODES, FINGERPRINT
+
+INFO, TOP_GRAPH, KELF, METRICS = "info.json", "neff.json", "kelf-0.json", "metrics.json"
+KELF_VERSION = "0.5"
+EXECUTORS = {CORE: "NeuronCore", HOST: "CPU"}
+"""Who runs a node, in our words and in those of the format."""
+
+ENGINES = tuple(engine for engine in ENGINE_CODES if engine != "dma")
+VARIABLE_TYPES = {kind: "tmp-buf" if kind == "tmp" else kind for kind in VARIABLE_KINDS}
+"""Kind of a DRAM variable -> its type in def.json."""
+
+_DTYPE = Text(choices=tuple(row.name for row in DTYPES))
+_SHAPE = ListOf(Integer(0, MAX_DIMENSION), MAX_RANK)
+_NAMES = ListOf(Text())
+_TENSORS = ListOf(Record({"name": Text(), "shape": _SHAPE, "dtype": _DTYPE, "device_dtype": _DTYPE}))
+_SIGNED = Integer(low=-MAX_DIMENSION)
+
+INFO_JSON = Record(
+    {
+        "tool_version": Text(),
+        "name": Text(),
+        "target": Text(),
+        "instruction_encoding": Record({"name": Text(), "version": Integer(), "fingerprint": Text()}),
+    }
+)
+
+TOP_GRAPH_JSON = Record(
+    {
+        "nodes": ListOf(
+            Record(
+                {
+                    "name": Text(),
+                    "executor": Text(choices=tuple(EXECUTORS.values())),
+                    "callee": Text(),
+                    "inputs": _NAMES,
+                    "outputs": _NAMES,
+                }
+            )
+        ),
+        "edges": ListOf(Record({"tensor": Text(), "from": Integer(-1), "to": Integer(-1)})),
+        "inputs": _TENSORS,
+        "outputs": _TENSORS,
+        "intermediates": _TENSORS,
+        "host_models": _NAMES,
+    }
+)
+
+KELF_JSON = Record({"version": Text(), "graphs": ListOf(Record({"name": Text(), "definition": Text()}), MAX_SUBGRAPHS)})
+
+METRICS_JSON = MapOf(AnyJson())
+
+DEFINITION_JSON = Record(
+    {
+        "name": Text(),
+        "var": MapOf(
+            Record(
+                {"type": Text(choices=tuple(VARIABLE_TYPES.values())), "var_id": Integer(), "size": Integer()},
+                {"file_name": Text()},
+            )
+        ),
+        "dma_queue": MapOf(
+            Record({"type": Text(), "num_queues": Integer(), "owner": Text()}, {"semaphore": Integer()})
+        ),
+        "semaphore": _NAMES,
+        "neuron_toolkit": Record(
+            {"target": Text(), "macs": Integer(), "compulsory_bytes": Integer(), "statistics": MapOf(_SIGNED)}
+        ),
+    },
+    {engine: Text() for engine in ENGINES},
+)
+
+TENSOR_MAP_JSON = MapOf(Record({"var_id": Integer(), "dtype": _DTYPE, "shape": _SHAPE}))
+
+ENGINE_JSON = Record(
+    {
+        "instr": Text(),
+        "dma": ListOf(AnyJson()),
+        "neuron_toolkit": Record({"entries": Integer(), "rings": _NAMES}),
+    }
+)
+
+DEBUG_JSON = Record({"origins": _NAMES})
+
+
+def subgraph_name(index: int) -> str:
+    """Name and folder of core program `index`."""
+    return f"sg{index:02d}"
+
+
+def host_model_name(index: int) -> str:
+    """Member that holds host model `index`."""
+    return f"host/{index:02d}.onnx"
+
+
+def debug_name(subgraph: str) -> str:
+    """Member that holds the framework node names of a subgraph."""
+    return f"debug_info/{subgraph}.json"
+
+
+# -- model to JSON -----------------------------------------------------------------------------------------------------
+
+
+def json_members(neff: Neff) -> dict[str, Any]:
+    """Member name -> plain data, for every JSON member, in file order."""
+    members: dict[str, Any] = {INFO: _info(neff), TOP_GRAPH: _top_graph(neff)}
+    names = [subgraph_name(index) for index in range(len(neff.subgraphs))]
+    if names:
+        graphs = [{"name": name, "definition": f"{name}/def.json"} for name in names]
+        members[KELF] = {"version": KELF_VERSION, "graphs": graphs}
+    members[METRICS] = neff.report
+    for name, image in zip(names, neff.subgraphs, strict=True):
+        program = image.program
+        members[f"{name}/def.json"] = _definition(program, name)
+        members[f"{name}/tensor_map.json"] = {
+            variable.name: {"var_id": variable.id, "dtype": variable.dtype, "shape": [int(n) for n in variable.shape]}
+            for variable in program.variables
+        }
+        for engine in queue_engines(program):
+            members[f"{name}/{engine}.json"] = _engine(engine, program.queues[engine])
+        members[debug_name(name)] = {"origins": list(program.origins)}
+    return members
+
+
+def queue_engines(program: CoreProgram) -> list[str]:
+    """The engines that have a queue, in canonical order."""
+    return [engine for engine in ENGINES if engine in program.queues]
+
+
+def _info(neff: Neff) -> dict[str, Any]:
+    return {
+        "tool_version": BUILD_VERSION,
+        "name": neff.name,
+        "target": neff.target,
+        "instruction_encoding": {
+            "name": "neuron-toolkit open-encoding",
+            "version": ENCODING_VERSION,
+            "fingerprint": f"{FINGERPRINT:016x}",
+        },
+    }
+
+
+def _top_graph(neff: Neff) -> dict[str, Any]:
+    callee_name = {CORE: subgraph_name, HOST: host_model_name}
+    return {
+        "nodes": [
+            {
+                "name": node.name,
+                "executor": EXECUTORS[node.executor],
+                "callee": callee_name[node.executor](node.callee),
+                "inputs": list(node.inputs),
+                "outputs": list(node.outputs),
+            }
+            for node in neff.graph
+        ],
+        "edges": _edges(neff),
+        "inputs": [_tensor(tensor) for tensor in neff.inputs],
+        "outputs": [_tensor(tensor) for tensor in neff.outputs],
+        "intermediates": [_tensor(tensor) for tensor in neff.intermediates],
+        "host_models": [host_model_name(index) for index in range(len(neff.host_models))],
+    }
+
+
+def _edges(neff: Neff) -> list[dict[str, Any]]:
+    """Who makes and who takes each tensor, by position of the node; -1 is the outside."""
+    makers = {tensor.name: -1 for tensor in neff.inputs}
+    makers |= {name: position for position, node in enumerate(neff.graph) for name in node.outputs}
+    uses = [(name, position) for position, node in enumerate(neff.graph) for name in node.inputs]
+    uses += [(tensor.name, -1) for tensor in neff.outputs]
+    return [{"tensor": name, "from": makers[name], "to": position} for name, position in uses]
+
+
+def _tensor(tensor: TensorSpec) -> dict[str, Any]:
+    shape = [int(size) for size in tensor.shape]
+    return {"name": tensor.name, "shape": shape, "dtype": tensor.dtype, "device_dtype": tensor.device_dtype}
+
+
+def _definition(program: CoreProgram, name: str) -> dict[str, Any]:
+    variables: dict[str, Any] = {}
+    for variable in program.variables:
+        kind = VARIABLE_TYPES[variable.kind]
+        variables[variable.name] = {"type": kind, "var_id": variable.id, "size": variable_bytes(variable)}
+        if variable.file_name:
+            variables[variable.name]["file_name"] = variable.file_name
+    queues: dict[str, Any] = {}
+    for engine in queue_engines(program):
+        for ring in used_rings(program.queues[engine]):
+            queue = queues.setdefault(ring, {"type": "data", "num_queues": 1, "owner": engine})
+            if ring in program.semaphores:
+                queue["semaphore"] = program.semaphores.index(ring)
+    return {
+        "name": name,
+        "var": variables,
+        "dma_queue": queues,
+        "semaphore": list(program.semaphores),
+        **{engine: f"{engine}.json" for engine in queue_engines(program)},
+        "neuron_toolkit": {
+            "target": program.target,
+            "macs": int(program.macs),
+            "compulsory_bytes": int(program.compulsory_bytes),
+            "statistics": {key: int(value) for key, value in program.statistics.items()},
+        },
+    }
+
+
+def _engine(engine: str, entries: list[QueueEntry]) -> dict[str, Any]:
+    # Our DMA instructions carry their descriptors themselves, so the documented descriptor list is empty.
+    own = {"entries": len(entries), "rings": used_rings(entries)}
+    return {"instr": f"{engine}.bin", "dma": [], "neuron_toolkit": own}
+
+
+# -- JSON to model -----------------------------------------------------------------------------------------------------
+
+
+def tensors_from_json(values: list[dict[str, Any]]) -> list[TensorSpec]:
+    """The tensors of a list that fits `TOP_GRAPH_JSON`."""
+    return [TensorSpec(v["name"], tuple(v["shape"]), v["dtype"], v["device_dtype"]) for v in values]
+
+
+def nodes_from_json(values: list[dict[str, Any]], subgraphs: int, host_models: int) -> list[GraphNode]:
+    """The nodes of a list that fits `TOP_GRAPH_JSON`, calling so many programs and models; an unknown callee is -1."""
+    callees = {subgraph_name(index): index for index in range(subgraphs)}
+    callees |= {host_model_name(index): index for index in range(host_models)}
+    executors = {text: executor for executor, text in EXECUTORS.items()}
+    nodes: list[GraphNode] = []
+    for value in values:
+        callee = callees.get(value["callee"], -1)
+        inputs, outputs = tuple(value["inputs"]), tuple(value["outputs"])
+        nodes.append(GraphNode(executors[value["executor"]], callee, inputs, outputs, value["name"]))
+    return nodes
+
+
+def variables_from_json(definition: dict[str, Any], tensor_map: dict[str, Any]) -> list[DramVariable]:
+    """The variables of a subgraph, in the order of its tensor map; one that only one of the two has is left out."""
+    kinds = {text: kind for kind, text in VARIABLE_TYPES.items()}
+    variables: list[DramVariable] = []
+    for name, tensor in tensor_map.items():
+        if name in definition["var"]:
+            entry = definition["var"][name]
+            shape, file_name = tuple(tensor["shape"]), entry.get("file_name", "")
+            kind = kinds[entry["type"]]
+            variables.append(DramVariable(tensor["var_id"], name, kind, tensor["dtype"], shape, file_name))
+    return variables

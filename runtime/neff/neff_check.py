@@ -1,0 +1,133 @@
+"""Whether a `Neff` is whole: its programs, its parameters, and a graph in which every tensor is made before it is used.
+
+Runs before writing and after reading, so what passes here is what the runtime may rely on.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from neuron_dialects.dtypes import dtype_by_name
+from neuron_dialects.errors import NeuronError
+from neuron_dialects.isa.program import CoreProgram, DramVariable
+from runtime.neff.header import MAX_SUBGRAPHS
+from runtime.neff.manifest import subgraph_name
+from runtime.neff.model import CORE, HOST, CoreImage, GraphNode, Neff, Parameter, TensorSpec
+from runtime.neff.program_check import check_program, known_target, variable_bytes
+
+
+def check_neff(neff: Neff) -> None:
+    """Raise a NeuronError (NX-NEFF-005, -007, -008 or -010) for the first thing that is missing or contradictory."""
+    known_target(neff.target)
+    if len(neff.subgraphs) > MAX_SUBGRAPHS:
+        raise NeuronError("NX-NEFF-010", f"{len(neff.subgraphs)} core programs, limit {MAX_SUBGRAPHS}")
+    for index, image in enumerate(neff.subgraphs):
+        label = subgraph_name(index)
+        if image.program.target != neff.target:
+            raise NeuronError("NX-NEFF-007", f"{label} is for {image.program.target}, the model for {neff.target}")
+        check_program(image.program, label)
+        check_parameters(image, label)
+    _check_graph(neff)
+
+
+def check_parameters(image: CoreImage, label: str) -> None:
+    """Raise NX-NEFF-008 unless exactly the variables of kind `file` have values, and these fit."""
+    files = {variable.name: variable for variable in image.program.variables if variable.kind == "file"}
+    if files.keys() != image.parameters.keys():
+        odd = min(files.keys() ^ image.parameters.keys())
+        problem = "has no values" if odd in files else "belongs to no variable"
+        raise NeuronError("NX-NEFF-008", f"{label}: parameter {odd[:80]!a} {problem}")
+    for name, variable in files.items():
+        parameter_bytes(variable, image.parameters[name], label)
+
+
+def parameter_bytes(variable: DramVariable, value: Parameter, label: str) -> memoryview:
+    """The raw bytes of a parameter, without a copy where it is dense; NX-NEFF-008 if it does not fit its variable."""
+    size = variable_bytes(variable)
+    where = f"{label}: parameter {variable.name[:80]!a}"
+    if isinstance(value, np.ndarray):
+        expected = dtype_by_name(variable.dtype).numpy
+        if value.shape != variable.shape or value.dtype != expected:
+            raise NeuronError(
+                "NX-NEFF-008", f"{where} is {value.dtype} {value.shape}, its variable {expected} {variable.shape}"
+            )
+        raw = np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
+    else:
+        raw = memoryview(value)
+    if raw.nbytes != size:
+        raise NeuronError("NX-NEFF-008", f"{where} has {raw.nbytes} bytes, its variable {size}")
+    if variable.dtype == "i1" and size and np.frombuffer(raw, np.uint8).max() > 1:
+        raise NeuronError("NX-NEFF-008", f"{where} has booleans other than 0 and 1")
+    return raw
+
+
+# -- the graph ---------------------------------------------------------------------------------------------------------
+
+
+def _check_graph(neff: Neff) -> None:
+    tensors = _tensor_table(neff)
+    made = {tensor.name for tensor in neff.inputs}
+    for position, node in enumerate(neff.graph):
+        label = f"node {position} {node.name[:80]!a}"
+        _check_callee(node, neff, tensors, label)
+        for name in node.inputs:
+            if name not in made:
+                raise _broken(f"{label} takes tensor {name[:80]!a}, which is not made before it")
+        for name in node.outputs:
+            if name in made:
+                raise _broken(f"{label} makes tensor {name[:80]!a}, which exists already")
+            if name not in tensors:
+                raise _broken(f"{label} makes tensor {name[:80]!a}, which is not described")
+            made.add(name)
+    missing = [name for name in tensors if name not in made]
+    if missing:
+        raise _broken(f"tensor {missing[0][:80]!a} is made by no node")
+
+
+def _tensor_table(neff: Neff) -> dict[str, TensorSpec]:
+    """Every tensor by name. An output may be an input that is passed through; else names are unique."""
+    table: dict[str, TensorSpec] = {}
+    for kind, tensors in (("input", neff.inputs), ("intermediate", neff.intermediates), ("output", neff.outputs)):
+        names = [tensor.name for tensor in tensors]
+        if len(set(names)) != len(names):
+            raise _broken(f"an {kind} is listed twice")
+        for tensor in tensors:
+            if tensor.name in table and (kind != "output" or table[tensor.name] != tensor):
+                raise _broken(f"{kind} {tensor.name[:80]!a} is listed twice")
+            table[tensor.name] = tensor
+    return table
+
+
+def _check_callee(node: GraphNode, neff: Neff, tensors: dict[str, TensorSpec], label: str) -> None:
+    callees: dict[str, Sequence[object]] = {CORE: neff.subgraphs, HOST: neff.host_models}
+    if node.executor not in callees or not 0 <= node.callee < len(callees[node.executor]):
+        raise _broken(f"{label} calls {node.executor} {node.callee}, which does not exist")
+    if node.executor == CORE:
+        program = neff.subgraphs[node.callee].program
+        _check_arguments(node.inputs, "input", program, tensors, label)
+        _check_arguments(node.outputs, "output", program, tensors, label)
+
+
+def _check_arguments(
+    names: Sequence[str], kind: str, program: CoreProgram, tensors: dict[str, TensorSpec], label: str
+) -> None:
+    """The tensors that a core node passes are as many as the program's variables, of their types and sizes."""
+    variables = [variable for variable in program.variables if variable.kind == kind]
+    if len(variables) != len(names):
+        raise _broken(f"{label} has {len(names)} {kind}s, its program {len(variables)}")
+    for name, variable in zip(names, variables, strict=True):
+        if name not in tensors:
+            raise _broken(f"{label}: {kind} {name[:80]!a} is not described")
+        tensor = tensors[name]
+        elements = 1
+        for size in tensor.shape:
+            elements *= size
+        if (tensor.device_dtype, elements) != (variable.dtype, variable.elements):
+            raise _broken(
+                f"{label}: {kind} {name[:80]!a} has {elements} elements of {tensor.device_dtype}, "
+                f"its variable {variable.elements} of {variable.dtype}"
+            )
+
+
+def _broken(message: str) -> NeuronError:
+    return NeuronError("NX-NEFF-005", message)

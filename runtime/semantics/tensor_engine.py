@@ -1,0 +1,49 @@
+"""The tensor engine: matrix multiplication with float32 accumulation, and the transpose (which dve has too, 32 x 32)."""
+
+import numpy as np
+
+from runtime.semantics.numerics import converter, reader, round_to_tf32, writer
+from runtime.semantics.registry import Array, Case, Effect, Kernel, Numbers, Views, meaning
+
+
+@meaning("nc_matmul")
+def nc_matmul(case: Case) -> Kernel:
+    """dst[M, N] (+)= stationary[K, M]^T . moving[K, N]; adds where `accumulate` is non-zero.
+
+    Products and sums are float32: products of 16-bit values are exact there. tf32 operands are rounded to their 10-bit
+    mantissa on the way in. The sum is added at the write: the array adds in the order of its instructions, and two that follow
+    each other into one bank need not wait for each other.
+    """
+    readers = {
+        role: round_to_tf32 if case.dtypes[role] == "tf32" else reader(case.dtypes[role])
+        for role in ("stationary", "moving")
+    }
+    read_stationary, read_moving = readers["stationary"], readers["moving"]
+    write = writer(case.dtypes["dst"])
+
+    def kernel(views: Views, numbers: Numbers) -> Effect:
+        stationary, moving, dst = views["stationary"], views["moving"], views["dst"]
+        k = stationary.shape[0]
+        product = np.matmul(read_stationary(stationary).reshape(k, -1).T, read_moving(moving).reshape(k, -1))
+        if not numbers["accumulate"]:
+            return lambda: write(dst, product)
+        return lambda: _add(dst, product.reshape(dst.shape))
+
+    return kernel
+
+
+def _add(dst: Array, product: Array) -> None:
+    np.add(dst, product, out=dst)
+
+
+@meaning("nc_transpose")
+def nc_transpose(case: Case) -> Kernel:
+    """dst[F, P] = data[P, F]^T, bit exact."""
+    take, put = converter(case.dtypes["data"], case.dtypes["dst"])
+
+    def kernel(views: Views, numbers: Numbers) -> Effect:
+        data = take(views["data"])
+        transposed = data.reshape(data.shape[0], -1).T
+        return lambda: put(views["dst"], transposed)
+
+    return kernel

@@ -1,0 +1,1 @@
+"""Command lines: each module with a `main(argv)` is one program; nothing imports this package."""
