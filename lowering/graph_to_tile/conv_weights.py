@@ -15,8 +15,10 @@ from lowering.graph_to_tile.tensors import LANES, DramTensor
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.graph import (
+    BinaryKind,
     BinaryOp,
     ConstantOp,
+    PadMode,
     PadOp,
     ReshapeOp,
     SliceOp,
@@ -128,17 +130,17 @@ def pack_ops(weight: SSAValue, groups: ConvGroups, taps: int, transposed: bool) 
     blocks = groups.blocks
     missing = blocks * per_block - g
     if missing:
-        packed = add(PadOp(packed, low=(0, 0, 0, 0), high=(missing, 0, 0, 0), mode="constant", value=0.0))
+        packed = add(PadOp(packed, low=(0, 0, 0, 0), high=(missing, 0, 0, 0), mode=PadMode.CONSTANT, value=0.0))
     packed = add(ReshapeOp(packed, shape=(blocks, per_block, c, taps, o)))
     packed = add(TransposeOp(packed, permutation=(0, 2, 3, 1, 4)))
     packed = add(ReshapeOp(packed, shape=(blocks, 1, c, taps, per_block, o)))
     dtype, _ = spec_of(weight)
     eye = add(ConstantOp(1.0, dtype, (per_block, 1)))
-    eye = add(PadOp(eye, low=(0, 0), high=(0, per_block), mode="constant", value=0.0))
+    eye = add(PadOp(eye, low=(0, 0), high=(0, per_block), mode=PadMode.CONSTANT, value=0.0))
     eye = add(ReshapeOp(eye, shape=(per_block * (per_block + 1),)))
     eye = add(SliceOp(eye, starts=(0,), sizes=(per_block * per_block,), steps=(1,)))
     eye = add(ReshapeOp(eye, shape=(1, per_block, 1, 1, per_block, 1)))
-    packed = add(BinaryOp("mul", packed, eye))
+    packed = add(BinaryOp(BinaryKind.MUL, packed, eye))
     add(ReshapeOp(packed, shape=(blocks, per_block * c, taps, per_block * o)))
     return ops
 

@@ -57,7 +57,7 @@ class Kernel:
         weights = [WeightOp(symbol, self.weight_types[symbol]) for symbol in symbols]
         ops = recipe([w.result for w in weights])
         result = ops[-1].results[0]
-        block = Block([*weights, *ops, YieldOp([result])])
+        block = Block([*weights, *ops, YieldOp(result)])
         op = DerivedWeightOp(name, result.type, Region(block))  # type: ignore[arg-type]
         op.location = self.b.location
         self.module.body.block.add_op(op)

@@ -20,6 +20,7 @@ from lowering.graph_to_tile.kernel import Kernel, write_out
 from lowering.graph_to_tile.relayout import copy_task, copy_window, fill_window, transposed_copy
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, row_major, transfer
 from neuron_dialects.access import Affine
+from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import (
     BroadcastOp,
     ConcatOp,
@@ -238,9 +239,11 @@ def lower_pad(k: Kernel, op: PadOp) -> None:
         output = k.scratch(op.result)
     assert isinstance(output, DramTensor)
     if op.mode.data is PadMode.CONSTANT:
+        number = float(op.value.value.data)
+        value = number if dtype_by_name(output.dtype).is_float else float(int(number))
         copy_window(k, source, output.slice(low, source.shape, [1] * len(low)))
         for border in borders(output, source.shape, low):
-            fill_window(k, border, float(op.value.value.data))
+            fill_window(k, border, value)
     else:
         parts = (list(pad_parts(op.mode.data, *sizes)) for sizes in zip(source.shape, low, high, strict=True))
         for choice in product(*parts):
@@ -303,8 +306,9 @@ def forward_destinations(k: Kernel, ops: Sequence[Operation]) -> None:
 def _forward_concat(k: Kernel, op: ConcatOp, axis: int) -> None:
     if not any(_writes(k, x) for x in op.xs):
         return
-    output = k.destinations.setdefault(op.result, k.scratch(op.result))
-    first = 0
+    if op.result not in k.destinations:
+        k.destinations[op.result] = k.scratch(op.result)
+    output, first = k.destinations[op.result], 0
     for x in op.xs:
         size = shape_of(x)[axis]
         _forward(k, x, concat_part(output, axis, first, size))
@@ -319,7 +323,9 @@ def _forward(k: Kernel, value: SSAValue, window: DramTensor) -> None:
 def _writes(k: Kernel, value: SSAValue) -> bool:
     """Whether the value comes from a kernel that writes its result to DRAM scratch."""
     windows = (ReshapeOp, TransposeOp, SliceOp, BroadcastOp)
-    computed = isinstance(value.owner, Operation) and len(value.owner.operands) > 0 and not isinstance(value.owner, windows)
+    computed = (
+        isinstance(value.owner, Operation) and len(value.owner.operands) > 0 and not isinstance(value.owner, windows)
+    )
     return computed and value not in k.destinations and value not in k.residents
 
 

@@ -66,9 +66,7 @@ class Copy:
     value: float = 0.0
 
 
-def copy_task(
-    destination: DramTensor, source: DramTensor | None, target: Target, budget_elements: int
-) -> CopyTask:
+def copy_task(destination: DramTensor, source: DramTensor | None, target: Target, budget_elements: int) -> CopyTask:
     """What `copy_window` or (without a source) `fill_window` has to do; `budget_elements` counts fp32 elements."""
     strides = destination.strides if source is None else source.strides
     axes = joint_axes(destination.shape, destination.strides, tuple(0 for _ in strides) if source is None else strides)
@@ -81,7 +79,7 @@ def copy_window(k: Kernel, source: DramTensor, destination: DramTensor) -> None:
     _check(source, destination)
     if source != destination and prod(destination.shape):
         task = copy_task(destination, source, k.target, k.row_budget_elements)
-        _emit(_ends(k, destination, source), task, plan_copy(task))
+        emit_plan(k, task, plan_copy(task), destination, source)
 
 
 def transposed_copy(k: Kernel, source: DramTensor, destination: DramTensor) -> None:
@@ -93,14 +91,14 @@ def transposed_copy(k: Kernel, source: DramTensor, destination: DramTensor) -> N
     _check(source, destination)
     if prod(destination.shape):
         task = copy_task(destination, source, k.target, k.row_budget_elements)
-        _emit(_ends(k, destination, source), task, plan_transposed(task) or plan_copy(task))
+        emit_plan(k, task, plan_transposed(task) or plan_copy(task), destination, source)
 
 
 def fill_window(k: Kernel, destination: DramTensor, value: float) -> None:
     """Every element of the window = value."""
     if prod(destination.shape):
         task = copy_task(destination, None, k.target, k.row_budget_elements)
-        _emit(replace(_ends(k, destination, None), value=value), task, plan_copy(task))
+        emit_plan(k, task, plan_copy(task), destination, None, value)
 
 
 def _check(source: DramTensor, destination: DramTensor) -> None:
@@ -108,11 +106,15 @@ def _check(source: DramTensor, destination: DramTensor) -> None:
     assert same, f"{source.shape} of {source.dtype} copied to {destination.shape} of {destination.dtype}"
 
 
-def _ends(k: Kernel, destination: DramTensor, source: DramTensor | None) -> Copy:
+def emit_plan(
+    k: Kernel, task: CopyTask, plan: Plan, destination: DramTensor, source: DramTensor | None, value: float = 0.0
+) -> None:
+    """Carry out `task` (see `copy_task`) by any of its routes."""
     to = Side(destination.buffer, Affine(destination.offset), lambda axis: axis.destination)
     if source is None:
-        return Copy(k.b, to, None)
-    return Copy(k.b, to, Side(source.buffer, Affine(source.offset), lambda axis: axis.source))
+        _emit(Copy(k.b, to, None, value), task, plan)
+    else:
+        _emit(Copy(k.b, to, Side(source.buffer, Affine(source.offset), lambda axis: axis.source)), task, plan)
 
 
 def _emit(copy: Copy, task: CopyTask, plan: Plan) -> None:

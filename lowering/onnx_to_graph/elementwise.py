@@ -98,9 +98,9 @@ def _prelu(node: Node) -> Sequence[Value]:
     """The slope broadcasts to x; a list of one slope per channel is an old form of it."""
     x, slope = node.operand(0), node.operand(1)
     x_shape, slope_shape = shape_of(x), shape_of(slope)
-    per_channel = len(slope_shape) == 1 and len(x_shape) > 2 and slope_shape[0] == x_shape[1]
-    if per_channel and slope_shape[0] not in (1, x_shape[-1]):
-        slope = node.emit(ReshapeOp(slope, (x_shape[1], *(1 for _ in x_shape[2:]))))
+    per_channel = slope_shape == x_shape[1:2] and slope_shape not in ((1,), x_shape[-1:])
+    if per_channel:
+        slope = node.emit(ReshapeOp(slope, (*slope_shape, *(1 for _ in x_shape[2:]))))
     return [node.emit(BinaryOp(BinaryKind.PRELU, x, slope))]
 
 

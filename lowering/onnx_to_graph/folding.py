@@ -61,9 +61,7 @@ def fold(node: NodeProto, inputs: Sequence[Constant | None], opset: int, prefix:
         return None
     if not known or any(result.size > MAX_FOLDED_ELEMENTS for result in results):
         return None
-    return {
-        name: constant_of(f"{prefix}{name}", readonly(result)) for name, result in zip(names, results, strict=True)
-    }
+    return {name: constant_of(f"{prefix}{name}", readonly(result)) for name, result in zip(names, results, strict=True)}
 
 
 def _onnx_dtype(array: Array) -> int:
@@ -122,4 +120,5 @@ def _evaluate(node: NodeProto, arrays: Sequence[Array | None], opset: int) -> Se
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
     feeds = {name: array for name, array in zip(node.input, arrays, strict=True) if array is not None}
     with np.errstate(all="ignore"):
-        return ReferenceEvaluator(model).run(None, feeds)
+        results = ReferenceEvaluator(model).run(None, feeds)
+    return list(results.values()) if isinstance(results, dict) else results

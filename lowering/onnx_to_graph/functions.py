@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx.defs
 from onnx import AttributeProto, FunctionProto, NodeProto, TypeProto
@@ -34,26 +35,23 @@ def function_body(node: NodeProto, opset: int, input_types: Sequence[TypeProto])
     `input_types` has one type per input name of the node, empty for an absent optional one.
     """
     try:
-        schema = onnx.defs.get_schema(node.op_type, opset)
+        # The type stubs of onnx lack the members that tell of function bodies.
+        schema: Any = onnx.defs.get_schema(node.op_type, opset)
     except onnx.defs.SchemaError:
         return None
-    function = FunctionProto()
-    if schema.has_context_dependent_function:
-        versions = schema.context_dependent_function_opset_versions
-    elif schema.has_function:
-        versions = schema.function_opset_versions
-    else:
-        return None
+    dependent = bool(schema.has_context_dependent_function)
+    versions = schema.context_dependent_function_opset_versions if dependent else schema.function_opset_versions
     version = max((version for version in versions if version <= opset), default=None)
     if version is None:
         return None
-    if schema.has_context_dependent_function:
+    if dependent:
         types = [type_.SerializeToString() for type_ in input_types]
         data = schema.get_context_dependent_function_with_opset_version(version, node.SerializeToString(), types)
     else:
         data = schema.get_function_with_opset_version(version)
     if not data:
         return None
+    function = FunctionProto()
     function.ParseFromString(data)
     given = {attribute.name: attribute for attribute in node.attribute}
     given = _defaults(function, schema) | given
@@ -61,7 +59,7 @@ def function_body(node: NodeProto, opset: int, input_types: Sequence[TypeProto])
     return Body(function.input, function.output, nodes, opset_versions(function).get("", opset))
 
 
-def _defaults(function: FunctionProto, schema: onnx.defs.OpSchema) -> dict[str, AttributeProto]:
+def _defaults(function: FunctionProto, schema: Any) -> dict[str, AttributeProto]:
     """Default values of a function's attributes."""
     result = {attribute.name: attribute for attribute in function.attribute_proto}
     for name, attribute in schema.attributes.items():

@@ -16,6 +16,9 @@ from neuron_dialects.dtypes import DType, dtype_of_onnx
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.weights import WeightStore
 
+MAX_DENSE_ELEMENTS = 2**31
+"""Largest sparse weight that is made dense."""
+
 
 def initializers(graph: GraphProto, folder: Path | None, prefix: str = "") -> dict[str, Value]:
     """The initializers of a graph by name; nothing is read yet, external data are memory-mapped.
@@ -72,12 +75,18 @@ def _dense(sparse: SparseTensorProto, prefix: str) -> Constant:
     if dtype is None:
         raise NeuronError("NX-WEIGHT-004", f"sparse weight '{sparse.values.name}' has an unsupported element type")
     shape = tuple(sparse.dims)
+    name = sparse.values.name
+    if any(dim < 0 for dim in shape) or prod(shape) > MAX_DENSE_ELEMENTS:
+        raise NeuronError("NX-WEIGHT-004", f"sparse weight '{name}' has the impossible shape {list(shape)}")
 
     def read() -> Array:
-        indices = onnx.numpy_helper.to_array(sparse.indices)
-        flat = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), shape)
         dense = np.zeros(prod(shape), dtype.numpy)
-        dense[flat] = onnx.numpy_helper.to_array(sparse.values)
+        try:
+            indices = onnx.numpy_helper.to_array(sparse.indices)
+            flat = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), shape)
+            dense[flat] = onnx.numpy_helper.to_array(sparse.values)
+        except (IndexError, ValueError) as error:
+            raise NeuronError("NX-WEIGHT-004", f"sparse weight '{name}' is malformed: {error}") from error
         return readonly(dense.reshape(shape))
 
-    return Constant(f"{prefix}{sparse.values.name}", dtype, shape, read)
+    return Constant(f"{prefix}{name}", dtype, shape, read)

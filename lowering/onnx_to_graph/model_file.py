@@ -153,7 +153,9 @@ def add_external_initializer(store: WeightStore, tensor: TensorProto, folder: Pa
         raise NeuronError("NX-WEIGHT-001", f"weight '{tensor.name}' is external data, but the model is not in a file")
     dtype = dtype_of_onnx(tensor.data_type)
     if dtype is None:
-        raise NeuronError("NX-WEIGHT-004", f"weight '{tensor.name}' has element type {tensor.data_type} as external data")
+        raise NeuronError(
+            "NX-WEIGHT-004", f"weight '{tensor.name}' has element type {tensor.data_type} as external data"
+        )
     entries = {entry.key: entry.value for entry in tensor.external_data}
     try:
         offset = int(entries.get("offset", "0"))

@@ -221,9 +221,7 @@ def _split(node: Node) -> Sequence[Value]:
     if sum(sizes) != shape[axis] or len(sizes) != parts:
         raise ShapeError(f"sizes {sizes} do not split {shape[axis]} into {parts}")
     starts = [sum(sizes[:part]) for part in range(parts)]
-    return [
-        _sliced(node, x, axis, start if size else 0, size) for start, size in zip(starts, sizes, strict=True)
-    ]
+    return [_sliced(node, x, axis, start if size else 0, size) for start, size in zip(starts, sizes, strict=True)]
 
 
 def _slice(node: Node) -> Sequence[Value]:

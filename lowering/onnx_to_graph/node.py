@@ -19,7 +19,7 @@ from neuron_dialects.graph import Shape, TensorSpec, spec_of
 from neuron_dialects.graph.shapes import normalize_axes, normalize_axis
 
 
-class Unsupported(Exception):  # noqa: N818 - not an error: the node goes to the host
+class Unsupported(Exception):
     """The graph operators do not express this node; the message says why, and the node is left to the host."""
 
 

@@ -72,10 +72,12 @@ def _layer_norm(node: Node) -> Sequence[Value]:
 
 
 def _normalize_rows(node: Node, x: SSAValue, groups: int) -> SSAValue:
-    """[N, groups * M, ...] normalised to zero mean and unit variance over each group of M channels, as [N, groups, K]."""
+    """[N, groups * M, ...] with zero mean and unit variance over each group of M channels, as [N, groups, K]."""
     shape = shape_of(x)
-    if len(shape) < 2 or groups < 1 or shape[1] % groups:
-        raise ShapeError(f"{shape[1] if len(shape) > 1 else 0} channels do not divide into {groups} groups")
+    if len(shape) < 2:
+        raise ShapeError(f"rank {len(shape)} is below 2: there is no channel dimension")
+    if groups < 1 or shape[1] % groups:
+        raise ShapeError(f"{shape[1]} channels do not divide into {groups} groups")
     per_group = shape[1] // groups * element_count(shape[2:])
     rows = node.emit(ReshapeOp(x, (shape[0], groups, per_group)))
     return node.emit(LayerNormOp(rows, axis=2, epsilon=node.float_attr("epsilon", 1e-5)))
@@ -94,7 +96,7 @@ def _instance_norm(node: Node) -> Sequence[Value]:
     """Normalisation of every channel of every example by itself."""
     x = node.operand(0)
     shape = shape_of(x)
-    rows = _normalize_rows(node, x, shape[1] if len(shape) > 1 else 0)
+    rows = _normalize_rows(node, x, groups=element_count(shape[1:2]))
     return [node.emit(ReshapeOp(_scale_and_shift(node, rows, (shape[1], 1)), shape))]
 
 
@@ -113,7 +115,7 @@ def _group_norm(node: Node) -> Sequence[Value]:
 def _rms_norm(node: Node) -> Sequence[Value]:
     """x / sqrt(mean of x*x over the last dimensions + epsilon) * scale; the quotient in the stash type."""
     x, scale = node.operand(0), node.operand(1)
-    dtype, shape = spec_of(x)
+    shape = shape_of(x)
     axis = node.axis(-1, len(shape))
     stash = dtype_of_onnx(node.int_attr("stash_type", 1)) or F32
     wide = _cast(node, x, stash)

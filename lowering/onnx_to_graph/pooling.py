@@ -61,7 +61,7 @@ def _global_lp_pool(node: Node) -> Sequence[Value]:
 
 
 def _lrn(node: Node) -> Sequence[Value]:
-    """x / (bias + alpha * mean of x*x over `size` channels around) ^ beta; zeros count beyond the first and last one."""
+    """x / (bias + alpha * mean of x*x over `size` channels around) ^ beta, with zeros beyond the channels."""
     x = node.operand(0)
     dtype, shape = spec_of(x)
     size = node.int_attr("size")

@@ -15,6 +15,12 @@ from dataclasses import dataclass
 MANY_PAIRS = 500_000
 """From this many pairs of intervals on that live at the same time, the first order that fits is good enough."""
 
+MANY_STRETCHES = 128
+"""From this many free stretches on, those that were released long ago count as never used, so that they can be joined."""
+
+LONG_AGO = 32
+"""Positions after which it no longer matters who used a place before."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -163,6 +169,8 @@ def place_spread(intervals: Sequence[Interval], capacity: int) -> dict[int, int]
             if end < interval.start:
                 insort(free, _Stretch(low, high, end))
         live = [occupant for occupant in live if occupant[0] >= interval.start]
+        if len(free) > MANY_STRETCHES:
+            free = _joined(free, interval.start - LONG_AGO)
         low = _longest_free(free, interval.size)
         if low is None:
             return None
@@ -170,6 +178,18 @@ def place_spread(intervals: Sequence[Interval], capacity: int) -> dict[int, int]
         live.append((interval.end, low, low + interval.size))
         offsets[interval.key] = low
     return offsets
+
+
+def _joined(free: Sequence[_Stretch], oldest: int) -> list[_Stretch]:
+    """Adjoining stretches of one age as one, where whatever was released before `oldest` counts as never used."""
+    joined: list[_Stretch] = []
+    for stretch in free:
+        freed = stretch.freed if stretch.freed >= oldest else -1
+        if joined and joined[-1].high == stretch.low and joined[-1].freed == freed:
+            joined[-1] = _Stretch(joined[-1].low, stretch.high, freed)
+        else:
+            joined.append(_Stretch(stretch.low, stretch.high, freed))
+    return joined
 
 
 def _longest_free(free: Sequence[_Stretch], size: int) -> int | None:

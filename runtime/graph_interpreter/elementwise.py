@@ -44,10 +44,6 @@ def softplus(x: Array) -> Array:
     return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
 
 
-def _sign(x: Array) -> Array:
-    return np.sign(x)
-
-
 def _gelu_tanh(x: Array) -> Array:
     return 0.5 * x * (1 + np.tanh(_TANH_SCALE * (x + 0.044715 * x * x * x)))
 
@@ -74,7 +70,7 @@ _PLAIN: dict[UnaryKind, Callable[[Array], Array]] = {
     UnaryKind.HARD_SWISH: lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
     UnaryKind.SIN: np.sin,
     UnaryKind.COS: np.cos,
-    UnaryKind.SIGN: _sign,
+    UnaryKind.SIGN: np.sign,
     UnaryKind.FLOOR: np.floor,
     UnaryKind.CEIL: np.ceil,
     UnaryKind.ROUND: np.rint,

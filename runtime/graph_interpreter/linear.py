@@ -8,6 +8,7 @@ elements instead, each step one operation on whole tensors.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from itertools import product
 from math import prod
 
@@ -116,36 +117,44 @@ def pool(op: PoolOp, x: Array) -> Array:
     """`graph.pool`. A maximum and a sum over a window are taken one dimension after the other."""
     dtype, shape = spec_of(op.result)
     kernel, strides, pads, dilations = (ints(attr) for attr in (op.kernel, op.strides, op.pads, op.dilations))
-    rank = len(kernel)
     is_max = op.kind.data is PoolKind.MAX
-    values = widened(x)
     combine: Callable[[Array, Array], Array] = np.maximum if is_max else np.add
-    fill = (values.dtype.type(-np.inf) if values.dtype.kind == "f" else np.iinfo(values.dtype).min) if is_max else 0
+    values = widened(x)
+    fill = _smallest(values) if is_max else values.dtype.type(0)
+    for d, (elements, stride, dilation) in enumerate(zip(kernel, strides, dilations, strict=True)):
+        axis = 2 + d
+        padded = _padded_to_windows(values, axis, pads[d], shape[axis], elements, stride, dilation, fill)
+        taps = (_along(padded, axis, k * dilation, shape[axis], stride) for k in range(elements))
+        values = reduce(combine, taps)
+    return rounded(values if is_max else values / _divisors(op, x.shape, values), dtype)
+
+
+def _smallest(x: Array) -> Array:
+    """What never wins a maximum against an element of x."""
+    return np.array(-np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min, x.dtype)
+
+
+def _divisors(op: PoolOp, x_shape: Sequence[int], sums: Array) -> Array:
+    """What the sums of the windows are divided by, broadcasting to them."""
+    kernel, strides, pads, dilations = (ints(attr) for attr in (op.kernel, op.strides, op.pads, op.dilations))
+    rank = len(kernel)
+    counts = np.ones((), sums.dtype)
     for d in range(rank):
-        padded = _padded_to_windows(values, 2 + d, pads[d], shape[2 + d], kernel[d], strides[d], dilations[d], fill)
-        taps = (_along(padded, 2 + d, k * dilations[d], shape[2 + d], strides[d]) for k in range(kernel[d]))
-        values = next(taps).copy()
-        for tap in taps:
-            values = combine(values, tap)
-    if not is_max:
-        for d in range(rank):
-            high = pads[rank + d]
-            counts = window_counts(
-                x.shape[2 + d], shape[2 + d], kernel[d], strides[d], (pads[d], high), dilations[d],
-                include_pad=bool(op.count_include_pad),
-            )  # fmt: skip
-            values = values / counts.astype(values.dtype).reshape(-1, *(1,) * (rank - 1 - d))
-    return rounded(values, dtype)
+        low, high = pads[d], pads[rank + d]
+        inside = (0, low + x_shape[2 + d] + high) if op.count_include_pad else (low, low + x_shape[2 + d])
+        along = window_counts(sums.shape[2 + d], kernel[d], strides[d], dilations[d], inside)
+        counts = counts[..., None] * along.astype(sums.dtype)
+    return counts
 
 
-def window_counts(
-    size: int, windows: int, kernel: int, stride: int, pads: tuple[int, int], dilation: int, *, include_pad: bool
-) -> Array:
-    """How many elements of each window along one dimension a mean divides by: those inside the (padded) input."""
+def window_counts(windows: int, kernel: int, stride: int, dilation: int, inside: tuple[int, int]) -> Array:
+    """How many elements of each window along one dimension lie in [first, end), at least 1.
+
+    Positions count from the first element of the first window. The sum of a window that lies outside, in padding alone,
+    is 0 whatever it is divided by.
+    """
     positions = np.arange(windows)[:, None] * stride + np.arange(kernel) * dilation
-    low, high = pads
-    first, end = (0, low + size + high) if include_pad else (low, low + size)
-    # A window of the last, partial kind can lie in the padding alone; its sum is 0 whatever it is divided by.
+    first, end = inside
     return np.maximum(1, np.count_nonzero((positions >= first) & (positions < end), axis=1))
 
 
@@ -162,7 +171,7 @@ def _padded(x: Array, pads: Sequence[int]) -> Array:
 
 
 def _padded_to_windows(
-    x: Array, axis: int, low: int, windows: int, kernel: int, stride: int, dilation: int, fill: int | float
+    x: Array, axis: int, low: int, windows: int, kernel: int, stride: int, dilation: int, fill: Array
 ) -> Array:
     """x with `fill` before and behind it along `axis`, as far as the last window reaches."""
     needed = (windows - 1) * stride + window_extent(kernel, dilation)
@@ -170,7 +179,7 @@ def _padded_to_windows(
     if low == 0 and high == 0:
         return x
     widths = [(low, high) if d == axis else (0, 0) for d in range(x.ndim)]
-    return np.pad(x, widths, constant_values=np.array(fill, x.dtype))
+    return np.pad(x, widths, constant_values=fill)
 
 
 def _along(x: Array, axis: int, start: int, count: int, step: int) -> Array:

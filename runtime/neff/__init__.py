@@ -1,4 +1,4 @@
-"""NEFF, the compiled file: a model as plain data (`Neff`), its writer, and a reader that trusts no byte (docs/neff.md)."""
+"""NEFF, the compiled file: a model as plain data (`Neff`), its writer, and a reader that trusts no byte."""
 
 from runtime.neff.container import NeffFile, decode_neff, neff_bytes, open_neff, read_neff, unpack, write_neff
 from runtime.neff.encoding import decode_queue, encode_queue

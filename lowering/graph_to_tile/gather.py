@@ -1,0 +1,156 @@
+"""Kernel template of graph.gather: rows of a table in DRAM, picked by run-time indices, through the indirect DMA.
+
+    result[o..., i..., n...] = data[o..., indices[i...], n...]
+
+Each of up to 128 indices lies on one partition and fetches one row there; a row is everything that the data holds at one
+position of the gathered axis, whatever lies before or behind it, so any axis is gathered alike. Rows that do not fit into a
+tile are fetched in chunks, by windows on the table that advance with the loops. Negative indices count from the end.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from xdsl.ir import Operation
+
+from lowering.graph_to_tile.copy_plan import fit
+from lowering.graph_to_tile.kernel import Kernel
+from lowering.graph_to_tile.movement import settle
+from lowering.graph_to_tile.relayout import copy_window
+from lowering.graph_to_tile.tensors import LANES, DramTensor
+from lowering.graph_to_tile.view import View
+from neuron_dialects.access import Affine
+from neuron_dialects.dtypes import dtype_by_name
+from neuron_dialects.errors import NeuronError
+from neuron_dialects.graph import GatherOp
+from neuron_dialects.isa.limits import MAX_ON_CHIP_DIMS
+from neuron_dialects.neuron import location_name
+
+EXACT_INTEGERS = 2**24
+"""Engines add in fp32, which holds every integer up to here."""
+
+Ranges = dict[int, tuple[Affine, int]]
+
+
+def lower_gather(k: Kernel, op: GatherOp) -> None:
+    """One index known at compile time is a window; everything else goes through the indirect DMA."""
+    axis = int(op.axis.value.data)
+    data = k.dram(op.data)
+    known = k.scalar(op.indices)
+    if known is not None:
+        settle(k, op.result, known_row(data, axis, int(known), k.dram(op.indices).shape))
+        return
+    rows = data.shape[axis]
+    if rows > EXACT_INTEGERS:
+        raise NeuronError(
+            "NX-OP-002",
+            f"gather from {rows} rows exceeds the {EXACT_INTEGERS} that index arithmetic counts exactly",
+            node=location_name(op.location),
+            help="run it on the host, or gather from parts of the table",
+        )
+    shape = k.tensor(op.indices).shape
+    flat = (*data.shape[:axis], prod(shape), *data.shape[axis + 1 :])
+    destination = k.destinations.get(op.result)
+    window = None if destination is None else destination.reshape(flat)
+    place = window or DramTensor.dense(k.b.alloc_outer(flat, data.dtype, "dram"))
+    if prod(flat):
+        gather_rows(k, data, axis, flat_indices(k, op), place)
+    if window is not None:
+        k.output(op.result)
+    else:
+        shaped = place.reshape((*data.shape[:axis], *shape, *data.shape[axis + 1 :]))
+        assert shaped is not None, "a dense tensor has any shape"
+        settle(k, op.result, shaped)
+
+
+def known_row(data: DramTensor, axis: int, index: int, index_shape: Sequence[int]) -> DramTensor:
+    """The window at one position of `axis`, repeated over the dimensions of the indices."""
+    index = index + data.shape[axis] if index < 0 else index
+    row = data.slice(
+        [index if d == axis else 0 for d in range(len(data.shape))],
+        [1 if d == axis else size for d, size in enumerate(data.shape)],
+        [1] * len(data.shape),
+    )
+    shape = (*data.shape[:axis], *index_shape, *data.shape[axis + 1 :])
+    strides = (*row.strides[:axis], *(0 for _ in index_shape), *row.strides[axis + 1 :])
+    return DramTensor(row.buffer, shape, strides, row.offset, row.symbol)
+
+
+def flat_indices(k: Kernel, op: GatherOp) -> DramTensor:
+    """All indices as one dimension."""
+    indices = k.dram(op.indices)
+    count = prod(indices.shape)
+    flat = indices.reshape((count,))
+    if flat is None:
+        dense = k.scratch(op.indices)
+        copy_window(k, indices, dense)
+        flat = dense.reshape((count,))
+        assert flat is not None, "a dense tensor has any shape"
+    return flat
+
+
+@dataclass(frozen=True)
+class RowChunks:
+    """Which dimensions of a row are cut, into how many positions; the others are fetched whole."""
+
+    dims: tuple[int, ...]
+    sizes: dict[int, int]
+
+
+def row_chunks(shape: Sequence[int], axis: int, limit_elements: int) -> RowChunks:
+    """Cut a row (all dimensions but `axis`) so that a piece has at most `limit_elements` and a rank that the DMA takes."""
+    sizes: dict[int, int] = {}
+    budget, rank = limit_elements, 0
+    for d in reversed([d for d in range(len(shape)) if d != axis]):
+        size = fit(shape[d], budget) if rank < MAX_ON_CHIP_DIMS else 1
+        rank += size > 1
+        sizes[d] = size
+        budget = max(1, budget // size)
+    return RowChunks(tuple(d for d in sorted(sizes) if sizes[d] != shape[d]), sizes)
+
+
+def gather_rows(k: Kernel, data: DramTensor, axis: int, indices: DramTensor, output: DramTensor) -> None:
+    """output[o..., i, n...] = data[o..., indices[i], n...]; indices of one dimension, any integer type."""
+    b = k.b
+    elements = k.row_budget_elements * 4 // dtype_by_name(data.dtype).size_bytes
+    chunks = row_chunks(data.shape, axis, elements)
+    row = [d for d in range(len(data.shape)) if d != axis]
+
+    def piece(column: View, ranges: Ranges) -> None:
+        sizes = [ranges[d][1] if d in ranges else data.shape[d] for d in row]
+        tile = b.alloc((column.partitions, *(sizes or [1])), data.dtype, "sbuf", 2, "rows").view()
+        within = {d: position for d, position in ranges.items() if d != axis}
+        table = data.view({**within, axis: (0, 1)}, row)
+        fields = {"rows": data.shape[axis], "row_stride": data.strides[axis]}
+        b.emit("gather", {"dst": tile, "table": table, "indices": column}, fields)
+        b.store(output.view(ranges, [axis, *row]), tile)
+
+    def nest(dims: Sequence[int], ranges: Ranges, body: Callable[[Ranges], None]) -> None:
+        if not dims:
+            body(ranges)
+            return
+        d = dims[0]
+        b.tiles(data.shape[d], chunks.sizes[d], lambda start, size: nest(dims[1:], {**ranges, d: (start, size)}, body))
+
+    def one_tile(start: Affine, size: int) -> None:
+        column = load_indices(k, indices, start, size, data.shape[axis])
+        nest(chunks.dims, {axis: (start, size)}, lambda ranges: piece(column, ranges))
+
+    b.tiles(indices.shape[0], LANES, one_tile)
+
+
+def load_indices(k: Kernel, indices: DramTensor, start: Affine, size: int, rows: int) -> View:
+    """`size` indices from `start` as an i32 column, one per partition, negative ones counted from the end."""
+    b = k.b
+    raw = b.alloc((size, 1), "i32", "sbuf", 2, "indices").view()
+    window = indices.view({0: (start, size)})
+    b.load(raw, View(window.buffer, Affine(), 0, window.offset, (*window.dims, (0, 1))))
+    wrapped = b.alloc((size, 1), "i32", "sbuf", 2, "wrapped").view()
+    b.tensor_scalar(wrapped, raw, "less", 0.0, "multiply", float(rows))
+    column = b.alloc((size, 1), "i32", "sbuf", 2, "column").view()
+    b.tensor_tensor(column, raw, wrapped, "add")
+    return column
+
+
+KERNELS: dict[type[Operation], Callable[[Kernel, Any], None]] = {GatherOp: lower_gather}

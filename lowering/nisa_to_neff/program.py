@@ -1,0 +1,131 @@
+"""One core function in nisa form 5 (queues, registers, addresses) as the plain `CoreProgram` that encoder and machine share."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+from xdsl.dialects import func
+from xdsl.dialects.builtin import IntegerAttr, LocationAttr, MemRefType
+from xdsl.ir import Operation, SSAValue
+
+from neuron_dialects import nisa
+from neuron_dialects.access import AccessPattern
+from neuron_dialects.access_ops import dtype_name_of, space_of
+from neuron_dialects.dtypes import dtype_by_name
+from neuron_dialects.errors import NeuronError
+from neuron_dialects.isa import Instruction, Operand
+from neuron_dialects.isa.program import CoreProgram, DramVariable, QueueEntry
+from neuron_dialects.neuron import location_name
+from neuron_dialects.target import Target
+
+MACS, COMPULSORY_BYTES, INPUT_COUNT = "neuron.macs", "neuron.compulsory_bytes", "neuron.input_count"
+
+
+@dataclass
+class _Emitter:
+    """State of one function's emission."""
+
+    target: Target
+    variables: list[DramVariable] = field(default_factory=list)
+    variable_ids: dict[SSAValue, int] = field(default_factory=dict)
+    addresses: dict[SSAValue, tuple[int, int]] = field(default_factory=dict)
+    semaphores: dict[str, int] = field(default_factory=dict)
+    origins: dict[str, int] = field(default_factory=lambda: {"": 0})
+
+    def variable(self, value: SSAValue, name: str, kind: str, file_name: str = "") -> None:
+        shape = cast("MemRefType[Any]", value.type).get_shape()
+        self.variable_ids[value] = len(self.variables)
+        self.variables.append(DramVariable(len(self.variables), name, kind, dtype_name_of(value), shape, file_name))
+
+    def semaphore(self, name: str) -> int:
+        return self.semaphores.setdefault(name, len(self.semaphores))
+
+    def origin(self, location: LocationAttr) -> int:
+        return self.origins.setdefault(location_name(location) or "", len(self.origins))
+
+    def operand(self, buffer: SSAValue, pattern: AccessPattern) -> Operand:
+        """An operand with an absolute on-chip address, or a DRAM variable's id."""
+        space, dtype = space_of(buffer), dtype_name_of(buffer)
+        if space == "dram":
+            return Operand(space, dtype, pattern, self.variable_ids[buffer])
+        if buffer not in self.addresses:
+            raise NeuronError("NX-NEFF-020", "an on-chip buffer has no address", help="run nisa-allocate before emission")
+        partition, address = self.addresses[buffer]
+        offset = pattern.offset + address // dtype_by_name(dtype).size_bytes
+        absolute = AccessPattern(pattern.partition + partition, pattern.partitions, offset, pattern.dims)
+        return Operand(space, dtype, absolute, None)
+
+    def entry(self, op: nisa.NisaOp) -> QueueEntry:
+        """One instruction of a queue."""
+        operands = {role: self.operand(buffer, pattern) for role, (buffer, pattern) in op.views.items()}
+        engine = "dma" if op.is_dma else op.engine.data
+        sync = op.sync.data if op.sync is not None else nisa.Sync()
+        return QueueEntry(
+            Instruction(op.DEFINITION.name, engine, operands, dict(op.fields.data)),
+            ring=op.ring.data if op.ring is not None else None,
+            waits=tuple((self.semaphore(name), value) for name, value in sync.waits),
+            signal=self.semaphore(sync.signal) if sync.signal is not None else None,
+            origin=self.origin(op.location),
+        )
+
+    def queue(self, op: nisa.QueueOp) -> list[QueueEntry]:
+        """The flat entries of one queue; labels become entry numbers."""
+        entries: list[QueueEntry] = []
+        labels: dict[int, int] = {}
+        for inner in op.body.block.ops:
+            if isinstance(inner, nisa.NisaOp):
+                entries.append(self.entry(inner))
+            elif isinstance(inner, nisa.ControlOp) and inner.kind.data == "label":
+                labels[inner.operand_numbers[0]] = len(entries)
+            elif isinstance(inner, nisa.ControlOp):
+                entries.append(QueueEntry(control=inner.kind.data, numbers=inner.operand_numbers))
+            else:
+                raise NeuronError(
+                    "NX-NEFF-021", f"{inner.name} in queue {op.engine.data}", help="run nisa-allocate-registers before emission"
+                )
+        return [
+            replace(e, numbers=(*e.numbers[:2], labels[e.numbers[2]])) if e.control == "branch_less" else e
+            for e in entries
+        ]
+
+
+def core_program(function: func.FuncOp, target: Target) -> CoreProgram:
+    """The program of a core function; NeuronError NX-NEFF-020/021 when passes are missing before emission."""
+    emitter = _Emitter(target)
+    inputs = _number(function, INPUT_COUNT)
+    for position, argument in enumerate(function.body.block.args):
+        kind = "input" if position < inputs else "output"
+        number = position if position < inputs else position - inputs
+        emitter.variable(argument, f"{kind}{number}", kind)
+    queues: dict[str, list[QueueEntry]] = {}
+    for op in function.body.block.ops:
+        _declare(emitter, op)
+        if isinstance(op, nisa.QueueOp):
+            queues[op.engine.data] = emitter.queue(op)
+        elif isinstance(op, nisa.NisaOp):
+            raise NeuronError(
+                "NX-NEFF-021", f"{op.name} outside a queue", help="run nisa-split-queues before emission"
+            )
+    return CoreProgram(
+        target=target.name,
+        queues={engine: queues.get(engine, []) for engine in target.engines},
+        variables=emitter.variables,
+        semaphores=tuple(emitter.semaphores),
+        origins=tuple(emitter.origins),
+        macs=_number(function, MACS),
+        compulsory_bytes=_number(function, COMPULSORY_BYTES),
+    )
+
+
+def _declare(emitter: _Emitter, op: Operation) -> None:
+    """Note the buffer that an op defines."""
+    if isinstance(op, nisa.ParamOp):
+        emitter.variable(op.buffer, op.symbol.data, "file", op.symbol.data)
+    elif isinstance(op, nisa.AllocOp) and space_of(op.buffer) == "dram":
+        emitter.variable(op.buffer, f"scratch{len(emitter.variables)}", "tmp")
+    elif isinstance(op, nisa.AllocOp) and op.address is not None and op.partition is not None:
+        emitter.addresses[op.buffer] = (op.partition.value.data, op.address.value.data)
+
+
+def _number(function: func.FuncOp, name: str) -> int:
+    value = function.attributes.get(name)
+    return value.value.data if isinstance(value, IntegerAttr) else 0

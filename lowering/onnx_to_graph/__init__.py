@@ -1,0 +1,6 @@
+"""Import of ONNX models into the graph dialect: `import_onnx`."""
+
+from lowering.onnx_to_graph.importer import INPUT_NAMES, OUTPUT_NAMES, import_onnx
+from lowering.onnx_to_graph.result import HostNode, ImportInfo, ImportResult
+
+__all__ = ["INPUT_NAMES", "OUTPUT_NAMES", "HostNode", "ImportInfo", "ImportResult", "import_onnx"]

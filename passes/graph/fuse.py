@@ -1,0 +1,190 @@
+"""`graph-fuse`: groups of ops that become one kernel.
+
+Two kinds of group: an anchor (matmul, conv, conv_transpose) with the pointwise ops that consume its result, which ride on the
+eviction from PSUM; and pointwise ops that share a result shape, which become one sweep. The grouping itself is a plain
+algorithm on numbered nodes; the pass only applies it.
+"""
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from xdsl.context import Context
+from xdsl.dialects import func
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Block, Operation, Region, SSAValue
+from xdsl.passes import ModulePass
+
+from neuron_dialects.graph import (
+    BinaryKind,
+    BinaryOp,
+    CastOp,
+    ClipOp,
+    CompareOp,
+    ConvOp,
+    ConvTransposeOp,
+    FusedOp,
+    MatMulOp,
+    ReshapeOp,
+    SelectOp,
+    UnaryOp,
+    YieldOp,
+    shape_of,
+)
+from neuron_dialects.neuron import Executor, ExecutorAttr
+
+ANCHORS = (MatMulOp, ConvOp, ConvTransposeOp)
+POINTWISE = (UnaryOp, BinaryOp, CompareOp, SelectOp, ClipOp, CastOp)
+MAX_GROUP = 24
+"""Most ops of a group: each intermediate is a tile in SBUF."""
+
+
+def grow_group(
+    seed: int, users: Callable[[int], Sequence[int]], eligible: Callable[[int], bool], limit: int = MAX_GROUP
+) -> list[int]:
+    """Nodes (numbered in program order) that can join `seed`'s group, in order.
+
+    Users of members join in program order as long as they are eligible; the first user that is not ends the growth. So every
+    user of the group that is not in it comes after the group's last member, and the group can stand where that member stands.
+    """
+    members = [seed]
+    seen = {seed}
+    pending = sorted(set(users(seed)))
+    seen.update(pending)
+    heapq.heapify(pending)
+    while pending and len(members) < limit:
+        node = heapq.heappop(pending)
+        if not eligible(node):
+            break
+        members.append(node)
+        for user in users(node):
+            if user not in seen:
+                seen.add(user)
+                heapq.heappush(pending, user)
+    return members
+
+
+def split_bias(block: Block) -> None:
+    """Turn the bias of every convolution into a pointwise add behind it, so that it can join the eviction."""
+    for op in list(block.ops):
+        if not isinstance(op, ConvOp | ConvTransposeOp) or op.bias is None:
+            continue
+        spatial = len(shape_of(op.result)) - 2
+        bias = op.bias
+        column = ReshapeOp(bias, shape=(*shape_of(bias), *(1,) * spatial))
+        made = cast(
+            "ConvOp | ConvTransposeOp",
+            type(op).create(
+                operands=[op.x, op.w],
+                properties=_without_bias_segments(op),
+                attributes=op.attributes,
+                result_types=[op.result.type],
+            ),
+        )
+        add = BinaryOp(BinaryKind.ADD, made.result, column.result)
+        for new in (made, column, add):
+            new.location = op.location
+            block.insert_op_before(new, op)
+        add.result.name_hint = op.result.name_hint
+        op.result.replace_all_uses_with(add.result)
+        block.erase_op(op)
+
+
+def _without_bias_segments(op: ConvOp | ConvTransposeOp) -> dict[str, object]:
+    return {k: v for k, v in op.properties.items() if k != "operandSegmentSizes"}
+
+
+@dataclass(frozen=True)
+class GraphFusePass(ModulePass):
+    """Outline the groups of core functions into `graph.fused`.
+
+        %0 = graph.conv %x, %w ...
+        %1 = graph.unary relu %0
+
+    becomes
+
+        %1 = graph.fused(%x, %w) {
+          ^bb0(%a, %b):
+            %0 = graph.conv %a, %b ...
+            %1 = graph.unary relu %0
+            graph.yield %1
+        }
+    """
+
+    name = "graph-fuse"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        """Fuse in every core function."""
+        core = ExecutorAttr(Executor.CORE)
+        for function in op.body.block.ops:
+            if isinstance(function, func.FuncOp) and function.attributes.get("neuron.executor") == core:
+                fuse_block(function.body.block)
+
+
+def fuse_block(block: Block) -> None:
+    """Fuse the groups of one block."""
+    split_bias(block)
+    ops = list(block.ops)
+    number = {op: i for i, op in enumerate(ops)}
+    taken: set[int] = set()
+
+    def users(node: int) -> list[int]:
+        return [number[use.operation] for result in ops[node].results for use in result.uses]
+
+    groups: list[list[int]] = []
+    for kinds in (ANCHORS, POINTWISE):
+        for seed, op in enumerate(ops):
+            if not isinstance(op, kinds) or seed in taken:
+                continue
+            shape = shape_of(op.results[0])
+
+            def eligible(node: int, shape: tuple[int, ...] = shape) -> bool:
+                candidate = ops[node]
+                return (
+                    node not in taken
+                    and isinstance(candidate, POINTWISE)
+                    and shape_of(candidate.results[0]) == shape
+                    and _joinable(candidate)
+                )
+
+            if not _joinable(op):
+                continue
+            members = grow_group(seed, users, eligible)
+            if len(members) > 1:
+                groups.append(members)
+                taken.update(members)
+    for members in groups:
+        _outline(block, [ops[i] for i in members])
+
+
+def _joinable(op: Operation) -> bool:
+    """Scalars and empty tensors stay outside groups: there is nothing to sweep."""
+    shape = shape_of(op.results[0])
+    return len(shape) > 0 and all(shape)
+
+
+def _outline(block: Block, members: list[Operation]) -> None:
+    """Move `members` into a `graph.fused` at the place of the last one."""
+    inside = set(members)
+    inputs = list(
+        dict.fromkeys(v for op in members for v in op.operands if not isinstance(v.owner, Operation) or v.owner not in inside)
+    )
+    outputs = [r for op in members for r in op.results if any(use.operation not in inside for use in r.uses)]
+    body = Block(arg_types=[v.type for v in inputs])
+    mapping: dict[SSAValue, SSAValue] = dict(zip(inputs, body.args, strict=True))
+    for argument, value in zip(body.args, inputs, strict=True):
+        argument.name_hint = value.name_hint
+    for op in members:
+        clone = op.clone(mapping)
+        clone.location = op.location
+        body.add_op(clone)
+    body.add_op(YieldOp(*(mapping[v] for v in outputs)))
+    fused = FusedOp(inputs, [v.type for v in outputs], Region(body))
+    fused.location = members[0].location
+    block.insert_op_after(fused, members[-1])
+    for old, new in zip(outputs, fused.results, strict=True):
+        new.name_hint = old.name_hint
+        old.replace_uses_with_if(new, lambda use: use.operation is not fused and use.operation not in inside)
+    for op in reversed(members):
+        block.erase_op(op, safe_erase=True)

@@ -1,0 +1,154 @@
+"""`nisa-allocate`: an address for every on-chip buffer, or a clear report of what does not fit.
+
+Given functions in program order (nisa form 1), leaves them allocated (form 2). Live ranges come from `live_ranges`, decisions
+from the pure algorithms of `memory_plan` and `allocation`; this module applies them: it takes copies from rotating buffers,
+has idle buffers spilled, moves the allocs to the top of their function and lets accesses of rotating buffers add the slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, ModuleOp, StringAttr, i64
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import Attribute
+from xdsl.passes import ModulePass
+from xdsl.rewriter import Rewriter
+
+from neuron_dialects.errors import NeuronError
+from neuron_dialects.neuron import location_name, target_of
+from neuron_dialects.target import Target
+from passes.nisa.live_ranges import OnChipBuffer, on_chip_buffers, top_level_statements
+from passes.nisa.memory_plan import LiveBuffer, MemoryPlan, plan_memory
+from passes.nisa.place_buffers import PlacedBuffer, hoist_dram_buffers, place_buffers
+from passes.nisa.program_tree import nisa_functions
+from passes.nisa.spill import Spill, spill_buffer
+
+PEAK_SBUF_ATTRIBUTE = "neuron.peak_sbuf_bytes"
+PEAK_PSUM_ATTRIBUTE = "neuron.peak_psum_bytes"
+SPILLS_ATTRIBUTE = "neuron.spills"
+REDUCED_ATTRIBUTE = "neuron.reduced_copies"
+
+LARGEST_NAMED = 5
+"""How many buffers a message about a memory that is too small names."""
+
+
+@dataclass(frozen=True)
+class MemoryReport:
+    """How a function uses on-chip memory. Bytes per partition, by memory space ("sbuf", "psum").
+
+    `peak_bytes`: what the tightest placement found needs; `live_bytes`: the most that is live at once, a lower bound of it.
+    `reduced`: buffers that lost copies, in words.
+    """
+
+    function: str
+    peak_bytes: dict[str, int]
+    live_bytes: dict[str, int]
+    spills: tuple[Spill, ...]
+    reduced: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NisaAllocatePass(ModulePass):
+    """Give every on-chip buffer an address, from live ranges over the program order.
+
+        scf.for %i = %c0 to %c8 step %c1 {
+          %x = nisa.alloc copies 2 : memref<128x512xf32, #neuron.space<sbuf>>
+          nisa.dma_copy on sp ring load0 dst %x[0:128][0 : 512] src %in[512*%i : 128 step 4096, 512]
+        }
+
+    becomes
+
+        %x = nisa.alloc copies 2 at 0, 0 stride 2048 : memref<128x512xf32, #neuron.space<sbuf>>
+        scf.for %i = %c0 to %c8 step %c1 {
+          %slot = nisa.slot 2
+          nisa.dma_copy on sp ring load0 dst %x[0:128][512*%slot : 512] src %in[512*%i : 128 step 4096, 512]
+        }
+
+    When buffers do not fit, rotating buffers lose copies, then idle buffers are spilled to DRAM (`spill=false` forbids it);
+    both are written on the function (`neuron.reduced_copies`, `neuron.spills`) beside `neuron.peak_sbuf_bytes`. What still
+    does not fit is NX-MEM-001. `alignment`: of addresses, in bytes, a power of two of at least 8.
+    """
+
+    name = "nisa-allocate"
+
+    spill: bool = True
+    alignment: int = 64
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        """Allocate every function at the nisa level."""
+        if self.alignment < 8 or self.alignment & (self.alignment - 1):
+            raise NeuronError("NX-PASS-001", f"alignment {self.alignment} is not a power of two of at least 8")
+        for function in nisa_functions(op):
+            report = allocate_function(function, target_of(op), self.spill, self.alignment)
+            function.attributes.update(report_attributes(report))
+
+
+def report_attributes(report: MemoryReport) -> dict[str, Attribute]:
+    """The report as attributes of its function, which the compile report is made from."""
+    attributes: dict[str, Attribute] = {
+        PEAK_SBUF_ATTRIBUTE: IntegerAttr(report.peak_bytes["sbuf"], i64),
+        PEAK_PSUM_ATTRIBUTE: IntegerAttr(report.peak_bytes["psum"], i64),
+        SPILLS_ATTRIBUTE: ArrayAttr([StringAttr(str(spill)) for spill in report.spills]),
+    }
+    if report.reduced:
+        attributes[REDUCED_ATTRIBUTE] = ArrayAttr([StringAttr(text) for text in report.reduced])
+    return attributes
+
+
+def allocate_function(function: FuncOp, target: Target, spill: bool = True, alignment: int = 64) -> MemoryReport:
+    """Allocate one function; NeuronError NX-MEM-001 when its buffers do not fit, NX-PASS-002 when that was done before."""
+    return _Allocator(function, target, spill, alignment).run()
+
+
+@dataclass
+class _Memory:
+    """One on-chip memory in the planner's units: bytes in SBUF, banks in PSUM."""
+
+    space: str
+    unit_bytes: int
+    capacity: int
+
+    def units(self, row_bytes: int) -> int:
+        """Units of one copy of a buffer."""
+        return max(1, -(-row_bytes // self.unit_bytes)) if self.space == "psum" else row_bytes
+
+
+@dataclass
+class _Allocator:
+    function: FuncOp
+    target: Target
+    spill: bool
+    alignment: int
+    spills: list[Spill] = field(default_factory=list)
+
+    def run(self) -> MemoryReport:
+        sbuf, psum = self.memories()
+        while True:
+            statements = top_level_statements(self.function)
+            buffers = self.used_buffers(statements)
+            plans = {memory.space: self.plan(memory, buffers) for memory in (sbuf, psum)}
+            victims = plans["sbuf"].victims
+            if not victims:
+                break
+            for key in victims:
+                self.spills.append(spill_buffer(buffers[key], self.function, statements, self.target))
+        placed = [self.placed(memory, plans[memory.space], buffers) for memory in (sbuf, psum)]
+        place_buffers(self.function, [buffer for group in placed for buffer in group])
+        hoist_dram_buffers(self.function)
+        return MemoryReport(
+            self.function.sym_name.data,
+            {m.space: self.bytes(m, plans[m.space].needed) for m in (sbuf, psum)},
+            {m.space: self.bytes(m, plans[m.space].live_units) for m in (sbuf, psum)},
+            tuple(self.spills),
+            tuple(_reduction(b, plans[b.space].copies[k]) for k, b in enumerate(buffers) if self.lost(k, b, plans)),
+        )
+
+    def memories(self) -> tuple[_Memory, _Memory]:
+        sbuf_bytes = int(self.target.sbuf_bytes_per_partition) // self.alignment * self.alignment
+        return (
+            _Memory("sbuf", self.alignment, sbuf_bytes // self.alignment),
+            _Memory("psum", int(self.target.psum_bank_bytes), int(self.target.psum_banks)),
+        )

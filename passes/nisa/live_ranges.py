@@ -1,0 +1,95 @@
+"""Where the on-chip buffers of a function live: given its IR, leaves plain data for the memory planner.
+
+Positions are the indices of the function's top-level statements (instructions and loop nests). A buffer that is allocated or
+used inside a nest is live over the whole nest: the streams of a nest run ahead of each other, so its buffers must not share
+memory. Buffers that are used by several statements live from the first to the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from xdsl.dialects.builtin import MemRefType
+from xdsl.dialects.func import FuncOp
+from xdsl.dialects.scf import ForOp
+from xdsl.ir import Attribute, Operation
+
+from neuron_dialects.access_ops import dtype_name_of, space_of
+from neuron_dialects.dtypes import dtype_by_name
+from neuron_dialects.nisa import AllocOp, NisaOp
+from passes.nisa.program_tree import trip_count
+
+
+@dataclass(eq=False)
+class OnChipBuffer:
+    """An on-chip `nisa.alloc` with the positions of the top-level statements that use it (none: it is never used).
+
+    `row_bytes`: bytes of one copy in each partition; `executions`: how often the alloc is executed; `writes`: the positions
+    that write it.
+    """
+
+    alloc: AllocOp
+    space: str
+    row_bytes: int
+    executions: int
+    uses: tuple[int, ...]
+    writes: frozenset[int]
+
+    @property
+    def in_loop(self) -> bool:
+        """Whether each iteration of some loop has a buffer of its own."""
+        return not isinstance(self.alloc.parent_op(), FuncOp)
+
+    @property
+    def copies(self) -> int:
+        """Copies that can be used: one outside of loops, and never more than there are executions."""
+        return max(1, min(self.alloc.copies.value.data, self.executions)) if self.in_loop else 1
+
+
+def top_level_statements(function: FuncOp) -> list[Operation]:
+    """Instructions and loop nests of the function's body in program order; their indices are the positions."""
+    return [op for op in function.body.block.ops if isinstance(op, NisaOp | ForOp)]
+
+
+def on_chip_buffers(function: FuncOp, statements: Sequence[Operation]) -> list[OnChipBuffer]:
+    """All on-chip buffers of the function, in program order."""
+    position = {op: index for index, op in enumerate(statements)}
+    allocs = [op for op in function.walk() if isinstance(op, AllocOp) and space_of(op.buffer) != "dram"]
+    return [_on_chip_buffer(alloc, function, position) for alloc in allocs]
+
+
+def _on_chip_buffer(alloc: AllocOp, function: FuncOp, position: dict[Operation, int]) -> OnChipBuffer:
+    uses: set[int] = set()
+    writes: set[int] = set()
+    for use in alloc.buffer.uses:
+        user = use.operation
+        at = position[_top_level(user, function)]
+        uses.add(at)
+        if isinstance(user, NisaOp) and _writes(user, use.index):
+            writes.add(at)
+    executions = 1
+    parent = alloc.parent_op()
+    while isinstance(parent, ForOp):
+        executions *= trip_count(parent)
+        parent = parent.parent_op()
+    memref = cast("MemRefType[Attribute]", alloc.buffer.type)
+    row_elements = 1
+    for size in memref.get_shape()[1:]:
+        row_elements *= size
+    row_bytes = row_elements * dtype_by_name(dtype_name_of(alloc.buffer)).size_bytes
+    space = space_of(alloc.buffer)
+    return OnChipBuffer(alloc, space, row_bytes, executions, tuple(sorted(uses)), frozenset(writes))
+
+
+def _writes(op: NisaOp, operand_index: int) -> bool:
+    """Whether the op's buffer operand of this number is written."""
+    return operand_index < len(op.access.data) and op.DEFINITION.operand(op.access.data[operand_index][0]).writes
+
+
+def _top_level(op: Operation, function: FuncOp) -> Operation:
+    while (parent := op.parent_op()) is not function:
+        assert parent is not None, "a buffer is used inside of its function"
+        op = parent
+    return op

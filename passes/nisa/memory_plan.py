@@ -1,0 +1,140 @@
+"""Decides how the buffers of one memory fit into it, as a pure algorithm: copies, addresses, or what has to be spilled.
+
+Given the live ranges of buffers over the top-level statements of a program, `plan_memory` takes copies away from rotating
+buffers until everything fits, those with the most copies first; when that is not enough it names buffers that lie idle
+where memory is short. Spilling them changes the program, so the caller does that and plans again.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from passes.nisa.allocation import Interval, Placement, load_profile, place
+
+
+@dataclass(frozen=True)
+class LiveBuffer:
+    """A buffer over the positions of a program's top-level statements.
+
+    `units`: size of one copy (bytes of a partition, or banks); `uses`: positions that access it, ascending, without gaps
+    for a buffer of a loop nest (there is one). `movable`: it may be spilled to DRAM between its uses.
+    """
+
+    key: int
+    units: int
+    copies: int
+    uses: tuple[int, ...]
+    movable: bool = False
+
+    @property
+    def idle_gaps(self) -> list[tuple[int, int]]:
+        """Pairs of consecutive uses (before, after) with at least one position between them."""
+        return [(a, b) for a, b in zip(self.uses, self.uses[1:], strict=False) if b > a + 1]
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What became of the buffers of one memory.
+
+    `copies` by key; `placement` when everything fits; otherwise `victims`, the keys to spill, or neither: then `shortage`
+    is (position, units needed there) and nothing more can be done.
+    """
+
+    copies: Mapping[int, int]
+    placement: Placement | None = None
+    victims: tuple[int, ...] = ()
+    shortage: tuple[int, int] = (0, 0)
+    live_units: int = 0
+
+
+@dataclass
+class _Planner:
+    buffers: Sequence[LiveBuffer]
+    capacity: int
+    copies: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.copies = {buffer.key: buffer.copies for buffer in self.buffers}
+
+    def intervals(self) -> list[Interval]:
+        return [Interval(b.key, b.uses[0], b.uses[-1], b.units * self.copies[b.key]) for b in self.buffers]
+
+    def rotating(self, first: int, last: int) -> list[LiveBuffer]:
+        """Buffers with copies to give away that are live between two positions."""
+        return [b for b in self.buffers if self.copies[b.key] > 1 and b.uses[0] <= last and b.uses[-1] >= first]
+
+    def take_copy(self, buffers: Sequence[LiveBuffer]) -> None:
+        """Take one copy from the buffer with the most copies, the largest of equals."""
+        victim = max(buffers, key=lambda b: (self.copies[b.key], b.units, -b.key))
+        self.copies[victim.key] -= 1
+
+    def reduce_copies(self) -> None:
+        """Take copies away wherever more is live than fits, as long as that helps."""
+        profile = load_profile(self.intervals())
+        by_position: dict[int, list[tuple[int, int, int]]] = {}
+        for index, buffer in enumerate(self.buffers):
+            if buffer.copies > 1:
+                for position in range(buffer.uses[0], buffer.uses[-1] + 1):
+                    by_position.setdefault(position, []).append((-buffer.copies, -buffer.units, index))
+        for position, heap in sorted(by_position.items()):
+            heapq.heapify(heap)
+            while profile[position] > self.capacity and heap:
+                recorded, units, index = heapq.heappop(heap)
+                buffer = self.buffers[index]
+                if self.copies[buffer.key] == -recorded:
+                    self.copies[buffer.key] -= 1
+                    for p in range(buffer.uses[0], buffer.uses[-1] + 1):
+                        profile[p] -= buffer.units
+                if self.copies[buffer.key] > 1:
+                    heapq.heappush(heap, (-self.copies[buffer.key], units, index))
+
+    def victims(self, profile: list[int]) -> tuple[list[LiveBuffer], int | None]:
+        """Buffers to spill so that no position is over capacity, and the first position where that does not help."""
+        chosen: list[LiveBuffer] = []
+        for position in [p for p, load in enumerate(profile) if load > self.capacity]:
+            here = self.idle(position, position)
+            while profile[position] > self.capacity:
+                victim = next((b for b in here if b not in chosen), None)
+                if victim is None:
+                    return chosen, position
+                chosen.append(victim)
+                for before, after in victim.idle_gaps:
+                    for p in range(before + 1, after):
+                        profile[p] -= victim.units
+        return chosen, None
+
+    def idle(self, first: int, last: int) -> list[LiveBuffer]:
+        """Movable buffers that lie idle at one of the positions, the best (units x idle length) first."""
+        idle: list[tuple[int, int, LiveBuffer]] = []
+        for buffer in self.buffers:
+            gaps = [b - a for a, b in buffer.idle_gaps if a < last and b > first] if buffer.movable else []
+            if gaps:
+                idle.append((-buffer.units * max(gaps), buffer.key, buffer))
+        return [buffer for *_, buffer in sorted(idle, key=lambda item: item[:2])]
+
+
+def plan_memory(buffers: Sequence[LiveBuffer], capacity: int) -> MemoryPlan:
+    """Copies and addresses for all buffers, or who must be spilled; see `MemoryPlan`."""
+    planner = _Planner(buffers, capacity)
+    planner.reduce_copies()
+    while True:
+        profile = load_profile(planner.intervals())
+        live = max(profile, default=0)
+        if live > capacity:
+            victims, stuck = planner.victims(list(profile))
+            position = profile.index(live) if stuck is None else stuck
+            keys = tuple(b.key for b in victims) if stuck is None else ()
+            return MemoryPlan(planner.copies, None, keys, (position, profile[position]), live)
+        placement = place(planner.intervals(), capacity)
+        if not placement.misfits:
+            return MemoryPlan(planner.copies, placement, live_units=live)
+        # There is enough memory, but in pieces: relieve the positions where the first misfit is live.
+        misfit = next(b for b in buffers if b.key == placement.misfits[0])
+        first, last = misfit.uses[0], misfit.uses[-1]
+        rotating = planner.rotating(first, last)
+        if not rotating:
+            keys = tuple(b.key for b in planner.idle(first, last)[:1])
+            return MemoryPlan(planner.copies, None, keys, (first, placement.needed), live)
+        planner.take_copy(rotating)
