@@ -14,6 +14,7 @@ from __future__ import annotations
 import os.path
 from collections.abc import Mapping, Sequence
 from enum import auto
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,11 +23,19 @@ from xdsl.dialects.builtin import (
     FileLineColLoc,
     FlatSymbolRefAttrConstr,
     FusedLoc,
+    IntegerType,
+    MemRefType,
     ModuleOp,
     NameLoc,
+    Signedness,
     StringAttr,
     SymbolRefAttr,
     TensorType,
+    f32,
+    f64,
+    i1,
+    i32,
+    i64,
 )
 from xdsl.dialects.func import FuncOp
 from xdsl.dialects.utils import EnumAttribute
@@ -138,7 +147,9 @@ class LaunchOp(IRDLOperation):
 
         %y = neuron.launch @neuron_0(%x) on core : (tensor<1x64xf32>) -> tensor<1x10xf32>
 
-    The callee is a function of the same module whose type is the launch's own; `launch_problems` checks that.
+    The callee is a function of the same module; `launch_problems` checks that it takes and returns these tensors. It
+    may compute in narrower element types (i32 for i64, f32 for f64, ui8 for i1): then the launch converts. A function
+    that was lowered to buffers takes one for each operand and then one for each result.
     """
 
     name = "neuron.launch"
@@ -209,7 +220,7 @@ def weights_path(module: ModuleOp) -> Path | None:
 
 
 def launch_problems(module: ModuleOp) -> list[tuple[LaunchOp, str]]:
-    """Every launch below `module` that names no function, or one of another type, with what is wrong.
+    """Every launch below `module` that names no function, or one that does not fit, with what is wrong.
 
     Not part of the op's own verifier: looking up one symbol walks the whole symbol table, which would make verifying a
     module quadratic in its number of segments. Here the functions of a table are gathered once.
@@ -233,13 +244,36 @@ def _launch_problem(op: LaunchOp, functions: Mapping[str, FuncOp]) -> str | None
     if function is None:
         return f"launches @{name}, but the module has no such function"
     argument_types = tuple(argument.type for argument in op.arguments)
-    if argument_types != function.function_type.inputs.data:
-        return f"passes {_types(argument_types)} to @{name}, which takes {_types(function.function_type.inputs.data)}"
-    if op.result_types != function.function_type.outputs.data:
-        return (
-            f"expects {_types(op.result_types)} of @{name}, which returns {_types(function.function_type.outputs.data)}"
-        )
+    taken, returned = function.function_type.inputs.data, function.function_type.outputs.data
+    if not returned and any(isinstance(type_, MemRefType) for type_ in taken):
+        # On buffers: the arguments are those of the launch, then one for each result.
+        argument_types, returned = (*argument_types, *op.result_types), op.result_types
+    if not _fit(argument_types, taken):
+        return f"passes {_types(argument_types)} to @{name}, which takes {_types(taken)}"
+    if not _fit(op.result_types, returned):
+        return f"expects {_types(op.result_types)} of @{name}, which returns {_types(returned)}"
     return None
+
+
+_CORE_ELEMENT_TYPES = {i64: i32, f64: f32, i1: IntegerType(8, Signedness.UNSIGNED)}
+"""Element types of the program, and those in which a core may compute instead; a launch converts between the two."""
+
+
+def _fit(launched: Sequence[Attribute], stated: Sequence[Attribute]) -> bool:
+    """Whether the types of a launch agree with those that its function states, one by one."""
+    return len(launched) == len(stated) and all(map(_fits, launched, stated))
+
+
+def _fits(launched: Attribute, stated: Attribute) -> bool:
+    """Whether a launched tensor can be passed as `stated`: a tensor of that shape, or a buffer of as many elements."""
+    if launched == stated:
+        return True
+    if not isinstance(launched, TensorType) or not isinstance(stated, TensorType | MemRefType):
+        return False
+    if isinstance(stated, MemRefType):
+        return prod(launched.get_shape()) == prod(stated.get_shape())
+    core_type = _CORE_ELEMENT_TYPES.get(launched.element_type)
+    return launched.get_shape() == stated.get_shape() and stated.element_type in (launched.element_type, core_type)
 
 
 def _types(types: Sequence[Attribute]) -> str:

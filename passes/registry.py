@@ -7,5 +7,10 @@ each entry leads to a pass of that name, and that no pass is missing.
 
 PASSES: dict[str, str] = {
     "convert-graph-to-tile": "lowering.graph_to_tile.convert:ConvertGraphToTilePass",
+    "nisa-allocate": "passes.nisa.allocate:NisaAllocatePass",
+    "nisa-allocate-registers": "passes.nisa.allocate_registers:NisaAllocateRegistersPass",
+    "nisa-split-queues": "passes.nisa.split_queues:NisaSplitQueuesPass",
+    "nisa-synchronize": "passes.nisa.synchronize:NisaSynchronizePass",
+    "nisa-verify": "passes.nisa.verify:NisaVerifyPass",
 }
 """Pass name -> "module:Class"."""

@@ -76,6 +76,7 @@ class ProgramInterpreter:
         self._variables: list[int] = []
         self._variable_of: dict[SSAValue, int] = {}
         self._trips: list[int] = []
+        self._slot_counts: list[int] = []
         self._read_only: set[SSAValue] = set()
         self._on_chip: dict[str, Region] = {}
         self._arrays = [self._argument(argument) for argument in function.body.block.args]
@@ -98,6 +99,7 @@ class ProgramInterpreter:
                     f"input {position} is {given.dtype}{list(given.shape)}, must be {own.dtype}{list(own.shape)}",
                 )
             np.copyto(own, given)
+        self._slot_counts[:] = [0] * len(self._slot_counts)
         outputs = self._arrays[self._input_count :]
         for output in outputs:
             output.reshape(-1).view(np.uint8)[...] = POISON
@@ -146,7 +148,7 @@ class ProgramInterpreter:
         return region.poison
 
     def _param(self, op: tile.ParamOp | nisa.ParamOp) -> None:
-        values = np.ascontiguousarray(self._parameters(op.symbol.data))
+        values = np.asarray(self._parameters(op.symbol.data), order="C")
         shape, dtype = _shape_of(op.buffer), _numpy_of(op.buffer)
         if values.shape != shape or values.dtype != dtype:
             raise NeuronError(
@@ -208,14 +210,15 @@ class ProgramInterpreter:
         return loop if body else None
 
     def _slot(self, op: nisa.SlotOp) -> Step:
-        copies, variables = op.copies.value.data, self._variables
-        variable = self._variable(op.slot, copies)
-        executed = 0
+        copies, variables, counts = op.copies.value.data, self._variables, self._slot_counts
+        if copies < 1:
+            raise NeuronError("NX-RUN-004", f"a slot of {copies} copies, at least 1", node=location_name(op.location))
+        variable, position = self._variable(op.slot, copies), len(counts)
+        counts.append(0)
 
         def slot() -> None:
-            nonlocal executed
-            variables[variable] = executed % copies
-            executed += 1
+            variables[variable] = counts[position] % copies
+            counts[position] += 1
 
         return slot
 

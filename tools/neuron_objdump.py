@@ -159,7 +159,8 @@ def disassembly(neff: Neff, subgraph: int | None, queue: str | None) -> dict[str
 def _text(parts: dict[str, Any]) -> Iterator[str]:
     if "header" in parts:
         yield "header"
-        yield from (f"  {name:<20}{value}" for name, value in parts["header"].items())
+        for name, value in parts["header"].items():
+            yield f"  {name:<20}{value}".encode("ascii", "backslashreplace").decode("ascii")
         yield ""
     if "members" in parts:
         yield "members"

@@ -82,6 +82,11 @@ class KernelBuilder:
 
     # -- loops ------------------------------------------------------------------------------------------------------------
 
+    @property
+    def rotation(self) -> int:
+        """Copies of a buffer allocated here that let loop iterations overlap: 2 in a loop, 1 outside of all loops."""
+        return 2 if len(self._blocks) > 1 else 1
+
     @contextmanager
     def loop(self, trips: int) -> Iterator[Affine]:
         """`scf.for` from 0 to `trips`; a single iteration opens no loop and gives the constant 0."""

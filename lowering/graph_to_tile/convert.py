@@ -7,6 +7,7 @@ memrefs, whose body is tile ops and `scf.for` loops; and `graph.derived_weight` 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from xdsl.context import Context
@@ -21,8 +22,11 @@ from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.registry import kernel_of
 from lowering.graph_to_tile.tensors import DramTensor
 from neuron_dialects.errors import NeuronError
-from neuron_dialects.graph import ConstantOp, FusedOp, WeightOp, spec_of
+from neuron_dialects.graph import ConstantOp, ConvOp, ConvTransposeOp, FusedOp, MatMulOp, WeightOp, shape_of, spec_of
 from neuron_dialects.neuron import Executor, ExecutorAttr, location_name, target_of
+
+MACS = "neuron.macs"
+"""Function attribute: multiply-adds of the model's operators."""
 
 INPUT_COUNT = "neuron.input_count"
 
@@ -91,12 +95,26 @@ def lower_function(module: ModuleOp, function: func.FuncOp) -> None:
     finish_outputs(k, pending)
     block.add_op(func.ReturnOp())
     lowered = func.FuncOp(function.sym_name.data, FunctionType.from_lists(types, []), Region(block), function.sym_visibility)
-    lowered.attributes |= function.attributes | {INPUT_COUNT: IntegerAttr(len(body.args), i64)}
+    lowered.attributes |= function.attributes | {
+        INPUT_COUNT: IntegerAttr(len(body.args), i64),
+        MACS: IntegerAttr(sum(model_macs(op) for op in function.walk()), i64),
+    }
     lowered.location = function.location
     parent = function.parent
     assert parent is not None
     parent.insert_op_before(lowered, function)
     parent.erase_op(function)
+
+
+def model_macs(op: Operation) -> int:
+    """Multiply-adds of a matmul or convolution; 0 for other ops."""
+    if isinstance(op, MatMulOp):
+        return prod(shape_of(op.result)) * shape_of(op.a)[-2 if op.transpose_a else -1]
+    if isinstance(op, ConvOp):
+        return prod(shape_of(op.result)) * prod(shape_of(op.w)[1:])
+    if isinstance(op, ConvTransposeOp):
+        return prod(shape_of(op.x)) * prod(shape_of(op.w)[1:])
+    return 0
 
 
 def finish_outputs(k: Kernel, pending: list[tuple[SSAValue, DramTensor]]) -> None:

@@ -1,11 +1,12 @@
 """How to copy one strided DRAM window to another: candidate routes, their estimated times, and the cheapest of them.
 
-Given the dimensions that both windows share, as (size, destination stride, source stride), the element type and the target.
-Three routes exist. A *direct* copy is one DMA; its descriptors cover the runs that are contiguous on both sides, so it is slow
-where these are a few bytes. A *tiled* copy loads pieces in source order, puts their free dimensions into destination order
-with an engine (which also repeats, skips and reverses elements) and stores them in destination order, so that both transfers
-have long runs. A *transposed* copy swaps the innermost dimensions of the two windows on the tensor engine, 128 rows at a time.
-Only times are computed here, from the same functions that the machine's clock uses; nothing touches the IR.
+Given the dimensions that both windows share, as (size, destination stride, source stride), the element type and the
+target. Three routes exist. A *direct* copy is one DMA; its descriptors cover the runs that are contiguous on both
+sides, so it is slow where these are a few bytes. A *tiled* copy loads pieces in source order, puts their free
+dimensions into destination order with an engine (which also repeats, skips and reverses elements) and stores them in
+destination order, so that both transfers have long runs. A *transposed* copy swaps the innermost dimensions of the
+two windows on the tensor engine, 128 rows at a time. Only times are computed here, from the same functions that the
+machine's clock uses; nothing touches the IR.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,7 +27,7 @@ MAX_COVER = 8
 """Largest step between elements that a load reads over, so that an engine may pick the elements out of one run."""
 
 OCCUPANCY = 0.05
-"""Weight of time that is hidden behind other work: between routes that take equally long, the one that works less is better."""
+"""Weight of time hidden behind other work: of two routes that take equally long, the one that works less is better."""
 
 ROTATING_COPIES = 2
 """Physical copies of each tile: loads of one piece overlap with stores of another."""
@@ -43,7 +44,8 @@ class Axis:
 
 @dataclass(frozen=True)
 class CopyTask:
-    """What is copied: `axes` in destination order (as `joint_axes` gives), element type, and elements a tile row may have.
+    """What is copied: `axes` in destination order (as `joint_axes` gives), element type, and elements a tile row may
+    have.
 
     A fill has no source: its tiles are set to a number instead of being loaded.
     """
@@ -67,9 +69,9 @@ class DirectPlan:
 class TilePlan:
     """Pieces of `chunks` positions of `axes`; axis `partition` lies on the partitions.
 
-    `load_order`: free axes, outermost first, as a piece is loaded. `cover`: the axis whose loaded run includes the elements
-    between its positions, or None. `rearranges`: whether an engine copies the piece into destination order. `tail`: what
-    is left of an axis that was split unevenly, a copy of its own.
+    `load_order`: free axes, outermost first, as a piece is loaded. `cover`: the axis whose loaded run includes the
+    elements between its positions, or None. `rearranges`: whether an engine copies the piece into destination order.
+    `tail`: what is left of an axis that was split unevenly, a copy of its own.
     """
 
     nanoseconds: float
@@ -219,7 +221,7 @@ def _chunks(task: CopyTask, axes: tuple[Axis, ...], partition: int, cover: int |
 
 
 def fit(size: int, limit: int) -> int:
-    """The largest divisor of `size` within half of `limit` and `limit`, so that no remainder is left; else the limit."""
+    """The largest divisor of `size` between half of `limit` and `limit`, which leaves no remainder; else the limit."""
     if size <= limit:
         return size
     return next((n for n in range(limit, limit // 2, -1) if size % n == 0), max(1, limit))
@@ -312,7 +314,7 @@ def _transpose_ns(task: CopyTask, plan: TransposePlan) -> float:
 
 
 def _piece_ns(*busy: float) -> float:
-    """What one piece adds: the busiest part hides the others, which still count a little since they are kept from others."""
+    """What one piece adds: the busiest part hides the others, which count a little: they are kept from other work."""
     return max(busy) + OCCUPANCY * sum(busy)
 
 

@@ -2,9 +2,10 @@
 
     result[o..., i..., n...] = data[o..., indices[i...], n...]
 
-Each of up to 128 indices lies on one partition and fetches one row there; a row is everything that the data holds at one
-position of the gathered axis, whatever lies before or behind it, so any axis is gathered alike. Rows that do not fit into a
-tile are fetched in chunks, by windows on the table that advance with the loops. Negative indices count from the end.
+Each of up to 128 indices lies on one partition and fetches one row there; a row is everything that the data holds at
+one position of the gathered axis, whatever lies before or behind it, so any axis is gathered alike. Rows that do not
+fit into a tile are fetched in chunks, by windows on the table that advance with the loops. Negative indices count
+from the end.
 """
 
 from collections.abc import Callable, Sequence
@@ -99,7 +100,7 @@ class RowChunks:
 
 
 def row_chunks(shape: Sequence[int], axis: int, limit_elements: int) -> RowChunks:
-    """Cut a row (all dimensions but `axis`) so that a piece has at most `limit_elements` and a rank that the DMA takes."""
+    """Cut a row (all dimensions but `axis`) into pieces of at most `limit_elements` and a rank that the DMA takes."""
     sizes: dict[int, int] = {}
     budget, rank = limit_elements, 0
     for d in reversed([d for d in range(len(shape)) if d != axis]):

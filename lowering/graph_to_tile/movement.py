@@ -1,10 +1,10 @@
 """Kernel templates of the operators that only move elements: reshape, transpose, broadcast, slice, concat, pad.
 
-Most of them cost nothing: the result is another window on the memory of the operand. A copy is made where no strides can
-express the result, where the result must stand in a buffer of its own (a function output, a resident tensor), and where reading
-the window element by element would take its readers longer than copying it once. `copy_plan` estimates both and chooses
-how to copy. `forward_destinations` runs before the templates and lets producers write straight into their place in a
-concatenation or an output.
+Most of them cost nothing: the result is another window on the memory of the operand. A copy is made where no strides
+can express the result, where the result must stand in a buffer of its own (a function output, a resident tensor), and
+where reading the window element by element would take its readers longer than copying it once. `copy_plan` estimates
+both and chooses how to copy. `forward_destinations` runs before the templates and lets producers write straight into
+their place in a concatenation or an output.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -42,7 +42,7 @@ __all__ = ["KERNELS", "forward_destinations", "materialize", "settle", "transpos
 
 
 def materialize(k: Kernel, tensor: Tensor, destination: DramTensor) -> None:
-    """destination = tensor (same shape and element type), wherever the tensor lives; nothing where it is there already."""
+    """destination = tensor (same shape and element type), wherever it lives; nothing where it is there already."""
     if isinstance(tensor, SbufTensor):
         write_out(k.b, tensor, destination)
     elif not is_same_window(tensor, destination):
@@ -56,7 +56,7 @@ def is_same_window(a: DramTensor, b: DramTensor) -> bool:
 
 
 def settle(k: Kernel, value: SSAValue, window: DramTensor) -> None:
-    """`value` has the elements of `window`: copied where the value has a place of its own, another name for it elsewhere."""
+    """`value` has the elements of `window`: a copy where the value has a place of its own, else the window itself."""
     if value in k.destinations or value in k.residents:
         output = k.output(value)
         if isinstance(output, DramTensor):
@@ -176,7 +176,7 @@ def lower_broadcast(k: Kernel, op: BroadcastOp) -> None:
 
 
 def reshape_resident(tensor: SbufTensor, shape: Sequence[int]) -> SbufTensor | None:
-    """The same resident buffer with another shape, or None: the partition dimension must survive with its neighbours' sizes."""
+    """The same resident buffer with another shape; None where the partition dimension does not survive as it is."""
     if tensor.halo:
         return None
     before, size = prod(tensor.shape[: tensor.partition]), tensor.shape[tensor.partition]
@@ -230,7 +230,7 @@ def concat_part(output: DramTensor, axis: int, first: int, size: int) -> DramTen
 
 
 def lower_pad(k: Kernel, op: PadOp) -> None:
-    """The interior copied; the border set to the value, or copied from the operand's mirrored, edge or opposite elements."""
+    """The interior copied; the border set to the value, or copied from mirrored, edge or opposite elements."""
     low, high = ints(op.low), ints(op.high)
     source = k.dram(op.x)
     if op.result in k.destinations:
@@ -289,8 +289,9 @@ def _copy_part(k: Kernel, source: DramTensor, output: DramTensor, choice: Sequen
 def forward_destinations(k: Kernel, ops: Sequence[Operation]) -> None:
     """Give operands of reshapes and concatenations the place that they would be copied to, before anything is lowered.
 
-    A value that is reshaped into a function output is computed in that output; the operands of a concatenation whose parts
-    lie apart in memory are computed in their parts. Only results of kernels that write somewhere anyway are moved.
+    A value that is reshaped into a function output is computed in that output; the operands of a concatenation whose
+    parts lie apart in memory are computed in their parts. Only results of kernels that write somewhere anyway are
+    moved.
     """
     for op in reversed(ops):
         if isinstance(op, ReshapeOp) and op.result in k.destinations:

@@ -1,8 +1,8 @@
 """Copies and fills of DRAM windows: emits the route that `copy_plan` chose as loops over tiles.
 
 Given two windows of one shape and element type, leaves behind the ops that make the destination equal to the source:
-`copy_window` by the cheapest route, `transposed_copy` through the tensor engine where that is possible. `fill_window` sets a
-window to a number. Windows of no elements need nothing.
+`copy_window` by the cheapest route, `transposed_copy` through the tensor engine where that is possible. `fill_window`
+sets a window to a number. Windows of no elements need nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -85,8 +85,8 @@ def copy_window(k: Kernel, source: DramTensor, destination: DramTensor) -> None:
 def transposed_copy(k: Kernel, source: DramTensor, destination: DramTensor) -> None:
     """destination = source by way of the tensor engine, which swaps the innermost dimensions of the two windows.
 
-    Where the target cannot pass the element type unchanged, or the windows have the same innermost dimension, the copy takes
-    the cheapest other route.
+    Where the target cannot pass the element type unchanged, or the windows have the same innermost dimension, the
+    copy takes the cheapest other route.
     """
     _check(source, destination)
     if prod(destination.shape):
@@ -184,7 +184,7 @@ def _tile(b: KernelBuilder, lanes: int, sizes: Sequence[int], dtype: str) -> Vie
 
 
 def _load_piece(b: KernelBuilder, source: Side, plan: TilePlan, ranges: Ranges) -> View:
-    """Load a piece in source order, at ascending addresses; returns it as [partition, free axes in destination order]."""
+    """Load a piece in source order, addresses ascending; returns it as [partition, free axes in destination order]."""
     axes = plan.axes
     offset, dims = source.offset, []
     for index in (plan.partition, *plan.load_order):

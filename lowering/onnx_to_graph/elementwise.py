@@ -10,7 +10,7 @@ from xdsl.ir import SSAValue
 
 from lowering.onnx_to_graph.node import Node, Unsupported
 from lowering.onnx_to_graph.registry import Row
-from lowering.onnx_to_graph.values import Constant, Value
+from lowering.onnx_to_graph.values import MAX_FOLDED_ELEMENTS, Constant, Value, constant_of, readonly
 from neuron_dialects.dtypes import DType, dtype_of_onnx
 from neuron_dialects.graph import (
     BinaryKind,
@@ -132,6 +132,11 @@ def convert_cast(node: Node, dtype: DType | None) -> Sequence[Value]:
         return [node.value(0)]
     if dtype.name in EIGHT_BIT_FLOATS:
         raise Unsupported(f"a cast to {dtype} saturates")
+    value = node.value(0)
+    if isinstance(value, Constant) and value.size <= MAX_FOLDED_ELEMENTS:
+        with np.errstate(all="ignore"):
+            array = readonly(value.read().astype(dtype.numpy))
+        return [constant_of(f"{node.scope.prefix}{node.proto.output[0]}", array)]
     return [node.emit(CastOp(node.operand(0), dtype))]
 
 

@@ -16,11 +16,9 @@ import onnx.numpy_helper
 import onnx.shape_inference
 from onnx import NodeProto, TensorProto, TypeProto
 
-from lowering.onnx_to_graph.values import Array, Constant, constant_of, readonly
+from lowering.onnx_to_graph.values import MAX_FOLDED_ELEMENTS, Array, Constant, constant_of, readonly
 from neuron_dialects.dtypes import dtype_of_onnx
 
-MAX_FOLDED_ELEMENTS = 64 * 1024
-"""Neither an input nor an output of a folded node has more elements."""
 _DATA_ELEMENTS = 1024
 """Inputs up to this size are shown to shape inference, which needs them for shapes, axes, repeats and the like."""
 
@@ -78,7 +76,7 @@ def _is_small(node: NodeProto, arrays: Sequence[Array | None], opset: int) -> bo
         if array is not None:
             types[name] = onnx.helper.make_tensor_type_proto(_onnx_dtype(array), array.shape)
             if array.size <= _DATA_ELEMENTS:
-                data[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(array), name)
+                data[name] = onnx.numpy_helper.from_array(np.asarray(array, order="C"), name)
     inferred = infer_outputs(node, types, data, opset)
     for name in node.output:
         if name:

@@ -39,6 +39,10 @@ def function_body(node: NodeProto, opset: int, input_types: Sequence[TypeProto])
         schema: Any = onnx.defs.get_schema(node.op_type, opset)
     except onnx.defs.SchemaError:
         return None
+    # onnx builds a body from types without checking them: what is no tensor, or has a subgraph, must not get there.
+    tensors = all(type_.HasField("tensor_type") for name, type_ in zip(node.input, input_types, strict=True) if name)
+    if not tensors or any(attribute.type == AttributeProto.GRAPH for attribute in node.attribute):
+        return None
     dependent = bool(schema.has_context_dependent_function)
     versions = schema.context_dependent_function_opset_versions if dependent else schema.function_opset_versions
     version = max((version for version in versions if version <= opset), default=None)

@@ -1,8 +1,8 @@
 """Nodes that stay ONNX nodes and run on the host.
 
 Such a node becomes a `graph.onnx_node` that carries its NodeProto and can run alone: values that its subgraphs take
-from the enclosing graph become operands as well. Its result types are what onnx infers from the operand types, refined by
-what the model declares; dimensions known only at run time stay dynamic.
+from the enclosing graph become operands as well. Its result types are what onnx infers from the operand types,
+refined by what the model declares; dimensions known only at run time stay dynamic.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ from lowering.onnx_to_graph.registry import Table, converters
 from lowering.onnx_to_graph.result import HostNode, ImportInfo, ImportResult
 from lowering.onnx_to_graph.types import to_xdsl
 from lowering.onnx_to_graph.values import Constant, Emitter, HostConstant, Scope, Value
+from neuron_dialects.dtypes import dtype_of_or_none
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import OnnxNodeOp, WeightOp
 from neuron_dialects.graph.shapes import ShapeError, element_count
@@ -118,6 +119,8 @@ class _Importer:
         for value, argument in zip(inputs, block.args, strict=True):
             argument.name_hint = _name_hint(value.name)
             scope.values[value.name] = argument
+            if not isinstance(argument.type, TensorType) or dtype_of_or_none(argument.type) is None:
+                self.types.known[argument] = value.type
         self._walk(graph.node, _Frame(scope, opsets, _read_names(graph.node, _names(graph.output))))
         outputs = [self._output(value.name, scope) for value in graph.output]
         self.emitter.fill(block)
@@ -164,6 +167,7 @@ class _Importer:
         """The module around the body, without dead operators and unused weights."""
         for op in reversed(list(block.ops)):
             if is_trivially_dead(op):
+                op.detach()
                 op.erase()
         self.store.retain({op.weight_name for op in block.ops if isinstance(op, WeightOp)})
         self.info.onnx_nodes = [host_node for op, host_node in self.host_nodes if op.parent is not None]

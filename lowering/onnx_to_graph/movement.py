@@ -176,7 +176,8 @@ def _space_to_depth(node: Node) -> Sequence[Value]:
     if block < 1 or h % block or w % block:
         raise ShapeError(f"{h}x{w} does not divide into blocks of {block}x{block}")
     apart = node.emit(ReshapeOp(x, (n, c, h // block, block, w // block, block)))
-    moved = node.emit(TransposeOp(apart, (0, 3, 5, 1, 2, 4)))
+    order = (0, 3, 5, 1, 2, 4) if node.string_attr("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    moved = node.emit(TransposeOp(apart, order))
     return [node.emit(ReshapeOp(moved, (n, c * block * block, h // block, w // block)))]
 
 

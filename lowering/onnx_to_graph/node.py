@@ -13,10 +13,10 @@ import onnx.helper
 from onnx import GraphProto, NodeProto, TensorProto
 from xdsl.ir import Operation, SSAValue
 
-from lowering.onnx_to_graph.values import Array, Constant, Emitter, Scope, Value, constant_of, readonly
+from lowering.onnx_to_graph.values import Array, Constant, Emitter, HostConstant, Scope, Value, constant_of, readonly
 from neuron_dialects.dtypes import DType
 from neuron_dialects.graph import Shape, TensorSpec, spec_of
-from neuron_dialects.graph.shapes import normalize_axes, normalize_axis
+from neuron_dialects.graph.shapes import ShapeError, normalize_axes, normalize_axis
 
 
 class Unsupported(Exception):
@@ -56,13 +56,16 @@ class Node:
         return [self.value(index) for index in range(len(self.proto.input)) if self.has(index)]
 
     def spec(self, index: int) -> TensorSpec:
-        """Element type and static shape of an input; ShapeError or Unsupported where they are not known."""
+        """Element type and static shape of an input; Unsupported where they are not known."""
         value = self.value(index)
         if isinstance(value, Constant):
             return value.spec
-        if isinstance(value, SSAValue):
+        if isinstance(value, HostConstant):
+            raise Unsupported(f"input {index} has a type that only the host understands")
+        try:
             return spec_of(value)
-        raise Unsupported(f"input {index} has a type that only the host understands")
+        except ShapeError as error:
+            raise Unsupported(f"input {index}: {error}") from error
 
     def shape(self, index: int) -> Shape:
         """Static shape of an input."""
@@ -74,7 +77,10 @@ class Node:
 
     def operand(self, index: int) -> SSAValue:
         """An input as an operand of a graph operator: a static tensor of a known element type."""
-        return self.ssa(self.value(index), index)
+        self.spec(index)
+        value = self.value(index)
+        assert not isinstance(value, HostConstant), "spec() has refused it"
+        return self.ssa(value)
 
     def operands(self) -> list[SSAValue]:
         """All present inputs as operands."""
@@ -84,14 +90,9 @@ class Node:
         """An optional input as an operand."""
         return self.operand(index) if self.has(index) else None
 
-    def ssa(self, value: Value, index: int = 0) -> SSAValue:
+    def ssa(self, value: SSAValue | Constant) -> SSAValue:
         """A value as an operand; constants are emitted at their first use."""
-        if isinstance(value, Constant):
-            return self.emitter.hold(value, self.name)
-        if not isinstance(value, SSAValue):
-            raise Unsupported(f"input {index} has a type that only the host understands")
-        spec_of(value)
-        return value
+        return self.emitter.hold(value, self.name) if isinstance(value, Constant) else value
 
     def constant(self, index: int) -> Array:
         """The elements of an input; Unsupported unless they are known at import."""

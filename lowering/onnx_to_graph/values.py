@@ -24,6 +24,9 @@ from neuron_dialects.weights import WeightStore
 
 Array: TypeAlias = npt.NDArray[Any]
 
+MAX_FOLDED_ELEMENTS = 64 * 1024
+"""Nothing larger is computed at import: neither an input nor an output of a folded node has more elements."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Constant:

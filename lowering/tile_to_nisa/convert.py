@@ -11,19 +11,24 @@ from typing import Any
 
 from xdsl.context import Context
 from xdsl.dialects import arith, func, scf
-from xdsl.dialects.builtin import IndexType, IntegerAttr, ModuleOp, StringAttr
+from xdsl.dialects.builtin import IndexType, IntegerAttr, ModuleOp, StringAttr, i64
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 
 from lowering.tile_to_nisa.legalize import cut, needs_split
 from lowering.tile_to_nisa.selection import EngineBalance, choices
+from lowering.tile_to_nisa.traffic import compulsory_bytes
 from neuron_dialects import nisa, tile
 from neuron_dialects.access import AccessPattern
 from neuron_dialects.access_ops import dtype_name_of, space_of
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.isa import INSTRUCTIONS, Instruction, Operand
+from neuron_dialects.loops import trip_count
 from neuron_dialects.neuron import Executor, ExecutorAttr, location_name, target_of
 from neuron_dialects.target import Target
+
+COMPULSORY_BYTES = "neuron.compulsory_bytes"
+"""Function attribute: DRAM bytes that the function must move at least."""
 
 LOAD_RINGS, STORE_RINGS = 4, 2
 """DMA rings that loads and stores are dealt to."""
@@ -50,6 +55,7 @@ class ConvertTileToNisaPass(ModulePass):
         for function in op.body.block.ops:
             if isinstance(function, func.FuncOp) and function.attributes.get("neuron.executor") == core:
                 _Converter(target_of(op)).function(function)
+                function.attributes[COMPULSORY_BYTES] = IntegerAttr(compulsory_bytes(function), i64)
 
 
 @dataclass
@@ -187,13 +193,3 @@ class _Converter:
                 self.top.insert_op_before(op, first)
             self.constants[value] = op.result
         return self.constants[value]
-
-
-def trip_count(loop: scf.ForOp) -> int:
-    """Iterations of a loop with constant bounds."""
-    bounds: list[int] = []
-    for value in (loop.lb, loop.ub, loop.step):
-        owner = value.owner
-        assert isinstance(owner, arith.ConstantOp) and isinstance(owner.value, IntegerAttr)
-        bounds.append(owner.value.value.data)
-    return max(0, -(-(bounds[1] - bounds[0]) // bounds[2]))

@@ -55,11 +55,11 @@ def cost_copy(instruction: Instruction, target: Target) -> float:
 
 
 def cost_two_streams(instruction: Instruction, target: Target) -> float:
-    """max(MIN_II, N) with one input in PSUM or all bf16 and contiguous, else max(MIN_II, 2N)."""
+    """max(MIN_II, N) with one input in PSUM (not for a scan) or all bf16 and contiguous, else max(MIN_II, 2N)."""
     n = _elements(instruction)
     operands = instruction.operands
-    inputs = [operands[r] for r in ("data", "other") if r in operands]
-    if len({o.space for o in inputs}) > 1:
+    inputs = [operands[r] for r in ("data", "other", "predicate") if r in operands]
+    if len({o.space for o in inputs}) > 1 and instruction.name != "tensor_tensor_scan":
         return _minimum(n, target)
     simple = instruction.fields.get("op", "add") in ("add", "multiply", "subtract")
     bf16 = all(o.dtype == "bf16" and o.pattern.dims[-1][0] in (0, 1) for o in operands.values())

@@ -103,21 +103,30 @@ def allocate_function(function: FuncOp, target: Target, spill: bool = True, alig
     return _Allocator(function, target, spill, alignment).run()
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Memory:
-    """One on-chip memory in the planner's units: bytes in SBUF, banks in PSUM."""
+    """One on-chip memory in the planner's units: aligned pieces of a partition in SBUF, banks in PSUM."""
 
     space: str
     unit_bytes: int
     capacity: int
 
     def units(self, row_bytes: int) -> int:
-        """Units of one copy of a buffer."""
-        return max(1, -(-row_bytes // self.unit_bytes)) if self.space == "psum" else row_bytes
+        """Units of one copy of a buffer with `row_bytes` in each partition."""
+        return max(1, -(-row_bytes // self.unit_bytes))
+
+
+def _memories(target: Target, alignment: int) -> tuple[_Memory, _Memory]:
+    return (
+        _Memory("sbuf", alignment, int(target.sbuf_bytes_per_partition) // alignment),
+        _Memory("psum", int(target.psum_bank_bytes), int(target.psum_banks)),
+    )
 
 
 @dataclass
 class _Allocator:
+    """State of the allocation of one function."""
+
     function: FuncOp
     target: Target
     spill: bool
@@ -125,30 +134,94 @@ class _Allocator:
     spills: list[Spill] = field(default_factory=list)
 
     def run(self) -> MemoryReport:
-        sbuf, psum = self.memories()
+        memories = _memories(self.target, self.alignment)
+        self.drop_unused()
         while True:
             statements = top_level_statements(self.function)
-            buffers = self.used_buffers(statements)
-            plans = {memory.space: self.plan(memory, buffers) for memory in (sbuf, psum)}
-            victims = plans["sbuf"].victims
+            buffers = on_chip_buffers(self.function, statements)
+            plans = [self.plan(memory, buffers) for memory in memories]
+            victims = [key for plan in plans for key in plan.victims]
             if not victims:
                 break
             for key in victims:
                 self.spills.append(spill_buffer(buffers[key], self.function, statements, self.target))
-        placed = [self.placed(memory, plans[memory.space], buffers) for memory in (sbuf, psum)]
-        place_buffers(self.function, [buffer for group in placed for buffer in group])
+        placed: dict[int, PlacedBuffer] = {}
+        for memory, plan in zip(memories, plans, strict=True):
+            assert plan.placement is not None
+            for key, offset in plan.placement.offsets.items():
+                copy_bytes = memory.units(buffers[key].row_bytes) * memory.unit_bytes
+                placed[key] = PlacedBuffer(buffers[key].alloc, offset * memory.unit_bytes, plan.copies[key], copy_bytes)
+        reduced = [_reduction(buffers[key], placed[key].copies) for key in sorted(placed)]
+        place_buffers(self.function, [placed[key] for key in sorted(placed)])
         hoist_dram_buffers(self.function)
+        pairs = list(zip(memories, plans, strict=True))
         return MemoryReport(
             self.function.sym_name.data,
-            {m.space: self.bytes(m, plans[m.space].needed) for m in (sbuf, psum)},
-            {m.space: self.bytes(m, plans[m.space].live_units) for m in (sbuf, psum)},
+            {memory.space: plan.needed * memory.unit_bytes for memory, plan in pairs},
+            {memory.space: plan.live_units * memory.unit_bytes for memory, plan in pairs},
             tuple(self.spills),
-            tuple(_reduction(b, plans[b.space].copies[k]) for k, b in enumerate(buffers) if self.lost(k, b, plans)),
+            tuple(text for text in reduced if text),
         )
 
-    def memories(self) -> tuple[_Memory, _Memory]:
-        sbuf_bytes = int(self.target.sbuf_bytes_per_partition) // self.alignment * self.alignment
-        return (
-            _Memory("sbuf", self.alignment, sbuf_bytes // self.alignment),
-            _Memory("psum", int(self.target.psum_bank_bytes), int(self.target.psum_banks)),
+    def drop_unused(self) -> None:
+        """Remove buffers that nobody accesses; NX-PASS-002 when there are addresses already."""
+        for buffer in on_chip_buffers(self.function, top_level_statements(self.function)):
+            if buffer.alloc.address is not None:
+                raise NeuronError(
+                    "NX-PASS-002",
+                    f"function @{self.function.sym_name.data} is allocated already",
+                    node=location_name(buffer.alloc.location),
+                )
+            if not buffer.uses:
+                Rewriter.erase_op(buffer.alloc)
+
+    def plan(self, memory: _Memory, buffers: Sequence[OnChipBuffer]) -> MemoryPlan:
+        live = [
+            LiveBuffer(
+                key,
+                memory.units(buffer.row_bytes),
+                buffer.copies,
+                buffer.uses,
+                movable=self.spill and memory.space == "sbuf" and not buffer.in_loop,
+            )
+            for key, buffer in enumerate(buffers)
+            if buffer.space == memory.space
+        ]
+        plan = plan_memory(live, memory.capacity)
+        if plan.placement is None and not plan.victims:
+            raise self.shortage(memory, plan, buffers)
+        return plan
+
+    def shortage(self, memory: _Memory, plan: MemoryPlan, buffers: Sequence[OnChipBuffer]) -> NeuronError:
+        """The error that says what is live where memory is short."""
+        position, needed = plan.shortage
+        live = [
+            (memory.units(buffer.row_bytes) * plan.copies[key] * memory.unit_bytes, key, buffer)
+            for key, buffer in enumerate(buffers)
+            if buffer.space == memory.space and buffer.uses[0] <= position <= buffer.uses[-1]
+        ]
+        live.sort(key=lambda item: (-item[0], item[1]))
+        named = [f"{size} by {_owner(buffer)}" for size, _, buffer in live[:LARGEST_NAMED]]
+        node = next((name for _, _, b in live if (name := location_name(b.alloc.location))), None)
+        smaller = "use smaller tiles, or cast to a narrower type"
+        return NeuronError(
+            "NX-MEM-001",
+            f"{memory.space.upper()} of {needed * memory.unit_bytes} bytes per partition is needed, limit"
+            f" {memory.capacity * memory.unit_bytes}; largest: {', '.join(named)}",
+            node=node,
+            help=smaller if self.spill or memory.space == "psum" else f"allow spilling (spill=true), or {smaller}",
         )
+
+
+def _owner(buffer: OnChipBuffer) -> str:
+    """How a message calls a buffer: by its framework node and its name."""
+    node = location_name(buffer.alloc.location)
+    name = f"%{buffer.alloc.buffer.name_hint or 'buffer'}"
+    return f"{name} of node '{node}'" if node else name
+
+
+def _reduction(buffer: OnChipBuffer, copies: int) -> str:
+    """What became of a rotating buffer that lost copies; empty when it lost none."""
+    if copies == buffer.copies:
+        return ""
+    return f"{_owner(buffer)}: {copies} copies instead of {buffer.copies}, {buffer.row_bytes} bytes per partition each"

@@ -48,6 +48,11 @@ class MemoryPlan:
     shortage: tuple[int, int] = (0, 0)
     live_units: int = 0
 
+    @property
+    def needed(self) -> int:
+        """Units that the tightest placement found needs."""
+        return 0 if self.placement is None else self.placement.needed
+
 
 @dataclass
 class _Planner:

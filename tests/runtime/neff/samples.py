@@ -50,18 +50,11 @@ def matmul_program(target: str) -> CoreProgram:
     )  # fmt: skip
     store_y = dma(dram(2, "f32", register(1), (256, 64), (1, 128)), sbuf("f32", 64, 96, *tile), "q_store", 3,
                   (1, register(0, 1)))  # fmt: skip
-    operands = {
-        "dst": psum(64, *tile),
-        "stationary": sbuf("bf16", 128, 0, (1, 64)),
-        "moving": sbuf("bf16", 128, 64, *tile),
-    }
+    weights, columns = sbuf("bf16", 128, 0, (1, 64)), sbuf("bf16", 128, 64, *tile)
+    operands = {"dst": psum(64, *tile), "stationary": weights, "moving": columns}
     matmul = Instruction("nc_matmul", "pe", operands, {"accumulate": Affine()})
-    relu = Instruction(
-        "activation",
-        "act",
-        {"dst": sbuf("f32", 64, 96, *tile), "data": psum(64, *tile)},
-        {"func": "relu", "scale": 0.5},
-    )
+    operands = {"dst": sbuf("f32", 64, 96, *tile), "data": psum(64, *tile)}
+    relu = Instruction("activation", "act", operands, {"func": "relu", "scale": 0.5})
 
     def loop(*body: QueueEntry, before: tuple[QueueEntry, ...] = ()) -> list[QueueEntry]:
         """`before`, then `body` for register 0 in 0 .. 1 with register 1 = 128 * register 0."""
@@ -153,7 +146,7 @@ def sample_bytes(compress: bool = False) -> bytes:
 
 
 def sealed(payload: bytes, like: bytes) -> bytes:
-    """A file with another archive and a header that fits it: what an attacker writes, who can compute hashes as well."""
+    """A file with another archive and a header that fits it, which an attacker can make as well as we can."""
     header = parse_header(like[:HEADER_BYTES], len(like))
     digest = hashlib.sha256(payload).digest()
     return NeffHeader(header.name, header.num_tpb, digest, len(payload), header.build_version).pack() + payload

@@ -1,0 +1,211 @@
+"""Writes engine ops on views, hiding the engines' restrictions from the recipes that use it.
+
+Recipes (pointwise_unary.py, pointwise_binary.py, integers.py) say what to compute; an `Emitter` knows which of two PSUM
+inputs must move first, that a number or a per-partition column makes the cheaper tensor-scalar form, that such columns are
+f32, and where temporaries come from. All views of one call are [P, free...] of one shape and within the engines' four free
+dimensions, which `within_rank` provides.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lowering.graph_to_tile.builder import KernelBuilder
+from lowering.graph_to_tile.view import View
+from neuron_dialects.access import merge_dims
+from neuron_dialects.dtypes import dtype_by_name
+from neuron_dialects.isa.limits import MAX_ON_CHIP_DIMS
+from neuron_dialects.target import Target
+
+Operand = View | float
+"""A tile, a per-partition column repeated along the row (a view that `is_column`), or a number."""
+
+COMMUTATIVE = frozenset(
+    {"add", "multiply", "maximum", "minimum", "equal", "not_equal", "logical_and", "logical_or", "logical_xor",
+     "bitwise_and", "bitwise_or", "bitwise_xor"}
+)  # fmt: skip
+"""ALU operators whose operands may be exchanged."""
+
+WORTHWHILE_COLUMN_ELEMENTS = 128
+"""Row length from which converting a column to f32 costs less than reading it as a second tile."""
+
+
+def within_rank(b: KernelBuilder, views: Sequence[View], body: Callable[[Sequence[View]], None]) -> None:
+    """`body(views)`, looping over outer dimensions of all views until each merges to what an engine can address.
+
+    The views have one shape. Each loop takes the shortest dimension whose removal brings the worst view closer.
+    """
+
+    def rank(candidates: Sequence[View]) -> int:
+        return max(len(merge_dims(view.dims)) for view in candidates)
+
+    worst = rank(views)
+    if worst <= MAX_ON_CHIP_DIMS:
+        body(views)
+        return
+    sizes = views[0].shape
+    helpful = [
+        d for d in range(1, len(sizes)) if sizes[d] > 1 and rank([view.at(d, 0) for view in views]) < worst
+    ] or [d for d in range(1, len(sizes)) if sizes[d] > 1]
+    outer = min(helpful, key=lambda d: sizes[d])
+    with b.loop(sizes[outer]) as i:
+        within_rank(b, [view.at(outer, i) for view in views], body)
+
+
+class Emitter:
+    """Engine ops on views of one shape, with temporaries in the current loop."""
+
+    def __init__(self, b: KernelBuilder, target: Target):
+        self.b = b
+        self.target = target
+
+    @property
+    def exact_integers(self) -> bool:
+        """Whether an engine of the target has 32-bit integer arithmetic; elsewhere it goes through f32."""
+        return "pool" in self.target.compute_engines
+
+    # -- values -----------------------------------------------------------------------------------------------------------
+
+    def temp(self, like: View, dtype: str = "f32") -> View:
+        """A dense temporary of the shape of `like`."""
+        sizes = like.shape[1:]
+        view = self.b.alloc((like.partitions, *(sizes or (1,))), dtype, "sbuf", self.b.rotation).view()
+        return view if sizes else view.at(1, 0)
+
+    def filled(self, like: View, value: float, dtype: str = "f32") -> View:
+        """A view of the shape of `like` that holds `value` everywhere; one element per partition is stored."""
+        column = self.b.alloc((like.partitions, 1), dtype, "sbuf", self.b.rotation).view()
+        self.b.memset(column, value)
+        return self.repeated(column, like)
+
+    @staticmethod
+    def repeated(column: View, like: View) -> View:
+        """A [P, 1] view repeated to the shape of `like`."""
+        column = column.at(1, 0)
+        for size in reversed(like.shape[1:]):
+            column = column.insert(0, size)
+        return column
+
+    def tile(self, operand: Operand, like: View, dtype: str = "f32") -> View:
+        """An operand as a view."""
+        return operand if isinstance(operand, View) else self.filled(like, operand, dtype)
+
+    def in_sbuf(self, view: View) -> View:
+        """The view itself, or a copy where it lies in PSUM."""
+        if view.space != "psum":
+            return view
+        moved = self.temp(view, view.dtype)
+        self.b.copy(moved, view)
+        return moved
+
+    def converted(self, view: View, dtype: str) -> View:
+        """The view itself, or a copy in another element type."""
+        if view.dtype == dtype:
+            return view
+        copied = self.temp(view, dtype)
+        self.b.copy(copied, view)
+        return copied
+
+    def column(self, view: View) -> View:
+        """The [P, 1] f32 form of a column, as engines take scalars per partition."""
+        return self.converted(view.column, "f32")
+
+    # -- ops --------------------------------------------------------------------------------------------------------------
+
+    def scalar(
+        self,
+        dst: View,
+        src: View,
+        op0: str,
+        scalar0: Operand,
+        op1: str = "bypass",
+        scalar1: Operand = 0.0,
+        reverse0: bool = False,
+        reverse1: bool = False,
+    ) -> None:
+        """dst = (src op0 scalar0) op1 scalar1; scalars are numbers or columns."""
+        first, second = (self.column(s) if isinstance(s, View) else s for s in (scalar0, scalar1))
+        self.b.tensor_scalar(dst, src, op0, first, op1, second, reverse0, reverse1)
+
+    def alu(self, dst: View, a: Operand, b: Operand, op: str) -> None:
+        """dst = a op b, as tensor-scalar where one operand is a number or a column worth it."""
+        if not isinstance(a, View) and not isinstance(b, View):
+            a = self.filled(dst, a)
+        if isinstance(a, View) and (not isinstance(b, View) or self._is_scalar(b, op)):
+            self.scalar(dst, a, op, b)
+        elif isinstance(b, View) and (not isinstance(a, View) or self._is_scalar(a, op)):
+            self.scalar(dst, b, op, a, reverse0=op not in COMMUTATIVE)
+        else:
+            assert isinstance(a, View)
+            assert isinstance(b, View)
+            self.tensors(dst, a, b, op)
+
+    def _is_scalar(self, view: View, op: str) -> bool:
+        if not view.is_column or op.startswith("bitwise") or op.endswith("shift"):
+            return False
+        worthwhile = view.free_elements >= WORTHWHILE_COLUMN_ELEMENTS and dtype_by_name(view.dtype).is_float
+        return view.dtype == "f32" or worthwhile
+
+    def tensors(self, dst: View, a: View, b: View, op: str) -> None:
+        """dst = a op b of two tiles; at most one is read from PSUM."""
+        if a.space == b.space == "psum":
+            b = self.in_sbuf(b)
+        self.b.tensor_tensor(dst, a, b, op)
+
+    def scalar_tensor(
+        self,
+        dst: View,
+        src: View,
+        op0: str,
+        scalar0: Operand,
+        op1: str,
+        other: View,
+        reverse0: bool = False,
+        reverse1: bool = False,
+    ) -> None:
+        """dst = (src op0 scalar0) op1 other."""
+        if src.space == other.space == "psum":
+            other = self.in_sbuf(other)
+        roles: dict[str, View | None] = {"dst": dst, "data": src, "other": other}
+        fields: dict[str, Any] = {"op0": op0, "reverse0": reverse0, "op1": op1, "reverse1": reverse1}
+        if isinstance(scalar0, View):
+            roles["operand0"] = self.column(scalar0)
+        else:
+            fields["scalar0"] = scalar0
+        self.b.emit("scalar_tensor_tensor", roles, fields)
+
+    def function(
+        self, dst: View, src: View, func: str, scale: Operand = 1.0, bias: Operand | None = None, alpha: float = 0.0
+    ) -> None:
+        """dst = func(src * scale + bias)."""
+        if isinstance(bias, float):
+            bias = self.filled(dst, bias)
+        bias = None if bias is None else self.column(bias)
+        scale = self.column(scale) if isinstance(scale, View) else scale
+        self.b.activation(dst, src, func, scale, bias, alpha=alpha)
+
+    def reciprocal(self, dst: View, src: View) -> None:
+        """dst = 1 / src, over the whole range of f32."""
+        self.b.emit("reciprocal", {"dst": dst, "data": src})
+
+    def select(self, dst: View, src: Operand, predicate: View) -> None:
+        """dst = src where the predicate is not zero; elsewhere dst keeps what it holds."""
+        data = self.converted(self.tile(src, dst, dst.dtype), dst.dtype)
+        if data.space == predicate.space == "psum":
+            data = self.in_sbuf(data)
+        self.b.emit("select", {"dst": dst, "data": data, "predicate": predicate})
+
+    def assign(self, dst: View, src: Operand) -> None:
+        """dst = src with the hardware's cast."""
+        if isinstance(src, View):
+            self.b.copy(dst, src)
+        else:
+            self.b.memset(dst, src)
+
+    def run(self, dst: View, src: View, steps: Sequence[tuple[str, Operand]]) -> None:
+        """dst = src taken through ALU steps `running op operand` with numbers and columns, two per instruction."""
+        for start in range(0, len(steps), 2):
+            pair = steps[start : start + 2]
+            target = dst if start + 2 >= len(steps) else self.temp(dst)
+            second: tuple[str, Operand] = pair[1] if len(pair) == 2 else ("bypass", 0.0)
+            self.scalar(target, src, pair[0][0], pair[0][1], *second)
+            src = target

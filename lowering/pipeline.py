@@ -1,0 +1,116 @@
+"""The default pipeline as data: phases, passes, what each does; and the function that runs a list of passes.
+
+`PHASES` is the one place where the order of passes is written down: the compiler, `neuron-opt -p default` and the manual's table
+are made from it. A phase ends at a level at which the program can be executed and where `--emit` can stop.
+"""
+
+import gc
+import importlib
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass
+from xdsl.utils.arg_spec import parse_pipeline
+
+from passes.registry import PASSES
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A run of passes that ends at `level`. Pass specs may hold `{auto_cast}` and `{auto_cast_type}`."""
+
+    level: str
+    passes: tuple[str, ...]
+    summary: str
+
+
+PHASES: tuple[Phase, ...] = (
+    Phase(
+        "graph",
+        (
+            "graph-canonicalize",
+            "graph-fold-batch-norm",
+            "graph-partition",
+            "graph-narrow-integers",
+            "graph-auto-cast{{mode={auto_cast} type={auto_cast_type}}}",
+            "graph-canonicalize",
+            "graph-fold-weights",
+            "graph-fuse",
+            "graph-layout",
+        ),
+        "clean up, split host from core, choose number formats, kernels and layouts",
+    ),
+    Phase("tile", ("convert-graph-to-tile",), "one kernel per group of ops, over tiles of tensors"),
+    Phase(
+        "nisa",
+        (
+            "convert-tile-to-nisa",
+            "nisa-verify",
+            "nisa-allocate",
+            "nisa-synchronize",
+            "nisa-split-queues",
+            "nisa-allocate-registers",
+        ),
+        "instructions, addresses, semaphores, one queue per engine, scalar registers",
+    ),
+)
+"""The default pipeline, level by level."""
+
+LEVELS = tuple(phase.level for phase in PHASES)
+
+
+def pass_specs(auto_cast: str = "matmult", auto_cast_type: str = "bf16", until: str = "nisa") -> list[str]:
+    """Pass specs of the default pipeline up to and including level `until`."""
+    specs: list[str] = []
+    for phase in PHASES:
+        specs += [spec.format(auto_cast=auto_cast, auto_cast_type=auto_cast_type) for spec in phase.passes]
+        if phase.level == until:
+            break
+    return specs
+
+
+PIPELINES: dict[str, str] = {
+    "default": ",".join(pass_specs()),
+    "to-graph": ",".join(pass_specs(until="graph")),
+    "to-tile": ",".join(pass_specs(until="tile")),
+    "graph-to-tile": ",".join(PHASES[1].passes),
+    "tile-to-nisa": ",".join(PHASES[2].passes),
+}
+"""Pipelines that `-p` takes by name."""
+
+PassDone = Callable[[str, float, ModuleOp], None]
+"""Called after each pass with its name, its seconds and the module."""
+
+
+def make_pass(spec: str) -> ModulePass:
+    """A pass from its spec `name{option=value}`."""
+    (parsed,) = parse_pipeline(spec)
+    module_name, _, class_name = PASSES[parsed.name].partition(":")
+    return getattr(importlib.import_module(module_name), class_name).from_pass_spec(parsed)
+
+
+def run_passes(ctx: Context, module: ModuleOp, specs: Sequence[str], done: PassDone | None = None) -> None:
+    """Run passes in order, without the garbage collector's stops (IR is cyclic garbage, see `no_collection`)."""
+    with no_collection():
+        for spec in specs:
+            started = time.perf_counter()
+            instance = make_pass(spec)
+            instance.apply(ctx, module)
+            if done is not None:
+                done(instance.name, time.perf_counter() - started, module)
+
+
+@contextmanager
+def no_collection():
+    """No cyclic garbage collection inside; the collector would scan the whole IR again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

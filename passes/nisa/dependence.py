@@ -1,0 +1,265 @@
+"""How far a stream must have come before an instruction may start, from the two accesses that conflict.
+
+Given a producer's and a consumer's access (`memory_access`), `required_counts` leaves affine numbers over the consumer's loop
+variables: for every instance of the consumer, the last conflicting instance of the producer that precedes it in program
+order has at most one of these numbers in its stream. No number exceeds what precedes the consumer in program order, so
+that waiting for it cannot block for ever.
+
+The producer's instance differs from the consumer's in one of three ways, and each gives a number:
+
+- *same iteration* of all loops that both share, the producer standing earlier in the text;
+- *an earlier iteration* of a shared loop, `distance` iterations ago, loops around it being in the same iteration. The number
+  is the producer's own, less what the loop does in `distance` iterations. In the first iterations this reaches back into
+  whatever came before the loop: more than is needed, never more than precedes the consumer;
+- *the last user of the same copy* of a rotating buffer: `copies` executions of its slot ago.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from neuron_dialects.access import Affine
+from passes.nisa.affine_bound import Numbers, affine_upper_bound
+from passes.nisa.memory_access import Access
+from passes.nisa.program_tree import Loop
+from passes.nisa.progress import Progress
+
+LARGE_DOMAIN = 65536
+"""Loops with more iterations than this are not looked at one by one: the consumer waits for all of the producer."""
+
+FEW_DISTANCES = 16
+"""How many distances are tried one by one before the smallest that may conflict is taken."""
+
+
+def required_counts(producer: Access, consumer: Access, progress: Progress) -> list[Affine]:
+    """What the producer's stream must have completed before the consumer starts; see the module's head."""
+    if producer.last_partition < consumer.first_partition or consumer.last_partition < producer.first_partition:
+        return []
+    pair = _Pair(producer, consumer, progress)
+    counts = [count for relation in pair.relations() if (count := pair.count(relation)) is not None]
+    trips = consumer.statement.trips
+    before = progress.before(consumer.statement, producer.statement.stream)
+    assert all((before - count).bounds(trips)[0] >= 0 for count in counts), "a wait never exceeds what precedes it"
+    return [count for count in counts if count.bounds(trips)[1] > 0]
+
+
+@dataclass(frozen=True)
+class _Relation:
+    """How the instances of producer and consumer differ.
+
+    shared: outer loops of both whose iterations are related; deeper loops run freely on both sides.
+    lag: instructions of the producer's stream between the related iterations.
+    shift: bytes (least, most) by which the related loops move the producer's box against the consumer's.
+    everywhere: an instance of the consumer that conflicts with none of the related instances may do so with earlier ones.
+    """
+
+    shared: int
+    lag: int
+    shift: tuple[int, int]
+    everywhere: bool = False
+
+
+@dataclass(frozen=True)
+class _Pair:
+    producer: Access
+    consumer: Access
+    progress: Progress
+
+    @cached_property
+    def common(self) -> int:
+        """Number of loops around both."""
+        p, c = self.producer.statement.loops, self.consumer.statement.loops
+        return next((i for i, (a, b) in enumerate(zip(p, c, strict=False)) if a is not b), min(len(p), len(c)))
+
+    @cached_property
+    def rotates(self) -> bool:
+        """Whether both use the same slot of the same buffer, and so touch the same bytes only in the same copy."""
+        p, c = self.producer, self.consumer
+        return p.slot is not None and p.slot is c.slot and p.buffer == c.buffer and p.copy_bytes == c.copy_bytes
+
+    @cached_property
+    def scope(self) -> int:
+        """Number of loops outside of which different iterations use different copies."""
+        return len(self.producer.slot.loops) if self.rotates and self.producer.slot is not None else 0
+
+    @cached_property
+    def weights(self) -> Affine:
+        """Number of the producer in its stream."""
+        return self.progress.sequence(self.producer.statement)
+
+    def slopes(self, loop: Loop) -> tuple[int, int]:
+        """Bytes that the producer's and the consumer's box move with one iteration of a loop."""
+        return self.producer.start.coefficient(loop.variable), self.consumer.start.coefficient(loop.variable)
+
+    def relations(self) -> Iterator[_Relation]:
+        """All ways in which a producer's instance can precede a consumer's that touches the same bytes."""
+        loops = self.producer.statement.loops
+        if self.producer.statement.number < self.consumer.statement.number:
+            yield _Relation(self.common, 0, self.drift(self.common))
+        for level in range(self.common, self.scope, -1):
+            relation = self.earlier_iteration(level)
+            if relation is not None:
+                yield relation
+        slot = self.producer.slot
+        if self.scope and slot is not None and slot.executions.bounds(self.producer.statement.trips)[1] >= slot.copies:
+            step = self.weights.coefficient(loops[self.scope - 1].variable)
+            yield _Relation(self.scope, slot.copies * step, self.free_drift(self.scope))
+
+    def drift(self, shared: int) -> tuple[int, int]:
+        """Shift by loops of which both are in the same iteration: nothing where both boxes move alike."""
+        low = high = 0
+        for loop in self.producer.statement.loops[:shared]:
+            mine, other = self.slopes(loop)
+            reach = (mine - other) * (loop.trip_count - 1)
+            low, high = low + min(0, reach), high + max(0, reach)
+        return low, high
+
+    def free_drift(self, shared: int) -> tuple[int, int]:
+        """Shift by loops of which they may be in any iterations."""
+        low = high = 0
+        for loop in self.producer.statement.loops[:shared]:
+            for slope in (self.slopes(loop)[0], -self.slopes(loop)[1]):
+                reach = slope * (loop.trip_count - 1)
+                low, high = low + min(0, reach), high + max(0, reach)
+        return low, high
+
+    def earlier_iteration(self, level: int) -> _Relation | None:
+        """The relation to the last iteration of the loop at depth `level` that may conflict; None when none does."""
+        loop = self.producer.statement.loops[level - 1]
+        slope = self.slopes(loop)[0]
+        step = self.weights.coefficient(loop.variable)
+        low, high = self.drift(level)
+        if slope == 0:
+            return _Relation(level, step, (low, high)) if loop.trip_count > 1 else None
+        window = self.window((low, high))
+        reach = self.span(level)
+        # The boxes meet when window[0] <= x - slope * distance <= window[1] for some x in reach.
+        first, last = (reach[0] - window[1], reach[1] - window[0])
+        if slope < 0:
+            first, last = -last, -first
+        distances = range(max(1, -(-first // abs(slope))), min(loop.trip_count - 1, last // abs(slope)) + 1)
+        for distance in distances[:FEW_DISTANCES]:
+            shift = (low - slope * distance, high - slope * distance)
+            relation = _Relation(level, distance * step, shift, everywhere=True)
+            if self.needs(relation) is not None:
+                return relation
+        if len(distances) <= FEW_DISTANCES:
+            return None
+        shift = (low - slope * distances[-1], high - slope * distances[FEW_DISTANCES])
+        if slope < 0:
+            shift = (low - slope * distances[FEW_DISTANCES], high - slope * distances[-1])
+        return _Relation(level, distances[FEW_DISTANCES] * step, shift, everywhere=True)
+
+    def window(self, shift: tuple[int, int]) -> tuple[int, int]:
+        """Least and largest distance in bytes (producer's start less consumer's, constants apart) at which they overlap."""
+        p, c = self.producer, self.consumer
+        distance = p.start.constant - c.start.constant
+        low = c.low - p.high - distance - shift[1]
+        high = c.high - p.low - distance - shift[0]
+        if not self.rotates:
+            for access, sign in ((p, 1), (c, -1)):
+                reach = sign * access.copy_bytes * (access.slot.copies - 1) if access.slot is not None else 0
+                low, high = low - max(0, reach), high - min(0, reach)
+        return low, high
+
+    def span(self, shared: int) -> tuple[int, int]:
+        """Range of the same distance over the loops below `shared` on both sides."""
+        low = high = 0
+        p, c = self.producer, self.consumer
+        for access, sign in ((p, 1), (c, -1)):
+            for loop in access.statement.loops[shared:]:
+                reach = sign * access.start.coefficient(loop.variable) * (loop.trip_count - 1)
+                low, high = low + min(0, reach), high + max(0, reach)
+        return low, high
+
+    def moving(self, access: Access, shared: int) -> list[Loop]:
+        """Loops below `shared` that move the access's box."""
+        return [loop for loop in access.statement.loops[shared:] if access.start.coefficient(loop.variable)]
+
+    def needs(self, relation: _Relation) -> tuple[Numbers, npt.NDArray[np.bool_]] | None:
+        """The last conflicting iteration of the producer's inner loops, for each of the consumer's; None: no conflict."""
+        low, high = self.window(relation.shift)
+        least, most = self.span(relation.shared)
+        if least > high or most < low:
+            return None
+        inner = self.moving(self.producer, relation.shared)
+        outer = self.moving(self.consumer, relation.shared)
+        weights = [self.weights.coefficient(loop.variable) for loop in inner]
+        if (low <= least and most <= high) or _size(inner) > LARGE_DOMAIN or _size(outer) > LARGE_DOMAIN:
+            everything = sum(w * (loop.trip_count - 1) for w, loop in zip(weights, inner, strict=True))
+            return np.array(everything), np.array(True)
+        starts = _sums(inner, [self.producer.start.coefficient(loop.variable) for loop in inner]).reshape(-1)
+        moves = _sums(outer, [self.consumer.start.coefficient(loop.variable) for loop in outer])
+        numbers, defined = _last_in_window(starts, _sums(inner, weights).reshape(-1), moves + low, moves + high)
+        return (numbers, defined) if defined.any() else None
+
+    def count(self, relation: _Relation) -> Affine | None:
+        """The number to wait for under one relation, affine in the consumer's loop variables; None: no conflict."""
+        found = self.needs(relation)
+        if found is None:
+            return None
+        needs, defined = found
+        producer, consumer = self.producer.statement, self.consumer.statement
+        inner = producer.loops[relation.shared :]
+        moved = self.moving(self.producer, relation.shared)
+        still = sum(
+            self.weights.coefficient(loop.variable) * (loop.trip_count - 1) for loop in inner if loop not in moved
+        )
+        shared = [(loop.variable, self.weights.coefficient(loop.variable)) for loop in producer.loops[: relation.shared]]
+        base = Affine.of(self.weights.constant + still - relation.lag, shared)
+        if needs.ndim == 0:
+            return base + int(needs)
+        if relation.everywhere:
+            needs, defined = np.where(defined, needs, 0), np.ones_like(defined)
+        outer = self.moving(self.consumer, relation.shared)
+        before = self.progress.before(consumer, producer.stream)
+        ceilings = [before.coefficient(loop.variable) for loop in outer]
+        constant, slopes = affine_upper_bound(needs, defined, before.constant - base.constant, ceilings)
+        terms = [(loop.variable, slope) for loop, slope in zip(outer, slopes, strict=True)]
+        return base + Affine.of(constant, terms)
+
+
+def _size(loops: Sequence[Loop]) -> int:
+    size = 1
+    for loop in loops:
+        size *= loop.trip_count
+    return size
+
+
+def _sums(loops: Sequence[Loop], coefficients: Sequence[int]) -> Numbers:
+    """Sum of coefficient * variable for all iterations of the loops, one dimension for each."""
+    total = np.zeros([loop.trip_count for loop in loops], dtype=np.int64)
+    for axis, (loop, coefficient) in enumerate(zip(loops, coefficients, strict=True)):
+        shape = [1] * len(loops)
+        shape[axis] = loop.trip_count
+        total += (np.arange(loop.trip_count, dtype=np.int64) * coefficient).reshape(shape)
+    return total
+
+
+def _last_in_window(
+    starts: Numbers, numbers: Numbers, low: Numbers, high: Numbers
+) -> tuple[Numbers, npt.NDArray[np.bool_]]:
+    """For each window low .. high the largest number among the starts in it, and whether there is any."""
+    order = np.argsort(starts, kind="stable")
+    starts, numbers = starts[order], numbers[order]
+    left = np.asarray(np.searchsorted(starts, low, "left"))
+    right = np.asarray(np.searchsorted(starts, high, "right"))
+    defined = np.asarray(right > left)
+    # Largest of every run of 2^k neighbours: two overlapping runs cover any range.
+    runs = [numbers]
+    while 2 << (len(runs) - 1) <= len(numbers):
+        half = 1 << (len(runs) - 1)
+        runs.append(np.maximum(runs[-1][:-half], runs[-1][half:]))
+    lengths = np.maximum(right - left, 1)
+    levels = np.frexp(lengths.astype(np.float64))[1] - 1
+    largest = np.zeros(left.shape, dtype=np.int64)
+    for level, run in enumerate(runs):
+        here = defined & (levels == level)
+        if here.any():
+            largest[here] = np.maximum(run[left[here]], run[right[here] - (1 << level)])
+    return largest, defined

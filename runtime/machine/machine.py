@@ -1,0 +1,178 @@
+"""The machine: runs a core program on data, in simulated time, or both.
+
+Given a `CoreProgram` and its target, a `Machine` decodes it once and runs it any number of times. It owns SBUF, PSUM and every
+DRAM variable; all of it but inputs and parameters is poisoned before each run, so that a value nobody wrote shows. A run leaves
+behind the outputs and what it took.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuron_dialects.dtypes import dtype_by_name
+from neuron_dialects.errors import NeuronError
+from neuron_dialects.isa.program import CoreProgram, DramVariable
+from neuron_dialects.target import Target
+from runtime.machine.decode import DecodedProgram, Entry, decode_program, memory_limits, variable_bytes
+from runtime.machine.plan import Work, plan_queues
+from runtime.machine.simulator import STEP_LIMIT, Simulator
+from runtime.machine.timing import Timing, timing_of
+from runtime.semantics import SEMANTICS, Case
+from runtime.views import OperandView, Region, view_shape, widened
+
+Array = NDArray[Any]
+Mode = Literal["functional", "timing", "both"]
+
+
+@dataclass
+class Trace:
+    """Every instruction and transfer of a run, as columns: start and end in ns, engine or ring, name, index of its origin."""
+
+    start: list[float] = field(default_factory=list)
+    end: list[float] = field(default_factory=list)
+    engine: list[str] = field(default_factory=list)
+    name: list[str] = field(default_factory=list)
+    origin: list[int] = field(default_factory=list)
+
+    def record(self, start: float, end: float, stream: str, work: Work) -> None:
+        """Append one event."""
+        self.start.append(start)
+        self.end.append(end)
+        self.engine.append(stream)
+        self.name.append(work.entry.name)
+        self.origin.append(work.entry.origin)
+
+
+@dataclass(frozen=True)
+class MachineResult:
+    """Outputs by name (empty in timing mode), the timing (None in functional mode), the trace if one was asked for."""
+
+    outputs: dict[str, Array]
+    timing: Timing | None
+    trace: Trace | None = None
+
+
+class Machine:
+    """One core with a program.
+
+    Raises NeuronError: NX-RUN-004 when the program refers to nothing or the target cannot execute it, NX-RUN-001 when an
+    operand with a fixed address leaves its memory.
+    """
+
+    def __init__(self, program: CoreProgram, target: Target) -> None:
+        self.program, self.target = program, target
+        self._decoded: DecodedProgram = decode_program(program, target)
+        self._queues = plan_queues(self._decoded)
+        self._works = [work for queue in self._queues.values() for work in queue]
+        self._arrays: dict[int, Array] = {}
+        self._on_chip: dict[str, Region] = {}
+
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        parameters: Mapping[str, Array],
+        mode: Mode = "functional",
+        *,
+        trace: bool = False,
+        step_limit: int = STEP_LIMIT,
+    ) -> MachineResult:
+        """Run the program once.
+
+        Args:
+            inputs, parameters: values of the variables of kind input and file, by variable name, with the variable's shape
+                and element type; not looked at in timing mode. Parameters are used in place and must not change.
+            mode: "functional" computes outputs, "timing" what the run takes, "both" both. The order of events is the same.
+            trace: keep every instruction and transfer.
+            step_limit: control instructions that one queue may execute.
+
+        Raises NeuronError: NX-RUN-001 and -002 for accesses out of bounds, -003 for queues that wait for ever, -005 when
+        values do not fit their variables, -006 when the step limit is reached.
+        """
+        functional = mode != "timing"
+        if functional:
+            self._load(inputs, parameters)
+        for work in self._works:
+            work.executions = 0
+        recorded = Trace() if trace else None
+        simulator = Simulator(
+            self._queues, self.program.semaphores, self.target, functional, recorded.record if recorded else None, step_limit
+        )
+        with np.errstate(all="ignore"):
+            simulator.run()
+        timing = timing_of(simulator, self._works, self.program, self.target) if mode != "functional" else None
+        outputs = {v.name: self._arrays[v.id].copy() for v in self._variables("output")} if functional else {}
+        return MachineResult(outputs, timing, recorded)
+
+    def _variables(self, *kinds: str) -> list[DramVariable]:
+        return [variable for variable in self.program.variables if variable.kind in kinds]
+
+    # -- memory -------------------------------------------------------------------------------------------------------
+
+    def _load(self, inputs: Mapping[str, Array], parameters: Mapping[str, Array]) -> None:
+        """Fill the memories for a run; the first one, or one with other parameters, also binds the operands to them."""
+        values = {v.id: _fitting(v, inputs) for v in self._variables("input")}
+        files = {v.id: _fitting(v, parameters) for v in self._variables("file")}
+        bound = bool(self._on_chip) and all(self._arrays[key] is value for key, value in files.items())
+        if not bound:
+            self._allocate(files)
+            self._bind()
+        for region in self._on_chip.values():
+            region.poison()
+        for variable in self._variables("output", "tmp"):
+            Region.of_array(self._arrays[variable.id]).poison()
+        for key, value in values.items():
+            np.copyto(self._arrays[key], value)
+
+    def _allocate(self, files: Mapping[int, Array]) -> None:
+        size = sum(variable_bytes(variable) for variable in self.program.variables)
+        if size > int(self.target.dram_bytes):
+            raise NeuronError(
+                "NX-MEM-001", f"the program's DRAM variables have {size} bytes, the core has {self.target.dram_bytes}"
+            )
+        self._arrays = {
+            v.id: files[v.id] if v.kind == "file" else np.empty(v.shape, dtype_by_name(v.dtype).numpy)
+            for v in self.program.variables
+        }
+        if not self._on_chip:
+            partitions = int(self.target.partitions)
+            limits = memory_limits(self.target)
+            self._on_chip = {space: Region.on_chip(partitions, size, space) for space, size in limits.items()}
+
+    def _bind(self) -> None:
+        dram = {v.id: Region.of_array(self._arrays[v.id], v.name) for v in self.program.variables}
+        for work in self._works:
+            if work.entry.instruction is not None:
+                self._bind_entry(work, work.entry, dram)
+
+    def _bind_entry(self, work: Work, entry: Entry, dram: Mapping[int, Region]) -> None:
+        """Give one entry its kernel and the views of its operands."""
+        instruction = entry.instruction
+        assert instruction is not None
+        views: list[tuple[str, OperandView]] = []
+        dtypes: dict[str, str] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
+        for access in entry.accesses:
+            operand = instruction.operands[access.role]
+            pattern = widened(instruction.name, access.role, operand.pattern, instruction.fields)
+            region = self._on_chip[operand.space] if operand.space != "dram" else dram[operand.buffer or 0]
+            views.append((access.role, OperandView(region, pattern, operand.dtype, access.operand, entry.node)))
+            dtypes[access.role], shapes[access.role] = operand.dtype, view_shape(pattern)
+        case = Case(instruction.name, instruction.engine, dtypes, shapes, instruction.fields)
+        work.kernel, work.views = SEMANTICS[instruction.name](case), tuple(views)
+
+
+def _fitting(variable: DramVariable, given: Mapping[str, Array]) -> Array:
+    """The value given for a variable; NX-RUN-005 when it is missing or of another shape or element type."""
+    value = given.get(variable.name)
+    if value is None:
+        raise NeuronError("NX-RUN-005", f"no value given for {variable.kind} {variable.name}")
+    dtype = dtype_by_name(variable.dtype).numpy
+    if value.shape != variable.shape or value.dtype != dtype:
+        raise NeuronError(
+            "NX-RUN-005",
+            f"{variable.kind} {variable.name} is {value.dtype}{list(value.shape)}, must be {dtype}{list(variable.shape)}",
+        )
+    return np.asarray(value, order="C")

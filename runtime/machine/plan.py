@@ -1,0 +1,103 @@
+"""What the simulator does for each datapath or DMA entry, worked out once: its costs, ports, hazards and counts.
+
+Costs come from `neuron_dialects.cost` alone. Nothing in a cost depends on registers or data, so each is one number per entry.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+from neuron_dialects.cost import dma_cost, issue_ns, latency_ns, matmul_macs
+from neuron_dialects.target import Target
+from runtime.machine.control import Control
+from runtime.machine.decode import Access, DecodedProgram, Entry
+from runtime.semantics.functions import TABLE_SET_OF
+from runtime.semantics.registry import Kernel
+from runtime.views import OperandView
+
+SBUF_PORT, PSUM_PORT = 0, 1
+"""Ports that two engines share on some targets: dve and pool in SBUF, act and dve in PSUM."""
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """One entry of a queue as the simulator sees it.
+
+    `busy_ns`: how long the engine (or the DMA engines) cannot start anything else; `latency_ns`: from then until the result
+    can be used. `waits`, `control` and `signal` are the entry's. `hazard_reads` / `hazard_writes`: accesses through which instructions of this engine may depend on each
+    other. `table`: function table that the scalar engine needs, or "". `kernel` and `views` are set when data is computed.
+    """
+
+    entry: Entry
+    ring: int
+    waits: tuple[tuple[int, int, int], ...]
+    control: Control | None
+    signal: int
+    busy_ns: float = 0.0
+    latency_ns: float = 0.0
+    ports: tuple[int, ...] = ()
+    table: str = ""
+    hazard_reads: tuple[Access, ...] = ()
+    hazard_writes: tuple[Access, ...] = ()
+    bytes: int = 0
+    hbm_read_bytes: int = 0
+    hbm_write_bytes: int = 0
+    macs: int = 0
+    pass_macs: float = 0.0
+    executions: int = 0
+    kernel: Kernel | None = None
+    views: tuple[tuple[str, OperandView], ...] = ()
+
+
+def plan_queues(decoded: DecodedProgram) -> dict[str, list[Work]]:
+    """The work of every entry of every queue, in the order of the entries."""
+    rings = {ring: number for number, ring in enumerate(decoded.rings)}
+    plans: dict[str, list[Work]] = {}
+    for engine, entries in decoded.queues.items():
+        works = [_work(entry, decoded.target, rings) for entry in entries]
+        if engine != "pe":
+            # The tensor engine reads SBUF and writes PSUM: no instruction of it reads what another of it writes.
+            _add_hazards(works)
+        plans[engine] = works
+    return plans
+
+
+def _work(entry: Entry, target: Target, rings: dict[str, int]) -> Work:
+    instruction = entry.instruction
+    made = functools.partial(Work, entry, waits=entry.waits, control=entry.control, signal=entry.signal)
+    if instruction is None:
+        return made(-1)
+    if entry.ring is not None:
+        cost = dma_cost(instruction, target)
+        return made(
+            rings[entry.ring], busy_ns=cost.busy_ns, latency_ns=float(target.dma_completion_ns), bytes=cost.bytes,
+            hbm_read_bytes=cost.dram_read_bytes, hbm_write_bytes=cost.dram_write_bytes,
+        )  # fmt: skip
+    macs = matmul_macs(instruction)
+    factor = target.matmul_rate_factor(instruction.operands["moving"].dtype) if macs else 0.0
+    function: Any = instruction.field("func") if instruction.name == "activation" else ""
+    return made(
+        -1, busy_ns=issue_ns(instruction, target), latency_ns=latency_ns(entry.engine, target),
+        ports=_ports(entry, target), table=TABLE_SET_OF.get(function, ""), macs=macs, pass_macs=macs * factor,
+    )  # fmt: skip
+
+
+def _ports(entry: Entry, target: Target) -> tuple[int, ...]:
+    spaces = {access.memory for access in entry.accesses}
+    ports: list[int] = []
+    if target.shared_sbuf_port and entry.engine in ("dve", "pool") and "sbuf" in spaces:
+        ports.append(SBUF_PORT)
+    if target.shared_psum_port and entry.engine in ("act", "dve") and "psum" in spaces:
+        ports.append(PSUM_PORT)
+    return tuple(ports)
+
+
+def _add_hazards(works: list[Work]) -> None:
+    """Keep the accesses that can make one instruction of an engine wait for another: reads of a memory it also writes."""
+    datapath = [work for work in works if work.entry.instruction is not None and work.ring < 0]
+    written = {a.memory for work in datapath for a in work.entry.accesses if a.writes}
+    read = {a.memory for work in datapath for a in work.entry.accesses if a.reads}
+    for work in datapath:
+        accesses = work.entry.accesses
+        work.hazard_reads = tuple(a for a in accesses if a.reads and a.memory in written)
+        work.hazard_writes = tuple(a for a in accesses if a.writes and a.memory in read)

@@ -1,0 +1,307 @@
+"""The machine's clock: queues, semaphores and DMA rings as a discrete-event simulation, with or without data.
+
+Every engine has a sequencer and a datapath. The sequencer takes the entries of its queue in order: it waits for the entry's
+semaphores, then executes a control instruction (`control_ns`), triggers a DMA (`control_ns`), or hands an instruction to the
+datapath, at most `DISPATCH_DEPTH` ahead of it. The datapath starts an instruction when it is free, the ports it shares with
+other engines are free, and earlier instructions of the same engine have completed what it reads; it reads its operands then,
+is busy for the issue time, and the result is written and the semaphore incremented after the latency. A transfer reaches its
+ring `dma_start_ns` after the trigger; transfers of all rings are served in the order of their arrival, and the semaphore is
+incremented `dma_completion_ns` after the last byte. A semaphore is the list of the times of its increments.
+
+Data moves at those times and no others, so what a missing wait lets through is seen in the results.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+from typing import Any
+
+from neuron_dialects.errors import NeuronError
+from neuron_dialects.target import Target
+from runtime.machine.decode import Access
+from runtime.machine.plan import Work
+from runtime.semantics.registry import Array, Effect
+
+DISPATCH_DEPTH = 4
+"""Instructions that a sequencer may be ahead of its datapath (assumed: no depth is published)."""
+STEP_LIMIT = 100_000_000
+"""Control instructions that one queue may execute; a loop that never ends must not hang the machine."""
+
+_COMPLETE, _START, _ARRIVE, _TRANSFER = range(4)
+"""Kinds of events, in the order of events at the same time: what completes is written before anything is read."""
+
+Box = tuple[str | int, int, int, int, int]
+"""(memory, first partition, one past the last, first byte, one past the last)."""
+Record = Callable[[float, float, str, Work], None]
+"""Called for each instruction and transfer: start, end, stream, work."""
+Operands = tuple[dict[str, Array], dict[str, int]]
+"""Views and loop-dependent fields of one execution."""
+
+
+Dispatched = tuple[Work, float, Operands | None, Sequence[Box], Sequence[Box]]
+"""An instruction between its sequencer and its datapath: work, time of dispatch, operands, boxes it reads and writes.
+Registers have been read then, memory has not."""
+_NONE: tuple[Box, ...] = ()
+
+
+class Engine:
+    """State of one engine: its sequencer (position, registers, time) and its datapath."""
+
+    __slots__ = (
+        "active_ns", "blocked_on", "busy_until", "control_count", "dispatched", "full", "halted", "in_flight",
+        "instruction_count", "name", "position", "registers", "table", "time", "transfer_count", "works",
+    )  # fmt: skip
+
+    def __init__(self, name: str, works: list[Work], registers: int) -> None:
+        self.name, self.works = name, works
+        self.position, self.registers, self.time = 0, [0] * registers, 0.0
+        self.halted, self.full = False, False
+        self.blocked_on: tuple[int, int] | None = None
+        self.dispatched: deque[Dispatched] = deque()
+        self.in_flight: deque[tuple[float, Sequence[Box]]] = deque()
+        self.busy_until, self.active_ns = 0.0, 0.0
+        self.instruction_count = self.transfer_count = self.control_count = 0
+        self.table = ""
+
+
+class Simulator:
+    """One run of a program.
+
+    Args:
+        queues: the planned work of every queue.
+        semaphores: names of the semaphores.
+        target: whose times and sizes count.
+        functional: compute data; the kernels and views of all works must then be set.
+        record: called for each instruction and transfer, for a trace.
+
+    After `run`, `engines` and the other attributes hold times in ns and counts; `Work.executions` counts executions.
+    """
+
+    def __init__(
+        self,
+        queues: dict[str, list[Work]],
+        semaphores: tuple[str, ...],
+        target: Target,
+        functional: bool,
+        record: Record | None = None,
+        step_limit: int = STEP_LIMIT,
+    ) -> None:
+        self.engines = {name: Engine(name, works, int(target.scalar_registers)) for name, works in queues.items()}
+        self.end_ns, self.dma_active_ns = 0.0, 0.0
+        self._names, self._functional, self._record, self._step_limit = semaphores, functional, record, step_limit
+        self._semaphore_ns, self._control_ns = float(target.semaphore_ns), float(target.control_ns)
+        self._table_ns, self._dma_start_ns = float(target.act_table_load_ns), float(target.dma_start_ns)
+        self._increments: list[list[float]] = [[] for _ in semaphores]
+        self._waiting: list[list[tuple[int, Engine]]] = [[] for _ in semaphores]
+        self._events: list[tuple[float, int, int, Any, Any]] = []
+        self._sequence = 0
+        self._port_free = [0.0, 0.0]
+        self._dma_free = 0.0
+
+    def run(self) -> None:
+        """Run until every queue has halted and everything has completed.
+
+        Raises NX-RUN-001 and NX-RUN-002 for accesses, NX-RUN-003 when queues wait for ever, NX-RUN-006 for too many steps.
+        """
+        for engine in self.engines.values():
+            self._advance(engine)
+        events = self._events
+        handlers: tuple[Callable[[float, Any, Any], None], ...] = (
+            self._complete, self._start, self._arrive, self._transfer,
+        )  # fmt: skip
+        time = 0.0
+        while events:
+            time, kind, _, first, second = heappop(events)
+            handlers[kind](time, first, second)
+        self.end_ns = max([time, *(engine.time for engine in self.engines.values())])
+        stuck = [engine for engine in self.engines.values() if not engine.halted]
+        if stuck:
+            raise self._deadlock(stuck)
+
+    def _deadlock(self, stuck: list[Engine]) -> NeuronError:
+        parts: list[str] = []
+        for engine in stuck:
+            semaphore, value = engine.blocked_on or (0, 0)
+            count = len(self._increments[semaphore])
+            parts.append(f"{engine.name} at entry {engine.position} for {self._names[semaphore]} >= {value} (it is {count})")
+        node = next((engine.works[engine.position].entry.node for engine in stuck), None)
+        return NeuronError("NX-RUN-003", f"streams wait for ever: {'; '.join(parts)}", node=node)
+
+    def _push(self, time: float, kind: int, first: Any, second: Any) -> None:
+        self._sequence += 1
+        heappush(self._events, (time, kind, self._sequence, first, second))
+
+    # -- sequencers ---------------------------------------------------------------------------------------------------
+
+    def _advance(self, engine: Engine) -> None:
+        """Let a sequencer go on until it must wait for a semaphore or for its datapath, or halts."""
+        works, registers, increments = engine.works, engine.registers, self._increments
+        control_ns, semaphore_ns, dispatched = self._control_ns, self._semaphore_ns, engine.dispatched
+        position, time, count = engine.position, engine.time, engine.control_count
+        try:
+            while True:
+                work = works[position]
+                for semaphore, constant, register in work.waits:
+                    value = constant + registers[register] if register >= 0 else constant
+                    if value > 0:
+                        times = increments[semaphore]
+                        if len(times) < value:
+                            self._waiting[semaphore].append((value, engine))
+                            engine.blocked_on = (semaphore, value)
+                            return
+                        seen = times[value - 1] + semaphore_ns
+                        if seen > time:
+                            time = seen
+                if work.control is not None:
+                    position = work.control(registers, position)
+                    if position < 0:
+                        engine.halted = True
+                        return
+                    time += control_ns
+                    count += 1
+                    if work.signal >= 0:
+                        self._push(time, _COMPLETE, work.signal, None)
+                    if count > self._step_limit:
+                        raise self._endless(engine)
+                elif work.ring >= 0:
+                    time += control_ns
+                    self._push(time + self._dma_start_ns, _ARRIVE, work, self._operands(work, registers))
+                    engine.transfer_count += 1
+                    position += 1
+                elif len(dispatched) < DISPATCH_DEPTH:
+                    reads = [_box(access, registers) for access in work.hazard_reads] if work.hazard_reads else _NONE
+                    writes = [_box(access, registers) for access in work.hazard_writes] if work.hazard_writes else _NONE
+                    dispatched.append((work, time, self._operands(work, registers), reads, writes))
+                    if len(dispatched) == 1:
+                        self._schedule(engine)
+                    position += 1
+                else:
+                    engine.full = True
+                    return
+        finally:
+            engine.position, engine.time, engine.control_count = position, time, count
+
+    def _endless(self, engine: Engine) -> NeuronError:
+        message = f"queue {engine.name} executed {self._step_limit} control instructions without an end"
+        return NeuronError("NX-RUN-006", message, help="look for a loop whose register never reaches its limit")
+
+    def _operands(self, work: Work, registers: list[int]) -> Operands | None:
+        """Views and numbers of one execution; None when no data is computed."""
+        if not self._functional:
+            return None
+        numbers = work.entry.numbers
+        return (
+            {role: view(registers) for role, view in work.views},
+            {name: number(registers) for name, number in numbers.items()} if numbers else {},
+        )
+
+    # -- datapaths ----------------------------------------------------------------------------------------------------
+
+    def _schedule(self, engine: Engine) -> None:
+        """Schedule the start of the next dispatched instruction."""
+        _, time, _, reads, _ = engine.dispatched[0]
+        if engine.busy_until > time:
+            time = engine.busy_until
+        in_flight = engine.in_flight
+        while in_flight and in_flight[0][0] <= time:
+            in_flight.popleft()
+        if reads:
+            for completion, boxes in in_flight:
+                if completion > time and _overlap(reads, boxes):
+                    time = completion
+        self._sequence += 1
+        heappush(self._events, (time, _START, self._sequence, engine, None))
+
+    def _start(self, time: float, engine: Engine, _: None) -> None:
+        dispatched = engine.dispatched
+        work, _, operands, _, writes = dispatched[0]
+        busy = work.busy_ns
+        if work.ports:
+            free = max(self._port_free[port] for port in work.ports)
+            if free > time:
+                self._push(free, _START, engine, None)
+                return
+        dispatched.popleft()
+        if work.table and work.table != engine.table:
+            busy += self._table_ns
+            engine.table = work.table
+        end = time + busy
+        engine.busy_until = end
+        engine.active_ns += busy
+        engine.instruction_count += 1
+        work.executions += 1
+        for port in work.ports:
+            self._port_free[port] = end
+        completion = end + work.latency_ns
+        if writes:
+            engine.in_flight.append((completion, writes))
+        effect = None if operands is None else self._compute(work, operands)
+        self._sequence += 1
+        heappush(self._events, (completion, _COMPLETE, self._sequence, work.signal, effect))
+        if self._record is not None:
+            self._record(time, end, engine.name, work)
+        if dispatched:
+            self._schedule(engine)
+        if engine.full:
+            engine.full = False
+            engine.time = max(engine.time, time)
+            self._advance(engine)
+
+    @staticmethod
+    def _compute(work: Work, operands: Operands) -> Effect:
+        assert work.kernel is not None
+        try:
+            return work.kernel(*operands)
+        except NeuronError as error:
+            raise NeuronError(error.code, error.message, node=work.entry.node, help=error.help) from None
+
+    def _complete(self, time: float, signal: int, effect: Effect | None) -> None:
+        if effect is not None:
+            effect()
+        if signal < 0:
+            return
+        times = self._increments[signal]
+        times.append(time)
+        waiting = self._waiting[signal]
+        if waiting:
+            count = len(times)
+            ready = [engine for value, engine in waiting if value <= count]
+            if ready:
+                waiting[:] = [item for item in waiting if item[0] > count]
+                for engine in ready:
+                    engine.blocked_on = None
+                    self._advance(engine)
+
+    # -- DMA ----------------------------------------------------------------------------------------------------------
+
+    def _arrive(self, time: float, work: Work, operands: Operands | None) -> None:
+        """A transfer reaches its ring: it takes the next free time of the DMA engines."""
+        start = max(time, self._dma_free)
+        end = start + work.busy_ns
+        self._dma_free = end
+        self.dma_active_ns += work.busy_ns
+        work.executions += 1
+        if self._record is not None:
+            self._record(start, end, work.entry.ring or "", work)
+        if operands is not None:
+            self._push(start, _TRANSFER, (work, end), operands)
+        self._push(end + work.latency_ns, _COMPLETE, work.signal, None)
+
+    def _transfer(self, time: float, transfer: tuple[Work, float], operands: Operands) -> None:
+        """The transfer begins: it reads now and has written when its last byte has moved."""
+        work, end = transfer
+        self._push(end, _COMPLETE, -1, self._compute(work, operands))
+
+
+def _box(access: Access, registers: list[int]) -> Box:
+    low, high = access.interval(registers)
+    return (access.memory, access.first_partition, access.last_partition, low, high)
+
+
+def _overlap(reads: Sequence[Box], writes: Sequence[Box]) -> bool:
+    """Whether any box of one list overlaps any of the other."""
+    for memory, first, last, low, high in reads:
+        for other, other_first, other_last, other_low, other_high in writes:
+            if low < other_high and other_low < high and first < other_last and other_first < last and memory == other:
+                return True
+    return False

@@ -1,0 +1,70 @@
+"""Expected outputs: onnxruntime on the original model, without graph optimisation, and how far rounding alone takes it.
+
+onnxruntime's fusions change results, so they are off. The floor of a 16-bit compilation is onnxruntime's own error when the
+model's weights and inputs are rounded to the cast type: no compiler that multiplies in that type can promise less.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neuron_dialects.dtypes import dtype_by_name
+from neuron_dialects.errors import NeuronError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def run_onnxruntime(model: str | Path | bytes, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Outputs of the model by name. NeuronError NX-RUN-020 when onnxruntime cannot run it."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    try:
+        source = model if isinstance(model, bytes) else str(model)
+        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        results = session.run(None, {i.name: inputs[i.name] for i in session.get_inputs()})
+    except KeyError as error:
+        raise NeuronError("NX-RUN-011", f"input {error} of the reference model is missing") from error
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise NeuronError("NX-RUN-020", f"onnxruntime cannot run the reference model: {reason}") from error
+    return {o.name: np.asarray(value) for o, value in zip(session.get_outputs(), results, strict=True)}
+
+
+def rounded(array: Array, dtype: str) -> Array:
+    """Values rounded to an element type and back; tf32 keeps 10 bits of mantissa."""
+    if dtype == "tf32":
+        bits = array.astype(np.float32).view(np.uint32)
+        return ((bits + 0xFFF + ((bits >> 13) & 1)) & np.uint32(0xFFFFE000)).view(np.float32)
+    with np.errstate(over="ignore"):
+        return array.astype(dtype_by_name(dtype).numpy).astype(array.dtype)
+
+
+def rounded_model(path: str | Path, dtype: str) -> bytes:
+    """The model with every float32 initializer rounded to `dtype`, as bytes that onnxruntime takes."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(str(path))
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            values = numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(rounded(values, dtype), tensor.name))
+    return model.SerializeToString()
+
+
+def errors(actual: Array, expected: Array) -> dict[str, float]:
+    """max_abs_error and rel_l2_error (norm of the difference over the norm of the expected values); NaN counts as infinite."""
+    a, e = actual.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = np.where(a == e, 0.0, np.abs(a - e))
+    if np.isnan(difference).any():
+        return {"max_abs_error": float("inf"), "rel_l2_error": float("inf")}
+    norm = float(np.linalg.norm(e[np.isfinite(e)]))
+    distance = float(np.linalg.norm(difference))
+    relative = distance / norm if norm else (0.0 if distance == 0 else float("inf"))
+    return {"max_abs_error": float(difference.max(initial=0.0)), "rel_l2_error": relative}

@@ -1,0 +1,177 @@
+"""Runs a compiled model: core segments on the machine, host segments on onnxruntime.
+
+A `Session` is given a `Neff`. `run` takes the model's inputs by name, checks and converts them at the boundary (int64 values
+become int32 only when they fit), executes the segments in order and gives the outputs by name, and the machine's timing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from neuron_dialects.dtypes import dtype_by_name
+from neuron_dialects.errors import NeuronError
+from neuron_dialects.target import Target, load_target
+from runtime.machine import Machine, Mode, Timing
+from runtime.machine.timing import EngineTiming
+from runtime.neff import CORE, CoreImage, GraphNode, Neff, TensorSpec
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass
+class RunResult:
+    """Outputs by name (empty in timing mode) and the timing of each core segment that ran, in order (empty in functional mode)."""
+
+    outputs: dict[str, Array]
+    timings: list[Timing]
+
+
+def to_device(value: Array, spec: TensorSpec) -> Array:
+    """A boundary tensor in the element type that cores compute with; NeuronError NX-RUN-010 where a value does not fit."""
+    device = dtype_by_name(spec.device_dtype).numpy
+    if value.dtype == device:
+        return np.ascontiguousarray(value)
+    if np.issubdtype(device, np.integer) and value.size:
+        limits = np.iinfo(device)
+        low, high = int(value.min()), int(value.max())
+        if low < limits.min or high > limits.max:
+            raise NeuronError(
+                "NX-RUN-010",
+                f"'{spec.name}' holds {low if low < limits.min else high}, which does not fit {spec.device_dtype}",
+                help=f"values must lie in {limits.min} .. {limits.max}",
+            )
+    return np.ascontiguousarray(value.astype(device))
+
+
+def parameters_of(image: CoreImage) -> dict[str, Array]:
+    """Parameters as arrays of their variables' shapes and types (raw bytes are viewed, not copied)."""
+    variables = {v.name: v for v in image.program.variables if v.kind == "file"}
+    arrays: dict[str, Array] = {}
+    for name, value in image.parameters.items():
+        variable = variables[name]
+        if isinstance(value, np.ndarray):
+            arrays[name] = np.ascontiguousarray(value).reshape(variable.shape)
+        else:
+            arrays[name] = np.frombuffer(value, dtype_by_name(variable.dtype).numpy).reshape(variable.shape)
+    return arrays
+
+
+def combined(timings: Sequence[Timing], target: Target) -> Timing:
+    """The timing of core segments that run one after the other."""
+    names = dict.fromkeys(name for timing in timings for name in timing.engines)
+    engines = {
+        name: EngineTiming(
+            sum(t.engines[name].active_time for t in timings if name in t.engines),
+            sum(t.engines[name].instruction_count for t in timings if name in t.engines),
+            sum(t.engines[name].control_count for t in timings if name in t.engines),
+        )
+        for name in names
+    }
+    macs = sum(t.macs for t in timings)
+    passes = sum(t.macs * t.matmul_passes for t in timings) / macs if macs else 1.0
+    return Timing(
+        target=target,
+        total_time=sum(t.total_time for t in timings),
+        engines=engines,
+        dma_active_time=sum(t.dma_active_time for t in timings),
+        dma_count=sum(t.dma_count for t in timings),
+        dma_bytes=sum(t.dma_bytes for t in timings),
+        hbm_read_bytes=sum(t.hbm_read_bytes for t in timings),
+        hbm_write_bytes=sum(t.hbm_write_bytes for t in timings),
+        macs=macs,
+        matmul_passes=passes,
+        model_macs=sum(t.model_macs for t in timings),
+        compulsory_bytes=sum(t.compulsory_bytes for t in timings),
+    )
+
+
+class Session:
+    """A loaded model. Not thread-safe; load the model once per thread."""
+
+    def __init__(self, neff: Neff):
+        self.neff = neff
+        self.target = load_target(neff.target)
+        self._machines: dict[int, Machine] = {}
+        self._parameters: dict[int, dict[str, Array]] = {}
+        self._hosts: dict[int, Any] = {}
+        self._specs = {spec.name: spec for spec in (*neff.inputs, *neff.intermediates, *neff.outputs)}
+
+    def run(self, inputs: Mapping[str, Array], mode: Mode = "functional") -> RunResult:
+        """One inference. Raises NeuronError for missing, unknown or misshapen inputs and for faults of the program."""
+        values = self._bind(inputs)
+        timings: list[Timing] = []
+        for node in self.neff.graph:
+            if node.executor == CORE:
+                timing = self._run_core(node, values, mode)
+                if timing is not None:
+                    timings.append(timing)
+            else:
+                self._run_host(node, values)
+        outputs = {spec.name: values[spec.name] for spec in self.neff.outputs}
+        return RunResult(outputs, timings)
+
+    def summary(self, result: RunResult) -> dict[str, float | int | bool]:
+        """Timing figures over all core segments, under the profiler's names (seconds; `_percent` from 0 to 1)."""
+        return {**combined(result.timings, self.target).summary(), "is_simulation": True}
+
+    def _bind(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Inputs checked against the model's."""
+        known = {spec.name for spec in self.neff.inputs}
+        unknown = sorted(set(inputs) - known)
+        if unknown:
+            raise NeuronError(
+                "NX-RUN-011", f"the model has no input '{unknown[0]}'", help=f"inputs: {', '.join(sorted(known))}"
+            )
+        values: dict[str, Array] = {}
+        for spec in self.neff.inputs:
+            if spec.name not in inputs:
+                raise NeuronError("NX-RUN-011", f"input '{spec.name}' is missing", help=f"give an array of shape {list(spec.shape)}")
+            value = np.asarray(inputs[spec.name])
+            if tuple(value.shape) != spec.shape:
+                raise NeuronError(
+                    "NX-RUN-012",
+                    f"input '{spec.name}' has shape {list(value.shape)}, the model was compiled for {list(spec.shape)}",
+                    help="recompile with --input-shape",
+                )
+            values[spec.name] = value.astype(dtype_by_name(spec.dtype).numpy, copy=False)
+        return values
+
+    def _run_core(self, node: GraphNode, values: dict[str, Array], mode: Mode) -> Timing | None:
+        image = self.neff.subgraphs[node.callee]
+        if node.callee not in self._machines:
+            self._machines[node.callee] = Machine(image.program, self.target)
+            self._parameters[node.callee] = parameters_of(image)
+        program = image.program
+        sources = [v.name for v in program.variables if v.kind == "input"]
+        sinks = [v for v in program.variables if v.kind == "output"]
+        shapes = {v.name: v.shape for v in program.variables}
+        given = {
+            variable: to_device(values[name], self._specs[name]).reshape(shapes[variable])
+            for variable, name in zip(sources, node.inputs, strict=True)
+        }
+        result = self._machines[node.callee].run(given, self._parameters[node.callee], mode)
+        for variable, name in zip(sinks, node.outputs, strict=True):
+            spec = self._specs[name]
+            if mode == "timing":
+                values[name] = np.zeros(spec.shape, dtype_by_name(spec.dtype).numpy)
+            else:
+                values[name] = result.outputs[variable.name].reshape(spec.shape).astype(dtype_by_name(spec.dtype).numpy, copy=False)
+        return result.timing
+
+    def _run_host(self, node: GraphNode, values: dict[str, Array]) -> None:
+        import onnxruntime
+
+        if node.callee not in self._hosts:
+            options = onnxruntime.SessionOptions()
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.log_severity_level = 4
+            self._hosts[node.callee] = onnxruntime.InferenceSession(
+                self.neff.host_models[node.callee], options, providers=["CPUExecutionProvider"]
+            )
+        session = self._hosts[node.callee]
+        feeds = {i.name: values[name] for i, name in zip(session.get_inputs(), node.inputs, strict=True)}
+        results = session.run(None, feeds)
+        for name, value in zip(node.outputs, results, strict=True):
+            values[name] = value

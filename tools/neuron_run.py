@@ -1,0 +1,229 @@
+"""`neuron-run`: run a NEFF, or MLIR at any level, on the interpreted NeuronCore.
+
+    neuron-run model.neff --random 0 --check model.onnx --mode both
+    neuron-run model.mlir --inputs x.npz --outputs y.npz
+
+Without --inputs, values are drawn from the seed of --random (0 by default): floats from a normal distribution, integers from a
+small range. `--check` compares with onnxruntime on the original model, or with arrays of an .npz file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neuron_dialects.errors import NeuronError
+from tools.errors import run_main
+
+Array = np.ndarray[Any, np.dtype[Any]]
+MAX_NPZ_BYTES = 8 << 30
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return run_main(_run, argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="neuron-run", description="Run a compiled model on the interpreted machine.")
+    parser.add_argument("file", type=Path, help="a .neff, or .mlir at graph, tile or nisa level")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--inputs", type=Path, metavar="F.npz", help="inputs by name")
+    source.add_argument("--random", type=int, metavar="SEED", help="random inputs from this seed (default 0)")
+    parser.add_argument("--outputs", type=Path, metavar="F.npz", help="write the outputs")
+    parser.add_argument("--check", type=Path, metavar="MODEL.onnx|EXPECTED.npz", help="compare with onnxruntime or arrays")
+    parser.add_argument("--mode", choices=("functional", "timing", "both"), default="functional")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser
+
+
+def _run(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    runner = _open(options.file)
+    inputs = read_npz(options.inputs) if options.inputs else random_inputs(runner.specs, options.random or 0)
+    outputs, figures = runner.run(inputs, options.mode)
+    report: dict[str, Any] = {
+        "outputs": [
+            {"name": name, "shape": list(value.shape), "dtype": _dtype_name(value)} for name, value in outputs.items()
+        ],
+        **figures,
+    }
+    if options.check is not None and options.mode != "timing":
+        report["check"] = check(options.check, inputs, outputs, runner.cast_type)
+        for row, item in zip(report["outputs"], report["check"], strict=True):
+            row.update(item)
+    if options.outputs is not None:
+        write_npz(options.outputs, outputs)
+    print(json.dumps(report, indent=2) if options.json else text_report(report))
+    return 0
+
+
+class Runner:
+    """A program that can run: input specs (name -> shape, dtype name) and `run`."""
+
+    specs: dict[str, tuple[tuple[int, ...], str]]
+    cast_type: str
+
+    def run(self, inputs: Mapping[str, Array], mode: str) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Outputs by name and timing figures."""
+        raise AssertionError
+
+
+class _NeffRunner(Runner):
+    def __init__(self, path: Path):
+        from runtime.neff import read_neff
+        from runtime.session import Session
+
+        neff = read_neff(path)
+        self.session = Session(neff)
+        self.specs = {spec.name: (spec.shape, spec.dtype) for spec in neff.inputs}
+        self.cast_type = cast_type_of(neff.report)
+
+    def run(self, inputs: Mapping[str, Array], mode: str) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Run on the machine."""
+        result = self.session.run(inputs, mode)
+        figures = {} if mode == "functional" else self.session.summary(result)
+        return ({} if mode == "timing" else result.outputs), figures
+
+
+class _ModuleRunner(Runner):
+    def __init__(self, path: Path):
+        from lowering.execute import input_names, main_function, output_names
+        from neuron_dialects.graph import spec_of
+        from neuron_dialects.neuron import weights_path
+        from neuron_dialects.weights import WeightStore
+        from tools.module_file import read_module
+
+        self.module = read_module(path)
+        self.main = main_function(self.module)
+        self.inputs, self.output_names = input_names(self.main), output_names(self.main)
+        weights = weights_path(self.module)
+        self.store = WeightStore.load_safetensors(weights) if weights is not None else WeightStore()
+        specs = [spec_of(argument) for argument in self.main.body.block.args]
+        self.specs = {n: (tuple(shape), dtype.name) for n, (dtype, shape) in zip(self.inputs, specs, strict=True)}
+        self.cast_type = ""
+
+    def run(self, inputs: Mapping[str, Array], mode: str) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Interpret at the module's level."""
+        from lowering.execute import run_module
+
+        if mode != "functional":
+            raise NeuronError("NX-RUN-013", "MLIR runs in functional mode only", help="compile to a NEFF for timing")
+        given: list[Array] = []
+        for name in self.inputs:
+            if name not in inputs:
+                raise NeuronError("NX-RUN-011", f"input '{name}' is missing")
+            given.append(np.asarray(inputs[name]))
+        return dict(zip(self.output_names, run_module(self.module, self.store, given), strict=True)), {}
+
+
+def _open(path: Path) -> Runner:
+    return _ModuleRunner(path) if path.suffix == ".mlir" else _NeffRunner(path)
+
+
+def cast_type_of(report: Mapping[str, Any]) -> str:
+    """The 16-bit type that the model was cast to, from its compile report; empty for none."""
+    return "" if report.get("auto_cast", "none") == "none" and report.get("target") != "inf1" else report.get("auto_cast_type", "")
+
+
+def read_npz(path: Path) -> dict[str, Array]:
+    """Arrays of an .npz file; nothing is unpickled. NeuronError NX-FILE-002 for a file that is not one."""
+    if not path.is_file():
+        raise NeuronError("NX-FILE-001", f"{path}: no such file")
+    if path.stat().st_size > MAX_NPZ_BYTES:
+        raise NeuronError("NX-FILE-002", f"{path}: {path.stat().st_size} bytes exceed {MAX_NPZ_BYTES}")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:
+        raise NeuronError("NX-FILE-002", f"{path}: not a valid .npz file: {str(error).splitlines()[0]}") from error
+
+
+def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write arrays by name; types that .npz does not know (bf16) are written as float32."""
+    plain = {name: a.astype(np.float32) if a.dtype.kind == "V" or a.dtype.name == "bfloat16" else a for name, a in arrays.items()}
+    np.savez(path, **plain)  # pyright: ignore[reportArgumentType]
+
+
+def random_inputs(specs: Mapping[str, tuple[tuple[int, ...], str]], seed: int) -> dict[str, Array]:
+    """Seeded inputs: normal floats, integers from 0 to 1 (valid as indices, masks and token ids of any model)."""
+    from neuron_dialects.dtypes import dtype_by_name
+
+    rng = np.random.default_rng(seed)
+    made: dict[str, Array] = {}
+    for name, (shape, dtype) in specs.items():
+        numpy_dtype = dtype_by_name(dtype).numpy
+        if dtype_by_name(dtype).is_float:
+            made[name] = rng.standard_normal(shape).astype(numpy_dtype)
+        else:
+            made[name] = rng.integers(0, 2, shape).astype(numpy_dtype)
+    return made
+
+
+def check(
+    reference: Path, inputs: Mapping[str, Array], outputs: Mapping[str, Array], cast_type: str
+) -> list[dict[str, Any]]:
+    """For each output: max_abs_error, rel_l2_error, and with a model and a cast type the floor of that type."""
+    from runtime.reference import errors, rounded, rounded_model, run_onnxruntime
+
+    floors: dict[str, Array] = {}
+    if reference.suffix == ".npz":
+        expected = read_npz(reference)
+    else:
+        if not reference.is_file():
+            raise NeuronError("NX-FILE-001", f"{reference}: no such file")
+        expected = run_onnxruntime(reference, inputs)
+        if cast_type:
+            dtype = {"fp16": "f16"}.get(cast_type, cast_type)
+            near = {n: rounded(v, dtype) if v.dtype == np.float32 else v for n, v in inputs.items()}
+            floors = run_onnxruntime(rounded_model(reference, dtype), near)
+    rows: list[dict[str, Any]] = []
+    for name, value in outputs.items():
+        if name not in expected:
+            raise NeuronError("NX-RUN-021", f"the reference has no output '{name}'", help=f"it has {', '.join(expected)}")
+        if value.shape != expected[name].shape:
+            raise NeuronError(
+                "NX-RUN-021", f"output '{name}' has shape {list(value.shape)}, the reference {list(expected[name].shape)}"
+            )
+        row: dict[str, Any] = {"name": name, **errors(value, expected[name])}
+        if name in floors:
+            row["floor_rel_l2_error"] = errors(floors[name], expected[name])["rel_l2_error"]
+        rows.append(row)
+    return rows
+
+
+def _dtype_name(value: Array) -> str:
+    from neuron_dialects.dtypes import dtype_of_numpy
+
+    return dtype_of_numpy(value.dtype).name
+
+
+def text_report(report: Mapping[str, Any]) -> str:
+    """A few readable lines."""
+    lines: list[str] = []
+    for row in report["outputs"]:
+        line = f"{row['name']}: {'x'.join(map(str, row['shape']))} {row['dtype']}"
+        if "rel_l2_error" in row:
+            line += f"  rel_l2_error {row['rel_l2_error']:.3g}  max_abs_error {row['max_abs_error']:.3g}"
+        if "floor_rel_l2_error" in row:
+            line += f"  (floor {row['floor_rel_l2_error']:.3g})"
+        lines.append(line)
+    if "total_time" in report:
+        lines.append(
+            f"total_time {report['total_time'] * 1e6:.1f} us (simulated), roofline {report['roofline_time'] * 1e6:.1f} us, "
+            f"MFU {report['mfu_estimated_percent']:.1%}"
+        )
+        engines = [k for k in report if k.endswith("_engine_active_time_percent")]
+        lines.append("active: " + ", ".join(f"{k.split('_')[0]} {report[k]:.1%}" for k in engines))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
