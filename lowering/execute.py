@@ -62,7 +62,7 @@ def run_module(module: ModuleOp, store: WeightStore, inputs: Sequence[Array]) ->
         finished.add(function)
         target = target_of(module)
         program = core_program(function, target)
-        parameters = {v.name: weights(v.file_name) for v in program.variables if v.kind == "file"}
+        parameters = {v.name: weights(v.name) for v in program.variables if v.kind == "file"}
         variables = [v for v in program.variables if v.kind == "input"]
         given = {v.name: a.reshape(v.shape) for v, a in zip(variables, arguments, strict=True)}
         result = Machine(program, target).run(given, parameters, "functional")

@@ -172,24 +172,24 @@ class AccessOp(IRDLOperation):
     def verify_(self) -> None:
         """Roles match the table, patterns fit their buffers' memory and use existing loop variables."""
         if len(self.access.data) != len(self.buffers):
-            raise VerifyException(f"{self.name}: {len(self.access.data)} views for {len(self.buffers)} buffers")
+            raise VerifyException(f"{len(self.access.data)} views for {len(self.buffers)} buffers")
         roles = {role.name: role for role in self.ROLES}
         for (role, pattern), buffer in zip(self.access.data, self.buffers, strict=True):
             if role not in roles:
-                raise VerifyException(f"{self.name}: unknown operand {role}")
+                raise VerifyException(f"unknown operand {role}")
             space = space_of(buffer)
             if space not in roles[role].spaces:
                 raise VerifyException(
-                    f"{self.name}: operand {role} lies in {space}; allowed: {', '.join(roles[role].spaces)}"
+                    f"operand {role} lies in {space}; allowed: {', '.join(roles[role].spaces)}"
                 )
             if pattern.is_dram != (space == "dram"):
-                raise VerifyException(f"{self.name}: operand {role} in {space} has {pattern.partitions} partitions")
+                raise VerifyException(f"operand {role} in {space} has {pattern.partitions} partitions")
             if self.indices and pattern.variables() and max(pattern.variables()) >= len(self.indices):
-                raise VerifyException(f"{self.name}: operand {role} uses an unknown loop variable")
+                raise VerifyException(f"operand {role} uses an unknown loop variable")
         present = {role for role, _ in self.access.data}
         for role in self.ROLES:
             if not role.optional and role.name not in present:
-                raise VerifyException(f"{self.name}: operand {role.name} is missing")
+                raise VerifyException(f"operand {role.name} is missing")
 
     # -- text ---------------------------------------------------------------------------------------------------------
 
@@ -243,7 +243,7 @@ class AccessOp(IRDLOperation):
         indices: list[SSAValue] = []
         operands: list[tuple[str, SSAValue, AccessPattern]] = []
         while (role := parser.parse_optional_keyword_in(roles)) is not None:
-            operands.append((role, parser.parse_operand(), parse_access(parser, indices)))
+            operands.append((role, _parse_buffer(parser), parse_access(parser, indices)))
         fields: dict[str, Any] = {}
         if parser.parse_optional_punctuation("{") is not None:
             while True:
@@ -295,9 +295,18 @@ def _parse_field(parser: Parser, definition: FieldDef, indices: list[SSAValue]) 
             return value
 
 
+def _parse_buffer(parser: Parser) -> SSAValue:
+    """A buffer operand. Its type is not repeated in the text, so its definition must stand before."""
+    operand = parser.parse_unresolved_operand("Expected a buffer.")
+    values = parser.ssa_values.get(operand.operand_name, ())
+    if operand.index >= len(values):
+        parser.raise_error(f"buffer %{operand.operand_name} is not defined before its use", operand.span)
+    return values[operand.index]
+
+
 def _parse_variable(parser: Parser, indices: list[SSAValue]) -> int | None:
     """A loop variable `%i` (added to `indices` on first use) or a register `r3`; None when neither follows."""
-    value = parser.parse_optional_operand()
+    value = parser.parse_optional_operand(IndexType())
     if value is not None:
         if value not in indices:
             indices.append(value)

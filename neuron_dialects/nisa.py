@@ -111,9 +111,9 @@ class NisaOp(AccessOp):
         super().verify_()
         problems = verify_instruction(self.instruction(), None)
         if problems:
-            raise VerifyException(f"nisa.{problems[0]}")
+            raise VerifyException(problems[0].removeprefix(f"{self.DEFINITION.name}: "))
         if self.is_dma and self.ring is None:
-            raise VerifyException(f"{self.name}: a DMA names the ring that it goes to")
+            raise VerifyException("a DMA names the ring that it goes to")
 
     def print_leading(self, printer: Printer) -> None:
         """` on pe`, or ` on sp ring q0` for a DMA."""
@@ -209,9 +209,9 @@ class AllocOp(IRDLOperation):
     def verify_(self) -> None:
         """Address and partition come together."""
         if (self.address is None) != (self.partition is None):
-            raise VerifyException("nisa.alloc: an address needs a partition and a byte offset")
+            raise VerifyException("an address needs a partition and a byte offset")
         if space_of(self.buffer) != "dram" and self.buffer.type.get_shape()[0] > 128:  # type: ignore[attr-defined]
-            raise VerifyException(f"nisa.alloc: {self.buffer.type.get_shape()[0]} partitions exceed 128")  # type: ignore[attr-defined]
+            raise VerifyException(f"{self.buffer.type.get_shape()[0]} partitions exceed 128")  # type: ignore[attr-defined]
 
     def print(self, printer: Printer) -> None:
         """`nisa.alloc copies 2 at 0, 1024 stride 512 : memref<...>`."""
@@ -317,10 +317,10 @@ class ControlOp(IRDLOperation):
     def verify_(self) -> None:
         """Known kind, right number of operands."""
         if self.kind.data not in CONTROL:
-            raise VerifyException(f"nisa.control: unknown instruction {self.kind.data}")
+            raise VerifyException(f"unknown instruction {self.kind.data}")
         expected = len(CONTROL[self.kind.data])
         if len(self.numbers) != expected:
-            raise VerifyException(f"nisa.control: {self.kind.data} has {expected} operands, not {len(self.numbers)}")
+            raise VerifyException(f"{self.kind.data} has {expected} operands, not {len(self.numbers)}")
 
     def print(self, printer: Printer) -> None:
         """`nisa.control reg_add r1, r1, 4`; registers are printed as `r1`, labels as `L0`."""

@@ -99,11 +99,11 @@ class AllocOp(IRDLOperation):
         """Static shape; on chip at most 128 partitions; at least one copy."""
         shape = self.buffer.type.get_shape()  # type: ignore[attr-defined]
         if any(size < 0 for size in shape):
-            raise VerifyException("tile.alloc: shapes are static")
+            raise VerifyException(f"{self.buffer.type} has a dynamic dimension")
         if space_of(self.buffer) != "dram" and shape[0] > 128:
-            raise VerifyException(f"tile.alloc: {shape[0]} partitions exceed 128")
+            raise VerifyException(f"{shape[0]} partitions exceed 128")
         if self.copies.value.data < 1:
-            raise VerifyException(f"tile.alloc: {self.copies.value.data} copies, at least 1")
+            raise VerifyException(f"{self.copies.value.data} copies, there must be at least 1")
 
     def print(self, printer: Printer) -> None:
         """`tile.alloc x2 : memref<...>`."""
@@ -136,7 +136,7 @@ class ParamOp(IRDLOperation):
     def verify_(self) -> None:
         """Parameters live in DRAM."""
         if space_of(self.buffer) != "dram":
-            raise VerifyException(f"tile.param: lies in {space_of(self.buffer)}, must be dram")
+            raise VerifyException(f"lies in {space_of(self.buffer)}, must be dram")
 
     def print(self, printer: Printer) -> None:
         """`tile.param "name" : memref<...>`."""

@@ -7,6 +7,13 @@ each entry leads to a pass of that name, and that no pass is missing.
 
 PASSES: dict[str, str] = {
     "convert-graph-to-tile": "lowering.graph_to_tile.convert:ConvertGraphToTilePass",
+    "graph-auto-cast": "passes.graph.auto_cast:GraphAutoCastPass",
+    "graph-canonicalize": "passes.graph.canonicalize:GraphCanonicalizePass",
+    "graph-decompose": "passes.graph.decompose:GraphDecomposePass",
+    "graph-fold-batch-norm": "passes.graph.fold_batch_norm:GraphFoldBatchNormPass",
+    "graph-fold-weights": "passes.graph.fold_weights:GraphFoldWeightsPass",
+    "graph-narrow-integers": "passes.graph.narrow_integers:GraphNarrowIntegersPass",
+    "graph-partition": "passes.graph.partition:GraphPartitionPass",
     "nisa-allocate": "passes.nisa.allocate:NisaAllocatePass",
     "nisa-allocate-registers": "passes.nisa.allocate_registers:NisaAllocateRegistersPass",
     "nisa-split-queues": "passes.nisa.split_queues:NisaSplitQueuesPass",

@@ -1,12 +1,13 @@
 """Executes tile and nisa functions in program order: the meaning of a program before it is split into queues.
 
-Given a function in destination-passing form (DRAM arguments, inputs first, then outputs; `neuron.input_count` says how many
-are inputs), it leaves behind the values of the outputs. Loops run as written, every access op runs the meaning of its
-instruction, waits and signals are ignored: program order satisfies them. Memory is poisoned where the program allocates it.
-Ops are decoded into closures once per function; all bounds are checked then, over the whole range of the loop variables.
+Given a function in destination-passing form (DRAM arguments, inputs first, then outputs; `neuron.input_count` says how
+many are inputs), it leaves behind the values of the outputs. Loops run as written, every access op runs the meaning of
+its instruction, waits and signals are ignored: program order satisfies them. Memory is poisoned where the program
+allocates it. Ops are decoded into closures once per function; all bounds are checked then, over the whole range of the
+loop variables.
 
-Buffers that have an address (nisa after allocation) lie in one shared SBUF and PSUM, so that an allocation which lets two
-live buffers overlap gives wrong numbers here.
+Buffers that have an address (nisa after allocation) lie in one shared SBUF and PSUM, so that an allocation which lets
+two live buffers overlap gives wrong numbers here.
 """
 
 from collections.abc import Callable, Sequence
@@ -183,7 +184,9 @@ class ProgramInterpreter:
             case ReturnOp() | YieldOp():
                 return None
             case _:
-                raise NeuronError("NX-RUN-004", f"{op.name} cannot be executed in program order", node=location_name(op.location))
+                raise NeuronError(
+                    "NX-RUN-004", f"{op.name} cannot be executed in program order", node=location_name(op.location)
+                )
 
     def _variable(self, value: SSAValue, trips: int) -> int:
         """A new variable that runs over 0 .. trips - 1."""
@@ -196,7 +199,9 @@ class ProgramInterpreter:
         bounds = [self._constants.get(value) for value in (op.lb, op.ub, op.step)]
         if bounds[0] != 0 or bounds[1] is None or bounds[2] != 1 or op.iter_args:
             raise NeuronError(
-                "NX-RUN-004", "a loop runs from 0 to a constant in steps of 1 and carries no values", node=location_name(op.location)
+                "NX-RUN-004",
+                "a loop runs from 0 to a constant in steps of 1 and carries no values",
+                node=location_name(op.location),
             )
         trips, variables = range(bounds[1]), self._variables
         variable = self._variable(op.body.block.args[0], len(trips))
@@ -251,7 +256,9 @@ class ProgramInterpreter:
         return _access_step(kernel, operands, numbers, self._variables)
 
 
-def _access_step(kernel: Any, operands: list[tuple[str, OperandView]], numbers: dict[str, Any], variables: list[int]) -> Step:
+def _access_step(
+    kernel: Any, operands: list[tuple[str, OperandView]], numbers: dict[str, Any], variables: list[int]
+) -> Step:
     """The closure that executes one access op."""
     if numbers:
 

@@ -1,9 +1,12 @@
 """Who can know what has completed: vector clocks over streams that complete their work in order.
 
-Two kinds of actors. A *sequencer* executes in order and learns by waiting. A *stream* (a datapath, a DMA ring) completes what
-a sequencer gave it, in the order it was given. When a sequencer learns that piece n of a stream is complete, it also
-knows that the pieces before n are, and everything that the sequencer which issued n knew when it did. Pure bookkeeping: no
-instruction, no memory, no time; memory use is one reference per piece, for clocks are shared until a wait changes them.
+Two kinds of actors. A *sequencer* executes in order and learns by waiting. A *stream* (a datapath, a DMA ring)
+completes what a sequencer gave it, in the order it was given. When a sequencer learns that piece n of a stream is
+complete, it also knows that the pieces before n are, and everything that the sequencer which issued n knew when it did.
+Pure bookkeeping: no instruction, no memory, no time. A piece that was issued knowing clock `c` starts after piece n of
+stream s if `c[s] >= n`.
+
+Memory use is one reference per piece, for a clock is shared by all pieces until a wait changes it.
 """
 
 Clock = tuple[int, ...]
@@ -22,7 +25,7 @@ class VectorClocks:
         return self._known[sequencer]
 
     def issue(self, sequencer: int, stream: int) -> int:
-        """The sequencer gives the stream its next piece, which starts after all that the sequencer knows; its number."""
+        """The sequencer gives the stream its next piece, which starts after all it knows; the piece's number."""
         issued = self._issued[stream]
         issued.append(self._known[sequencer])
         return len(issued)
@@ -35,11 +38,3 @@ class VectorClocks:
         joined = list(map(max, known, self._issued[stream][piece - 1]))
         joined[stream] = piece
         self._known[sequencer] = tuple(joined)
-
-    @staticmethod
-    def is_before(stream: int, piece: int, own_stream: int, known: Clock) -> bool:
-        """Whether `piece` of `stream` is complete before a later piece of `own_stream` starts that was issued knowing `known`.
-
-        Pieces of one stream are ordered among each other.
-        """
-        return stream == own_stream or known[stream] >= piece

@@ -1,8 +1,9 @@
 """Numpy views of operands: from a piece of memory, an access pattern and values of its variables, without copying.
 
-A `Region` is the memory that a pattern is relative to: a buffer, a whole on-chip memory, a DRAM tensor. An `OperandView` is
-made once for each operand of a static instruction and gives the view of every execution; views are kept by start, so that
-buffers that rotate cost one dictionary look-up. Bounds are checked when a view is made, on the pattern's extremes.
+A `Region` is the memory that a pattern is relative to: a buffer, a whole on-chip memory, a DRAM tensor. An
+`OperandView` is made once for each operand of a static instruction and gives the view of every execution; views are
+kept by start, so that buffers that rotate cost one dictionary look-up. Bounds are checked when a view is made, on the
+pattern's extremes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -47,8 +48,8 @@ def affine_function(expression: Affine) -> Callable[[Sequence[int]], int]:
 class Region:
     """A piece of memory as access patterns see it.
 
-    `memory`: all bytes, one-dimensional uint8. On chip the region has `rows` partitions, `row_bytes` of each, the first at
-    byte `base`, `row_stride` bytes apart. In DRAM (`rows` 0) it is `row_bytes` bytes from `base`.
+    `memory`: all bytes, one-dimensional uint8. On chip the region has `rows` partitions, `row_bytes` of each, the first
+    at byte `base`, `row_stride` bytes apart. In DRAM (`rows` 0) it is `row_bytes` bytes from `base`.
     """
 
     memory: NDArray[np.uint8]
@@ -80,7 +81,9 @@ class Region:
 
 
 def widened(name: str, role: str, pattern: AccessPattern, fields: Mapping[str, Any]) -> AccessPattern:
-    """The pattern of all that an operand may touch: the table of a gather or scatter gets its rows as a first dimension."""
+    """The pattern of all that an operand may touch: the table of a gather or scatter gets its rows as a first
+    dimension.
+    """
     if role != "table" or name not in ("dma_gather", "dma_scatter"):
         return pattern
     rows, stride = int(fields.get("rows", 0)), int(fields.get("row_stride", 0))
@@ -113,9 +116,9 @@ def bounds_problem(
 class OperandView:
     """Views of one operand of one static instruction.
 
-    Calling it with the values of the variables gives the view of this execution: [partitions, *dims] on chip, [*dims] in
-    DRAM, of the operand's type. Raises NX-RUN-001 where the pattern leaves the region; `name` is how the message calls the
-    operand, `node` the framework node that it is for.
+    Calling it with the values of the variables gives the view of this execution: [partitions, *dims] on chip, [*dims]
+    in DRAM, of the operand's type. Raises NX-RUN-001 where the pattern leaves the region; `name` is how the message
+    calls the operand, `node` the framework node that it is for.
     """
 
     __slots__ = ("_cache", "_dtype", "_name", "_node", "_offset", "_partition", "_pattern", "_region", "_strides")

@@ -15,7 +15,7 @@ from math import ceil
 
 from xdsl.ir import Operation, SSAValue
 
-from lowering.graph_to_tile.conv_weights import ConvGroups, WeightPacking, filter_taps, is_packable, plan_groups
+from lowering.graph_to_tile.conv_weights import WeightPacking, filter_taps, is_packable
 from lowering.graph_to_tile.epilogue import Epilogue
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, transfer
@@ -24,6 +24,7 @@ from lowering.graph_to_tile.windows import Segment, output_tile, segments
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import ConvOp, ConvTransposeOp, ints, shape_of
+from passes.graph.conv_groups import ConvGroups, plan_groups
 
 Rows = dict[int, tuple[Affine, int]]
 Triple = tuple[int, int, int]

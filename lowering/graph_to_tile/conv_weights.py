@@ -5,13 +5,12 @@ input channels, with zeros between them (a block-diagonal filter). Packed weight
 one input channel is one contiguous run. Constant filters are packed once at emission; computed ones are read where they lie.
 """
 
-from dataclasses import dataclass
-from math import ceil, prod
+from math import prod
 
 from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.kernel import Kernel
-from lowering.graph_to_tile.tensors import LANES, DramTensor
+from lowering.graph_to_tile.tensors import DramTensor
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.graph import (
@@ -26,45 +25,7 @@ from neuron_dialects.graph import (
     shape_of,
     spec_of,
 )
-
-
-@dataclass(frozen=True)
-class ConvGroups:
-    """`groups` groups of `inputs` input and `outputs` output channels, `per_block` of them in a block."""
-
-    groups: int
-    inputs: int
-    outputs: int
-    per_block: int
-
-    @property
-    def blocks(self) -> int:
-        """Number of blocks (the last may hold fewer groups)."""
-        return ceil(self.groups / self.per_block)
-
-    @property
-    def block_inputs(self) -> int:
-        """Input channels of a full block."""
-        return self.inputs * self.per_block
-
-    @property
-    def block_outputs(self) -> int:
-        """Output channels of a full block."""
-        return self.outputs * self.per_block
-
-    @property
-    def lane_step(self) -> int:
-        """Output channels of one tile: 128, or a divisor of a block's outputs where blocks must start on a tile."""
-        if self.blocks == 1:
-            return LANES
-        return next(d for d in range(min(LANES, self.block_outputs), 0, -1) if self.block_outputs % d == 0)
-
-
-def plan_groups(channels: int, outputs: int, groups: int, packable: bool = True) -> ConvGroups:
-    """Blocks of a convolution of `channels` inputs and `outputs` outputs; `packable`: whether zeros may be packed in."""
-    inputs = channels // groups
-    per_block = max(1, min(groups, LANES // inputs)) if packable else 1
-    return ConvGroups(groups, inputs, outputs // groups, per_block)
+from passes.graph.conv_groups import ConvGroups
 
 
 def is_packable(k: Kernel, weight: SSAValue) -> bool:

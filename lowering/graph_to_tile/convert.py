@@ -22,7 +22,7 @@ from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.registry import kernel_of
 from lowering.graph_to_tile.tensors import DramTensor
 from neuron_dialects.errors import NeuronError
-from neuron_dialects.graph import ConstantOp, ConvOp, ConvTransposeOp, FusedOp, MatMulOp, WeightOp, shape_of, spec_of
+from neuron_dialects.graph import ConstantOp, ConvOp, ConvTransposeOp, FusedOp, MatMulOp, WeightOp, layout_of, shape_of, spec_of
 from neuron_dialects.neuron import Executor, ExecutorAttr, location_name, target_of
 
 MACS = "neuron.macs"
@@ -133,6 +133,10 @@ def lower_op(k: Kernel, op: Operation) -> None:
     if isinstance(op, func.ReturnOp):
         return
     k.b.location = op.location
+    for result in op.results:
+        layout = layout_of(result)
+        if layout is not None:
+            k.residents[result] = (layout.partition_dimension, layout.halo_pairs)
     if isinstance(op, WeightOp):
         dtype, shape = spec_of(op.result)
         k.weight_types[op.weight_name] = op.result.type

@@ -14,9 +14,7 @@ from lowering.graph_to_tile.builder import KernelBuilder
 from lowering.graph_to_tile.view import Buffer, Start, View, as_affine
 from neuron_dialects.access import Affine, merge_dims
 from neuron_dialects.isa.limits import MAX_DMA_DIMS
-
-LANES = 128
-"""Partitions of a resident tile."""
+from passes.graph.conv_groups import LANES
 
 Ranges = Mapping[int, tuple[Start, int]]
 """Logical dimension -> (start, size); dimensions that are not named are taken whole."""

@@ -46,7 +46,7 @@ def emit_neff(module: ModuleOp, store: WeightStore, name: str, report: Mapping[s
         if callee not in images:
             if core:
                 program = core_program(functions[callee], target)
-                parameters = {v.name: weights(v.file_name) for v in program.variables if v.kind == "file"}
+                parameters = {v.name: weights(v.name) for v in program.variables if v.kind == "file"}
                 images[callee] = len(subgraphs)
                 subgraphs.append(CoreImage(program, parameters))
             else:

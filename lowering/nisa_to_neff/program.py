@@ -16,6 +16,7 @@ from neuron_dialects.isa import Instruction, Operand
 from neuron_dialects.isa.program import CoreProgram, DramVariable, QueueEntry
 from neuron_dialects.neuron import location_name
 from neuron_dialects.target import Target
+from runtime.neff import parameter_file_name
 
 MACS, COMPULSORY_BYTES, INPUT_COUNT = "neuron.macs", "neuron.compulsory_bytes", "neuron.input_count"
 
@@ -119,7 +120,8 @@ def core_program(function: func.FuncOp, target: Target) -> CoreProgram:
 def _declare(emitter: _Emitter, op: Operation) -> None:
     """Note the buffer that an op defines."""
     if isinstance(op, nisa.ParamOp):
-        emitter.variable(op.buffer, op.symbol.data, "file", op.symbol.data)
+        name = op.symbol.data
+        emitter.variable(op.buffer, name, "file", parameter_file_name(len(emitter.variables), name))
     elif isinstance(op, nisa.AllocOp) and space_of(op.buffer) == "dram":
         emitter.variable(op.buffer, f"scratch{len(emitter.variables)}", "tmp")
     elif isinstance(op, nisa.AllocOp) and op.address is not None and op.partition is not None:

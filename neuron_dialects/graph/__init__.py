@@ -29,6 +29,7 @@ from neuron_dialects.graph.attrs import (
 )
 from neuron_dialects.graph.base import ComputeOp, TensorSpec, Value, shape_of, spec_of, tensor_type
 from neuron_dialects.graph.elementwise import UNARY_PARAMETERS, BinaryOp, CastOp, ClipOp, CompareOp, SelectOp, UnaryOp
+from neuron_dialects.graph.layout import LayoutAttr, layout_of
 from neuron_dialects.graph.linear import ConvOp, ConvTransposeOp, MatMulOp, PoolOp
 from neuron_dialects.graph.movement import BroadcastOp, ConcatOp, GatherOp, PadOp, ReshapeOp, SliceOp, TransposeOp
 from neuron_dialects.graph.reduction import BatchNormOp, LayerNormOp, ReduceOp, SoftmaxOp
@@ -75,6 +76,7 @@ Graph = Dialect(
         PoolKindAttr,
         PadModeAttr,
         OpaqueType,
+        LayoutAttr,
     ],
 )
 
@@ -101,6 +103,7 @@ __all__ = [
     "GatherOp",
     "Graph",
     "LayerNormOp",
+    "LayoutAttr",
     "MatMulOp",
     "OnnxNodeOp",
     "OpaqueType",
@@ -132,6 +135,7 @@ __all__ = [
     "int_attr",
     "ints",
     "ints_attr",
+    "layout_of",
     "shape_of",
     "spec_of",
     "tensor_type",

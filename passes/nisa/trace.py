@@ -6,6 +6,7 @@ Instances of a statement are numbered in program order, as its loops run, the in
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import numpy as np
@@ -31,13 +32,13 @@ class Trace:
 
     def values(self, statement: Statement, expression: Affine) -> Numbers:
         """The expression for every instance of the statement."""
+        shape = [loop.trip_count for loop in statement.loops]
+        count = math.prod(shape)
         variables = self._variables.get(statement.number)
         if variables is None:
-            shape = [loop.trip_count for loop in statement.loops]
-            grids = np.indices(shape, dtype=np.int64).reshape(len(shape), -1)
+            grids = np.indices(shape, dtype=np.int64).reshape(len(shape), count)
             variables = {loop.variable: grid for loop, grid in zip(statement.loops, grids, strict=True)}
             self._variables[statement.number] = variables
-        count = int(np.prod([loop.trip_count for loop in statement.loops], dtype=np.int64))
         total = np.full(count, expression.constant, dtype=np.int64)
         for variable, coefficient in expression.terms:
             total += coefficient * variables[variable]

@@ -13,12 +13,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
 from neuron_dialects.access import Affine
 from passes.nisa.memory_access import Access
-from passes.nisa.program_tree import Loop, Node, ProgramTree, Slot, Statement, substituted
+from passes.nisa.program_tree import Loop, Node, ProgramTree, Statement, substituted
 from passes.nisa.trace import Trace, boxes_conflict
 from passes.nisa.wait_generation import WaitSet
 
@@ -43,20 +44,23 @@ def _drop_known(body: Sequence[Node], sets: Sequence[WaitSet], known: Known, tri
         if isinstance(node, Statement):
             for stream, counts in sets[node.number].counts.items():
                 before = known.setdefault((node.engine, stream), [])
-                kept = [count for count in counts if not any(_implies(other, count, trips) for other in before)]
-                counts[:] = kept
-                before.extend(kept)
+                counts[:] = [count for count in counts if _learn(before, count, trips)]
         elif isinstance(node, Loop) and node.trip_count > 0:
             inside = {key: list(counts) for key, counts in known.items()}
             _drop_known(node.body, sets, inside, {**trips, node.variable: node.trip_count})
+            last = {node.variable: node.trip_count - 1}
             for key, counts in inside.items():
-                new = counts[len(known.get(key, ())) :]
-                last = {node.variable: node.trip_count - 1}
-                known.setdefault(key, []).extend(substituted(count, last) for count in new)
+                before = known.setdefault(key, [])
+                for count in counts:
+                    _learn(before, substituted(count, last), trips)
 
 
-def _implies(stronger: Affine, weaker: Affine, trips: dict[int, int]) -> bool:
-    return (stronger - weaker).bounds(trips)[0] >= 0
+def _learn(known: list[Affine], count: Affine, trips: dict[int, int]) -> bool:
+    """Add a number to those known, unless one of them is never smaller; whether it was added."""
+    if any((other - count).bounds(trips)[0] >= 0 for other in known):
+        return False
+    known[:] = [*(other for other in known if (count - other).bounds(trips)[0] < 0), count]
+    return True
 
 
 # -- by replay ----------------------------------------------------------------------------------------------------------
@@ -88,12 +92,14 @@ def minimal_waits(trace: Trace, sets: Sequence[WaitSet], accesses: Sequence[list
     active = {wait.number for wait in replay.waits}
     while True:
         verdicts = replay.run(active, set())
-        doubtful = sorted(verdicts.needed - verdicts.guarding)
-        removable: set[int] = set()
-        if doubtful and not replay.run(active, set(doubtful)).guarding:
-            removable = set(doubtful)
-        else:
-            removable = set(next(([n] for n in doubtful if not replay.run(active, {n}).guarding), []))
+        doubtful = verdicts.needed - verdicts.guarding
+        if not doubtful:
+            break
+        # Whoever guards nothing while all of them are away guards nothing when only some are.
+        removable = doubtful - replay.run(active, doubtful).guarding
+        if not removable:
+            alone = (number for number in sorted(doubtful) if number not in replay.run(active, {number}).guarding)
+            removable = set(islice(alone, 1))
         if not removable:
             break
         active -= removable

@@ -1,8 +1,9 @@
-"""A core program decoded for execution: everything that does not depend on registers or data is worked out once per entry.
+"""A core program decoded for execution: everything that does not depend on registers or data is worked out once per
+entry.
 
-Given a `CoreProgram` and its target, leaves one list of `Entry` per queue, ending with a halt. The simulator and the race
-check both run on these. Whatever an entry refers to exists afterwards, and its target can execute it (NX-RUN-004 otherwise);
-bounds of accesses depend on registers and are checked at run time by `Access.interval`.
+Given a `CoreProgram` and its target, leaves one list of `Entry` per queue, ending with a halt. The simulator and the
+race check both run on these. Whatever an entry refers to exists afterwards, and its target can execute it (NX-RUN-004
+otherwise); bounds of accesses depend on registers and are checked at run time by `Access.interval`.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from neuron_dialects.isa import INSTRUCTIONS, Instruction, verify_instruction
 from neuron_dialects.isa.program import CONTROL_KINDS, CoreProgram, DramVariable, QueueEntry
 from neuron_dialects.target import Target
 from runtime.machine.control import Control, control_function
-from runtime.views import affine_function, bounds_problem, widened
+from runtime.views import affine_function, widened
 
 MemoryKey = str | int
 """A memory: "sbuf", "psum", or the id of a DRAM variable."""
@@ -26,8 +27,8 @@ NO_REGISTER = -1
 class Access:
     """What one operand of one static entry touches: a box of partitions x bytes whose bytes shift with a register.
 
-    `memory`, partitions `first_partition` .. `last_partition` - 1 and bytes `low` .. `high` - 1 with the register at 0. DRAM
-    counts as one partition.
+    `memory`, partitions `first_partition` .. `last_partition` - 1 and bytes `low` .. `high` - 1 with the register at 0.
+    DRAM counts as one partition.
     """
 
     __slots__ = (
@@ -55,7 +56,9 @@ class Access:
             low, high = low + shift, high + shift
         if low < 0 or high > self.limit:
             raise NeuronError(
-                "NX-RUN-001", f"{self.operand} touches bytes {low} to {high - 1}, its memory has {self.limit}", node=self.node
+                "NX-RUN-001",
+                f"{self.operand} touches bytes {low} to {high - 1}, its memory has {self.limit}",
+                node=self.node,
             )
         return low, high
 
@@ -64,8 +67,8 @@ class Access:
 class Entry:
     """One entry of a queue, decoded.
 
-    Exactly one of `control` and `instruction` is set. `waits`: (semaphore, constant, register or -1). `signal` is -1 without
-    a signal. `ring` is set for a DMA. `numbers`: functions of the registers for the loop-dependent fields.
+    Exactly one of `control` and `instruction` is set. `waits`: (semaphore, constant, register or -1). `signal` is -1
+    without a signal. `ring` is set for a DMA. `numbers`: functions of the registers for the loop-dependent fields.
     """
 
     engine: str
@@ -187,7 +190,9 @@ class _QueueDecoder:
         definition = INSTRUCTIONS.get(instruction.name)
         if definition is None:
             raise entry.error("NX-RUN-004", f"no instruction {instruction.name}")
-        if (ring is not None) != definition.is_dma or instruction.engine != ("dma" if definition.is_dma else entry.engine):
+        if (ring is not None) != definition.is_dma or instruction.engine != (
+            "dma" if definition.is_dma else entry.engine
+        ):
             raise entry.error("NX-RUN-004", f"{instruction.name} on {instruction.engine}, ring {ring}")
         entry.instruction, entry.ring = instruction, ring
         problems = verify_instruction(instruction, self._target)

@@ -1,8 +1,8 @@
 """The machine: runs a core program on data, in simulated time, or both.
 
-Given a `CoreProgram` and its target, a `Machine` decodes it once and runs it any number of times. It owns SBUF, PSUM and every
-DRAM variable; all of it but inputs and parameters is poisoned before each run, so that a value nobody wrote shows. A run leaves
-behind the outputs and what it took.
+Given a `CoreProgram` and its target, a `Machine` decodes it once and runs it any number of times. It owns SBUF, PSUM
+and every DRAM variable; all of it but inputs and parameters is poisoned before each run, so that a value nobody wrote
+shows. A run leaves behind the outputs and what it took.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,9 @@ Mode = Literal["functional", "timing", "both"]
 
 @dataclass
 class Trace:
-    """Every instruction and transfer of a run, as columns: start and end in ns, engine or ring, name, index of its origin."""
+    """Every instruction and transfer of a run, as columns: start and end in ns, engine or ring, name, index of its
+    origin.
+    """
 
     start: list[float] = field(default_factory=list)
     end: list[float] = field(default_factory=list)
@@ -58,8 +60,8 @@ class MachineResult:
 class Machine:
     """One core with a program.
 
-    Raises NeuronError: NX-RUN-004 when the program refers to nothing or the target cannot execute it, NX-RUN-001 when an
-    operand with a fixed address leaves its memory.
+    Raises NeuronError: NX-RUN-004 when the program refers to nothing or the target cannot execute it, NX-RUN-001 when
+    an operand with a fixed address leaves its memory.
     """
 
     def __init__(self, program: CoreProgram, target: Target) -> None:
@@ -82,14 +84,15 @@ class Machine:
         """Run the program once.
 
         Args:
-            inputs, parameters: values of the variables of kind input and file, by variable name, with the variable's shape
-                and element type; not looked at in timing mode. Parameters are used in place and must not change.
-            mode: "functional" computes outputs, "timing" what the run takes, "both" both. The order of events is the same.
+            inputs, parameters: values of the variables of kind input and file, by variable name, with the variable's
+                shape and element type; not looked at in timing mode. Parameters are used in place and must not change.
+            mode: "functional" computes outputs, "timing" what the run takes, "both" both. The order of events is the
+                same.
             trace: keep every instruction and transfer.
             step_limit: control instructions that one queue may execute.
 
-        Raises NeuronError: NX-RUN-001 and -002 for accesses out of bounds, -003 for queues that wait for ever, -005 when
-        values do not fit their variables, -006 when the step limit is reached.
+        Raises NeuronError: NX-RUN-001 and -002 for accesses out of bounds, -003 for queues that wait for ever, -005
+        when values do not fit their variables, -006 when the step limit is reached.
         """
         functional = mode != "timing"
         if functional:
@@ -98,7 +101,12 @@ class Machine:
             work.executions = 0
         recorded = Trace() if trace else None
         simulator = Simulator(
-            self._queues, self.program.semaphores, self.target, functional, recorded.record if recorded else None, step_limit
+            self._queues,
+            self.program.semaphores,
+            self.target,
+            functional,
+            recorded.record if recorded else None,
+            step_limit,
         )
         with np.errstate(all="ignore"):
             simulator.run()
@@ -171,8 +179,6 @@ def _fitting(variable: DramVariable, given: Mapping[str, Array]) -> Array:
         raise NeuronError("NX-RUN-005", f"no value given for {variable.kind} {variable.name}")
     dtype = dtype_by_name(variable.dtype).numpy
     if value.shape != variable.shape or value.dtype != dtype:
-        raise NeuronError(
-            "NX-RUN-005",
-            f"{variable.kind} {variable.name} is {value.dtype}{list(value.shape)}, must be {dtype}{list(variable.shape)}",
-        )
+        given_type, needed = f"{value.dtype}{list(value.shape)}", f"{dtype}{list(variable.shape)}"
+        raise NeuronError("NX-RUN-005", f"{variable.kind} {variable.name} is {given_type}, must be {needed}")
     return np.asarray(value, order="C")

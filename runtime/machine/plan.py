@@ -1,6 +1,7 @@
 """What the simulator does for each datapath or DMA entry, worked out once: its costs, ports, hazards and counts.
 
-Costs come from `neuron_dialects.cost` alone. Nothing in a cost depends on registers or data, so each is one number per entry.
+Costs come from `neuron_dialects.cost` alone. Nothing in a cost depends on registers or data, so each is one number per
+entry.
 """
 
 import functools
@@ -23,9 +24,10 @@ SBUF_PORT, PSUM_PORT = 0, 1
 class Work:
     """One entry of a queue as the simulator sees it.
 
-    `busy_ns`: how long the engine (or the DMA engines) cannot start anything else; `latency_ns`: from then until the result
-    can be used. `waits`, `control` and `signal` are the entry's. `hazard_reads` / `hazard_writes`: accesses through which instructions of this engine may depend on each
-    other. `table`: function table that the scalar engine needs, or "". `kernel` and `views` are set when data is computed.
+    `busy_ns`: how long the engine (or the DMA engines) cannot start anything else; `latency_ns`: from then until the
+    result can be used. `waits`, `control` and `signal` are the entry's. `hazard_reads` / `hazard_writes`: accesses
+    through which instructions of this engine may depend on each other. `table`: function table that the scalar engine
+    needs, or "". `kernel` and `views` are set when data is computed.
     """
 
     entry: Entry
@@ -93,7 +95,7 @@ def _ports(entry: Entry, target: Target) -> tuple[int, ...]:
 
 
 def _add_hazards(works: list[Work]) -> None:
-    """Keep the accesses that can make one instruction of an engine wait for another: reads of a memory it also writes."""
+    """Keep the accesses by which instructions of one engine can depend on each other: reads of a memory it writes."""
     datapath = [work for work in works if work.entry.instruction is not None and work.ring < 0]
     written = {a.memory for work in datapath for a in work.entry.accesses if a.writes}
     read = {a.memory for work in datapath for a in work.entry.accesses if a.reads}

@@ -1,12 +1,13 @@
 """The machine's clock: queues, semaphores and DMA rings as a discrete-event simulation, with or without data.
 
-Every engine has a sequencer and a datapath. The sequencer takes the entries of its queue in order: it waits for the entry's
-semaphores, then executes a control instruction (`control_ns`), triggers a DMA (`control_ns`), or hands an instruction to the
-datapath, at most `DISPATCH_DEPTH` ahead of it. The datapath starts an instruction when it is free, the ports it shares with
-other engines are free, and earlier instructions of the same engine have completed what it reads; it reads its operands then,
-is busy for the issue time, and the result is written and the semaphore incremented after the latency. A transfer reaches its
-ring `dma_start_ns` after the trigger; transfers of all rings are served in the order of their arrival, and the semaphore is
-incremented `dma_completion_ns` after the last byte. A semaphore is the list of the times of its increments.
+Every engine has a sequencer and a datapath. The sequencer takes the entries of its queue in order: it waits for the
+entry's semaphores, then executes a control instruction (`control_ns`), triggers a DMA (`control_ns`), or hands an
+instruction to the datapath, at most `DISPATCH_DEPTH` ahead of it. The datapath starts an instruction when it is free,
+the ports it shares with other engines are free, and earlier instructions of the same engine have completed what it
+reads; it reads its operands then, is busy for the issue time, and the result is written and the semaphore incremented
+after the latency. A transfer reaches its ring `dma_start_ns` after the trigger; transfers of all rings are served in
+the order of their arrival, and the semaphore is incremented `dma_completion_ns` after the last byte. A semaphore is the
+list of the times of its increments.
 
 Data moves at those times and no others, so what a missing wait lets through is seen in the results.
 """
@@ -101,7 +102,8 @@ class Simulator:
     def run(self) -> None:
         """Run until every queue has halted and everything has completed.
 
-        Raises NX-RUN-001 and NX-RUN-002 for accesses, NX-RUN-003 when queues wait for ever, NX-RUN-006 for too many steps.
+        Raises NX-RUN-001 and NX-RUN-002 for accesses, NX-RUN-003 when queues wait for ever, NX-RUN-006 for too many
+        steps.
         """
         for engine in self.engines.values():
             self._advance(engine)
@@ -123,7 +125,9 @@ class Simulator:
         for engine in stuck:
             semaphore, value = engine.blocked_on or (0, 0)
             count = len(self._increments[semaphore])
-            parts.append(f"{engine.name} at entry {engine.position} for {self._names[semaphore]} >= {value} (it is {count})")
+            parts.append(
+                f"{engine.name} at entry {engine.position} for {self._names[semaphore]} >= {value} (it is {count})"
+            )
         node = next((engine.works[engine.position].entry.node for engine in stuck), None)
         return NeuronError("NX-RUN-003", f"streams wait for ever: {'; '.join(parts)}", node=node)
 
@@ -214,7 +218,7 @@ class Simulator:
 
     def _start(self, time: float, engine: Engine, _: None) -> None:
         dispatched = engine.dispatched
-        work, _, operands, _, writes = dispatched[0]
+        work, _dispatched_at, operands, _reads, writes = dispatched[0]
         busy = work.busy_ns
         if work.ports:
             free = max(self._port_free[port] for port in work.ports)

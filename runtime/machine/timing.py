@@ -1,8 +1,8 @@
 """What a run took: times, traffic and utilisation of one core, under the names that Neuron Explorer uses.
 
 Engines are called tensor, vector, scalar, gpsimd and sync there. An engine is active while its datapath is busy with an
-instruction, waits for semaphores excluded; sync has no datapath and is active while it executes control instructions and
-triggers. Fields that end in `_percent` are fractions from 0 to 1.
+instruction, waits for semaphores excluded; sync has no datapath and is active while it executes control instructions
+and triggers. Fields that end in `_percent` are fractions from 0 to 1.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ _SECONDS = 1e-9
 
 @dataclass(frozen=True)
 class EngineTiming:
-    """One engine. `active_time` in seconds; instructions include DMA triggers, control instructions are counted apart."""
+    """One engine. `active_time` in seconds; instructions include DMA triggers but no control instructions."""
 
     active_time: float
     instruction_count: int
@@ -32,8 +32,8 @@ class EngineTiming:
 class Timing:
     """One run of one core. Times in seconds, sizes in bytes, `macs` of the matmuls that were executed.
 
-    `model_macs` and `compulsory_bytes` are the program's own figures for the model; `matmul_passes` is the mean number of
-    passes per multiply-add (1 for 16-bit types, 4 for fp32).
+    `model_macs` and `compulsory_bytes` are the program's own figures for the model; `matmul_passes` is the mean number
+    of passes per multiply-add (1 for 16-bit types, 4 for fp32).
     """
 
     target: Target

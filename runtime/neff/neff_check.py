@@ -3,6 +3,7 @@
 Runs before writing and after reading, so what passes here is what the runtime may rely on.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -87,15 +88,32 @@ def _check_graph(neff: Neff) -> None:
 def _tensor_table(neff: Neff) -> dict[str, TensorSpec]:
     """Every tensor by name. An output may be an input that is passed through; else names are unique."""
     table: dict[str, TensorSpec] = {}
+    memory_bytes = int(known_target(neff.target).dram_bytes)
     for kind, tensors in (("input", neff.inputs), ("intermediate", neff.intermediates), ("output", neff.outputs)):
         names = [tensor.name for tensor in tensors]
         if len(set(names)) != len(names):
             raise _broken(f"an {kind} is listed twice")
         for tensor in tensors:
+            _check_size(tensor, memory_bytes)
             if tensor.name in table and (kind != "output" or table[tensor.name] != tensor):
                 raise _broken(f"{kind} {tensor.name[:80]!a} is listed twice")
             table[tensor.name] = tensor
     return table
+
+
+def _check_size(tensor: TensorSpec, memory_bytes: int) -> None:
+    """Known element types, and a size that somebody could allocate."""
+    where = f"tensor {tensor.name[:80]!a}"
+    try:
+        size = max(dtype_by_name(name).size_bytes for name in (tensor.dtype, tensor.device_dtype))
+    except ValueError as error:
+        raise _broken(f"{where}: {error}") from None
+    if any(n < 0 for n in tensor.shape) or _elements(tensor) * size > memory_bytes:
+        raise _broken(f"{where} of shape {tensor.shape} exceeds the {memory_bytes} bytes of a core's DRAM")
+
+
+def _elements(tensor: TensorSpec) -> int:
+    return math.prod(tensor.shape)
 
 
 def _check_callee(node: GraphNode, neff: Neff, tensors: dict[str, TensorSpec], label: str) -> None:
@@ -119,9 +137,7 @@ def _check_arguments(
         if name not in tensors:
             raise _broken(f"{label}: {kind} {name[:80]!a} is not described")
         tensor = tensors[name]
-        elements = 1
-        for size in tensor.shape:
-            elements *= size
+        elements = _elements(tensor)
         if (tensor.device_dtype, elements) != (variable.dtype, variable.elements):
             raise _broken(
                 f"{label}: {kind} {name[:80]!a} has {elements} elements of {tensor.device_dtype}, "

@@ -1,8 +1,8 @@
 """ALU operators: which arithmetic an instruction uses, and the operators in it.
 
-Three domains. Floating: operands upcast to float32 (the rule). Bits: bitwise operators and shifts work on integers, bit exact.
-Integers: on pool, arithmetic between integer operands is exact, modulo 2^bits of the destination; so it is where no engine is
-chosen yet. dve and act compute integers through float32, exact up to 2^24.
+Three domains. Floating: operands upcast to float32 (the rule). Bits: bitwise operators and shifts work on integers, bit
+exact. Integers: on pool, arithmetic between integer operands is exact, modulo 2^bits of the destination; so it is where
+no engine is chosen yet. dve and act compute integers through float32, exact up to 2^24.
 """
 
 from collections.abc import Callable, Iterable
@@ -30,13 +30,14 @@ from runtime.semantics.registry import Case
 Array = NDArray[Any]
 Out = Array | None
 Operator = Callable[[Any, Any, Out], Array]
-"""(first, second, out): `out` is an array of the result's type and shape that may be overwritten (it may be an operand), or
-None; without it comparisons give bool arrays. `bypass`, `rsqrt` and `abs` ignore their second operand."""
+"""(first, second, out): `out` is an array of the result's type and shape that may be overwritten (it may be an
+operand), or None; without it comparisons give bool arrays. `bypass`, `rsqrt` and `abs` ignore their second operand.
+"""
 
 BITWISE = frozenset({"bitwise_and", "bitwise_or", "bitwise_xor", "left_shift", "right_shift"})
 EXACT = frozenset(
-    {"bypass", "add", "subtract", "multiply", "maximum", "minimum", "abs", "equal", "not_equal", "greater_equal", "greater",
-     "less_equal", "less", "logical_and", "logical_or", "logical_xor"}
+    {"bypass", "add", "subtract", "multiply", "maximum", "minimum", "abs", "equal", "not_equal", "greater_equal",
+     "greater", "less_equal", "less", "logical_and", "logical_or", "logical_xor"}
 )  # fmt: skip
 """Operators that are exact on integers where the engine has integer arithmetic."""
 

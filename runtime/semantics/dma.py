@@ -45,7 +45,9 @@ def dma_gather(case: Case) -> Kernel:
 
 @meaning("dma_scatter")
 def dma_scatter(case: Case) -> Kernel:
-    """Row indices[p] of the table = data[p, :], partition by partition. An index outside of 0 .. rows - 1 raises NX-RUN-002."""
+    """Row indices[p] of the table = data[p, :], partition by partition. An index outside of 0 .. rows - 1 raises
+    NX-RUN-002.
+    """
     _check_rows(case, "data")
     take, put = converter(case.dtypes["data"], case.dtypes["table"])
     read_indices, limit = integer_reader(case.dtypes["indices"]), case.shapes["table"][0]

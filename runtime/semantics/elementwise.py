@@ -90,7 +90,9 @@ def scalar_step(case: Case, domain: Domain, number: int) -> Step:
 def tensor_scalar(case: Case) -> Kernel:
     """dst = (data op0 scalar0) op1 scalar1, not rounded in between."""
     roles = ("data", "operand0", "operand1")
-    scalars = [case.field(f"scalar{n}") for n in (0, 1) if not case.has(f"operand{n}") and case.field(f"op{n}") != "bypass"]
+    scalars = [
+        case.field(f"scalar{n}") for n in (0, 1) if not case.has(f"operand{n}") and case.field(f"op{n}") != "bypass"
+    ]
     domain = domain_of(case, (case.field("op0"), case.field("op1")), roles, scalars)
     read, write = domain.reader("data", fresh=True), domain.writer("dst")
     first, second = scalar_step(case, domain, 0), scalar_step(case, domain, 1)
@@ -176,7 +178,7 @@ def copy_kernel(case: Case, destination: str, source: str) -> Kernel:
 
 @meaning("tensor_copy_predicated")
 def tensor_copy_predicated(case: Case) -> Kernel:
-    """dst = data where the predicate is non-zero (zero if `reverse`); elsewhere dst keeps what it holds at the write."""
+    """dst = data where the predicate is non-zero (zero if `reverse`); elsewhere dst stays as it is."""
     take, put = converter(case.dtypes["data"], case.dtypes["dst"])
     holds, reverse = non_zero(case.dtypes["predicate"]), case.field("reverse")
 

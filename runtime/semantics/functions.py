@@ -1,8 +1,8 @@
 """The functions of the scalar engine's table on float32 arrays.
 
-Each takes values and an output array or None (a new one is made) and returns the result; the output may be the input. Results
-are accurate to float32 over the whole range, with one exception that is documented for the hardware: `sin` has no range
-reduction and continues as a cubic beyond +-pi. `TABLE_SETS` says which functions share one loaded table.
+Each takes values and an output array or None (a new one is made) and returns the result; the output may be the input.
+Results are accurate to float32 over the whole range, with one exception that is documented for the hardware: `sin` has
+no range reduction and continues as a cubic beyond +-pi. `TABLE_SETS` says which functions share one loaded table.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ _SQRT_HALF = np.float32(0.7071067811865476)
 _SQRT_2_OVER_PI = np.float32(0.7978845608028654)
 _PI = np.float32(np.pi)
 
-# erf(x) = x P(x^2) / Q(x^2) on [-4, 4], beyond which float32 has reached +-1; highest power first. Largest error 9.5e-8.
+# erf(x) = x P(x^2) / Q(x^2) on [-4, 4], beyond which float32 has reached +-1; highest power first; error < 9.5e-8.
 _ERF_P = (
     -2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05, -7.34990630326855e-04,
     -2.95459980854025e-03, -1.60960333262415e-02,
@@ -181,7 +181,9 @@ TABLE_SETS: dict[str, tuple[str, ...]] = {
     "root": ("sqrt", "rsqrt", "reciprocal"),
     "circular": ("sin", "arctan"),
 }
-"""Functions whose tables are loaded together. Functions in no set (copy, square, relu, prelu, sign, abs) are in every one."""
+"""Functions whose tables are loaded together. Functions in no set (copy, square, relu, prelu, sign, abs) are in every
+one.
+"""
 
 TABLE_SET_OF: dict[str, str] = {function: name for name, members in TABLE_SETS.items() for function in members}
 """Function -> the set that must be loaded for it."""

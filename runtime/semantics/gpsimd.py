@@ -1,4 +1,4 @@
-"""Instructions of the GpSimd engine: index generation, masks over indices, gathers in a row, reduction over partitions."""
+"""Instructions of the GpSimd engine: indices, masks over indices, gathers in a row, reduction over partitions."""
 
 import numpy as np
 
@@ -66,10 +66,8 @@ def check_indices(case: Case, indices: Array, limit: int, what: str) -> None:
     wrong = (indices < 0) | (indices >= limit)
     if wrong.any():
         position = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise NeuronError(
-            "NX-RUN-002",
-            f"{case.name}: index {int(indices[position])} at position {list(position)} of the indices, there are {limit} {what}",
-        )
+        place = f"index {int(indices[position])} at position {list(position)} of the indices"
+        raise NeuronError("NX-RUN-002", f"{case.name}: {place}, there are {limit} {what}")
 
 
 @meaning("partition_reduce")

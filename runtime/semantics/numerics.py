@@ -1,8 +1,8 @@
 """Element types in arithmetic: how values are read into float32 or integers and rounded when they are written.
 
 Engines upcast what they read to float32, compute, and round once at the write: to nearest even between floating types
-(overflow gives infinity where the type has one), to nearest even with saturation from floating to integer (NaN becomes 0). i1
-is stored as a byte, 0 or 1. tf32 is stored as float32 with 13 low mantissa bits of zero.
+(overflow gives infinity where the type has one), to nearest even with saturation from floating to integer (NaN becomes
+0). i1 is stored as a byte, 0 or 1. tf32 is stored as float32 with 13 low mantissa bits of zero.
 """
 
 from collections.abc import Callable
@@ -132,7 +132,8 @@ def raw(view: Array) -> Array:
 def converter(source: str, destination: str) -> tuple[Read, Write]:
     """(take, put): `take` reads a snapshot, `put` stores it; together they convert from one element type to another.
 
-    Equal types are copied bit by bit, integers among each other exactly with saturation, everything else through float32.
+    Equal types are copied bit by bit, integers among each other exactly with saturation, everything else through
+    float32.
     """
     if source == destination:
         return lambda view: raw(view).copy(), lambda dst, values: np.copyto(raw(dst), values.reshape(dst.shape))

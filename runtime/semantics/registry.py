@@ -1,9 +1,9 @@
 """Where the meanings of instructions are registered, and what a meaning is.
 
-A meaning is given one static instruction without data (`Case`) and leaves behind a kernel, in which everything that does not
-change from one execution to the next is decided: element types, operators, shapes. A kernel is given numpy views of the
-operands and computes at once; what it returns performs the writes. The two halves are apart because the machine reads at
-the start of an instruction and writes at its completion.
+A meaning is given one static instruction without data (`Case`) and leaves behind a kernel, in which everything that
+does not change from one execution to the next is decided: element types, operators, shapes. A kernel is given numpy
+views of the operands and computes at once; what it returns performs the writes. The two halves are apart because the
+machine reads at the start of an instruction and writes at its completion.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +18,8 @@ from neuron_dialects.isa import INSTRUCTIONS
 
 Array = NDArray[Any]
 Views = Mapping[str, Array]
-"""Role -> view: [partitions, *dims] on chip, [*dims] in DRAM; the table of a gather or scatter has its rows in front."""
+"""Role -> view: [partitions, *dims] on chip, [*dims] in DRAM; the table of a gather or scatter has its rows in front.
+"""
 Numbers = Mapping[str, int]
 """Loop-dependent fields of this execution, such as `accumulate`."""
 Effect = Callable[[], None]

@@ -20,8 +20,9 @@ def rows(values: Array) -> Array:
 
 @meaning("tensor_reduce")
 def tensor_reduce(case: Case) -> Kernel:
-    """dst = reduction over the `axes` innermost dims of data, in float32 (exact on integers where the engine is); negated
-    if `negate`."""
+    """dst = reduction over the `axes` innermost dims of data, in float32 (exact on integers where the engine is);
+    negated if `negate`.
+    """
     domain = domain_of(case, (case.field("op"),), ("data",))
     read, write = domain.reader("data"), domain.writer("dst")
     reduce, negate = REDUCTIONS[case.field("op")], case.field("negate")
@@ -80,7 +81,9 @@ def bn_stats(case: Case) -> Kernel:
             if part.shape[1]:
                 mean = part.mean(axis=1)
                 squares = ((part - mean[:, np.newaxis]) ** 2).sum(axis=1)
-                result[:, 3 * first : 3 * first + 3] = np.stack([np.full(len(part), part.shape[1]), mean, squares], axis=1)
+                result[:, 3 * first : 3 * first + 3] = np.stack(
+                    [np.full(len(part), part.shape[1]), mean, squares], axis=1
+                )
         return lambda: write(views["dst"], result)
 
     return kernel
@@ -123,8 +126,8 @@ def max8(case: Case) -> Kernel:
 def match8(data: Array, values: Array) -> Array:
     """Where each of eight values is found: positions [partitions, 8], -1 where absent.
 
-    A value that is asked for twice matches two positions, the first ones from left to right, so that the top eight of a row
-    with equal elements are eight different positions.
+    A value that is asked for twice matches two positions, the first ones from left to right, so that the top eight of a
+    row with equal elements are eight different positions.
     """
     partitions = np.arange(len(data))
     free = np.ones(data.shape, np.bool_)
@@ -140,7 +143,9 @@ def match8(data: Array, values: Array) -> Array:
 
 @meaning("nc_find_index8")
 def nc_find_index8(case: Case) -> Kernel:
-    """dst = position in data's row of each of 8 values, all ones where it is absent; equal values get successive matches."""
+    """dst = position in data's row of each of 8 values, all ones where it is absent; equal values get successive
+    matches.
+    """
     read, read_values = reader(case.dtypes["data"]), reader(case.dtypes["values"])
     write: Write = wrapping_writer(case.dtypes["dst"])
 
@@ -153,7 +158,7 @@ def nc_find_index8(case: Case) -> Kernel:
 
 @meaning("nc_match_replace8")
 def nc_match_replace8(case: Case) -> Kernel:
-    """dst = data with the first match of each of 8 values replaced by `value`; equal values replace successive matches."""
+    """dst = data with the first match of each of 8 values replaced; equal values replace successive matches."""
     read, read_values = fresh_reader(case.dtypes["data"]), reader(case.dtypes["values"])
     write, value = writer(case.dtypes["dst"]), np.float32(case.field("value"))
 

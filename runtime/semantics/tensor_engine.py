@@ -1,4 +1,4 @@
-"""The tensor engine: matrix multiplication with float32 accumulation, and the transpose (which dve has too, 32 x 32)."""
+"""The tensor engine: matrix multiplication with float32 accumulation, and the transpose (on dve too, 32 x 32)."""
 
 import numpy as np
 
@@ -11,8 +11,8 @@ def nc_matmul(case: Case) -> Kernel:
     """dst[M, N] (+)= stationary[K, M]^T . moving[K, N]; adds where `accumulate` is non-zero.
 
     Products and sums are float32: products of 16-bit values are exact there. tf32 operands are rounded to their 10-bit
-    mantissa on the way in. The sum is added at the write: the array adds in the order of its instructions, and two that follow
-    each other into one bank need not wait for each other.
+    mantissa on the way in. The sum is added at the write: the array adds in the order of its instructions, and two that
+    follow each other into one bank need not wait for each other.
     """
     readers = {
         role: round_to_tf32 if case.dtypes[role] == "tf32" else reader(case.dtypes[role])

@@ -60,5 +60,5 @@ def test_dead_operations_are_erased_on_request():
 
 # Two patterns that undo each other end with an error that names them.
 def test_endless_rewriting_is_reported():
-    with pytest.raises(RewriteLimitExceeded, match="rewrites: .*(neg_to_abs|abs_to_neg)"):
+    with pytest.raises(RewriteLimitExceeded, match=r"rewrites: .*(neg_to_abs|abs_to_neg)"):
         apply_rewrites(parse(PROGRAM), [neg_to_abs, abs_to_neg])

@@ -1,0 +1,75 @@
+"""The layout of a tensor as its encoding: `tensor<1x64x56x56xbf16, #graph.layout<sbuf, partition 1, halo [0, 0, 1, 1, 1, 1]>>`.
+
+A tensor without an encoding lies in DRAM, row-major. A resident one stays in SBUF: logical dimension `partition` lies on the
+partitions in tiles of 128, the tile number comes next, then the other dimensions in order. `halo` gives (before, after) for each
+of those other dimensions: zeros around the tensor, which convolutions read as padding.
+"""
+
+from collections.abc import Sequence
+
+from xdsl.dialects.builtin import DenseArrayBase, IntegerAttr, TensorType, i64
+from xdsl.ir import Attribute, ParametrizedAttribute, SSAValue
+from xdsl.irdl import irdl_attr_definition
+from xdsl.parser import AttrParser
+from xdsl.printer import Printer
+from xdsl.utils.exceptions import VerifyException
+
+
+@irdl_attr_definition
+class LayoutAttr(ParametrizedAttribute):
+    """Residence of a tensor in SBUF."""
+
+    name = "graph.layout"
+
+    partition: IntegerAttr
+    halo: DenseArrayBase
+
+    @staticmethod
+    def resident(partition: int, halo: Sequence[tuple[int, int]] = ()) -> "LayoutAttr":
+        """In SBUF with dimension `partition` on the partitions; `halo` pairs for the other dimensions, or none."""
+        flat = [width for pair in halo for width in pair] if any(a or b for a, b in halo) else []
+        return LayoutAttr(IntegerAttr(partition, i64), DenseArrayBase.from_list(i64, flat))
+
+    @property
+    def partition_dimension(self) -> int:
+        """The logical dimension on the partitions."""
+        return self.partition.value.data
+
+    @property
+    def halo_pairs(self) -> tuple[tuple[int, int], ...]:
+        """(before, after) for each dimension but the partition; empty for none."""
+        flat = [int(width) for width in self.halo.get_values()]
+        return tuple(zip(flat[::2], flat[1::2], strict=True))
+
+    def verify(self) -> None:
+        """Non-negative numbers, halo in pairs."""
+        widths = [int(width) for width in self.halo.get_values()]
+        if self.partition.value.data < 0 or any(width < 0 for width in widths) or len(widths) % 2:
+            raise VerifyException(f"layout: partition {self.partition.value.data}, halo {widths}")
+
+    @classmethod
+    def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
+        """`<sbuf, partition 1, halo [0, 0, 1, 1]>`."""
+        with parser.in_angle_brackets():
+            parser.parse_keyword("sbuf")
+            parser.parse_punctuation(",")
+            parser.parse_keyword("partition")
+            partition = parser.parse_integer()
+            halo: list[int] = []
+            if parser.parse_optional_punctuation(",") is not None:
+                parser.parse_keyword("halo")
+                halo = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, parser.parse_integer)
+        return (IntegerAttr(partition, i64), DenseArrayBase.from_list(i64, halo))
+
+    def print_parameters(self, printer: Printer) -> None:
+        """Inverse of `parse_parameters`."""
+        with printer.in_angle_brackets():
+            printer.print_string(f"sbuf, partition {self.partition.value.data}")
+            if len(self.halo):
+                printer.print_string(f", halo [{', '.join(str(int(w)) for w in self.halo.get_values())}]")
+
+
+def layout_of(value: SSAValue) -> LayoutAttr | None:
+    """The layout that a value's type names, None for DRAM."""
+    encoding = value.type.encoding if isinstance(value.type, TensorType) else None
+    return encoding if isinstance(encoding, LayoutAttr) else None

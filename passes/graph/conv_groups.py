@@ -1,0 +1,46 @@
+"""How the groups of a convolution are put side by side for the tensor engine; plain arithmetic."""
+
+from dataclasses import dataclass
+from math import ceil
+
+LANES = 128
+"""Rows of the tensor engine, and partitions of a resident tile."""
+
+
+@dataclass(frozen=True)
+class ConvGroups:
+    """`groups` groups of `inputs` input and `outputs` output channels, `per_block` of them multiplied together."""
+
+    groups: int
+    inputs: int
+    outputs: int
+    per_block: int
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks (the last may hold fewer groups)."""
+        return ceil(self.groups / self.per_block)
+
+    @property
+    def block_inputs(self) -> int:
+        """Input channels of a full block."""
+        return self.inputs * self.per_block
+
+    @property
+    def block_outputs(self) -> int:
+        """Output channels of a full block."""
+        return self.outputs * self.per_block
+
+    @property
+    def lane_step(self) -> int:
+        """Output channels of one tile: 128, or a divisor of a block's outputs where blocks must start on a tile."""
+        if self.blocks == 1:
+            return LANES
+        return next(d for d in range(min(LANES, self.block_outputs), 0, -1) if self.block_outputs % d == 0)
+
+
+def plan_groups(channels: int, outputs: int, groups: int, packable: bool = True) -> ConvGroups:
+    """Blocks of a convolution of `channels` inputs and `outputs` outputs; `packable`: whether zeros may be packed in."""
+    inputs = channels // groups
+    per_block = max(1, min(groups, LANES // inputs)) if packable else 1
+    return ConvGroups(groups, inputs, outputs // groups, per_block)

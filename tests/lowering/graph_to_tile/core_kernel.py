@@ -1,0 +1,126 @@
+"""What tests of kernel templates share: lower a small core function, check what came out, run it on numbers.
+
+Every lowering is checked on the way: the tile function verifies, each op is an instruction that the target can execute on
+some engine, and the results equal those of the graph interpreter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from xdsl.dialects.builtin import ModuleOp, NameLoc, NoneAttr, StringAttr, TensorType
+from xdsl.dialects.func import FuncOp, ReturnOp
+from xdsl.ir import Operation, SSAValue
+from xdsl.rewriter import Rewriter
+
+from lowering.graph_to_tile.convert import ConvertGraphToTilePass
+from neuron_dialects.access_ops import dtype_name_of, space_of
+from neuron_dialects.graph import LayoutAttr
+from neuron_dialects.isa import INSTRUCTIONS, Instruction, Operand, verify_instruction
+from neuron_dialects.neuron import Executor, ExecutorAttr, TargetAttr, location_name, target_of
+from neuron_dialects.target import Target
+from neuron_dialects.tile import TileOp
+from neuron_dialects.weights import WeightStore
+from runtime.graph_interpreter import WeightResolver, run_graph
+from runtime.program_interpreter import run_function
+from tests.graph_level import build, make_context, no_weights
+
+Array = npt.NDArray[Any]
+Make = Callable[..., Any]
+NODE = "the node"
+
+
+def resident(value: Operation | SSAValue, partition: int, halo: Sequence[tuple[int, int]] = ()) -> SSAValue:
+    """The value, marked to stay in SBUF with this dimension on the partitions."""
+    value = SSAValue.get(value)
+    assert isinstance(value.type, TensorType)
+    layout = LayoutAttr.resident(partition, tuple(halo))
+    return Rewriter.replace_value_with_new_type(
+        value, TensorType(value.type.element_type, value.type.get_shape(), layout)
+    )
+
+
+def core_module(make: Make, inputs: Sequence[Array], target: str = "trn1") -> tuple[ModuleOp, FuncOp]:
+    """A module with one core function that returns what `make` builds on arguments like `inputs`."""
+    function = build(make, inputs)
+    function.attributes["neuron.executor"] = ExecutorAttr(Executor.CORE)
+    for op in function.body.block.ops:
+        op.location = NameLoc(StringAttr(NODE), NoneAttr())
+    module = ModuleOp([function], {"neuron.target": TargetAttr(target)})
+    return module, function
+
+
+def lowered(module: ModuleOp) -> FuncOp:
+    """The tile function that the module's core function became."""
+    ConvertGraphToTilePass().apply(make_context(), module)
+    module.verify()
+    (function,) = [op for op in module.ops if isinstance(op, FuncOp)]
+    return function
+
+
+def tile_ops(function: FuncOp) -> list[TileOp]:
+    """Compute and transfer ops, in order."""
+    return [op for op in function.walk() if isinstance(op, TileOp)]
+
+
+def instruction_of(op: TileOp, target: Target) -> Instruction:
+    """The op as an instruction on the first engine of the target that executes it."""
+    definition = INSTRUCTIONS[op.INSTRUCTION]
+    engines = [engine for engine in definition.engines if engine == "dma" or engine in target.compute_engines]
+    assert engines, f"{op.name}: no engine of {target.name} executes it"
+    operands = {
+        role: Operand(space_of(buffer), dtype_name_of(buffer), pattern) for role, (buffer, pattern) in op.views.items()
+    }
+    return Instruction(op.INSTRUCTION, engines[0], operands, dict(op.fields.data))
+
+
+def check_instructions(function: FuncOp, target: Target) -> None:
+    """Every op is within the limits of the machine and says which node it comes from."""
+    for op in tile_ops(function):
+        assert verify_instruction(instruction_of(op, target), target) == [], str(op)
+        assert location_name(op.location) == NODE, str(op)
+
+
+def run_core(make: Make, *inputs: Array, target: str = "trn1") -> list[Array]:
+    """Results of the lowered function, with every check; see the module's docstring."""
+    module, _ = core_module(make, inputs, target)
+    function = lowered(module)
+    check_instructions(function, target_of(module))
+    return run_function(function, list(inputs), WeightResolver(module, WeightStore()))
+
+
+def expected(make: Make, *inputs: Array) -> list[Array]:
+    """Results of the graph function."""
+    return run_graph(build(make, inputs), list(inputs), no_weights)
+
+
+def check(make: Make, *inputs: Array, target: str = "trn1", tolerance: float = 2e-6) -> list[Array]:
+    """Lower, run, and compare with the graph interpreter; returns the results."""
+    results = run_core(make, *inputs, target=target)
+    for have, want in zip(results, expected(make, *inputs), strict=True):
+        assert_near(have.reshape(want.shape), want, tolerance)
+    return results
+
+
+def assert_near(have: Array, want: Array, tolerance: float) -> None:
+    """Same type; integers and truth values equal; floats within `tolerance`, relative and (for small values) absolute.
+
+    16-bit floats may differ by two units in the last place: they are rounded from f32 in both cases.
+    """
+    assert have.dtype == want.dtype
+    if have.dtype.kind in "biu":
+        np.testing.assert_array_equal(have, want)
+        return
+    step = {2: 2 * 2.0**-8 if "bfloat" in str(have.dtype) else 2 * 2.0**-11}.get(have.dtype.itemsize, 0.0)
+    bound = max(tolerance, step)
+    np.testing.assert_allclose(have.astype(np.float64), want.astype(np.float64), rtol=bound, atol=bound)
+
+
+def returned(function: FuncOp) -> Sequence[SSAValue]:
+    """What a graph function returns."""
+    last = function.body.block.last_op
+    assert isinstance(last, ReturnOp)
+    return last.arguments

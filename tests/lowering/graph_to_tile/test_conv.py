@@ -1,0 +1,126 @@
+"""The convolution templates against the graph level, and the window arithmetic against brute force."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from xdsl.ir import Block, SSAValue
+
+from lowering.graph_to_tile.windows import output_tile, segments
+from neuron_dialects.graph import ConvOp, ConvTransposeOp
+from passes.graph.conv_groups import plan_groups
+from tests.core_kernels import Make, lowered_error
+
+BF16_TOLERANCE = 4e-3
+
+
+def conv(strides: list[int], pads: list[int], dilations: list[int], groups: int = 1) -> Make:
+    def make(block: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        filters = arguments[1] if len(arguments) > 1 else weights["w"]
+        op = ConvOp(arguments[0], filters, None, strides=strides, pads=pads, dilations=dilations, groups=groups)
+        block.add_op(op)
+        return [op.result]
+
+    return make
+
+
+def transposed(strides: list[int], pads: list[int], output_padding: list[int], groups: int = 1) -> Make:
+    def make(block: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        op = ConvTransposeOp(
+            arguments[0],
+            weights["w"],
+            None,
+            strides=strides,
+            pads=pads,
+            dilations=[1] * len(strides),
+            output_padding=output_padding,
+            groups=groups,
+        )
+        block.add_op(op)
+        return [op.result]
+
+    return make
+
+
+CASES = {
+    "3x3": ((1, 16, 14, 14), (32, 16, 3, 3), conv([1, 1], [1] * 4, [1, 1])),
+    "two channel tiles, stride 2": ((2, 140, 30, 31), (150, 140, 3, 3), conv([2, 2], [1] * 4, [1, 1])),
+    "1x1": ((1, 256, 28, 28), (64, 256, 1, 1), conv([1, 1], [0] * 4, [1, 1])),
+    "thin input, 7x7 stride 2": ((1, 3, 64, 64), (64, 3, 7, 7), conv([2, 2], [3] * 4, [1, 1])),
+    "thin input, dilated, uneven pads": ((2, 3, 33, 40), (20, 3, 3, 3), conv([2, 1], [0, 1, 1, 2], [1, 2])),
+    "depthwise": ((1, 200, 14, 14), (200, 1, 3, 3), conv([1, 1], [1] * 4, [1, 1], 200)),
+    "32 groups": ((1, 256, 9, 9), (256, 8, 3, 3), conv([1, 1], [1] * 4, [1, 1], 32)),
+    "7 groups of 24": ((1, 168, 9, 9), (336, 24, 3, 3), conv([1, 1], [1] * 4, [1, 1], 7)),
+    "2 groups of 192": ((1, 384, 6, 6), (384, 192, 3, 3), conv([1, 1], [1] * 4, [1, 1], 2)),
+    "1-d": ((2, 40, 500), (60, 40, 5), conv([2], [2, 2], [1])),
+    "1-d thin": ((1, 1, 3000), (16, 1, 11), conv([5], [5, 5], [1])),
+    "3-d": ((1, 20, 6, 9, 9), (30, 20, 3, 3, 3), conv([1, 2, 1], [1] * 6, [1, 1, 1])),
+    "rows longer than a bank": ((1, 8, 5, 700), (8, 8, 3, 3), conv([1, 1], [1] * 4, [1, 1])),
+    "padding larger than the image": ((1, 8, 3, 3), (8, 8, 3, 3), conv([1, 1], [3] * 4, [1, 1])),
+    "transposed 2x2 stride 2": ((1, 64, 8, 8), (64, 32, 2, 2), transposed([2, 2], [0] * 4, [0, 0])),
+    "transposed 4x4 stride 2": ((1, 30, 8, 9), (30, 20, 4, 4), transposed([2, 2], [1] * 4, [0, 0])),
+    "transposed, output padding": ((2, 30, 5, 6), (30, 20, 3, 3), transposed([3, 3], [1, 0, 1, 0], [1, 2])),
+    "transposed, window below stride": ((1, 30, 5, 6), (30, 20, 1, 1), transposed([2, 2], [0] * 4, [0, 0])),
+    "transposed 1-d stride 8": ((1, 64, 40), (64, 32, 16), transposed([8], [4, 4], [0])),
+    "transposed in groups": ((1, 64, 8, 8), (64, 3, 3, 3), transposed([2, 2], [1] * 4, [1, 1], 32)),
+}
+
+
+@pytest.mark.parametrize("target", ["trn1", "inf1"])
+@pytest.mark.parametrize("case", CASES)
+def test_convolution_matches_the_graph_level(case: str, target: str) -> None:
+    x, w, make = CASES[case]
+    weights = {"w": np.random.default_rng(1).standard_normal(w).astype(ml_dtypes.bfloat16)}
+    assert lowered_error(target, [("bf16", x)], weights, make) < BF16_TOLERANCE
+
+
+def test_computed_filters_are_read_where_they_lie() -> None:
+    inputs = [("bf16", (1, 20, 9, 9)), ("bf16", (12, 10, 3, 3))]
+    assert lowered_error("trn1", inputs, {}, conv([1, 1], [1] * 4, [1, 1], 2)) < BF16_TOLERANCE
+
+
+@given(
+    output=st.integers(1, 40),
+    tile=st.integers(1, 12),
+    stride=st.integers(1, 3),
+    reach=st.integers(1, 7),
+    pad_low=st.integers(0, 6),
+    slack=st.integers(-5, 5),
+)
+def test_segments_cover_the_output_and_know_their_padding(
+    output: int, tile: int, stride: int, reach: int, pad_low: int, slack: int
+) -> None:
+    inputs = max(1, (output - 1) * stride + reach - pad_low + slack)
+    position = 0
+    for segment in segments(output, tile, stride, reach, pad_low, inputs):
+        for i in range(segment.count):
+            assert segment.start + i * segment.size == position
+            first = segment.input_start + i * segment.size * stride
+            assert first == position * stride - pad_low
+            read = range(first, first + segment.extent)
+            assert segment.extent == (segment.size - 1) * stride + reach
+            real = [p for p in read if 0 <= p < inputs]
+            inner = read[segment.low : segment.extent - segment.high]
+            assert list(inner) == real or not real
+            position += segment.size
+    assert position == output
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=4), st.integers(1, 512))
+def test_output_tile_is_as_large_as_allowed(sizes: list[int], most: int) -> None:
+    tile = output_tile(tuple(sizes), most)
+    assert int(np.prod(tile)) <= most
+    assert all(1 <= t <= n for t, n in zip(tile, sizes, strict=True))
+
+
+@given(st.integers(1, 40), st.integers(1, 200), st.integers(1, 200))
+def test_group_blocks_fill_the_array_and_start_on_tiles(groups: int, inputs: int, outputs: int) -> None:
+    plan = plan_groups(groups * inputs, groups * outputs, groups)
+    assert plan.per_block * inputs <= 128 or plan.per_block == 1
+    assert plan.blocks == 1 or plan.block_outputs % plan.lane_step == 0
+    assert 1 <= plan.lane_step <= 128
