@@ -42,6 +42,7 @@ from xdsl.dialects.utils import EnumAttribute
 from xdsl.ir import Attribute, Dialect, Operation, ParametrizedAttribute, SSAValue
 from xdsl.irdl import (
     IRDLOperation,
+    base,
     irdl_attr_definition,
     irdl_op_definition,
     prop_def,
@@ -55,6 +56,8 @@ from xdsl.traits import Pure, SymbolTable
 from xdsl.utils.exceptions import VerifyException
 from xdsl.utils.hints import isa
 from xdsl.utils.str_enum import StrEnum
+
+from neuron_dialects.graph.attrs import OpaqueType
 
 if TYPE_CHECKING:
     from neuron_dialects.target import Target
@@ -145,6 +148,8 @@ class ExecutorAttr(EnumAttribute[Executor]):
 class LaunchOp(IRDLOperation):
     """Run the function `callee` on a core or on the host: tensors in, tensors out, nothing else is touched.
 
+    Segments of the host also exchange what only the host understands (sequences, optionals).
+
         %y = neuron.launch @neuron_0(%x) on core : (tensor<1x64xf32>) -> tensor<1x10xf32>
 
     The callee is a function of the same module; `launch_problems` checks that it takes and returns these tensors. It
@@ -156,8 +161,8 @@ class LaunchOp(IRDLOperation):
 
     callee = prop_def(FlatSymbolRefAttrConstr)
     executor = prop_def(ExecutorAttr)
-    arguments = var_operand_def(TensorType)
-    outputs = var_result_def(TensorType)
+    arguments = var_operand_def(base(TensorType) | base(OpaqueType))
+    outputs = var_result_def(base(TensorType) | base(OpaqueType))
 
     traits = traits_def(Pure())
 

@@ -6,6 +6,9 @@ each entry leads to a pass of that name, and that no pass is missing.
 """
 
 PASSES: dict[str, str] = {
+    "convert-tile-to-nisa": "lowering.tile_to_nisa.convert:ConvertTileToNisaPass",
+    "graph-layout": "passes.graph.layout:GraphLayoutPass",
+    "graph-fuse": "passes.graph.fuse:GraphFusePass",
     "convert-graph-to-tile": "lowering.graph_to_tile.convert:ConvertGraphToTilePass",
     "graph-auto-cast": "passes.graph.auto_cast:GraphAutoCastPass",
     "graph-canonicalize": "passes.graph.canonicalize:GraphCanonicalizePass",

@@ -76,8 +76,11 @@ class Race:
 def check_races(
     program: CoreProgram, target: Target, limit: int = DEFAULT_LIMIT, step_limit: int = STEP_LIMIT
 ) -> list[Race]:
-    """Every race of `program`, at most one for each pair of entries and at most `limit`; empty when the program is
+    """Races of `program`, at most one for each pair of entries and at most `limit`; none exactly if the program is
     safe.
+
+    An access that races and is then overwritten is not compared with later ones: what they see is a matter of the race
+    that was reported.
 
     Time grows with the number of executed instructions. Raises NX-RUN-001 for an access out of bounds, NX-RUN-004 for a
     malformed program, NX-RUN-006 when a queue executes more than `step_limit` control instructions.
@@ -144,10 +147,10 @@ class _RaceReplay(Replay):
         self._pieces[stream] = piece = self._clocks.issue(queue.number, stream)
         registers = queue.registers
         for access in entry.accesses:
+            low, high = access.interval(registers)
             history = self._histories.get(access.memory)
             if history is None:
                 continue
-            low, high = access.interval(registers)
             site = Site(stream, piece, access.first_partition, access.last_partition, low, high, (entry, access))
             for other in history.access(site, known, access.writes):
                 self._report_pair(other, site)

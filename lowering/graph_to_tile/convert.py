@@ -6,7 +6,7 @@ memrefs, whose body is tile ops and `scf.for` loops; and `graph.derived_weight` 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -22,7 +22,7 @@ from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.registry import kernel_of
 from lowering.graph_to_tile.tensors import DramTensor
 from neuron_dialects.errors import NeuronError
-from neuron_dialects.graph import ConstantOp, ConvOp, ConvTransposeOp, FusedOp, MatMulOp, WeightOp, layout_of, shape_of, spec_of
+from neuron_dialects.graph import CastOp, ConstantOp, ConvOp, ConvTransposeOp, FusedOp, MatMulOp, WeightOp, layout_of, shape_of, spec_of
 from neuron_dialects.neuron import Executor, ExecutorAttr, location_name, target_of
 
 MACS = "neuron.macs"
@@ -90,6 +90,7 @@ def lower_function(module: ModuleOp, function: func.FuncOp) -> None:
             k.destinations[value] = tensor
         else:
             pending.append((value, tensor))
+    k.has_residents = any(layout_of(result) is not None for op in body.ops for result in op.results)
     for op in body.ops:
         lower_op(k, op)
     finish_outputs(k, pending)
@@ -115,6 +116,18 @@ def model_macs(op: Operation) -> int:
     if isinstance(op, ConvTransposeOp):
         return prod(shape_of(op.x)) * prod(shape_of(op.w)[1:])
     return 0
+
+
+def cast_on_load(k: Kernel, op: CastOp) -> bool:
+    """Make a cast between float types part of the loads of its result, where the operand lies in DRAM."""
+    tensor = k.tensors.get(op.x)
+    before, after = spec_of(op.x)[0], spec_of(op.result)[0]
+    if not isinstance(tensor, DramTensor) or tensor.element or op.result in k.destinations or op.result in k.residents:
+        return False
+    if not (before.is_float and after.is_float and {before.name, after.name} <= {"f32", "bf16", "f16"}):
+        return False
+    k.alias(op.result, replace(tensor, element=after.name, symbol=None))
+    return True
 
 
 def finish_outputs(k: Kernel, pending: list[tuple[SSAValue, DramTensor]]) -> None:
@@ -146,6 +159,8 @@ def lower_op(k: Kernel, op: Operation) -> None:
             k.constants[op.result] = float(op.array().flat[0])
     elif isinstance(op, FusedOp):
         lower_fused(k, op)
+    elif isinstance(op, CastOp) and cast_on_load(k, op):
+        pass
     else:
         template: Callable[[Kernel, Any], None] | None = kernel_of(type(op))
         if template is None:

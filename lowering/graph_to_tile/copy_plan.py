@@ -44,14 +44,15 @@ class Axis:
 
 @dataclass(frozen=True)
 class CopyTask:
-    """What is copied: `axes` in destination order (as `joint_axes` gives), element type, and elements a tile row may
-    have.
+    """What is copied: `axes` in destination order (see `joint_axes`), and how many elements a row of a tile may have.
 
-    A fill has no source: its tiles are set to a number instead of being loaded.
+    `dtype` is the destination's; where the source's differs, the DMA that reads it casts. A fill has no source: its
+    tiles are set to a number instead of being loaded.
     """
 
     axes: tuple[Axis, ...]
     dtype: str
+    source_dtype: str
     target: Target
     budget_elements: int
     fill: bool = False
@@ -136,6 +137,8 @@ def candidates(task: CopyTask, split: bool = True) -> Iterator[Plan]:
         transposed = plan_transposed(task)
         if transposed is not None:
             yield transposed
+    if len(task.axes) == 1:
+        yield from _tile_plan(task, (Axis(1, 1, 1), *task.axes), 0)
     for partition in range(len(task.axes)):
         yield from _tile_plan(task, task.axes, partition)
     for index in sorted({len(task.axes) - 1, inner_source(task.axes)} if split else ()):
@@ -158,7 +161,7 @@ def direct_busy_ns(task: CopyTask, loops: Sequence[int] = ()) -> float:
     """Nanoseconds that the DMA engines take for one direct copy of the axes that are not in `loops`."""
     axes = [axis for i, axis in enumerate(task.axes) if i not in loops]
     destination = _linear((a.destination, a.size) for a in axes)
-    return _dma_ns(task, ("dram", destination), ("dram", _linear((a.source, a.size) for a in axes)))
+    return _dma_ns(task, ("dram", destination), ("dram", _linear((a.source, a.size) for a in axes)), task.source_dtype)
 
 
 # Copies through SBUF with the free dimensions rearranged by an engine
@@ -220,11 +223,14 @@ def _chunks(task: CopyTask, axes: tuple[Axis, ...], partition: int, cover: int |
     return tuple(chunks)
 
 
-def fit(size: int, limit: int) -> int:
-    """The largest divisor of `size` between half of `limit` and `limit`, which leaves no remainder; else the limit."""
+def fit(size: int, limit: int, step: int = 1) -> int:
+    """The largest divisor of `size` between half of `limit` and `limit`, which leaves no remainder; else the limit.
+
+    Only multiples of `step` are considered, of which `limit` is one; a size within the limit is taken whole.
+    """
     if size <= limit:
         return size
-    return next((n for n in range(limit, limit // 2, -1) if size % n == 0), max(1, limit))
+    return next((n for n in range(limit, limit // 2, -step) if size % n == 0), max(1, limit))
 
 
 def loaded_size(plan: TilePlan, index: int, size: int) -> int:
@@ -250,12 +256,12 @@ def _tile_ns(task: CopyTask, plan: TilePlan) -> float:
         sizes = [loaded_size(plan, i, chunks[i]) for i in plan.load_order]
         strides = [1 if i == plan.cover else axes[i].source for i in plan.load_order]
         lines = [(axes[plan.partition].source, lanes), *zip(strides, sizes, strict=True)]
-        load = _dma_ns(task, ("sbuf", _chip(lanes, sizes)), ("dram", _linear(lines)))
+        load = _dma_ns(task, ("sbuf", _chip(lanes, sizes)), ("dram", _linear(lines)), task.source_dtype)
     if plan.rearranges or task.fill:
         tile = Operand("sbuf", task.dtype, _chip(lanes, [chunks[i] for i in free]))
         name, operands = ("memset", {"dst": tile}) if task.fill else ("tensor_copy", {"dst": tile, "data": tile})
         engine = issue_ns(Instruction(name, "dve", operands), target)
-    pieces = prod(ceil(axis.size / chunk) for axis, chunk in zip(axes, chunks, strict=True))
+    pieces = prod(axis.size / chunk for axis, chunk in zip(axes, chunks, strict=True))
     stages = 1 if task.fill else 2
     chain = stages * _round_trip_ns(target) + load + store + engine + latency_ns("dve", target)
     return pieces * _piece_ns(load + store, engine, chain / ROTATING_COPIES) + chain
@@ -276,13 +282,10 @@ def plan_transposed(task: CopyTask) -> TransposePlan | None:
     if not exact or columns == last or rows_axis.destination != 1 or columns_axis.source != 1:
         return None
     bank_elements = int(target.psum_bank_bytes) // dtype_by_name(task.dtype).size_bytes
-    row_chunk = rows_axis.size
-    if row_chunk > bank_elements:
-        even = (n for n in range(bank_elements, bank_elements // 2, -LANES) if rows_axis.size % n == 0)
-        row_chunk = next(even, bank_elements)
+    row_chunk = fit(rows_axis.size, bank_elements, LANES)
     width = int(target.pe_columns)
     budget = max(width, task.budget_elements // ceil(row_chunk / LANES))
-    column_chunk = columns_axis.size if columns_axis.size <= budget else budget // width * width
+    column_chunk = fit(columns_axis.size, budget // width * width, width)
     plan = TransposePlan(0.0, columns, row_chunk, column_chunk)
     return replace(plan, nanoseconds=_transpose_ns(task, plan))
 
@@ -294,7 +297,8 @@ def _transpose_ns(task: CopyTask, plan: TransposePlan) -> float:
     width = min(int(target.pe_columns), plan.column_chunk)
     passes = ceil(plan.column_chunk / width)
     lines = [(rows.source, lanes), (rows.source * LANES, blocks), (1, plan.column_chunk)]
-    load = _dma_ns(task, ("sbuf", _chip(lanes, [blocks, plan.column_chunk])), ("dram", _linear(lines)))
+    rows_loaded = ("sbuf", _chip(lanes, [blocks, plan.column_chunk]))
+    load = _dma_ns(task, rows_loaded, ("dram", _linear(lines)), task.source_dtype)
     line = _linear([(columns.destination, width), (1, plan.row_chunk)])
     store = passes * _dma_ns(task, ("dram", line), ("sbuf", _chip(width, [plan.row_chunk])))
     block = Operand("sbuf", task.dtype, _chip(lanes, [width]))
@@ -303,7 +307,7 @@ def _transpose_ns(task: CopyTask, plan: TransposePlan) -> float:
     tile = _chip(width, [plan.row_chunk])
     moved = {"dst": Operand("sbuf", task.dtype, tile), "data": Operand("psum", task.dtype, tile)}
     evict = passes * issue_ns(Instruction("tensor_copy", "dve", moved), target)
-    pieces = ceil(rows.size / plan.row_chunk) * ceil(columns.size / plan.column_chunk)
+    pieces = rows.size / plan.row_chunk * columns.size / plan.column_chunk
     pieces *= prod(a.size for i, a in enumerate(axes) if i not in (plan.columns, len(axes) - 1))
     latency = latency_ns("pe", target) + latency_ns("dve", target)
     chain = 2 * _round_trip_ns(target) + load + (store + tensor + evict) / passes + latency
@@ -332,6 +336,11 @@ def _chip(lanes: int, sizes: Sequence[int]) -> AccessPattern:
     return AccessPattern(Affine(), lanes, Affine(), dims)
 
 
-def _dma_ns(task: CopyTask, dst: tuple[str, AccessPattern], src: tuple[str, AccessPattern]) -> float:
-    operands = {"dst": Operand(dst[0], task.dtype, dst[1]), "src": Operand(src[0], task.dtype, src[1])}
+def _dma_ns(
+    task: CopyTask, dst: tuple[str, AccessPattern], src: tuple[str, AccessPattern], source_dtype: str | None = None
+) -> float:
+    operands = {
+        "dst": Operand(dst[0], task.dtype, dst[1]),
+        "src": Operand(src[0], source_dtype or task.dtype, src[1]),
+    }
     return dma_cost(Instruction("dma_copy", "dma", operands), task.target).busy_ns

@@ -2,8 +2,8 @@
 
 Recipes (pointwise_unary.py, pointwise_binary.py, integers.py) say what to compute; an `Emitter` knows which of two PSUM
 inputs must move first, that a number or a per-partition column makes the cheaper tensor-scalar form, that such columns are
-f32, and where temporaries come from. All views of one call are [P, free...] of one shape and within the engines' four free
-dimensions, which `within_rank` provides.
+f32, that an engine addresses four free dimensions, and where temporaries come from. All tiles of one call are [P, free...]
+of one shape.
 """
 
 from collections.abc import Callable, Sequence
@@ -94,7 +94,7 @@ class Emitter:
         if view.space != "psum":
             return view
         moved = self.temp(view, view.dtype)
-        self.b.copy(moved, view)
+        self.assign(moved, view)
         return moved
 
     def converted(self, view: View, dtype: str) -> View:
@@ -102,7 +102,7 @@ class Emitter:
         if view.dtype == dtype:
             return view
         copied = self.temp(view, dtype)
-        self.b.copy(copied, view)
+        self.assign(copied, view)
         return copied
 
     def column(self, view: View) -> View:
@@ -123,8 +123,11 @@ class Emitter:
         reverse1: bool = False,
     ) -> None:
         """dst = (src op0 scalar0) op1 scalar1; scalars are numbers or columns."""
-        first, second = (self.column(s) if isinstance(s, View) else s for s in (scalar0, scalar1))
-        self.b.tensor_scalar(dst, src, op0, first, op1, second, reverse0, reverse1)
+        first = self.column(scalar0) if isinstance(scalar0, View) else scalar0
+        second = self.column(scalar1) if isinstance(scalar1, View) else scalar1
+        within_rank(
+            self.b, [dst, src], lambda v: self.b.tensor_scalar(v[0], v[1], op0, first, op1, second, reverse0, reverse1)
+        )
 
     def alu(self, dst: View, a: Operand, b: Operand, op: str) -> None:
         """dst = a op b, as tensor-scalar where one operand is a number or a column worth it."""
@@ -149,7 +152,7 @@ class Emitter:
         """dst = a op b of two tiles; at most one is read from PSUM."""
         if a.space == b.space == "psum":
             b = self.in_sbuf(b)
-        self.b.tensor_tensor(dst, a, b, op)
+        within_rank(self.b, [dst, a, b], lambda v: self.b.tensor_tensor(v[0], v[1], v[2], op))
 
     def scalar_tensor(
         self,
@@ -165,41 +168,46 @@ class Emitter:
         """dst = (src op0 scalar0) op1 other."""
         if src.space == other.space == "psum":
             other = self.in_sbuf(other)
-        roles: dict[str, View | None] = {"dst": dst, "data": src, "other": other}
+        column = self.column(scalar0) if isinstance(scalar0, View) else None
         fields: dict[str, Any] = {"op0": op0, "reverse0": reverse0, "op1": op1, "reverse1": reverse1}
-        if isinstance(scalar0, View):
-            roles["operand0"] = self.column(scalar0)
-        else:
+        if not isinstance(scalar0, View):
             fields["scalar0"] = scalar0
-        self.b.emit("scalar_tensor_tensor", roles, fields)
+
+        def emit(views: Sequence[View]) -> None:
+            roles = {"dst": views[0], "data": views[1], "operand0": column, "other": views[2]}
+            self.b.emit("scalar_tensor_tensor", roles, fields)
+
+        within_rank(self.b, [dst, src, other], emit)
 
     def function(
         self, dst: View, src: View, func: str, scale: Operand = 1.0, bias: Operand | None = None, alpha: float = 0.0
     ) -> None:
         """dst = func(src * scale + bias)."""
-        if isinstance(bias, float):
-            bias = self.filled(dst, bias)
-        bias = None if bias is None else self.column(bias)
-        scale = self.column(scale) if isinstance(scale, View) else scale
-        self.b.activation(dst, src, func, scale, bias, alpha=alpha)
+        shift = None if bias is None else self.column(self.tile(bias, dst))
+        factor = self.column(scale) if isinstance(scale, View) else scale
+        within_rank(self.b, [dst, src], lambda v: self.b.activation(v[0], v[1], func, factor, shift, alpha=alpha))
 
     def reciprocal(self, dst: View, src: View) -> None:
         """dst = 1 / src, over the whole range of f32."""
-        self.b.emit("reciprocal", {"dst": dst, "data": src})
+        within_rank(self.b, [dst, src], lambda v: self.b.emit("reciprocal", {"dst": v[0], "data": v[1]}))
 
     def select(self, dst: View, src: Operand, predicate: View) -> None:
         """dst = src where the predicate is not zero; elsewhere dst keeps what it holds."""
         data = self.converted(self.tile(src, dst, dst.dtype), dst.dtype)
         if data.space == predicate.space == "psum":
             data = self.in_sbuf(data)
-        self.b.emit("select", {"dst": dst, "data": data, "predicate": predicate})
+        within_rank(
+            self.b,
+            [dst, data, predicate],
+            lambda v: self.b.emit("select", {"dst": v[0], "data": v[1], "predicate": v[2]}),
+        )
 
     def assign(self, dst: View, src: Operand) -> None:
         """dst = src with the hardware's cast."""
         if isinstance(src, View):
-            self.b.copy(dst, src)
+            within_rank(self.b, [dst, src], lambda v: self.b.copy(v[0], v[1]))
         else:
-            self.b.memset(dst, src)
+            within_rank(self.b, [dst], lambda v: self.b.memset(v[0], src))
 
     def run(self, dst: View, src: View, steps: Sequence[tuple[str, Operand]]) -> None:
         """dst = src taken through ALU steps `running op operand` with numbers and columns, two per instruction."""

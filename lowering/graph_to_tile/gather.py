@@ -9,7 +9,7 @@ from the end.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -24,7 +24,7 @@ from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.errors import NeuronError
-from neuron_dialects.graph import GatherOp
+from neuron_dialects.graph import GatherOp, shape_of
 from neuron_dialects.isa.limits import MAX_ON_CHIP_DIMS
 from neuron_dialects.neuron import location_name
 
@@ -40,7 +40,7 @@ def lower_gather(k: Kernel, op: GatherOp) -> None:
     data = k.dram(op.data)
     known = k.scalar(op.indices)
     if known is not None:
-        settle(k, op.result, known_row(data, axis, int(known), k.dram(op.indices).shape))
+        settle(k, op.result, known_row(data, axis, int(known), shape_of(op.indices)))
         return
     rows = data.shape[axis]
     if rows > EXACT_INTEGERS:
@@ -50,7 +50,7 @@ def lower_gather(k: Kernel, op: GatherOp) -> None:
             node=location_name(op.location),
             help="run it on the host, or gather from parts of the table",
         )
-    shape = k.tensor(op.indices).shape
+    shape = shape_of(op.indices)
     flat = (*data.shape[:axis], prod(shape), *data.shape[axis + 1 :])
     destination = k.destinations.get(op.result)
     window = None if destination is None else destination.reshape(flat)
@@ -75,7 +75,7 @@ def known_row(data: DramTensor, axis: int, index: int, index_shape: Sequence[int
     )
     shape = (*data.shape[:axis], *index_shape, *data.shape[axis + 1 :])
     strides = (*row.strides[:axis], *(0 for _ in index_shape), *row.strides[axis + 1 :])
-    return DramTensor(row.buffer, shape, strides, row.offset, row.symbol)
+    return replace(row, shape=shape, strides=strides)
 
 
 def flat_indices(k: Kernel, op: GatherOp) -> DramTensor:

@@ -11,6 +11,7 @@ from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor
 from neuron_dialects.access import Affine
 from neuron_dialects.graph import ConstantOp, DerivedWeightOp, WeightOp, YieldOp, spec_of
 from neuron_dialects.target import Target
+from passes.graph.layout import BUDGET_SHARE
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Kernel:
     residents: dict[SSAValue, tuple[int, tuple[tuple[int, int], ...]]] = field(default_factory=dict)
     constants: dict[SSAValue, float] = field(default_factory=dict)
     derived: dict[str, DramTensor] = field(default_factory=dict)
+    has_residents: bool = False
     weight_types: dict[str, Attribute] = field(default_factory=dict)
 
     def tensor(self, value: SSAValue) -> Tensor:
@@ -104,6 +106,11 @@ class Kernel:
     def alias(self, value: SSAValue, tensor: Tensor) -> None:
         """`value` is another window on memory that exists."""
         self.tensors[value] = tensor
+
+    @property
+    def resident_bytes(self) -> int:
+        """SBUF bytes per partition that resident tensors take at most at any time (the layout pass's budget)."""
+        return int(int(self.target.sbuf_bytes_per_partition) * BUDGET_SHARE) if self.has_residents else 0
 
     @property
     def row_budget_elements(self) -> int:

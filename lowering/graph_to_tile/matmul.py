@@ -29,8 +29,8 @@ Rows = dict[int, tuple[Affine, int]]
 
 @dataclass(frozen=True)
 class MatmulPlan:
-    """Blocking of one matmul. `panel_rows`: rows (of one batch entry) in the panel; `panel_batch`: entries of the innermost
-    invariant batch dimension in the panel; `columns`: columns of one block."""
+    """Blocking of one matmul. `panel_rows`: rows (of one batch entry) in the panel; `panel_batch`: entries of the shared
+    batch dimensions in the panel; `columns`: columns of one block."""
 
     panel_rows: int
     panel_batch: int
@@ -38,22 +38,52 @@ class MatmulPlan:
 
 
 def plan_matmul(
-    m: int, k: int, n: int, batch: int, element_bytes: int, budget_bytes: int, columns: int
+    m: int, k: int, n: int, batch: int, element_bytes: int, budget_bytes: int, columns: int, macs_per_byte: float = 0.0
 ) -> MatmulPlan:
-    """Largest panel for which two panels, two column blocks and the tiles around them fit in `budget_bytes` a partition.
+    """Panel and column block of a matmul that fits in `budget_bytes` a partition.
 
-    `batch` is the number of batch entries that share the same `b`; `columns` the most columns of one PSUM bank.
+    `batch` is the number of batch entries that share the same `b`; `columns` the most columns of one PSUM bank;
+    `macs_per_byte` how many multiply-adds the tensor engine does while the DMA moves a byte. Every panel streams all of `b`
+    once, so a larger panel means less traffic; a narrower column block leaves room for one. The widest block whose traffic
+    stays under 80 % of the multiplying time is taken, or else the one with the least traffic.
     """
-    k_tiles = ceil(k / LANES)
-    columns = min(n, columns)
-    left = budget_bytes - 2 * k_tiles * columns * element_bytes - 2 * k_tiles * LANES * element_bytes
-    row_bytes = k_tiles * element_bytes
-    most_rows = max(LANES, left // 2 // row_bytes)
+    work = batch * m * k * n
+    best: tuple[float, MatmulPlan] | None = None
+    width = min(n, columns)
+    while True:
+        plan = _largest_panel(m, k, batch, element_bytes, budget_bytes, width)
+        if plan is not None:
+            panels = ceil(m / plan.panel_rows) * ceil(batch / plan.panel_batch)
+            traffic = (panels * k * n + batch * m * (k + n)) * element_bytes * macs_per_byte
+            if traffic <= 0.8 * work:
+                return plan
+            if best is None or traffic < best[0]:
+                best = (traffic, plan)
+        if width <= 16 or (best is not None and width <= 128):
+            break
+        width = ceil(width / 2)
+    return best[1] if best is not None else MatmulPlan(min(m, LANES), 1, width)
+
+
+def _largest_panel(
+    m: int, k: int, batch: int, element_bytes: int, budget_bytes: int, columns: int
+) -> MatmulPlan | None:
+    """Largest panel beside three column blocks (the first, and two that rotate) and two staged row blocks; None without room."""
+    row_bytes = ceil(k / LANES) * element_bytes
+    most_rows = (budget_bytes - (2 * LANES + 3 * columns) * row_bytes) // row_bytes
+    if most_rows < min(m, LANES):
+        return None
     if m * batch <= most_rows:
         return MatmulPlan(m, batch, columns)
     if m <= most_rows:
         return MatmulPlan(m, max(1, most_rows // m), columns)
-    return MatmulPlan(max(LANES, most_rows // LANES * LANES), 1, columns)
+    return MatmulPlan(even_part(ceil(m / LANES), most_rows // LANES) * LANES, 1, columns)
+
+
+def even_part(count: int, most: int) -> int:
+    """Size of equal parts of `count`, at most `most`: a divisor if one is at least half of `most`, so that nothing remains."""
+    divisor = next((d for d in range(most, 0, -1) if count % d == 0), 1)
+    return divisor if 2 * divisor >= most else ceil(count / ceil(count / most))
 
 
 class KMajor:
@@ -73,14 +103,17 @@ class KMajor:
         return tensor.strides[self.k_dim] != 1 or min(tensor.shape[self.row_dim], self.k) <= FEW_ROWS
 
     def load(self, panel: View, ranges: Rows) -> None:
-        """Fill `panel` [128, k tiles, rows] with the rows that `ranges` selects (at most 128 of them unless direct)."""
+        """Fill `panel` [128, k tiles, rows] with the rows that `ranges` selects (at most 128 of them unless direct).
+
+        A direct source is loaded one k tile at a time, so that multiplying can start with the first.
+        """
         full, rest = divmod(self.k, LANES)
         if self.is_direct:
-            assert isinstance(self.tensor, DramTensor)
             if full:
-                self._direct(panel.slice(1, 0, full), ranges, 0, full)
+                with self.kernel.b.loop(full) as i:
+                    self.load_tile(panel.slice(1, i, 1), ranges, i)
             if rest:
-                self._direct(panel.slice(0, 0, rest).slice(1, full, 1), ranges, full * LANES, 0)
+                self.load_tile(panel.slice(0, 0, rest).slice(1, full, 1), ranges, Affine(full))
             return
         staged = self._staged(ranges)
         group = self._group(staged)
@@ -89,14 +122,13 @@ class KMajor:
         if rest:
             self._turn(panel, staged, Affine(full), 1, rest)
 
-    def _direct(self, panel: View, ranges: Rows, k_start: int, tiles: int) -> None:
+    def load_tile(self, panel: View, ranges: Rows, index: Affine) -> None:
+        """Load k tile `index` of a direct source into `panel` [k, 1, rows]."""
         assert isinstance(self.tensor, DramTensor)
         tensor, b = self.tensor, self.kernel.b
-        size = LANES if tiles else self.k - k_start
-        window = tensor.view({**ranges, self.k_dim: (k_start, size * max(1, tiles))}, [self.k_dim, self.row_dim])
-        (k_stride, _), rows = window.dims
-        source = View(window.buffer, Affine(), 0, window.offset, ((k_stride, size), (k_stride * size, max(1, tiles)), rows))
-        transfer(b, b.load, panel, source)
+        window = tensor.view({**ranges, self.k_dim: (index * LANES, panel.partitions)}, [self.k_dim, self.row_dim])
+        k_dim, rows = window.dims
+        transfer(b, b.load, panel, View(window.buffer, Affine(), 0, window.offset, (k_dim, (0, 1), rows)))
 
     def _staged(self, ranges: Rows) -> View:
         """The rows as they lie: [rows, k] on chip."""
@@ -201,15 +233,17 @@ class _MatmulKernel:
         self.rank = len(shape)
         self.m_dim, self.n_dim = self.rank - 2, self.rank - 1
         self.depth = a.shape[-1]
+        self._columns_loaded = False
         self.a_source = KMajor(k, a, self.m_dim, self.n_dim)
         self.b_source = KMajor(k, b, self.n_dim, self.m_dim)
         self.dtype = b.dtype
-        budget = int(k.target.sbuf_bytes_per_partition) * 5 // 8
+        budget = int(k.target.sbuf_bytes_per_partition) * 4 // 5 - k.resident_bytes
         element_bytes = dtype_by_name(self.dtype).size_bytes
         batch = prod(shape[d] for d in self.shared)
         self.plan = plan_matmul(
-            shape[-2], self.depth, shape[-1], batch, element_bytes, budget, int(k.target.pe_moving_elements)
-        )
+            shape[-2], self.depth, shape[-1], batch, element_bytes, budget, int(k.target.pe_moving_elements),
+            k.target.peak_macs_per_ns / k.target.dma_rate_bytes_per_ns,
+        )  # fmt: skip
 
     def entry(self, ranges: Rows) -> None:
         """Everything for one entry of the varying batch dimensions."""
@@ -243,20 +277,44 @@ class _MatmulKernel:
         k_tiles = ceil(self.depth / LANES)
         sizes = [ranges[d][1] if d in ranges else self.shape[d] for d in batch]
         lanes = min(LANES, self.depth)
-        buffer = self.k.b.alloc((lanes, k_tiles, *sizes, m_size), self.dtype, "sbuf", 2, "panel").view()
-        block = self.plan.columns
+        # One block of [k tiles, 128] for each tile of rows, so that tiles are read and written apart.
+        tiles = ceil(m_size / LANES)
+        buffer = self.k.b.alloc((lanes, *sizes, tiles, k_tiles, min(LANES, m_size)), self.dtype, "sbuf", 1, "panel").view()
         n = self.shape[self.n_dim]
+        block = min(self.plan.columns, n)
+        rows = (m_start, m_size)
+        if m_size <= LANES and prod(sizes) == 1 and self.b_source.is_direct:
+            self._stream(buffer, ranges, list(batch), rows)
+            return
 
-        def columns(start: Affine, size: int, first: bool) -> None:
-            self._columns(buffer, ranges, list(batch), (m_start, m_size), (start, size), first)
-
-        columns(Affine(0), min(block, n), True)
-        full, rest = divmod(n - min(block, n), block)
+        self._columns(buffer, ranges, list(batch), rows, (Affine(0), block), True)
+        full, rest = divmod(n - block, block)
         if full:
             with self.k.b.loop(full) as i:
-                columns((i + 1) * block, block, False)
+                self._columns(buffer, ranges, list(batch), rows, ((i + 1) * block, block), False)
         if rest:
-            columns(Affine(n - rest), rest, False)
+            self._columns(buffer, ranges, list(batch), rows, (Affine(n - rest), rest), False)
+
+    def _stream(self, panel: View, ranges: Rows, batch: list[int], rows: tuple[Affine, int]) -> None:
+        """A panel of one tile of rows: nothing of b is used twice, so it streams through in tiles of 128 x columns."""
+        b = self.k.b
+        at = {**{d: (Affine(0), 1) for d in batch}, **ranges, self.m_dim: rows}
+        for _ in batch:
+            panel = panel.at(1, 0)
+        panel = panel.at(1, 0)
+        self.a_source.load(panel, at)
+        b_ranges = {d: r for d, r in at.items() if d != self.m_dim}
+        block = min(self.shape[self.n_dim], int(self.k.target.pe_moving_elements))
+
+        def columns(start: Affine, size: int) -> None:
+            def k_tile(lanes: int, index: Affine) -> View:
+                tile = b.alloc((lanes, 1, size), self.dtype, "sbuf", 6, "columns").view()
+                self.b_source.load_tile(tile, {**b_ranges, self.n_dim: (start, size)}, index)
+                return tile.at(1, 0)
+
+            self._multiply(panel, k_tile, size, {**at, self.n_dim: (start, size)})
+
+        b.tiles(self.shape[self.n_dim], block, columns)
 
     def _columns(
         self,
@@ -267,13 +325,39 @@ class _MatmulKernel:
         columns: tuple[Affine, int],
         first: bool,
     ) -> None:
-        """One block of columns against the whole panel; the first one fills the panel as it goes."""
+        """One block of columns against the whole panel; the first one fills the panel as it goes.
+
+        While a tile of rows is multiplied, the next one is turned already, so that the tensor engine does not wait for the
+        turned rows to leave PSUM.
+        """
         b = self.k.b
         lanes = min(LANES, self.depth)
         k_tiles = ceil(self.depth / LANES)
-        moving = b.alloc((lanes, k_tiles, columns[1]), self.dtype, "sbuf", 2, "columns").view()
+        moving = b.alloc((lanes, k_tiles, columns[1]), self.dtype, "sbuf", 1 if first else 2, "columns").view()
         b_ranges = {d: r for d, r in ranges.items() if d not in batch}
-        self._load_columns(moving, b_ranges, columns)
+
+        def turn(local: View, at: Rows, tile: Affine, size: int) -> None:
+            self.a_source.load(local.at(1, tile).slice(2, 0, size), {**at, self.m_dim: (rows[0] + tile * LANES, size)})
+
+        def multiply(local: View, at: Rows, tile: Affine, size: int) -> None:
+            here = {**at, self.m_dim: (rows[0] + tile * LANES, size), self.n_dim: columns}
+            turned = local.at(1, tile).slice(2, 0, size)
+            self._multiply(turned, lambda p, i: moving.slice(0, 0, p).at(1, i), columns[1], here)
+
+        def skewed(local: View, at: Rows) -> None:
+            full, rest = divmod(rows[1], LANES)
+            turn(local, at, Affine(0), LANES if full else rest)
+            self._load_columns_once(moving, b_ranges, columns)
+            if full > 1:
+                with b.loop(full - 1) as i:
+                    turn(local, at, i + 1, LANES)
+                    multiply(local, at, i, LANES)
+            if full and rest:
+                turn(local, at, Affine(full), rest)
+            if full:
+                multiply(local, at, Affine(full - 1), LANES)
+            if rest:
+                multiply(local, at, Affine(full), rest)
 
         def entries(dims: list[int], position: list[Affine], at: Rows) -> None:
             if dims:
@@ -284,17 +368,27 @@ class _MatmulKernel:
                 return
             local = panel
             for index in position:
-                local = local.at(2, index)
-            b.tiles(rows[1], LANES, lambda start, size: tile(local, at, start, size))
-
-        def tile(local: View, at: Rows, start: Affine, size: int) -> None:
-            turned = local.slice(2, start, size)
-            here = {**at, self.m_dim: (rows[0] + start, size)}
+                local = local.at(1, index)
             if first:
-                self.a_source.load(turned, here)
-            self._multiply(turned, moving, {**here, self.n_dim: columns})
+                skewed(local, at)
+                return
+            full, rest = divmod(rows[1], LANES)
+            if full:
+                with b.loop(full) as i:
+                    multiply(local, at, i, LANES)
+            if rest:
+                multiply(local, at, Affine(full), rest)
 
+        self._columns_loaded = False
+        if not first or batch:
+            self._load_columns_once(moving, b_ranges, columns)
         entries(batch, [], {d: r for d, r in ranges.items() if d not in batch})
+
+    def _load_columns_once(self, moving: View, ranges: Rows, columns: tuple[Affine, int]) -> None:
+        """Load the block unless that was done: behind the first rows where there is one batch entry, else before the loops."""
+        if not self._columns_loaded:
+            self._columns_loaded = True
+            self._load_columns(moving, ranges, columns)
 
     def _load_columns(self, moving: View, ranges: Rows, columns: tuple[Affine, int]) -> None:
         """A block of columns of b as [k, k tiles, columns]; turned in pieces of 128 columns where k is contiguous."""
@@ -310,22 +404,31 @@ class _MatmulKernel:
             ),
         )
 
-    def _multiply(self, stationary: View, moving: View, ranges: Rows) -> None:
-        """One tile of the result: accumulate over k, then evict."""
+    def _multiply(
+        self, stationary: View, moving: "Callable[[int, Affine], View]", columns: int, ranges: Rows
+    ) -> None:
+        """One tile of the result: accumulate over k, then evict. `moving(lanes, k tile)` gives the columns of one k tile."""
         b, width = self.k.b, int(self.k.target.pe_columns)
-        rows, columns = stationary.shape[2], moving.shape[2]
+        rows = stationary.shape[2]
         full, rest = divmod(self.depth, LANES)
+        banks = [
+            (lane, b.alloc((min(width, rows - lane), columns), "f32", "psum", 4 if width >= rows else 2, "sum").view())
+            for lane in range(0, rows, width)
+        ]
+
+        def accumulate(lanes: int, index: Affine, added: Affine | int) -> None:
+            right = moving(lanes, index)
+            for lane, bank in banks:
+                left = stationary.slice(0, 0, lanes).slice(2, lane, bank.partitions).at(1, index)
+                b.matmul(bank, left, right, added)
+
+        if full:
+            with b.loop(full) as i:
+                accumulate(LANES, i, i)
+        if rest:
+            accumulate(rest, Affine(full), 1 if full else 0)
         parts: list[tuple[int, View]] = []
-        for lane in range(0, rows, width):
-            lanes = min(width, rows - lane)
-            bank = b.alloc((lanes, columns), "f32", "psum", 4 if width >= rows else 2, "sum").view()
-            weights = stationary.slice(2, lane, lanes)
-            if full:
-                with b.loop(full) as i:
-                    b.matmul(bank, weights.at(1, i), moving.at(1, i), i)
-            if rest:
-                last_w = weights.slice(0, 0, rest).at(1, full)
-                b.matmul(bank, last_w, moving.slice(0, 0, rest).at(1, full), 1 if full else 0)
+        for lane, bank in banks:
             for _ in range(self.rank - 2):
                 bank = bank.insert(0)
             parts.append((lane, bank))

@@ -52,7 +52,7 @@ def materialize(k: Kernel, tensor: Tensor, destination: DramTensor) -> None:
 def is_same_window(a: DramTensor, b: DramTensor) -> bool:
     """Whether two windows of one shape are the same memory in the same order."""
     steps = [(s, t) for n, s, t in zip(a.shape, a.strides, b.strides, strict=True) if n != 1]
-    return a.buffer == b.buffer and a.offset == b.offset and all(s == t for s, t in steps)
+    return (a.buffer, a.dtype, a.offset) == (b.buffer, b.dtype, b.offset) and all(s == t for s, t in steps)
 
 
 def settle(k: Kernel, value: SSAValue, window: DramTensor) -> None:
@@ -81,15 +81,15 @@ def reads_well(k: Kernel, value: SSAValue, window: DramTensor) -> bool:
     if prod(window.shape) == 0 or window.is_dense:
         return True
     users = list(readers(value))
-    dense = DramTensor(window.buffer, window.shape, row_major(window.shape))
+    dense = replace(window, strides=row_major(window.shape))
     whole = copy_task(dense, window, k.target, k.row_budget_elements)
     as_it_is = direct_busy_ns(whole)
     if users and len(window.shape) >= 2 and all(isinstance(user, MatMulOp) for user in users):
         # A matmul turns blocks on chip: either of the last two dimensions may be the contiguous one.
         swap = [*range(len(window.shape) - 2), len(window.shape) - 1, len(window.shape) - 2]
-        turned = DramTensor(window.buffer, dense.transpose(swap).shape, row_major(dense.transpose(swap).shape))
-        task = copy_task(turned, window.transpose(swap), k.target, k.row_budget_elements)
-        as_it_is = min(as_it_is, direct_busy_ns(task))
+        turned = window.transpose(swap)
+        target = replace(turned, strides=row_major(turned.shape))
+        as_it_is = min(as_it_is, direct_busy_ns(copy_task(target, turned, k.target, k.row_budget_elements)))
     uses = max(1, len(users))
     copied = direct_busy_ns(copy_task(dense, dense, k.target, k.row_budget_elements))
     return uses * as_it_is <= plan_copy(whole).nanoseconds + uses * copied
@@ -298,7 +298,7 @@ def forward_destinations(k: Kernel, ops: Sequence[Operation]) -> None:
             window = k.destinations[op.result].reshape(shape_of(op.x))
             if window is not None:
                 _forward(k, op.x, window)
-        elif isinstance(op, ConcatOp) and op.result not in k.residents:
+        elif isinstance(op, ConcatOp) and layout_of(op.result) is None:
             axis = int(op.axis.value.data)
             if prod(shape_of(op.result)[:axis]) == 1:
                 _forward_concat(k, op, axis)
@@ -323,7 +323,8 @@ def _forward(k: Kernel, value: SSAValue, window: DramTensor) -> None:
 
 def _writes(k: Kernel, value: SSAValue) -> bool:
     """Whether the value comes from a kernel that writes its result to DRAM scratch."""
-    windows = (ReshapeOp, TransposeOp, SliceOp, BroadcastOp)
+    if value in k.destinations or layout_of(value) is not None:
+        return False
     computed = (
         isinstance(value.owner, Operation) and len(value.owner.operands) > 0 and not isinstance(value.owner, windows)
     )

@@ -8,6 +8,7 @@ pointwise_chain.py. Kernels use it for their sweeps, matmul and convolution for 
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from xdsl.dialects.builtin import FusedLoc, LocationAttr, NoneAttr
 from xdsl.ir import Operation, SSAValue
 
@@ -50,8 +51,6 @@ COMPARISONS: dict[CompareKind, str] = {
     CompareKind.GE: "greater_equal",
 }
 """ALU operator of a comparison."""
-
-_I32_LIMITS = (-(2**31), 2**31 - 1)
 
 
 def is_supported(dtype: DType) -> bool:
@@ -154,11 +153,10 @@ class Pointwise:
         self.e.assign(dst, src)
 
     def _clip(self, op: ClipOp, dtype: DType, dst: View, x: Operand) -> None:
-        bounds = [
-            (name, bound.value.data)
-            for name, bound in (("maximum", op.minimum), ("minimum", op.maximum))
-            if bound is not None
-        ]
+        bounds: list[tuple[str, Operand]] = []
+        for name, bound in (("maximum", op.minimum), ("minimum", op.maximum)):
+            if bound is not None:
+                bounds.append((name, bound_of(bound.value.data, dtype)))
         if not bounds:
             self._assign(dtype, dst, x)
         elif dtype.name != "i32":
@@ -166,8 +164,7 @@ class Pointwise:
         else:
             for position, (name, bound) in enumerate(bounds):
                 target = dst if position == len(bounds) - 1 else self.e.temp(dst, "i32")
-                number = float(int(min(max(bound, _I32_LIMITS[0]), _I32_LIMITS[1])))
-                self.integers.extreme(target, x, number, "greater" if name == "maximum" else "less")
+                self.integers.extreme(target, x, bound, "greater" if name == "maximum" else "less")
                 x = target
 
     def _cast(self, source: DType, target: DType, dst: View, x: Operand) -> None:
@@ -222,12 +219,13 @@ class Pointwise:
         views = [operand for operand in values.values() if isinstance(operand, View)]
         wanted = list(results)
         numbers = {value for value, operand in values.items() if not isinstance(operand, View)}
+        columns = {value for value, operand in values.items() if isinstance(operand, View) and operand.is_column}
 
         def piece(parts: Sequence[View]) -> None:
             known: dict[SSAValue, Operand] = {**values, **dict(zip(keys, parts, strict=False))}
             targets = dict(zip(wanted, parts[len(keys) :], strict=True))
             location = self.b.location
-            for chain in chains(ops, wanted, numbers):
+            for chain in chains(ops, wanted, numbers, columns):
                 self._emit_part(chain, known, targets)
             self.b.location = location
 
@@ -258,6 +256,14 @@ class Pointwise:
             return
         head = head_operand(chain[0], operands)
         emit_chain(self.e, dst, operands[head], steps_of(chain, head, operands))
+
+
+def bound_of(bound: float, dtype: DType) -> float:
+    """A clip bound as a number of the element type; one that an integer cannot reach is its extreme value."""
+    if not dtype.is_integer:
+        return bound
+    limits = np.iinfo(dtype.numpy)
+    return float(int(min(max(bound, float(limits.min)), float(limits.max))))
 
 
 def fused_location(locations: Sequence[LocationAttr]) -> LocationAttr:

@@ -269,7 +269,10 @@ RECIPES: dict[BinaryKind, Recipe] = {
 
 def emit_binary(e: Emitter, kind: BinaryKind, dst: View, a: Operand, b: Operand) -> None:
     """dst = a kind b for floating point or boolean operands."""
-    if kind in ALU:
+    if kind is BinaryKind.MUL and isinstance(a, View) and a is b:
+        # One stream on the scalar engine instead of two on the vector engine.
+        e.function(dst, a, "square")
+    elif kind in ALU:
         e.alu(dst, a, b, ALU[kind])
     else:
         RECIPES[kind](e, dst, a, b)

@@ -70,26 +70,32 @@ def is_step(op: Operation, numbers: Collection[SSAValue], running: SSAValue | No
             return False
 
 
-def chains(ops: Sequence[Operation], wanted: Collection[SSAValue], numbers: Collection[SSAValue]) -> list[list[Operation]]:
+def chains(
+    ops: Sequence[Operation], wanted: Collection[SSAValue], numbers: Collection[SSAValue], columns: Collection[SSAValue]
+) -> list[list[Operation]]:
     """The ops of a group cut into chains, each in the place of its last op; what is no step is a chain of its own.
 
-    A chain goes on while its result is used once, by a step, and is not in `wanted`; a cast ends it.
+    A chain goes on while its result is used once, by a step, and is not in `wanted`; a cast ends it. `numbers` and
+    `columns` are the inputs of these forms: a chain of columns ends where a tile comes in, and costs one element a row.
     """
     uses = Counter(value for op in ops for value in op.operands)
-    found: list[list[Operation]] = []
-    open_chains: dict[SSAValue, list[Operation]] = {}
+    narrow = {*numbers, *columns}
+    found: dict[Operation, list[Operation]] = {}
+    open_chains: dict[SSAValue, Operation] = {}
     for op in ops:
+        result = op.results[0]
+        if all(value in narrow for value in op.operands) and result not in wanted:
+            narrow.add(result)
         chain = [op]
         for value in op.operands:
-            if value in open_chains and is_step(op, numbers, value):
-                chain = [*open_chains.pop(value), op]
-                found.remove(chain[:-1])
+            same_form = (value in narrow) == (result in narrow)
+            if value in open_chains and same_form and is_step(op, numbers, value):
+                chain = [*found.pop(open_chains.pop(value)), op]
                 break
-        found.append(chain)
-        result = op.results[0]
+        found[op] = chain
         if is_step(op, numbers) and not isinstance(op, CastOp) and uses[result] == 1 and result not in wanted:
-            open_chains[result] = chain
-    return found
+            open_chains[result] = op
+    return list(found.values())
 
 
 def head_operand(op: Operation, operands: Mapping[SSAValue, Operand]) -> SSAValue:

@@ -71,11 +71,12 @@ def copy_task(destination: DramTensor, source: DramTensor | None, target: Target
     strides = destination.strides if source is None else source.strides
     axes = joint_axes(destination.shape, destination.strides, tuple(0 for _ in strides) if source is None else strides)
     budget = budget_elements * 4 // dtype_by_name(destination.dtype).size_bytes
-    return CopyTask(axes, destination.dtype, target, budget, source is None)
+    source_dtype = destination.dtype if source is None else source.buffer.dtype
+    return CopyTask(axes, destination.dtype, source_dtype, target, budget, source is None)
 
 
 def copy_window(k: Kernel, source: DramTensor, destination: DramTensor) -> None:
-    """destination = source; same shape and element type."""
+    """destination = source; same shape and element type (which the source may have by a cast as it is read)."""
     _check(source, destination)
     if source != destination and prod(destination.shape):
         task = copy_task(destination, source, k.target, k.row_budget_elements)
@@ -169,7 +170,7 @@ def _emit_piece(copy: Copy, plan: TilePlan, ranges: Ranges) -> None:
         tile = _tile(b, lanes, [ranges[i][1] for i in free], copy.destination.buffer.dtype)
         b.memset(tile, copy.value)
     else:
-        tile = _load_piece(b, copy.source, plan, ranges)
+        tile = _load_piece(b, copy.source, plan, ranges, copy.destination.buffer.dtype)
         if plan.rearranges:
             moved = _tile(b, lanes, [ranges[i][1] for i in free], tile.dtype)
             b.copy(moved, tile)
@@ -183,7 +184,7 @@ def _tile(b: KernelBuilder, lanes: int, sizes: Sequence[int], dtype: str) -> Vie
     return view if sizes else replace(view, dims=())
 
 
-def _load_piece(b: KernelBuilder, source: Side, plan: TilePlan, ranges: Ranges) -> View:
+def _load_piece(b: KernelBuilder, source: Side, plan: TilePlan, ranges: Ranges, dtype: str) -> View:
     """Load a piece in source order, addresses ascending; returns it as [partition, free axes in destination order]."""
     axes = plan.axes
     offset, dims = source.offset, []
@@ -196,7 +197,7 @@ def _load_piece(b: KernelBuilder, source: Side, plan: TilePlan, ranges: Ranges) 
             dims.append((stride, size))
         else:
             dims.append((1 if index == plan.cover else abs(stride), loaded_size(plan, index, size)))
-    tile = _tile(b, dims[0][1], [size for _, size in dims[1:]], source.buffer.dtype)
+    tile = _tile(b, dims[0][1], [size for _, size in dims[1:]], dtype)
     b.load(tile, View(source.buffer, Affine(), 0, offset, tuple(dims)))
     free = [i for i in range(len(axes)) if i != plan.partition]
     view = tile.permute([plan.load_order.index(i) for i in free])

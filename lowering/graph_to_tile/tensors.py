@@ -30,13 +30,17 @@ def row_major(shape: Sequence[int]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class DramTensor:
-    """A window of `shape` on a DRAM buffer: element index = offset + sum(index * stride). Stride 0 repeats."""
+    """A window of `shape` on a DRAM buffer: element index = offset + sum(index * stride). Stride 0 repeats.
+
+    `element` is the type that the tensor has where it differs from the buffer's: the DMA casts as it loads.
+    """
 
     buffer: Buffer
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int = 0
     symbol: str | None = None
+    element: str | None = None
 
     @staticmethod
     def dense(buffer: Buffer, shape: Sequence[int] | None = None, symbol: str | None = None) -> "DramTensor":
@@ -47,7 +51,7 @@ class DramTensor:
     @property
     def dtype(self) -> str:
         """Element type."""
-        return self.buffer.dtype
+        return self.element or self.buffer.dtype
 
     @property
     def is_dense(self) -> bool:
@@ -109,7 +113,7 @@ class DramTensor:
         free = [d for d in range(len(sizes)) if d != partition]
         stored = [1 if self.strides[d] == 0 else sizes[d] for d in free]
         tile = b.alloc((sizes[partition], *(stored or [1])), dtype or self.dtype, "sbuf", copies, name)
-        once = {d: (start, 1 if self.strides[d] == 0 else size) for d, (start, size) in ranges.items()}
+        once = {d: (start, 1 if d != partition and self.strides[d] == 0 else size) for d, (start, size) in ranges.items()}
         for d in free:
             if self.strides[d] == 0:
                 once[d] = (0, 1)

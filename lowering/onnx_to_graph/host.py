@@ -82,22 +82,23 @@ class HostTypes:
         return self.known.get(value) or to_onnx(value.type)
 
 
-def infer_types(node: NodeProto, inputs: Mapping[str, Value], types: HostTypes) -> dict[str, TypeProto]:
-    """Types of the node's outputs as onnx infers them, by name.
+def infer_types(node: NodeProto, inputs: Mapping[str, Value], types: HostTypes, *, strict: bool) -> dict[str, TypeProto]:
+    """Types of the node's outputs as onnx infers them, by name, from the types and small constant values of its inputs.
 
-    Raises onnx.shape_inference.InferenceError where onnx finds the node contradictory.
+    When `strict`, raises onnx.shape_inference.InferenceError where onnx finds the node contradictory. Otherwise values
+    are not looked at, and what cannot be inferred is left open.
     """
     graph_inputs = [onnx.helper.make_value_info(name, types.of(value)) for name, value in inputs.items()]
     shown = [
         onnx.numpy_helper.from_array(value.read(), name)
         for name, value in inputs.items()
-        if isinstance(value, Constant) and value.size <= _SHOWN_ELEMENTS
+        if strict and isinstance(value, Constant) and value.size <= _SHOWN_ELEMENTS
     ]
     outputs = [onnx.helper.make_value_info(name, TypeProto()) for name in node.output if name]
     graph = onnx.helper.make_graph([node], "node", graph_inputs, outputs, shown)
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in types.opsets.items()]
     model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=types.ir_version)
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=strict, data_prop=strict)
     return {value.name: value.type for value in inferred.graph.output}
 
 

@@ -237,7 +237,7 @@ class _Importer:
             return None
         if not row.covers(node.opset):
             raise Unsupported(f"the form that {_operator(node)} has in opset {node.opset}")
-        return dict(zip(_nonempty(node.proto.output), row.convert(node), strict=False))
+        return {name: value for name, value in zip(node.proto.output, row.convert(node), strict=False) if name}
 
     def _branch(self, node: Node, frame: _Frame) -> Mapping[str, Value] | None:
         """The outputs of the branch that an If with a known condition takes."""
@@ -274,12 +274,12 @@ class _Importer:
         names = _nonempty([*node.proto.input, *captured_names(node.proto)])
         inputs = {name: value for name in names if (value := node.scope.find(name)) is not None}
         try:
-            inferred = infer_types(node.proto, inputs, self.types)
+            inferred = infer_types(node.proto, inputs, self.types, strict=True)
         except onnx.shape_inference.InferenceError as error:
             # onnx may be stricter than the runtime about a node that we do not know; where we know it, we agree.
             if contradictory:
                 raise NeuronError("NX-ONNX-007", reason, node=node.name) from error
-            inferred: dict[str, TypeProto] = {}
+            inferred = infer_types(node.proto, inputs, self.types, strict=False)
         op, outputs = emit_host_node(node, self.types, inferred)
         self.host_nodes.append((op, HostNode(node.name, _operator(node), reason)))
         return dict(zip(_nonempty(node.proto.output), outputs, strict=True))

@@ -76,12 +76,12 @@ def synchronize_function(function: FuncOp, target: Target, replay_limit: int = R
     check_rings(tree, binding)
     progress = Progress(tree)
     sets = generate_waits(tree, progress)
-    drop_known(tree, sets)
     remarks: list[str] = []
     instructions = progress.totals[EVERYTHING]
     if instructions <= replay_limit:
-        minimal_waits(Trace(tree, progress), sets, accesses_of(tree))
+        sets = minimal_waits(Trace(tree, progress), sets, accesses_of(tree))
     else:
+        sets = drop_known(tree, sets)
         remarks.append(f"{instructions} instructions exceed {replay_limit}: redundant waits were not removed by replay")
     check_semaphores(sets, progress, target)
     write_sync(sets, binding)

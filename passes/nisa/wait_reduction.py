@@ -30,24 +30,28 @@ MANY_TESTS = 20_000
 # -- by the text --------------------------------------------------------------------------------------------------------
 
 
-def drop_known(tree: ProgramTree, sets: Sequence[WaitSet]) -> None:
-    """Drop from `sets` whatever the same queue has waited for before, in the same or an enclosing iteration."""
-    _drop_known(tree.body, sets, {}, {})
+def drop_known(tree: ProgramTree, sets: Sequence[WaitSet]) -> list[WaitSet]:
+    """`sets` without what the same queue has waited for before, in the same or an enclosing iteration."""
+    kept = [WaitSet(wait_set.statement) for wait_set in sets]
+    _drop_known(tree.body, sets, kept, {}, {})
+    return kept
 
 
 Known = dict[tuple[str, str], list[Affine]]
 """(queue, stream) -> numbers that the queue has waited for."""
 
 
-def _drop_known(body: Sequence[Node], sets: Sequence[WaitSet], known: Known, trips: dict[int, int]) -> None:
+def _drop_known(
+    body: Sequence[Node], sets: Sequence[WaitSet], kept: Sequence[WaitSet], known: Known, trips: dict[int, int]
+) -> None:
     for node in body:
         if isinstance(node, Statement):
-            for stream, counts in sets[node.number].counts.items():
-                before = known.setdefault((node.engine, stream), [])
-                counts[:] = [count for count in counts if _learn(before, count, trips)]
+            for stream, count in sets[node.number].waits():
+                if _learn(known.setdefault((node.engine, stream), []), count, trips):
+                    kept[node.number].counts.setdefault(stream, []).append(count)
         elif isinstance(node, Loop) and node.trip_count > 0:
             inside = {key: list(counts) for key, counts in known.items()}
-            _drop_known(node.body, sets, inside, {**trips, node.variable: node.trip_count})
+            _drop_known(node.body, sets, kept, inside, {**trips, node.variable: node.trip_count})
             last = {node.variable: node.trip_count - 1}
             for key, counts in inside.items():
                 before = known.setdefault(key, [])
@@ -86,29 +90,37 @@ class _Verdicts:
     """Some instance guards a conflict that nothing else guards."""
 
 
-def minimal_waits(trace: Trace, sets: Sequence[WaitSet], accesses: Sequence[list[Access]]) -> None:
-    """Reduce `sets` to waits that each guard a conflict which nothing else guards."""
-    replay = _Replay(trace, sets, accesses)
+def minimal_waits(trace: Trace, sets: Sequence[WaitSet], accesses: Sequence[list[Access]]) -> list[WaitSet]:
+    """The waits of `sets` that each guard a conflict which nothing else guards."""
+    # Waits dropped by the text are missed only once a wait that implied them turns out to guard nothing itself.
+    replay = _Replay(trace, drop_known(trace.tree, sets), accesses)
     active = {wait.number for wait in replay.waits}
-    while True:
+    verdicts = replay.run(active, set())
+    if verdicts.needed - verdicts.guarding:
+        replay = _Replay(trace, sets, accesses)
+        active = {wait.number for wait in replay.waits}
         verdicts = replay.run(active, set())
-        doubtful = verdicts.needed - verdicts.guarding
-        if not doubtful:
-            break
-        # Whoever guards nothing while all of them are away guards nothing when only some are.
-        removable = doubtful - replay.run(active, doubtful).guarding
-        if not removable:
-            alone = (number for number in sorted(doubtful) if number not in replay.run(active, {number}).guarding)
-            removable = set(islice(alone, 1))
-        if not removable:
-            break
+    while removable := _removable(replay, active, verdicts):
         active -= removable
-    for wait_set in sets:
-        wait_set.counts.clear()
+        verdicts = replay.run(active, set())
+    kept = [WaitSet(wait_set.statement) for wait_set in sets]
     for wait in replay.waits:
         if wait.number in verdicts.needed:
-            counts = sets[wait.statement.number].counts
-            counts.setdefault(trace.streams[wait.stream], []).append(wait.count)
+            kept[wait.statement.number].counts.setdefault(trace.streams[wait.stream], []).append(wait.count)
+    return kept
+
+
+def _removable(replay: _Replay, active: set[int], verdicts: _Verdicts) -> set[int]:
+    """Some waits that may go, because without them all the conflicts that they guard are guarded still."""
+    doubtful = verdicts.needed - verdicts.guarding
+    if not doubtful:
+        return set()
+    # Whoever guards nothing while all of them are away guards nothing when only some are.
+    removable = doubtful - replay.run(active, doubtful).guarding
+    if removable:
+        return removable
+    alone = (number for number in sorted(doubtful) if number not in replay.run(active, {number}).guarding)
+    return set(islice(alone, 1))
 
 
 class _Replay:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from xdsl.dialects.builtin import TensorType
+from xdsl.dialects.builtin import TensorType, UnrankedTensorType
 from xdsl.ir import Attribute
 
 from neuron_dialects.dtypes import DType, dtype_of_or_none
@@ -35,7 +35,7 @@ def run_onnx_node(op: OnnxNodeOp, operands: Sequence[Any]) -> list[Any]:
     library can run the node, NX-OP-002 when it refuses these values.
     """
     model = one_node_model(op)
-    by_name = dict(zip(_operand_names(_parsed_node(op), op), operands, strict=True))
+    by_name = dict(zip(operand_names(parsed_node(op), op), operands, strict=True))
     feeds = {value.name: _fed(operand) for value, operand in zip(model.graph.input, by_name.values(), strict=True)}
     try:
         runner = _prepared(model.SerializeToString())
@@ -103,17 +103,17 @@ def one_node_model(op: OnnxNodeOp) -> onnx.ModelProto:
     """
     from onnx import TensorProto, ValueInfoProto, helper
 
-    node = _parsed_node(op)
+    node = parsed_node(op)
     casts_in: list[onnx.NodeProto] = []
     casts_out: list[onnx.NodeProto] = []
     inputs: dict[str, onnx.ValueInfoProto] = {}
     taken = {*node.input, *node.output, *op.capture_names}
-    for name, value in zip(_operand_names(node, op), op.inputs, strict=True):
+    for name, value in zip(operand_names(node, op), op.inputs, strict=True):
         dtype = _carried(value.type)
         if name in inputs:
             continue
         if dtype is None:
-            inputs[name] = helper.make_value_info(name, _type_proto(value.type))
+            inputs[name] = helper.make_value_info(name, onnx_type(value.type))
             continue
         # The node reads its operand under the operand's name: the model's input is called differently.
         carrier = _fresh(name, taken)
@@ -129,13 +129,17 @@ def one_node_model(op: OnnxNodeOp) -> onnx.ModelProto:
         casts_out.append(helper.make_node("Cast", [name], [carrier], to=TensorProto.FLOAT))
         outputs.append(helper.make_tensor_value_info(carrier, TensorProto.FLOAT, None))
     graph = helper.make_graph([*casts_in, node, *casts_out], "node", list(inputs.values()), outputs)
-    imports = [helper.make_opsetid(domain, version) for domain, version in _opsets(op, node).items()]
+    imports = [helper.make_opsetid(domain, version) for domain, version in opset_versions(op, node).items()]
     model = helper.make_model(graph, opset_imports=imports)
     model.ir_version = helper.find_min_ir_version_for(imports, ignore_unknown=True)
     return model
 
 
-def _parsed_node(op: OnnxNodeOp) -> onnx.NodeProto:
+def parsed_node(op: OnnxNodeOp) -> onnx.NodeProto:
+    """The node that the operator carries.
+
+    NeuronError NX-IR-001 when its text is not that of an ONNX node with as many inputs and outputs as the operator.
+    """
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -159,12 +163,12 @@ def _malformed(op: OnnxNodeOp, problem: str) -> NeuronError:
     return NeuronError("NX-IR-001", f"{op.op_type.data}: {problem}", node=location_name(op.location))
 
 
-def _operand_names(node: onnx.NodeProto, op: OnnxNodeOp) -> list[str]:
+def operand_names(node: onnx.NodeProto, op: OnnxNodeOp) -> list[str]:
     """The name under which the node reads each operand."""
     return [*(name for name in node.input if name), *op.capture_names]
 
 
-def _opsets(op: OnnxNodeOp, node: onnx.NodeProto) -> dict[str, int]:
+def opset_versions(op: OnnxNodeOp, node: onnx.NodeProto) -> dict[str, int]:
     """Domain -> version: the operator's own, and whatever else the nodes of its subgraphs are from."""
     from onnx.defs import onnx_opset_version
 
@@ -185,7 +189,7 @@ def _domains(node: onnx.NodeProto) -> Iterator[str]:
 def _carried(type_: Attribute) -> DType | None:
     """The element type of tensors that numpy has no type for, so that they enter and leave as f32; else None."""
     dtype = dtype_of_or_none(type_) if isinstance(type_, TensorType) else None
-    if dtype is None or not dtype.is_float or dtype.onnx is None or dtype.numpy.kind == "f":
+    if dtype is None or not dtype.is_float or dtype.onnx is None or dtype.numpy.isbuiltin == 1:
         return None
     return dtype
 
@@ -198,18 +202,18 @@ def _fresh(name: str, taken: set[str]) -> str:
     return name
 
 
-def _type_proto(type_: Attribute) -> onnx.TypeProto:
-    """The ONNX type of an operand; shapes only where they are static."""
+def onnx_type(type_: Attribute) -> onnx.TypeProto:
+    """The ONNX type of a value; shapes only where they are static. NeuronError NX-OP-002 when ONNX has no such type."""
     from onnx import helper
 
     if isinstance(type_, OpaqueType):
         return _spelled_type(type_.spelling.data)
-    assert isinstance(type_, TensorType)
-    dtype = dtype_of_or_none(type_)
+    assert isinstance(type_, TensorType | UnrankedTensorType)
+    dtype = dtype_of_or_none(type_.element_type)
     if dtype is None or dtype.onnx is None:
         element = type_.element_type
         return _spelled_type(element.spelling.data if isinstance(element, OpaqueType) else str(element))
-    shape = type_.get_shape()
+    shape = type_.get_shape() if isinstance(type_, TensorType) else (-1,)
     return helper.make_tensor_type_proto(dtype.onnx, None if -1 in shape else shape)
 
 
@@ -232,7 +236,7 @@ def _spelled_type(spelling: str) -> onnx.TypeProto:
 
 def _fed(value: Any) -> Any:
     """A value as the libraries take it: float32 for elements that numpy lacks, contiguous."""
-    if isinstance(value, np.ndarray) and value.dtype.kind == "V":
+    if isinstance(value, np.ndarray) and value.dtype.isbuiltin != 1:
         return value.astype(np.float32)
     return np.ascontiguousarray(value).reshape(value.shape) if isinstance(value, np.ndarray) else value
 

@@ -54,6 +54,10 @@ def _abs(a: Any, b: Any, out: Out) -> Array:
     return np.abs(np.asarray(a))
 
 
+def _arithmetic(function: np.ufunc) -> Operator:
+    return lambda a, b, out: function(a, b, out=out)
+
+
 def _predicate(function: np.ufunc) -> Operator:
     def operator(a: Any, b: Any, out: Out) -> Array:
         result = np.asarray(function(a, b))
@@ -67,7 +71,7 @@ def _logical(function: np.ufunc) -> Operator:
     return lambda a, b, out: predicate(np.not_equal(a, 0), np.not_equal(b, 0), out)
 
 
-_UFUNCS: dict[str, np.ufunc] = {
+_ARITHMETIC: dict[str, np.ufunc] = {
     "add": np.add,
     "subtract": np.subtract,
     "multiply": np.multiply,
@@ -98,7 +102,7 @@ OPERATORS: dict[str, Operator] = {
     "bypass": _first,
     "rsqrt": _rsqrt,
     "abs": _abs,
-    **_UFUNCS,
+    **{name: _arithmetic(function) for name, function in _ARITHMETIC.items()},
     **{name: _predicate(function) for name, function in _COMPARISONS.items()},
     **{name: _logical(function) for name, function in _LOGICAL.items()},
 }

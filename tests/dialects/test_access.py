@@ -1,5 +1,7 @@
 """Affine expressions and access patterns: their algebra, their text, and what merging dimensions may change."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,9 +22,9 @@ numbers = st.integers(-1000, 1000)
 affines = st.builds(Affine.of, numbers, st.dictionaries(st.sampled_from(VARIABLES), numbers))
 assignments = st.fixed_dictionaries({v: st.integers(0, 50) for v in VARIABLES})
 dims = st.lists(st.tuples(st.integers(-40, 40), st.integers(1, 5)), min_size=1, max_size=5).map(tuple)
-patterns = st.builds(
-    AccessPattern, st.integers(0, 127).map(Affine) | affines, st.integers(0, 128), affines, dims
-).map(lambda p: p if p.partitions else AccessPattern(Affine(), 0, p.offset, p.dims))
+patterns = st.builds(AccessPattern, st.integers(0, 127).map(Affine) | affines, st.integers(0, 128), affines, dims).map(
+    lambda p: p if p.partitions else AccessPattern(Affine(), 0, p.offset, p.dims)
+)
 
 
 def element_sequence(dims: tuple[tuple[int, int], ...], offset: int = 0) -> list[int]:
@@ -106,14 +108,13 @@ def test_pattern_text():
     ],
 )
 def test_malformed_pattern(text: str, message: str):
-    with pytest.raises(ValueError, match=".*") as error:
+    with pytest.raises(ValueError, match=re.escape(message)):
         parse_pattern(text)
-    assert message in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["", "3 +", "2*", "$x", "1 2"])
 def test_malformed_affine(text: str):
-    with pytest.raises(ValueError, match="expected|unexpected"):
+    with pytest.raises(ValueError, match="expect"):
         parse_affine(text)
 
 

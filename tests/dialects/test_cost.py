@@ -1,7 +1,8 @@
 """Cost formulas against the public instruction reference and against published measurements.
 
-Cycle formulas must be met exactly. Times must come within 25 % of a measurement of a single instruction and within 15 % of
-that of a long one; each case names the figure that was measured. What the model leaves out is listed as an expected failure.
+Cycle formulas must be met exactly. Times must come within 25 % of a measurement of a single instruction and within
+15 % of that of a long one; each case names the figure that was measured. What the model leaves out is listed as an
+expected failure.
 """
 
 from collections.abc import Mapping
@@ -44,7 +45,9 @@ def two(name: str, n: int, dtype: str = "f32", second: str = "sbuf", op: str = "
     return Instruction(name, "dve", operands, fields)
 
 
-def one(name: str, n: int, engine: str = "dve", dtype: str = "f32", result: int | None = None, **fields: Any) -> Instruction:
+def one(
+    name: str, n: int, engine: str = "dve", dtype: str = "f32", result: int | None = None, **fields: Any
+) -> Instruction:
     dst = tile(128, n if result is None else result, dtype)
     return Instruction(name, engine, {"dst": dst, "data": tile(128, n, dtype)}, fields)
 
@@ -192,8 +195,8 @@ def test_measured_dma(case: Instruction, target: Target, measured_ns: float, tol
     assert dma_cost(case, target).busy_ns == pytest.approx(measured_ns, rel=tolerance)
 
 
-# All engines together took 468 ns for a 128 x 128 tile in 16 bits; the model has no term for engines that start one after
-# the other and gives the 89 ns that each of them works.
+# All engines together took 468 ns for a 128 x 128 tile in 16 bits; the model has no term for engines that start one
+# after the other and gives the 89 ns that each of them works.
 @pytest.mark.xfail(reason="staggered starts of the DMA engines are not modelled")
 def test_measured_dma_of_a_tile():
     assert dma_cost(copy(128, 128), TRN2).busy_ns == pytest.approx(468, rel=SINGLE)

@@ -89,7 +89,9 @@ def run_core(make: Make, *inputs: Array, target: str = "trn1") -> list[Array]:
     module, _ = core_module(make, inputs, target)
     function = lowered(module)
     check_instructions(function, target_of(module))
-    return run_function(function, list(inputs), WeightResolver(module, WeightStore()))
+    # A core has no tensors of rank 0: they have one element.
+    arguments = [np.atleast_1d(array) for array in inputs]
+    return run_function(function, arguments, WeightResolver(module, WeightStore()))
 
 
 def expected(make: Make, *inputs: Array) -> list[Array]:

@@ -1,0 +1,199 @@
+"""Kernel of layer normalisation over trailing dimensions.
+
+Mean and variance come from the vector engine's statistics instruction, which looks at 512 elements at a time and is
+numerically safe; the parts are aggregated per row. Scale and bias are brought on chip once, repeated over the partitions.
+Rows too long for SBUF are read twice: for their statistics, and to be normalised.
+"""
+
+from collections.abc import Sequence
+
+from lowering.graph_to_tile.emitter import Emitter
+from lowering.graph_to_tile.iteration import Access, Piece
+from lowering.graph_to_tile.kernel import Kernel
+from lowering.graph_to_tile.row_space import RowSpace, agreed_lane, dram_rows, each_row, resident_rows
+from lowering.graph_to_tile.softmax import one_row, whole_access
+from lowering.graph_to_tile.tensors import DramTensor
+from lowering.graph_to_tile.view import View
+from neuron_dialects.access import Affine, merge_dims
+from neuron_dialects.graph import LayerNormOp, shape_of
+
+STATISTICS_ELEMENTS = 512
+"""Most elements of one statistics instruction."""
+
+STATISTICS_SIZE = 6
+"""Values that it leaves: count, mean and sum of squares, of the even and of the odd elements."""
+
+
+def lower_layer_norm(k: Kernel, op: LayerNormOp) -> None:
+    """Lower `graph.layer_norm`."""
+    shape, first = shape_of(op.x), op.axis.value.data
+    if 0 in shape:
+        k.output(op.result)
+        return
+    axes = range(first, len(shape))
+    given = {name: value for name, value in (("scale", op.scale), ("bias", op.bias)) if value is not None}
+    parameters = {name: k.dram(value) for name, value in given.items()}
+    walks = {name: (0,) * first + tensor.strides for name, tensor in parameters.items()}
+    lane = agreed_lane(k, op.x, op.result, axes, range(len(shape)))
+    out = k.output(op.result)
+    if lane is None:
+        x = k.dram(op.x)
+        assert isinstance(out, DramTensor)
+        tensors = [(x, x.strides), (out, out.strides)]
+        rows = dram_rows(k, shape, axes, [*tensors, *((parameters[name], walk) for name, walk in walks.items())])
+    else:
+        accesses = [whole_access(tensor, shape) for tensor in (k.tensor(op.x), out)]
+        accesses += [Access.dram(parameters[name], shape, walk) for name, walk in walks.items()]
+        rows = resident_rows(shape, axes, lane, accesses)
+    norm = _LayerNorm(Emitter(k.b, k.target), rows, list(given), op.epsilon.value.data)
+    limit = k.row_budget_elements
+    chunks = rows.chunks(limit)
+    if chunks is None:
+        norm.long_rows(limit)
+    else:
+        norm.whole_rows(chunks)
+
+
+class _LayerNorm:
+    """Emits one layer normalisation. Accesses of `rows`: x, the result, then the parameters called `names`."""
+
+    def __init__(self, e: Emitter, rows: RowSpace, names: list[str], epsilon: float):
+        self.e = e
+        self.b = e.b
+        self.rows = rows
+        self.epsilon = epsilon
+        self.x, self.out, *parameters = rows.accesses
+        self.parameters = dict(zip(names, parameters, strict=True))
+
+    def whole_rows(self, chunks: list[int]) -> None:
+        """Rows that fit SBUF, several per lane."""
+        rows, b = self.rows, self.b
+        kept = len(rows.kept)
+
+        def body(piece: Piece, views: dict[str, View]) -> None:
+            view, commit = self.out.store(b, rows.space, piece, b.rotation)
+            dst, x = rows.arranged(view), views["x"]
+            moments = self._moments(piece)
+            each_row(b, kept, [x, moments], lambda v: self._row_moments(v[1], v[0]))
+            mean, scale = moments.at(1 + kept, 0), moments.at(1 + kept, 1)
+            self._inverse_deviation(scale)
+            target = self._target(dst)
+            operands = [dst, target, x, mean, scale, *(views[name] for name in self.parameters)]
+            each_row(b, kept, operands, self._normalize)
+            commit()
+
+        rows.each_piece(b, chunks, {"x": self.x, **self.parameters}, body)
+
+    def long_rows(self, limit: int) -> None:
+        """Rows that do not fit SBUF, one per lane."""
+        rows, b = self.rows, self.b
+
+        def row(piece: Piece) -> None:
+            moments = one_row(self._moments(piece))
+            self._long_moments(moments, piece, limit)
+            mean, scale = moments.at(1, 0), moments.at(1, 1)
+            self._inverse_deviation(scale)
+
+            def chunk(part: Piece) -> None:
+                views = {name: rows.load(b, access, part) for name, access in self.parameters.items()}
+                x = rows.load(b, self.x, part)
+                view, commit = self.out.store(b, rows.space, part, b.rotation)
+                dst = rows.arranged(view)
+                self._normalize([dst, self._target(dst), x, mean, scale, *views.values()])
+                commit()
+
+            rows.each_chunk(b, piece, limit, chunk)
+
+        rows.each_long_row(b, row)
+
+    # -- statistics -------------------------------------------------------------------------------------------------------
+
+    def _moments(self, piece: Piece) -> View:
+        """A new [lanes, kept, 2] tile for mean and variance."""
+        return self.b.alloc((*self.rows.row_shape(piece), 2), "f32", "sbuf", self.b.rotation).view()
+
+    def _row_moments(self, moments: View, x: View) -> None:
+        """moments [lanes, 2] = mean and variance of x [lanes, row]."""
+        b, length = self.b, x.free_elements
+        parts = -(-length // STATISTICS_ELEMENTS)
+        statistics = b.alloc((x.partitions, STATISTICS_SIZE * parts), "f32", "sbuf", b.rotation).view()
+        self._statistics(statistics, x)
+        b.emit("bn_aggregate", {"dst": moments, "data": statistics})
+
+    def _long_moments(self, moments: View, piece: Piece, limit: int) -> None:
+        """The same for a row in DRAM, chunk by chunk; each chunk's statistics are aggregated to one triple."""
+        b, rows, lanes = self.b, self.rows, moments.partitions
+        mean, variance, count = (b.alloc((lanes, 1), "f32", "sbuf", b.rotation).view() for _ in range(3))
+        for column in (mean, variance, count):
+            b.memset(column, 0.0)
+
+        def chunk(part: Piece) -> None:
+            x = one_row(rows.load(b, self.x, part))
+            fresh = b.alloc((lanes, 2), "f32", "sbuf", b.rotation).view()
+            self._row_moments(fresh, x)
+            # Two triples (count, mean, M2), of the row so far and of this chunk, where M2 is variance times count.
+            pair = b.alloc((lanes, 2, 3), "f32", "sbuf", b.rotation).view()
+            size = float(x.free_elements)
+            b.copy(pair.at(1, 0).slice(1, 0, 1), count)
+            b.copy(pair.at(1, 0).slice(1, 1, 1), mean)
+            self.e.tensors(pair.at(1, 0).slice(1, 2, 1), variance, count, "multiply")
+            b.memset(pair.at(1, 1).slice(1, 0, 1), size)
+            b.copy(pair.at(1, 1).slice(1, 1, 1), fresh.slice(1, 0, 1))
+            self.e.scalar(pair.at(1, 1).slice(1, 2, 1), fresh.slice(1, 1, 1), "multiply", size)
+            merged = b.alloc((lanes, 2), "f32", "sbuf", b.rotation).view()
+            b.emit("bn_aggregate", {"dst": merged, "data": pair})
+            b.copy(mean, merged.slice(1, 0, 1))
+            b.copy(variance, merged.slice(1, 1, 1))
+            self.e.scalar(count, count, "add", size)
+
+        rows.each_chunk(b, piece, limit, chunk)
+        b.copy(moments.slice(1, 0, 1), mean)
+        b.copy(moments.slice(1, 1, 1), variance)
+
+    def _statistics(self, statistics: View, x: View) -> None:
+        """Statistics of x [lanes, row] in parts of 512 elements, six values each."""
+        b = self.b
+        if len(merge_dims(x.dims)) > 1:
+            dense = self.e.temp(x, x.dtype)
+            b.copy(dense, x)
+            x = dense
+        x = x.flat()
+        full, rest = divmod(x.free_elements, STATISTICS_ELEMENTS)
+        if full:
+            with b.loop(full) as i:
+                self._part(statistics, i * STATISTICS_SIZE, x.slice(1, i * STATISTICS_ELEMENTS, STATISTICS_ELEMENTS))
+        if rest:
+            self._part(statistics, Affine(full * STATISTICS_SIZE), x.slice(1, full * STATISTICS_ELEMENTS, rest))
+
+    def _part(self, statistics: View, place: Affine, x: View) -> None:
+        self.b.emit("bn_stats", {"dst": statistics.slice(1, place, STATISTICS_SIZE), "data": x})
+
+    # -- normalising ------------------------------------------------------------------------------------------------------
+
+    def _inverse_deviation(self, variance: View) -> None:
+        """variance = 1 / sqrt(variance + epsilon), in place."""
+        self.e.scalar(variance, variance, "add", self.epsilon)
+        self.e.function(variance, variance, "rsqrt")
+
+    def _target(self, dst: View) -> View:
+        """Where a value that is not finished goes: dst itself where that does not round it."""
+        return dst if dst.dtype == "f32" else self.e.temp(dst)
+
+    def _normalize(self, views: Sequence[View]) -> None:
+        """dst = (x - mean) * inverse deviation * scale + bias with the parameters that there are.
+
+        `views`: dst, a tile for the unfinished value, x, mean, inverse deviation, and the parameters in order.
+        """
+        dst, target, x, mean, deviation, *parameters = views
+        given = dict(zip(self.parameters, parameters, strict=True))
+        bias = given.get("bias")
+        if "scale" in given:
+            self.e.scalar_tensor(target, x, "subtract", mean, "multiply", given["scale"])
+        elif bias is not None:
+            self.e.scalar(target, x, "subtract", mean)
+        if bias is not None:
+            self.e.scalar_tensor(dst, target, "multiply", deviation, "add", bias)
+        elif "scale" in given:
+            self.e.scalar(dst, target, "multiply", deviation)
+        else:
+            self.e.scalar(dst, x, "subtract", mean, "multiply", deviation)
