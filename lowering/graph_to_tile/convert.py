@@ -19,6 +19,7 @@ from xdsl.passes import ModulePass
 from lowering.graph_to_tile.builder import KernelBuilder, buffer_type
 from lowering.graph_to_tile.epilogue import lower_fused
 from lowering.graph_to_tile.kernel import Kernel
+from lowering.graph_to_tile.movement import forward_destinations, materialize
 from lowering.graph_to_tile.registry import kernel_of
 from lowering.graph_to_tile.tensors import DramTensor
 from neuron_dialects.errors import NeuronError
@@ -91,6 +92,7 @@ def lower_function(module: ModuleOp, function: func.FuncOp) -> None:
         else:
             pending.append((value, tensor))
     k.has_residents = any(layout_of(result) is not None for op in body.ops for result in op.results)
+    forward_destinations(k, list(body.ops))
     for op in body.ops:
         lower_op(k, op)
     finish_outputs(k, pending)
@@ -132,8 +134,6 @@ def cast_on_load(k: Kernel, op: CastOp) -> bool:
 
 def finish_outputs(k: Kernel, pending: list[tuple[SSAValue, DramTensor]]) -> None:
     """Copy what is not yet in its output buffer: results that alias other memory, arguments or weights returned as they are."""
-    from lowering.graph_to_tile.movement import materialize
-
     for value, tensor in pending:
         materialize(k, k.dram(value), tensor)
     for value, tensor in k.destinations.items():

@@ -32,6 +32,7 @@ from neuron_dialects.graph import (
     SliceOp,
     TransposeOp,
     ints,
+    layout_of,
     shape_of,
 )
 
@@ -291,7 +292,7 @@ def forward_destinations(k: Kernel, ops: Sequence[Operation]) -> None:
 
     A value that is reshaped into a function output is computed in that output; the operands of a concatenation whose
     parts lie apart in memory are computed in their parts. Only results of kernels that write somewhere anyway are
-    moved.
+    placed. Readers of a placed value read it there.
     """
     for op in reversed(ops):
         if isinstance(op, ReshapeOp) and op.result in k.destinations:
@@ -322,13 +323,12 @@ def _forward(k: Kernel, value: SSAValue, window: DramTensor) -> None:
 
 
 def _writes(k: Kernel, value: SSAValue) -> bool:
-    """Whether the value comes from a kernel that writes its result to DRAM scratch."""
+    """Whether the value comes from a kernel that writes its result to DRAM scratch, maybe behind a reshape."""
     if value in k.destinations or layout_of(value) is not None:
         return False
-    computed = (
-        isinstance(value.owner, Operation) and len(value.owner.operands) > 0 and not isinstance(value.owner, windows)
-    )
-    return computed and value not in k.destinations and value not in k.residents
+    owner = value.owner
+    windows = (TransposeOp, SliceOp, BroadcastOp)
+    return isinstance(owner, Operation) and len(owner.operands) > 0 and not isinstance(owner, windows)
 
 
 KERNELS: dict[type[Operation], Callable[[Kernel, Any], None]] = {

@@ -2,7 +2,7 @@
 
 `InstructionDef` is the one definition of an instruction. The nisa dialect's op and verifier, the encoder and decoder, the
 assembler, the cost model and the ISA page of the manual are all derived from it; its meaning on numbers is registered once in
-the machine (runtime/semantics.py).
+the machine (runtime/semantics).
 """
 
 from collections.abc import Callable, Mapping

@@ -22,6 +22,8 @@ from runtime.views import affine_function, widened
 MemoryKey = str | int
 """A memory: "sbuf", "psum", or the id of a DRAM variable."""
 NO_REGISTER = -1
+MAX_ELEMENTS = 1 << 27
+"""Elements that one operand may list. Repeating strides could otherwise ask for more than any computer holds."""
 
 
 class Access:
@@ -209,6 +211,10 @@ class _QueueDecoder:
         operand, definition = instruction.operands[role], INSTRUCTIONS[instruction.name].operand(role)
         label = f"queue {entry.engine}, entry {entry.index}: operand {role} of {instruction.name}"
         item_bytes = dtype_by_name(operand.dtype).size_bytes
+        if operand.pattern.elements > MAX_ELEMENTS:
+            raise entry.error(
+                "NX-RUN-004", f"operand {role} has {operand.pattern.elements} elements, limit {MAX_ELEMENTS}"
+            )
         pattern = widened(instruction.name, role, operand.pattern, instruction.fields)
         constant, register = self._simple(entry, pattern.offset)
         low, high = pattern.extent

@@ -86,8 +86,8 @@ class Machine:
         Args:
             inputs, parameters: values of the variables of kind input and file, by variable name, with the variable's
                 shape and element type; not looked at in timing mode. Parameters are used in place and must not change.
-            mode: "functional" computes outputs, "timing" what the run takes, "both" both. The order of events is the
-                same.
+            mode: "functional" computes outputs, "timing" what the run takes, "both" both. The order of events is the same
+                in all; addresses in registers are checked where data is computed.
             trace: keep every instruction and transfer.
             step_limit: control instructions that one queue may execute.
 
@@ -123,7 +123,7 @@ class Machine:
         """Fill the memories for a run; the first one, or one with other parameters, also binds the operands to them."""
         values = {v.id: _fitting(v, inputs) for v in self._variables("input")}
         files = {v.id: _fitting(v, parameters) for v in self._variables("file")}
-        bound = bool(self._on_chip) and all(self._arrays[key] is value for key, value in files.items())
+        bound = bool(self._on_chip) and all(_same_memory(self._arrays[key], value) for key, value in files.items())
         if not bound:
             self._allocate(files)
             self._bind()
@@ -170,6 +170,11 @@ class Machine:
             dtypes[access.role], shapes[access.role] = operand.dtype, view_shape(pattern)
         case = Case(instruction.name, instruction.engine, dtypes, shapes, instruction.fields)
         work.kernel, work.views = SEMANTICS[instruction.name](case), tuple(views)
+
+
+def _same_memory(own: Array, given: Array) -> bool:
+    """Whether two arrays of one shape and element type are the same bytes in memory."""
+    return own.ctypes.data == given.ctypes.data
 
 
 def _fitting(variable: DramVariable, given: Mapping[str, Array]) -> Array:

@@ -31,10 +31,7 @@ def run_model(function: FuncOp, inputs: Sequence[Any], weights: Callable[[str], 
     options.log_severity_level = 4
     data = host_model_bytes(function, weights)
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    is_extension = [isinstance(value, np.ndarray) and value.dtype.isbuiltin != 1 for value in inputs]
-    fed = [
-        value.astype(np.float32) if extension else value for value, extension in zip(inputs, is_extension, strict=True)
-    ]
+    fed = [_fed(value) for value in inputs]
     assert [value.name for value in session.get_inputs()] == [f"in{position}" for position in range(len(inputs))]
     results = session.run(None, {f"in{position}": value for position, value in enumerate(fed)})
     types = function.function_type.outputs.data

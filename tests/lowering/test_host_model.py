@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 from lowering.nisa_to_neff.host_model import host_model_bytes
 from lowering.nisa_to_neff.host_model.translate import WRITTEN_OPS
@@ -45,7 +46,8 @@ from neuron_dialects.graph import (
     UnaryOp,
     YieldOp,
 )
-from tests.graph_level import Array, build, no_weights
+from runtime.graph_interpreter import run_graph
+from tests.graph_level import Array, assert_close, build, no_weights
 from tests.lowering.host_models import check, run_model, values
 
 I16, UI16, UI32, UI64 = (dtype_by_name(name) for name in ("i16", "ui16", "ui32", "ui64"))

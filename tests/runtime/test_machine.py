@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,6 +50,17 @@ def test_a_missing_wait_shows(engine: str):
     outputs = Machine(program, TARGET).run({"x": x}, {"w": w}).outputs
     assert not np.allclose(outputs["y"], np.maximum(w.T @ x, 0))
     assert check_races(program, TARGET)
+
+
+# Parameters in a memory-mapped file are used where they are.
+def test_mapped_parameters(tmp_path: Path):
+    x, w = (RNG.normal(size=shape).astype(np.float32) for shape in ((128, 512), (128, 128)))
+    np.save(tmp_path / "w.npy", w)
+    mapped = np.load(tmp_path / "w.npy", mmap_mode="r")
+    machine = Machine(matmul_relu(), TARGET)
+    for _ in range(2):
+        outputs = machine.run({"x": x}, {"w": mapped}).outputs
+        np.testing.assert_allclose(outputs["y"], np.maximum(w.T @ x, 0), rtol=1e-4, atol=1e-4)
 
 
 # One machine runs many times, with other inputs and other parameters; nothing of an earlier run stays.
@@ -263,6 +275,9 @@ def test_malformed_instructions():
     b.queues = {}
     b.add("dve", "dma_copy", dst=tile, src=dram(x, 0, 4))
     assert "dma_copy on dve, ring None" in error_of(b.program()).message
+    b.queues = {}
+    b.add("dve", "memset", dst=sbuf((0, 1), 0, *[(0, 65535)] * 4))
+    assert "has 18445618199572250625 elements, limit 134217728" in error_of(b.program()).message
     assert "target trn1 has no engine 'gpu'" in error_of(CoreProgram("trn1", {"gpu": []}, [], ())).message
 
 

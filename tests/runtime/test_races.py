@@ -6,7 +6,7 @@ import pytest
 
 from neuron_dialects.access import Affine
 from neuron_dialects.isa import Operand
-from neuron_dialects.isa.program import CoreProgram
+from neuron_dialects.isa.program import CoreProgram, DramVariable
 from neuron_dialects.target import load_target
 from runtime.races import Race, check_races
 from runtime.vector_clocks import VectorClocks
@@ -51,6 +51,46 @@ def test_every_wait_matters(name: str):
     variants = less_one_wait(PROGRAMS[name])
     assert len(variants) >= 3
     assert [label for label, program in variants if not races(program)] == []
+
+
+def worked_example(outer: int, inner: int, without: str = "") -> ProgramBuilder:
+    """Two nested loops with rotating buffers, unrolled: the worked example of progress counters in loops.
+
+    `without` names a dependence whose waits are left out.
+    """
+    b = ProgramBuilder()
+    x, w, y = (b.variable(name, kind, (128, 4096)) for name, kind in (("A", "input"), ("B", "input"), ("C", "output")))
+
+    def waits(**given: tuple[str, int]) -> Waits:
+        return {semaphore: value for name, (semaphore, value) in given.items() if name != without and value > 0}
+
+    def rows(variable: DramVariable, column: int) -> Operand:
+        return dram(variable, 64 * column, (4096, 128), 64)
+
+    for i in range(outer):
+        a, bank, out = (64 * (i % 2) + start for start in (0, 0, 512))
+        a_tile, o_tile, p_tile = sbuf(ROWS, a, 64), sbuf((0, 64), out, 64), psum((0, 64), bank, 64)
+        load = waits(reuse_a=("pe", (i - 1) * inner))
+        b.add("sp", "dma_copy", load, "q0", ring="q0", dst=a_tile, src=rows(x, i))
+        for k in range(inner):
+            n = i * inner + k
+            b_tile = sbuf(ROWS, 128 + 64 * (n % 3), 64)
+            b.add("sp", "dma_copy", waits(reuse_b=("pe", n - 2)), "q1", ring="q1", dst=b_tile, src=rows(w, n))
+            needs = waits(load_b=("q1", n + 1), load_a=("q0", i + 1), bank=("act", i - 1 if k == 0 else 0))
+            fields = {"accumulate": Affine(k)}
+            b.add("pe", "nc_matmul", needs, "pe", fields=fields, dst=p_tile, stationary=a_tile, moving=b_tile)
+        evict = waits(matmul=("pe", (i + 1) * inner), reuse_o=("q2", i - 1))
+        b.add("act", "activation", evict, "act", dst=o_tile, data=p_tile)
+        store = waits(evict=("act", i + 1))
+        b.add("pool", "dma_copy", store, "q2", ring="q2", src=o_tile, dst=dram(y, 64 * i, (4096, 64), 64))
+    return b
+
+
+# With all its waits the example is free of races; without any one dependence it is not.
+def test_worked_example():
+    assert races(worked_example(5, 4)) == []
+    dependences = ("load_a", "load_b", "bank", "reuse_a", "reuse_b", "matmul", "reuse_o", "evict")
+    assert [name for name in dependences if not races(worked_example(5, 4, name))] == []
 
 
 # The report names both sides, what they do, and where they meet.

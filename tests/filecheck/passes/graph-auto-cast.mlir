@@ -34,8 +34,9 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
   // ALL-NEXT:    func.return %4
 
   // The target multiplies f32, so that nothing need be cast. tf32 exists in the tensor engine only.
-  // NONE-NOT:  graph.cast
-  // NONE:      graph.cast %mask
+  // NONE-LABEL: func.func @layers
+  // NONE-NOT:     graph.cast
+  // NONE-LABEL: func.func @mask
   // TF32-LABEL: func.func @layers
   // TF32:         graph.cast %x : (tensor<1x3x4x4xf32>) -> tensor<1x3x4x4xtf32>
   // TF32:         graph.conv {{.*}} -> tensor<1x8x4x4xf32>

@@ -108,7 +108,7 @@ def check(make: Make, *inputs: Array, target: str = "trn1", tolerance: float = 2
 
 
 def assert_near(have: Array, want: Array, tolerance: float) -> None:
-    """Same type; integers and truth values equal; floats within `tolerance`, relative and (for small values) absolute.
+    """Same type; integers and truth values equal; floats within `tolerance` of themselves or of their root mean square.
 
     16-bit floats may differ by two units in the last place: they are rounded from f32 in both cases.
     """
@@ -118,7 +118,10 @@ def assert_near(have: Array, want: Array, tolerance: float) -> None:
         return
     step = {2: 2 * 2.0**-8 if "bfloat" in str(have.dtype) else 2 * 2.0**-11}.get(have.dtype.itemsize, 0.0)
     bound = max(tolerance, step)
-    np.testing.assert_allclose(have.astype(np.float64), want.astype(np.float64), rtol=bound, atol=bound)
+    exact = want.astype(np.float64)
+    finite = exact[np.isfinite(exact)]
+    scale = float(np.sqrt(np.mean(np.square(finite)))) if finite.size else 0.0
+    np.testing.assert_allclose(have.astype(np.float64), exact, rtol=bound, atol=bound * max(scale, 1.0))
 
 
 def returned(function: FuncOp) -> Sequence[SSAValue]:

@@ -1,0 +1,120 @@
+// RUN: neuron-opt %s -p graph-partition --split-input-file | filecheck %s
+
+// A chain through the host: three segments. The weight is repeated where it is used, the report says where and why.
+// CHECK:      builtin.module attributes {neuron.target = #neuron.target<"trn1">, neuron.partition = [
+// CHECK-SAME:   "first|graph.binary|core|supported",
+// CHECK-SAME:   "top|TopK|host|cores have no operator TopK",
+// CHECK-SAME:   "last|graph.binary|core|supported"]} {
+// CHECK-NEXT:   func.func @main(%x: tensor<8xf32>) -> (tensor<4xf32>, tensor<4xi64>) {
+// CHECK-NEXT:     %0 = neuron.launch @neuron_0(%x) on core : (tensor<8xf32>) -> tensor<8xf32>
+// CHECK-NEXT:     %values, %indices = neuron.launch @host_1(%0) on host : (tensor<8xf32>) -> (tensor<4xf32>, tensor<4xi64>)
+// CHECK-NEXT:     %1 = neuron.launch @neuron_2(%values) on core : (tensor<4xf32>) -> tensor<4xf32>
+// CHECK-NEXT:     func.return %1, %indices
+// CHECK-NEXT:   }
+// CHECK-NEXT:   func.func @neuron_0(%x: tensor<8xf32>) -> tensor<8xf32> attributes {neuron.executor = #neuron.executor<core>} {
+// CHECK-NEXT:     %w = graph.weight @w
+// CHECK-NEXT:     %0 = graph.binary add %x, %w
+// CHECK-NEXT:     func.return %0
+// CHECK-NEXT:   }
+// CHECK-NEXT:   func.func @host_1(%0: tensor<8xf32>) -> (tensor<4xf32>, tensor<4xi64>) attributes {neuron.executor = #neuron.executor<host>} {
+// CHECK-NEXT:     %k = graph.constant 4 : tensor<1xi64>
+// CHECK-NEXT:     %values, %indices = graph.onnx_node "TopK"(%0, %k)
+// CHECK-NEXT:     func.return %values, %indices
+// CHECK-NEXT:   }
+// CHECK-NEXT:   func.func @neuron_2(%values: tensor<4xf32>) -> tensor<4xf32>
+// CHECK-NEXT:     %v = graph.weight @v
+// CHECK-NEXT:     %0 = graph.binary add %values, %v
+builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
+  func.func @main(%x: tensor<8xf32>) -> (tensor<4xf32>, tensor<4xi64>) {
+    %w = graph.weight @w : tensor<8xf32>
+    %v = graph.weight @v : tensor<4xf32>
+    %k = graph.constant 4 : tensor<1xi64>
+    %0 = graph.binary add %x, %w : (tensor<8xf32>, tensor<8xf32>) -> tensor<8xf32> loc("first")
+    %values, %indices = graph.onnx_node "TopK"(%0, %k) domain "" opset 13 node "" : (tensor<8xf32>, tensor<1xi64>) -> (tensor<4xf32>, tensor<4xi64>) loc("top")
+    %1 = graph.binary add %values, %v : (tensor<4xf32>, tensor<4xf32>) -> tensor<4xf32> loc("last")
+    func.return %1, %indices : tensor<4xf32>, tensor<4xi64>
+  }
+}
+
+// -----
+
+// Two towers, one of which begins on the host: two segments are enough when the host begins.
+// CHECK-LABEL: func.func @main
+// CHECK-NEXT:    %h = neuron.launch @host_0(%y) on host
+// CHECK-NEXT:    %0, %1 = neuron.launch @neuron_1(%x, %h) on core
+// CHECK-NEXT:    func.return %0, %1
+builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
+  func.func @main(%x: tensor<4xf32>, %y: tensor<4xf32>) -> (tensor<4xf32>, tensor<4xf32>) {
+    %0 = graph.unary exp %x : (tensor<4xf32>) -> tensor<4xf32>
+    %h = graph.onnx_node "Foo"(%y) domain "" opset 1 node "" : (tensor<4xf32>) -> tensor<4xf32>
+    %1 = graph.unary exp %h : (tensor<4xf32>) -> tensor<4xf32>
+    func.return %0, %1 : tensor<4xf32>, tensor<4xf32>
+  }
+}
+
+// -----
+
+// What only moves data for the host stays there: before a node that the host runs, and behind it.
+// CHECK:       "|graph.reshape|host|only moves data for the host"
+// CHECK-SAME:  "|graph.transpose|host|only moves data for the host"
+// CHECK-LABEL: func.func @main
+// CHECK-NEXT:    %0 = neuron.launch @host_0(%x) on host
+// CHECK-NEXT:    func.return %0
+builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
+  func.func @main(%x: tensor<2x3xf32>) -> tensor<3x2xf32> {
+    %0 = graph.reshape %x : (tensor<2x3xf32>) -> tensor<6xf32>
+    %h = graph.onnx_node "Foo"(%0) domain "" opset 1 node "" : (tensor<6xf32>) -> tensor<2x3xf32>
+    %1 = graph.transpose %h permutation [1, 0] : (tensor<2x3xf32>) -> tensor<3x2xf32>
+    func.return %1 : tensor<3x2xf32>
+  }
+}
+
+// -----
+
+// Why something is on the host: its type, its shape, a number that a core cannot hold.
+// CHECK:      "f64|graph.unary|host|cores have no element type f64"
+// CHECK-SAME: "empty|graph.unary|host|a tensor of 0x2 has no elements"
+// CHECK-SAME: "number|graph.binary|host|the constant 4294967296 does not fit the 32-bit integers of a core"
+// CHECK-SAME: "compared|graph.compare|core|supported"
+// CHECK-SAME: "float8|graph.matmul|core|supported"
+builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
+  func.func @main(%a: tensor<2xf64>, %b: tensor<0x2xf32>, %c: tensor<2xi64>, %e: tensor<2x2xf8E5M2>) -> (tensor<2xf64>, tensor<0x2xf32>, tensor<2xi64>, tensor<2xi1>, tensor<2x2xf8E5M2>) {
+    %large = graph.constant 4294967296 : tensor<i64>
+    %0 = graph.unary exp %a : (tensor<2xf64>) -> tensor<2xf64> loc("f64")
+    %1 = graph.unary exp %b : (tensor<0x2xf32>) -> tensor<0x2xf32> loc("empty")
+    %2 = graph.binary add %c, %large : (tensor<2xi64>, tensor<i64>) -> tensor<2xi64> loc("number")
+    %3 = graph.compare lt %c, %large : (tensor<2xi64>, tensor<i64>) -> tensor<2xi1> loc("compared")
+    %5 = graph.matmul %e, %e : (tensor<2x2xf8E5M2>, tensor<2x2xf8E5M2>) -> tensor<2x2xf8E5M2> loc("float8")
+    func.return %0, %1, %2, %3, %5 : tensor<2xf64>, tensor<0x2xf32>, tensor<2xi64>, tensor<2xi1>, tensor<2x2xf8E5M2>
+  }
+}
+
+// -----
+
+// A weight that is returned as it is comes from the host; an argument that is returned needs nobody.
+// CHECK-LABEL: func.func @main
+// CHECK-NEXT:    %w = neuron.launch @host_0() on host : () -> tensor<2xf32>
+// CHECK-NEXT:    func.return %w, %x
+// CHECK:       func.func @host_0() -> tensor<2xf32>
+// CHECK-NEXT:    %w = graph.weight @w
+builtin.module attributes {neuron.target = #neuron.target<"inf1">} {
+  func.func @main(%x: tensor<2xf32>) -> (tensor<2xf32>, tensor<2xf32>) {
+    %w = graph.weight @w : tensor<2xf32>
+    func.return %w, %x : tensor<2xf32>, tensor<2xf32>
+  }
+}
+
+// -----
+
+// Locations stay on operators, and a launch has that of its segment's first.
+// RUN: neuron-opt %s -p graph-partition --split-input-file --print-debuginfo | filecheck %s --check-prefix=LOC
+// LOC: neuron.launch @neuron_0(%located) {{.*}} loc("one")
+// LOC: graph.unary exp {{.*}} loc("one")
+// LOC: graph.unary neg {{.*}} loc("two")
+builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
+  func.func @main(%located: tensor<2xf32>) -> tensor<2xf32> {
+    %0 = graph.unary exp %located : (tensor<2xf32>) -> tensor<2xf32> loc("one")
+    %1 = graph.unary neg %0 : (tensor<2xf32>) -> tensor<2xf32> loc("two")
+    func.return %1 : tensor<2xf32>
+  }
+}
