@@ -96,7 +96,7 @@ def write_result(result: CompileResult, output: Path) -> None:
     weights = output.with_suffix(".safetensors")
     result.weights.save_safetensors(weights)
     result.module.attributes[WEIGHTS_ATTRIBUTE] = StringAttr(weights.name)
-    write_text(output, f"{result.module}\n")
+    write_text(output, str(result.module) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,8 +1,9 @@
 """Kernels of pointwise graph operators: one operator, or a group of them, as one sweep over the broadcast result shape.
 
-Every distinct input is loaded once per piece, as far out of the loops as it is constant; scalars are numbers and what varies
-only along the partitions is a column. Intermediates stay on chip. Without resident tensors the sweep chooses its own shape:
-dimensions that all tensors walk alike merge, and the cheapest one is spread over the partitions (see `iteration.py`).
+Every distinct input is loaded once per piece, as far out of the loops as it is constant; scalars are numbers and what
+varies only along the partitions is a column. Intermediates stay on chip. Without resident tensors the sweep chooses its
+own shape: dimensions that all tensors walk alike merge, and the cheapest one is spread over the partitions (see
+`iteration.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,6 @@ from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor
 from lowering.graph_to_tile.view import View
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import spec_of
-from neuron_dialects.graph.shapes import broadcast_shapes
 
 SBUF_SHARE = 0.5
 """Part of SBUF that the tiles of one sweep may take; resident tensors have the rest."""
@@ -86,17 +86,16 @@ class _Group:
                 self.inputs.append(value)
             else:
                 self.numbers[value] = number
-        operand_shapes = [spec_of(value)[1] for value in self.inputs]
-        self.shape = broadcast_shapes(self.shape, *operand_shapes)
 
-    # -- where ------------------------------------------------------------------------------------------------------------
+    # -- where
+    # ------------------------------------------------------------------------------------------------------------
 
     def resident_partition(self) -> int | None:
         """The dimension on the partitions if a tensor of the group is resident; those that do not agree leave SBUF."""
         k = self.k
         wanted = [k.residents[v][0] for v in self.results if v in k.residents and v not in k.destinations]
         held = {v: t for v in self.inputs if isinstance(t := k.tensor(v), SbufTensor)}
-        for value, tensor in held.items():
+        for tensor in held.values():
             lane = tensor.partition + len(self.shape) - len(tensor.shape)
             if tensor.shape[tensor.partition] == self.shape[lane]:
                 wanted.append(lane)
@@ -110,7 +109,8 @@ class _Group:
                 k.dram(value)
         return partition
 
-    # -- sweeps -----------------------------------------------------------------------------------------------------------
+    # -- sweeps
+    # -----------------------------------------------------------------------------------------------------------
 
     def sweep_resident(self, partition: int, outputs: Mapping[SSAValue, DramTensor | SbufTensor]) -> None:
         """Sweep in the shape of the result, with the resident tensors' dimension on the partitions."""
@@ -134,7 +134,8 @@ class _Group:
         shape, strides = collapse(self.shape, [tensor.strides for tensor in tensors])
         for first, part in _whole_lanes(shape):
             places = [
-                DramTensor(t.buffer, part, walk, t.offset + first * walk[0]) for t, walk in zip(tensors, strides, strict=True)
+                DramTensor(t.buffer, part, walk, t.offset + first * walk[0])
+                for t, walk in zip(tensors, strides, strict=True)
             ]
             lanes = choose_lanes(part, strides, [_size_bytes(t) for t in tensors], range(len(part)), self.k.target)
             accesses, space = _spread(places, part, strides, lanes)
@@ -146,7 +147,9 @@ class _Group:
         b = self.k.b
         pointwise = Pointwise(b, self.k.target)
         loads = {value: (access, _column_dtype(access, space)) for value, access in inputs.items()}
-        chunks = chunk_sizes(space.shape, space.partition, self._row_limit(space, [*inputs.values(), *outputs.values()]))
+        chunks = chunk_sizes(
+            space.shape, space.partition, self._row_limit(space, [*inputs.values(), *outputs.values()])
+        )
 
         def body(piece: Piece, views: dict[SSAValue, View]) -> None:
             stores = {value: access.store(b, space, piece, b.rotation) for value, access in outputs.items()}
@@ -176,10 +179,11 @@ def _whole_lanes(shape: Shape) -> list[tuple[int, Shape]]:
 
     One run of elements that no good number of lanes divides is cut into a part that 128 divides and a short rest.
     """
-    if len(shape) > 1 or shape[0] <= LANES or largest_divisor(shape[0]) >= LANES // 2:
+    total = prod(shape)
+    if len(shape) > 1 or total <= LANES or largest_divisor(total) >= LANES // 2:
         return [(0, shape)]
-    rest = shape[0] % LANES
-    return [(0, (shape[0] - rest,)), (shape[0] - rest, (rest,))]
+    rest = total % LANES
+    return [(0, (total - rest,)), (total - rest, (rest,))]
 
 
 def _spread(

@@ -1,9 +1,9 @@
 """Writes engine ops on views, hiding the engines' restrictions from the recipes that use it.
 
 Recipes (pointwise_unary.py, pointwise_binary.py, integers.py) say what to compute; an `Emitter` knows which of two PSUM
-inputs must move first, that a number or a per-partition column makes the cheaper tensor-scalar form, that such columns are
-f32, that an engine addresses four free dimensions, and where temporaries come from. All tiles of one call are [P, free...]
-of one shape.
+inputs must move first, that a number or a per-partition column makes the cheaper tensor-scalar form, that such columns
+are f32, that an engine addresses four free dimensions, and where temporaries come from. All tiles of one call are [P,
+free...] of one shape.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,9 +43,9 @@ def within_rank(b: KernelBuilder, views: Sequence[View], body: Callable[[Sequenc
         body(views)
         return
     sizes = views[0].shape
-    helpful = [
-        d for d in range(1, len(sizes)) if sizes[d] > 1 and rank([view.at(d, 0) for view in views]) < worst
-    ] or [d for d in range(1, len(sizes)) if sizes[d] > 1]
+    helpful = [d for d in range(1, len(sizes)) if sizes[d] > 1 and rank([view.at(d, 0) for view in views]) < worst] or [
+        d for d in range(1, len(sizes)) if sizes[d] > 1
+    ]
     outer = min(helpful, key=lambda d: sizes[d])
     with b.loop(sizes[outer]) as i:
         within_rank(b, [view.at(outer, i) for view in views], body)
@@ -63,7 +63,8 @@ class Emitter:
         """Whether an engine of the target has 32-bit integer arithmetic; elsewhere it goes through f32."""
         return "pool" in self.target.compute_engines
 
-    # -- values -----------------------------------------------------------------------------------------------------------
+    # -- values
+    # -----------------------------------------------------------------------------------------------------------
 
     def temp(self, like: View, dtype: str = "f32") -> View:
         """A dense temporary of the shape of `like`."""
@@ -109,7 +110,8 @@ class Emitter:
         """The [P, 1] f32 form of a column, as engines take scalars per partition."""
         return self.converted(view.column, "f32")
 
-    # -- ops --------------------------------------------------------------------------------------------------------------
+    # -- ops
+    # --------------------------------------------------------------------------------------------------------------
 
     def scalar(
         self,

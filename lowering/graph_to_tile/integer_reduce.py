@@ -1,8 +1,8 @@
 """Reductions of integers, exact modulo 2^32.
 
-The vector engine reduces in f32, exact up to 2^24. Sums are therefore taken of 11-bit limbs, maxima of 16-bit halves (the low
-ones only where the high ones are the largest), and products element by element. What is then left is one number per row,
-which `Integers` finishes exactly.
+The vector engine reduces in f32, exact up to 2^24. Sums are therefore taken of 11-bit limbs, maxima of 16-bit halves
+(the low ones only where the high ones are the largest), and products element by element. What is then left is one
+number per row, which `Integers` finishes exactly.
 """
 
 from lowering.graph_to_tile.emitter import Emitter

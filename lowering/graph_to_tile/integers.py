@@ -1,9 +1,10 @@
 """Exact arithmetic on 32-bit integers: recipes that give the bits that two's complement gives.
 
-Only the pool engine adds and multiplies 32-bit integers exactly; the others go through f32, exact up to 2^24. On a target
-with that engine the plain ops serve. On one without, numbers are cut into 16- or 11-bit limbs whose sums and products f32
-holds exactly; bitwise ops and shifts are exact everywhere. Comparisons and what is built on them always take the limbs: the
-vector engine may execute them. Narrower integers are widened to i32 before and wrapped to their width afterwards.
+Only the pool engine adds and multiplies 32-bit integers exactly; the others go through f32, exact up to 2^24. On a
+target with that engine the plain ops serve. On one without, numbers are cut into 16- or 11-bit limbs whose sums and
+products f32 holds exactly; bitwise ops and shifts are exact everywhere. Comparisons and what is built on them always
+take the limbs: the vector engine may execute them. Narrower integers are widened to i32 before and wrapped to their
+width afterwards.
 """
 
 import numpy as np
@@ -37,7 +38,8 @@ class Integers:
     def __init__(self, e: Emitter):
         self.e = e
 
-    # -- parts ------------------------------------------------------------------------------------------------------------
+    # -- parts
+    # ------------------------------------------------------------------------------------------------------------
 
     def bits(self, dst: View, src: View, op0: str, scalar0: int, op1: str = "bypass", scalar1: int = 0) -> None:
         """dst = bitwise ops with immediates, which f32 must hold exactly."""
@@ -84,7 +86,8 @@ class Integers:
         self.bits(low, low, "bitwise_and", _HALF)
         self.e.tensors(dst, high, low, "bitwise_or")
 
-    # -- arithmetic -------------------------------------------------------------------------------------------------------
+    # -- arithmetic
+    # -------------------------------------------------------------------------------------------------------
 
     def add(self, dst: View, a: Operand, b: Operand) -> None:
         """dst = a + b."""
@@ -154,7 +157,8 @@ class Integers:
         self.bits(result, x, "right_shift", 31)
         return result
 
-    # -- order ------------------------------------------------------------------------------------------------------------
+    # -- order
+    # ------------------------------------------------------------------------------------------------------------
 
     def order(self, a: Operand, b: Operand, like: View) -> View:
         """An f32 view with the sign of a - b, which need not fit 32 bits.
@@ -194,7 +198,8 @@ class Integers:
         self.e.select(result, self.tile(a, dst), chosen)
         self.e.assign(dst, result)
 
-    # -- division and powers ----------------------------------------------------------------------------------------------
+    # -- division and powers
+    # ----------------------------------------------------------------------------------------------
 
     def _nearest_division(self, a: Operand, b: Operand, like: View) -> tuple[View, View, View]:
         """(quotient rounded to some neighbour, remainder with |remainder| < |b|, b as a tile).
@@ -289,7 +294,8 @@ class Integers:
         e.alu(fraction, unit, self.negative(exponent), "logical_and")
         e.select(base, 0.0, fraction)
 
-    # -- operators --------------------------------------------------------------------------------------------------------
+    # -- operators
+    # --------------------------------------------------------------------------------------------------------
 
     def narrow(self, dst: View, src: View) -> None:
         """dst = src wrapped to dst's width."""

@@ -1,9 +1,9 @@
 """Iteration spaces: how a kernel walks the elements of its tensors, and where on the way it loads them.
 
-A kernel without data movement of its own (elementwise, reduction, normalisation) works on pieces of one index space. This
-module holds the arithmetic of such spaces, on plain tuples (`collapse`, `choose_lanes`, `chunk_sizes`), the view of a
-tensor from a space (`Access`), and `traverse`, which emits the loops over pieces and loads every tensor at the outermost
-loop level at which the piece of it is known, so that what does not change in a loop is loaded before it.
+A kernel without data movement of its own (elementwise, reduction, normalisation) works on pieces of one index space.
+This module holds the arithmetic of such spaces, on plain tuples (`collapse`, `choose_lanes`, `chunk_sizes`), the view
+of a tensor from a space (`Access`), and `traverse`, which emits the loops over pieces and loads every tensor at the
+outermost loop level at which the piece of it is known, so that what does not change in a loop is loaded before it.
 """
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
@@ -24,7 +24,7 @@ Piece = dict[int, tuple[Affine, int]]
 """Dimension of the space -> (start, size); dimensions that are not named are taken whole."""
 
 MIN_CHUNK_ELEMENTS = 512
-"""A row is not cut shorter than this to overlap transfer and computation: 2 KiB of f32 keep a DMA near its best rate."""
+"""No row is cut shorter than this to overlap transfer and computation: rows of 2 KiB keep a DMA near its best rate."""
 
 OVERLAPPED_CHUNKS = 4
 """Pieces that a long row is cut into, so that loading, computing and storing overlap."""
@@ -50,9 +50,7 @@ def collapse(shape: Sequence[int], strides: Sequence[Strides]) -> tuple[Shape, l
     return tuple(size for size, _ in dims), [tuple(walk[t] for _, walk in dims) for t in range(len(strides))]
 
 
-def split(
-    shape: Sequence[int], strides: Sequence[Strides], dim: int, parts: int
-) -> tuple[Shape, list[Strides]]:
+def split(shape: Sequence[int], strides: Sequence[Strides], dim: int, parts: int) -> tuple[Shape, list[Strides]]:
     """Dimension `dim` as two: `parts` positions of consecutive runs. `parts` divides its size."""
     run = shape[dim] // parts
     new = [(*walk[:dim], walk[dim] * run, walk[dim], *walk[dim + 1 :]) for walk in strides]
@@ -68,7 +66,7 @@ def largest_divisor(size: int, limit: int = LANES) -> int:
 
 @dataclass(frozen=True)
 class Lanes:
-    """Which positions lie on the partitions: dimension `dim`, in `parts` runs of consecutive positions (all: each its own)."""
+    """Which positions lie on the partitions: those of dimension `dim`, as `parts` runs of consecutive ones."""
 
     dim: int
     parts: int
@@ -89,8 +87,10 @@ def _run_elements(shape: Shape, walk: Strides, lanes: Lanes) -> int:
     return run
 
 
-def _cost_ns(shape: Shape, strides: Sequence[Strides], sizes_bytes: Sequence[int], lanes: Lanes, target: Target) -> float:
-    """Nanoseconds per element, roughly: two passes of a vector engine, and the transfers, by descriptors or by bytes."""
+def _cost_ns(
+    shape: Shape, strides: Sequence[Strides], sizes_bytes: Sequence[int], lanes: Lanes, target: Target
+) -> float:
+    """Nanoseconds per element, roughly: two passes of a vector engine, and transfers, by descriptors or by bytes."""
     used = lanes.parts / ceil(lanes.parts / LANES)
     cost = 2.0 / (used * target.clock_ghz("dve"))
     total = prod(shape)
@@ -163,7 +163,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Access:
-    """A tensor seen from a space: `dims[d]` is the tensor's dimension that dimension d walks, None where it stands still."""
+    """A tensor seen from a space: `dims[d]` is its dimension that dimension d walks, None where it stands still."""
 
     tensor: DramTensor | SbufTensor
     dims: tuple[int | None, ...]
@@ -193,7 +193,7 @@ class Access:
         return ranges
 
     def _in_space(self, view: View, space: Space) -> View:
-        """A resident view with one free dimension for every free dimension of the space, of size 1 where it stands still."""
+        """A resident view with one free dimension for every one of the space, of size 1 where it stands still."""
         assert isinstance(self.tensor, SbufTensor)
         own = [d for d in range(len(self.tensor.shape)) if d != self.tensor.partition]
         # Dimensions of size 1 that the space does not walk come out, those of the space that it lacks go in.

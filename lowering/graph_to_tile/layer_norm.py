@@ -1,8 +1,8 @@
 """Kernel of layer normalisation over trailing dimensions.
 
 Mean and variance come from the vector engine's statistics instruction, which looks at 512 elements at a time and is
-numerically safe; the parts are aggregated per row. Scale and bias are brought on chip once, repeated over the partitions.
-Rows too long for SBUF are read twice: for their statistics, and to be normalised.
+numerically safe; the parts are aggregated per row. Scale and bias are brought on chip once, repeated over the
+partitions. Rows too long for SBUF are read twice: for their statistics, and to be normalised.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from lowering.graph_to_tile.emitter import Emitter
 from lowering.graph_to_tile.iteration import Access, Piece
 from lowering.graph_to_tile.kernel import Kernel
+from lowering.graph_to_tile.pointwise import require_supported
 from lowering.graph_to_tile.row_space import RowSpace, agreed_lane, dram_rows, each_row, resident_rows
 from lowering.graph_to_tile.softmax import one_row, whole_access
 from lowering.graph_to_tile.tensors import DramTensor
@@ -26,6 +27,7 @@ STATISTICS_SIZE = 6
 
 def lower_layer_norm(k: Kernel, op: LayerNormOp) -> None:
     """Lower `graph.layer_norm`."""
+    require_supported(op)
     shape, first = shape_of(op.x), op.axis.value.data
     if 0 in shape:
         k.output(op.result)
@@ -106,7 +108,8 @@ class _LayerNorm:
 
         rows.each_long_row(b, row)
 
-    # -- statistics -------------------------------------------------------------------------------------------------------
+    # -- statistics
+    # -------------------------------------------------------------------------------------------------------
 
     def _moments(self, piece: Piece) -> View:
         """A new [lanes, kept, 2] tile for mean and variance."""
@@ -168,7 +171,8 @@ class _LayerNorm:
     def _part(self, statistics: View, place: Affine, x: View) -> None:
         self.b.emit("bn_stats", {"dst": statistics.slice(1, place, STATISTICS_SIZE), "data": x})
 
-    # -- normalising ------------------------------------------------------------------------------------------------------
+    # -- normalising
+    # ------------------------------------------------------------------------------------------------------
 
     def _inverse_deviation(self, variance: View) -> None:
         """variance = 1 / sqrt(variance + epsilon), in place."""

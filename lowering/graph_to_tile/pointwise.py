@@ -1,9 +1,9 @@
 """Pointwise graph operators on views: one operator at a time, or a group as few instructions as its chains allow.
 
-`Pointwise` is given views of one shape, [P, free...], in SBUF or PSUM (repeated views have stride 0), per-partition columns
-and numbers, and emits engine ops that leave the result in a destination view. It picks the recipe by operator, kind and
-element type; the recipes are in pointwise_unary.py, pointwise_binary.py and integers.py, the fusion of chains in
-pointwise_chain.py. Kernels use it for their sweeps, matmul and convolution for what rides on the eviction from PSUM.
+`Pointwise` is given views of one shape, [P, free...], in SBUF or PSUM (repeated views have stride 0), per-partition
+columns and numbers, and emits engine ops that leave the result in a destination view. It picks the recipe by operator,
+kind and element type; the recipes are in pointwise_unary.py, pointwise_binary.py and integers.py, the fusion of chains
+in pointwise_chain.py. Kernels use it for their sweeps, matmul and convolution for what rides on the eviction from PSUM.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,6 @@ from neuron_dialects.graph import (
     CompareKind,
     CompareOp,
     SelectOp,
-    UnaryKind,
     UnaryOp,
     spec_of,
 )
@@ -54,8 +53,21 @@ COMPARISONS: dict[CompareKind, str] = {
 
 
 def is_supported(dtype: DType) -> bool:
-    """Whether a core computes pointwise operators on this element type."""
+    """Whether a core computes with this element type."""
     return dtype.name in (*FLOAT_DTYPES, *INTEGER_DTYPES, "i1")
+
+
+def require_supported(op: Operation) -> None:
+    """NeuronError NX-OP-002 where an operand or result has an element type that a core does not compute with."""
+    for value in (*op.operands, *op.results):
+        dtype, _ = spec_of(value)
+        if not is_supported(dtype):
+            raise NeuronError(
+                "NX-OP-002",
+                f"{op.name} on {dtype}; a core computes with {', '.join((*FLOAT_DTYPES, *INTEGER_DTYPES))} and i1",
+                node=location_name(op.location),
+                help="run it on the host",
+            )
 
 
 class Pointwise:
@@ -66,7 +78,8 @@ class Pointwise:
         self.e = Emitter(b, target)
         self.integers = Integers(self.e)
 
-    # -- one operator -----------------------------------------------------------------------------------------------------
+    # -- one operator
+    # -----------------------------------------------------------------------------------------------------
 
     def emit(self, op: Operation, operands: Sequence[Operand], dst: View) -> None:
         """dst = op(operands): one of `POINTWISE_OPS`, with one view or number for each of its operands.
@@ -74,7 +87,7 @@ class Pointwise:
         All views have dst's shape; any number of free dimensions. Raises NeuronError NX-OP-002 for an element type that
         the engines do not compute with.
         """
-        self._require_supported(op)
+        require_supported(op)
         places = [i for i, operand in enumerate(operands) if isinstance(operand, View)]
         views = [operand for operand in operands if isinstance(operand, View)]
 
@@ -85,17 +98,6 @@ class Pointwise:
             self._dispatch(op, given, parts[-1])
 
         within_rank(self.b, [*views, dst], piece)
-
-    def _require_supported(self, op: Operation) -> None:
-        for value in (*op.operands, *op.results):
-            dtype, _ = spec_of(value)
-            if not is_supported(dtype):
-                raise NeuronError(
-                    "NX-OP-002",
-                    f"{op.name} on {dtype}; a core computes with {', '.join((*FLOAT_DTYPES, *INTEGER_DTYPES))} and i1",
-                    node=location_name(op.location),
-                    help="run it on the host",
-                )
 
     def _dispatch(self, op: Operation, operands: Sequence[Operand], dst: View) -> None:
         dtype = spec_of(op.operands[0])[0]
@@ -202,7 +204,8 @@ class Pointwise:
     def _widened(self, operand: Operand) -> Operand:
         return self.e.converted(operand, "i32") if isinstance(operand, View) else operand
 
-    # -- groups -----------------------------------------------------------------------------------------------------------
+    # -- groups
+    # -----------------------------------------------------------------------------------------------------------
 
     def emit_group(
         self, ops: Sequence[Operation], values: Mapping[SSAValue, Operand], results: Mapping[SSAValue, View]
@@ -210,11 +213,11 @@ class Pointwise:
         """Emit pointwise operators in program order, fusing chains.
 
         `values` has a view or number for every operand that no op of the group produces; `results` the destination of
-        every value that is wanted. All views have one shape. Other results become temporaries of their own element type.
-        Instructions carry the locations of the ops that they do.
+        every value that is wanted. All views have one shape. Other results become temporaries of their own element
+        type. Instructions carry the locations of the ops that they do.
         """
         for op in ops:
-            self._require_supported(op)
+            require_supported(op)
         keys = [value for value, operand in values.items() if isinstance(operand, View)]
         views = [operand for operand in values.values() if isinstance(operand, View)]
         wanted = list(results)
@@ -231,7 +234,9 @@ class Pointwise:
 
         within_rank(self.b, [*views, *results.values()], piece)
 
-    def _emit_part(self, chain: Sequence[Operation], known: dict[SSAValue, Operand], targets: Mapping[SSAValue, View]) -> None:
+    def _emit_part(
+        self, chain: Sequence[Operation], known: dict[SSAValue, Operand], targets: Mapping[SSAValue, View]
+    ) -> None:
         """One chain: its operands are known, its last result becomes known."""
         self.b.location = fused_location([op.location for op in chain])
         last = chain[-1].results[0]
@@ -269,4 +274,4 @@ def bound_of(bound: float, dtype: DType) -> float:
 def fused_location(locations: Sequence[LocationAttr]) -> LocationAttr:
     """One location for what was made from several ops."""
     distinct = list(dict.fromkeys(locations))
-    return distinct[0] if len(distinct) == 1 else FusedLoc(distinct, NoneAttr())
+    return distinct[0] if len(distinct) == 1 else FusedLoc(tuple(distinct), NoneAttr())

@@ -1,8 +1,9 @@
-"""Recipes for binary operators on floating point and boolean operands: which engine ops compute which `graph.binary` kind.
+"""Recipes for binary operators on floating point and boolean operands: which engine ops compute which `graph.binary`
+kind.
 
-Operands are tiles, per-partition columns or numbers. The engines have no division, no remainder and (but for one slow engine)
-no power: division multiplies with the reciprocal, remainders subtract an exactly multiplied whole quotient, powers go through
-multiplication and roots where the exponent allows, else through exp and log.
+Operands are tiles, per-partition columns or numbers. The engines have no division, no remainder and (but for one slow
+engine) no power: division multiplies with the reciprocal, remainders subtract an exactly multiplied whole quotient,
+powers go through multiplication and roots where the exponent allows, else through exp and log.
 """
 
 from collections.abc import Callable
@@ -202,7 +203,10 @@ def _number_power(e: Emitter, dst: View, x: View, exponent: float) -> None:
 
 
 def _general_power(e: Emitter, dst: View, x: View, y: View) -> None:
-    """|x| ** y by exp(y * log|x|), with the sign of x where y is odd, NaN where x < 0 and y is no integer, 1 where y is 0."""
+    """|x| ** y by exp(y * log|x|), with the sign of x where y is odd.
+
+    1 where y is 0 or x is 1; NaN where x < 0 and y is no integer.
+    """
     power = e.temp(dst)
     e.function(power, x, "abs")
     e.function(power, power, "log")

@@ -1,15 +1,17 @@
 """Fusion of pointwise chains into few instructions, driven by a table of patterns.
 
 A chain is a run of operators in which each uses only the one before it. Its operators become steps on one running value
-(`steps_of`): an ALU operator with another operand, or a function of the scalar engine. `PATTERNS` says which runs of steps
-one instruction can do; `emit_chain` takes the longest at each point. For example, with a column c and numbers s and t:
+(`steps_of`): an ALU operator with another operand, or a function of the scalar engine. `PATTERNS` says which runs of
+steps one instruction can do; `emit_chain` takes the longest at each point. For example, with a column c and numbers s
+and t:
 
     x + c, relu                     tensor_scalar (x add c) maximum 0
     x * s, + t                      tensor_scalar (x multiply s) add t
     x * s, + c, gelu                activation gelu(x * s + c)
     x * s, + tile                   scalar_tensor_tensor (x multiply s) add tile
 
-Inner results of a chain are not rounded to a narrow type; a cast is a step only at the end of a chain, where it does round.
+Inner results of a chain are not rounded to a narrow type; a cast is a step only at the end of a chain, where it does
+round.
 """
 
 from collections import Counter
@@ -22,7 +24,7 @@ from lowering.graph_to_tile.emitter import Emitter, Operand
 from lowering.graph_to_tile.pointwise_binary import ALU, inverse
 from lowering.graph_to_tile.pointwise_unary import FUNCTIONS, alu_steps
 from lowering.graph_to_tile.view import View
-from neuron_dialects.graph import BinaryKind, BinaryOp, CastOp, ClipOp, UnaryKind, UnaryOp, spec_of
+from neuron_dialects.graph import BinaryKind, BinaryOp, CastOp, ClipOp, UnaryOp, spec_of
 
 
 @dataclass(frozen=True)

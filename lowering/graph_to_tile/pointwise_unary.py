@@ -1,8 +1,8 @@
 """Recipes for unary operators on floating point tiles: which engine ops compute which `graph.unary` kind.
 
-Each recipe is given an `Emitter`, a source view and a destination view of one shape, and the operator's parameters. What the
-scalar engine has as a function, or one ALU op can do, stands in a table (`FUNCTIONS`, `alu_steps`); the fusion patterns of
-pointwise_chain.py read the same tables. Everything else is a short sequence in `RECIPES`.
+Each recipe is given an `Emitter`, a source view and a destination view of one shape, and the operator's parameters.
+What the scalar engine has as a function, or one ALU op can do, stands in a table (`FUNCTIONS`, `alu_steps`); the fusion
+patterns of pointwise_chain.py read the same tables. Everything else is a short sequence in `RECIPES`.
 """
 
 from collections.abc import Callable
@@ -38,8 +38,8 @@ FUNCTIONS: dict[UnaryKind, str] = {
 EXACT_INTEGER = 2.0**23
 """From this magnitude on every f32 is an integer, and below it the cast to i32 is exact."""
 
-# 2 pi in three parts. The first two have few bits, so that their products with up to 2^13 turns are exact in f32 and the
-# reduced argument keeps its precision (Cody and Waite).
+# 2 pi in three parts. The first two have few bits, so that their products with up to 2^13 turns are exact in f32 and
+# the reduced argument keeps its precision (Cody and Waite).
 _TURN_HIGH = 6.28125
 _TURN_MIDDLE = 0.0019350051879882812
 _TURN_LOW = 2 * pi - _TURN_HIGH - _TURN_MIDDLE

@@ -1,10 +1,11 @@
 """Kernel of max and average pooling over one to three spatial dimensions.
 
-Channels (and, in DRAM, images times channels) lie on the partitions. Output positions are cut into tiles; each reads a block
-of input positions, which is loaded into a tile with room for its padding. Windows are views of that tile with the kernel's
-positions as innermost dimensions, so that a pool is a row reduction per spatial dimension (a window is a product of ranges),
-or one for both dimensions of a plane where that reads less. A mean multiplies with the reciprocal of the number of elements
-that count; near the borders that number changes, and each stretch of equal numbers is scaled on its own.
+Channels (and, in DRAM, images times channels) lie on the partitions. Output positions are cut into tiles; each reads a
+block of input positions, which is loaded into a tile with room for its padding. Windows are views of that tile with the
+kernel's positions as innermost dimensions, so that a pool is a row reduction per spatial dimension (a window is a
+product of ranges), or one for both dimensions of a plane where that reads less. A mean multiplies with the reciprocal
+of the number of elements that count; near the borders that number changes, and each stretch of equal numbers is scaled
+on its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ import numpy as np
 from lowering.graph_to_tile.emitter import Emitter
 from lowering.graph_to_tile.iteration import balanced, collapse, overlapping_limit
 from lowering.graph_to_tile.kernel import Kernel
+from lowering.graph_to_tile.pointwise import require_supported
 from lowering.graph_to_tile.row_space import agreed_lane, reduce_rows
 from lowering.graph_to_tile.tensors import LANES, DramTensor, Ranges, SbufTensor, Tensor, transfer
 from lowering.graph_to_tile.view import View
@@ -106,6 +108,7 @@ def output_tile(dimensions: Sequence[Dimension], limit: int) -> tuple[int, ...]:
 
 def lower_pool(k: Kernel, op: PoolOp) -> None:
     """Lower `graph.pool`."""
+    require_supported(op)
     shape = shape_of(op.x)
     if 0 in shape:
         k.output(op.result)
@@ -167,7 +170,8 @@ class _Pool:
         self.x = x
         self.out = out
 
-    # -- loops ------------------------------------------------------------------------------------------------------------
+    # -- loops
+    # ------------------------------------------------------------------------------------------------------------
 
     def emit(self) -> None:
         """All loops: channels in tiles of 128, images, then tiles of output positions."""
@@ -205,7 +209,8 @@ class _Pool:
             self._scaled(dst, self._reduced(block, cut, "add", None), cut)
         commit()
 
-    # -- input ------------------------------------------------------------------------------------------------------------
+    # -- input
+    # ------------------------------------------------------------------------------------------------------------
 
     def _block(self, cut: Sequence[Segment], reads: Ranges) -> View:
         """The input block of a tile, [lanes, extents], with its padding."""
@@ -238,7 +243,8 @@ class _Pool:
         dtype = dtype_by_name(self.x.dtype)
         return -inf if dtype.is_float else float(np.iinfo(dtype.numpy).min)
 
-    # -- reduction --------------------------------------------------------------------------------------------------------
+    # -- reduction
+    # --------------------------------------------------------------------------------------------------------
 
     def _windows(self, block: View, d: int, outputs: int) -> View:
         """Spatial dimension d as output positions, and the window's positions as a new innermost dimension."""
@@ -287,7 +293,7 @@ class _Pool:
         reduce_rows(self.b, dst, windows, op)
 
     def _joint_is_cheaper(self, cut: Sequence[Segment]) -> bool:
-        """Whether one reduction over a plane's windows reads no more than one per dimension (four dimensions at most)."""
+        """Whether one reduction over the windows of a plane reads no more than one per dimension."""
         if len(cut) != 2:
             return False
         (rows, columns), (kernel_rows, kernel_columns) = cut, [d.kernel for d in self.dimensions]

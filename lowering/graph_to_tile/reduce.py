@@ -1,10 +1,10 @@
 """Kernel of reductions over any axes.
 
 Reduced dimensions run in the rows, kept ones on the partitions and in loops. A kind is a function of every element, a
-combining operator and a function of the result (`KINDS`). Rows longer than SBUF are combined chunk by chunk in a running
-accumulator. Where hardly anything is kept, most partitions would idle: then a reduced dimension is cut into runs that are
-reduced side by side, and a second reduction, over a short scratch tensor, combines them. Integers are exact (see
-integer_reduce.py).
+combining operator and a function of the result (`KINDS`). Rows longer than SBUF are combined chunk by chunk in a
+running accumulator. Where hardly anything is kept, most partitions would idle: then a reduced dimension is cut into
+runs that are reduced side by side, and a second reduction, over a short scratch tensor, combines them. Integers are
+exact (see integer_reduce.py).
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from lowering.graph_to_tile.integer_reduce import IntegerReduction
 from lowering.graph_to_tile.integers import INTEGER_DTYPES, NARROW_DTYPES
 from lowering.graph_to_tile.iteration import Access, Piece, Strides, largest_divisor
 from lowering.graph_to_tile.kernel import Kernel
+from lowering.graph_to_tile.pointwise import require_supported
 from lowering.graph_to_tile.row_space import (
     RowSpace,
     agreed_lane,
@@ -76,11 +77,13 @@ STAGES: dict[ReduceKind, tuple[ReduceKind, ReduceKind]] = {
     ReduceKind.LOG_SUM: (ReduceKind.SUM, ReduceKind.LOG_SUM),
     ReduceKind.LOG_SUM_EXP: (ReduceKind.LOG_SUM_EXP, ReduceKind.LOG_SUM_EXP),
 }
-"""A float reduction in two stages: of equal runs, then of what they gave. Means of equal runs average, norms of norms nest."""
+"""A float reduction in two stages: of equal runs, then of their results. A mean of means is the mean, a norm of norms
+the norm."""
 
 
 def lower_reduce(k: Kernel, op: ReduceOp) -> None:
     """Lower `graph.reduce`."""
+    require_supported(op)
     kind, shape, axes = op.kind.data, shape_of(op.x) or (1,), ints(op.axes)
     if prod(shape_of(op.result)) == 0:
         k.output(op.result)
@@ -96,7 +99,10 @@ def lower_reduce(k: Kernel, op: ReduceOp) -> None:
         x = k.dram(op.x).broadcast(shape)
         reduce_dram(k, kind, x, axes, out, result_strides(out, out_dims))
         return
-    accesses = [_resident_access(k.tensor(op.x), shape, tuple(range(len(shape)))), _resident_access(out, shape, out_dims)]
+    accesses = [
+        _resident_access(k.tensor(op.x), shape, tuple(range(len(shape)))),
+        _resident_access(out, shape, out_dims),
+    ]
     reduce_space(k, kind, resident_rows(shape, axes, lane, accesses))
 
 
@@ -123,7 +129,9 @@ def _resident_access(tensor: DramTensor | SbufTensor, shape: Sequence[int], dims
 def _fill_empty(k: Kernel, op: ReduceOp) -> None:
     """The reduction of no elements: the combining operator's identity, taken through the kind's last function."""
     kind = op.kind.data
-    value = {ReduceKind.PROD: 1.0, ReduceKind.LOG_SUM: -float("inf"), ReduceKind.LOG_SUM_EXP: -float("inf")}.get(kind, 0.0)
+    value = {ReduceKind.PROD: 1.0, ReduceKind.LOG_SUM: -float("inf"), ReduceKind.LOG_SUM_EXP: -float("inf")}.get(
+        kind, 0.0
+    )
     k.residents.pop(op.result, None)
     out = k.output(op.result)
     assert isinstance(out, DramTensor)
@@ -148,7 +156,9 @@ def reduce_dram(
     is_float = dtype_by_name(x.dtype).is_float
     axis = max(axes, key=lambda d: largest_divisor(x.shape[d]), default=0)
     parts = largest_divisor(x.shape[axis]) if axes else 1
-    spread = is_float and kept <= IDLE_LANES and parts > kept and (count >= SPREAD_ELEMENTS or count > k.row_budget_elements)
+    spread = (
+        is_float and kept <= IDLE_LANES and parts > kept and (count >= SPREAD_ELEMENTS or count > k.row_budget_elements)
+    )
     if not spread:
         reduce_space(k, kind, dram_rows(k, x.shape, axes, [(x, x.strides), (out, out_strides)]))
         return
@@ -225,7 +235,7 @@ class _FloatReduction:
                 self.e.function(dst, total, function)
 
     def _log_sum_exp(self, dst: View, piece: Piece, x: View) -> None:
-        """log(sum(exp(x - max))) + max, the maximum clamped to finite numbers: an infinite one must not give inf - inf."""
+        """log(sum(exp(x - max))) + max, the maximum clamped to finite numbers, lest inf - inf appear."""
         negated, sums = self.rows.stats(self.b, piece), self.rows.stats(self.b, piece)
         reduce_rows(self.b, negated, x, "maximum", negate=True)
         self.e.scalar(negated, negated, "minimum", -LOWEST, "maximum", LOWEST)
@@ -257,4 +267,3 @@ class _FloatReduction:
 
         self.rows.each_chunk(self.b, piece, self.limit, chunk)
         return total
-

@@ -1,9 +1,11 @@
-"""Spaces of rows: which dimensions a reduction or normalisation keeps, which it goes over, and how its rows lie on chip.
+"""Spaces of rows: which dimensions a reduction or normalisation keeps, which it goes over, and how its rows lie on
+chip.
 
 A kernel that reduces dimensions of a tensor wants kept dimensions on the partitions and in loops, and the reduced ones
-innermost in its views. `dram_rows` and `resident_rows` make such a space, for tensors in DRAM (whose dimensions may merge
-and split) and for resident ones (which fix the partition); `RowSpace` arranges views of pieces as [lanes, kept dimensions,
-reduced dimensions] and walks over pieces, whole rows at a time or, where a row is too long for SBUF, in chunks of one row.
+innermost in its views. `dram_rows` and `resident_rows` make such a space, for tensors in DRAM (whose dimensions may
+merge and split) and for resident ones (which fix the partition); `RowSpace` arranges views of pieces as [lanes, kept
+dimensions, reduced dimensions] and walks over pieces, whole rows at a time or, where a row is too long for SBUF, in
+chunks of one row.
 """
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
@@ -129,7 +131,9 @@ class RowSpace:
         return view if kept else view.at(1, 0)
 
 
-def agreed_lane(k: Kernel, x: SSAValue, out: SSAValue, axes: Collection[int], out_dims: Sequence[int | None]) -> int | None:
+def agreed_lane(
+    k: Kernel, x: SSAValue, out: SSAValue, axes: Collection[int], out_dims: Sequence[int | None]
+) -> int | None:
     """The dimension of x on the partitions where x or the result is resident, None where neither is.
 
     `out_dims[d]` is the result's dimension for x's dimension d. A resident tensor that cannot take part leaves SBUF.
@@ -157,7 +161,10 @@ def resident_rows(shape: Sequence[int], axes: Collection[int], lane: int, access
 def dram_rows(
     k: Kernel, shape: Sequence[int], axes: Collection[int], tensors: Sequence[tuple[DramTensor, Strides]]
 ) -> RowSpace:
-    """The rows of tensors in DRAM, each given with its strides over `shape` (0: stands still); dimensions merge and split."""
+    """The rows of tensors in DRAM, each given with its strides over `shape`, 0 where it stands still.
+
+    Dimensions merge where all tensors allow it, and the one on the partitions is split where that is cheaper.
+    """
     kept = [1 if d in axes else size for d, size in enumerate(shape)]
     # A tensor that no one loads keeps kept and reduced dimensions apart: it stands still on the reduced ones alone.
     marker = tuple(0 if d in axes else stride for d, stride in enumerate(row_major(kept)))

@@ -1,13 +1,15 @@
 """Kernel of softmax and log-softmax along one axis.
 
-Rows that fit SBUF are loaded whole, several per partition. The maximum is subtracted inside the exponential, whose row sum
-comes with it; short rows take whole-tile ops instead, because an instruction per row would cost more. Longer rows take two
-passes over chunks: the first keeps a running maximum and a running sum scaled to it, the second computes the result.
+Rows that fit SBUF are loaded whole, several per partition. The maximum is subtracted inside the exponential, whose row
+sum comes with it; short rows take whole-tile ops instead, because an instruction per row would cost more. Longer rows
+take two passes over chunks: the first keeps a running maximum and a running sum scaled to it, the second computes the
+result.
 """
 
 from lowering.graph_to_tile.emitter import Emitter
 from lowering.graph_to_tile.iteration import Access, Piece
 from lowering.graph_to_tile.kernel import Kernel
+from lowering.graph_to_tile.pointwise import require_supported
 from lowering.graph_to_tile.row_space import (
     RowSpace,
     agreed_lane,
@@ -30,6 +32,7 @@ ROW_INSTRUCTION_ELEMENTS = 64
 
 def lower_softmax(k: Kernel, op: SoftmaxOp) -> None:
     """Lower `graph.softmax`."""
+    require_supported(op)
     axis, log = op.axis.value.data, bool(op.log)
     rows = same_shape_rows(k, op, axis)
     if rows is None:

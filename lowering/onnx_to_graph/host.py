@@ -98,7 +98,8 @@ def infer_types(node: NodeProto, inputs: Mapping[str, Value], types: HostTypes, 
     graph = onnx.helper.make_graph([node], "node", graph_inputs, outputs, shown)
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in types.opsets.items()]
     model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=types.ir_version)
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=strict, data_prop=strict)
+    # No data propagation: known values are shown as initializers, and onnx would hold elements of every integer tensor.
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=strict)
     return {value.name: value.type for value in inferred.graph.output}
 
 

@@ -1,1 +1,1 @@
-"""Passes on the nisa dialect: allocate memory, insert semaphores, split into engine queues, allocate registers, verify."""
+"""Passes on the nisa dialect: memory, semaphores, engine queues, scalar registers, and a check against the target."""

@@ -1,8 +1,9 @@
 """The tightest affine function above given numbers, as a pure algorithm.
 
-A wait can only be affine in the loop variables, while the number of the last instruction that a consumer depends on can be any
-function of them. `affine_upper_bound` finds an affine function that is nowhere below the needs and nowhere above a ceiling
-(what precedes the consumer in program order), with the least total excess among the slopes that the needs suggest.
+A wait can only be affine in the loop variables, while the number of the last instruction that a consumer depends on
+can be any function of them. `affine_upper_bound` finds an affine function that is nowhere below the needs and nowhere
+above a ceiling (what precedes the consumer in program order), with the least total excess among the slopes that the
+needs suggest.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ def affine_upper_bound(
     Args:
         needs: what the bound must reach, one dimension for each loop; int64.
         defined: where `needs` counts; elsewhere the bound is free.
-        ceiling, ceiling_slopes: the affine function that it must not exceed anywhere. Its slopes are not negative and it
-            is at least the largest need where all variables are 0, so that a constant bound always exists.
+        ceiling: the bound must not exceed `ceiling` plus `ceiling_slopes` times the variables. It is at least the
+            largest need where all variables are 0, and its slopes are not negative, so a constant bound exists.
+        ceiling_slopes: see `ceiling`.
     """
     indices = np.indices(needs.shape, dtype=np.int64)
     best = (int(needs[defined].max()), (0,) * needs.ndim)
@@ -36,10 +38,10 @@ def affine_upper_bound(
     for slopes in itertools.product(*_slope_candidates(needs, defined)):
         linear = sum((slope * index for slope, index in zip(slopes, indices, strict=True)), np.zeros_like(needs))
         constant = int((needs - linear)[defined].max())
-        room = ceiling - constant + sum(
-            min(0, (limit - slope) * (size - 1))
-            for limit, slope, size in zip(ceiling_slopes, slopes, needs.shape, strict=True)
-        )
+        # The room below the ceiling is affine too: it is smallest in a corner.
+        room = ceiling - constant
+        for limit, slope, size in zip(ceiling_slopes, slopes, needs.shape, strict=True):
+            room += min(0, (limit - slope) * (size - 1))
         if room < 0:
             continue
         excess = int((linear + constant - needs)[defined].sum())
@@ -56,9 +58,8 @@ def _slope_candidates(needs: Numbers, defined: npt.NDArray[np.bool_]) -> list[li
     for axis, size in enumerate(needs.shape):
         found: list[int] = []
         if size > 1:
-            first, second = _halves(needs, axis)
-            both = np.logical_and(*_halves(defined, axis))
-            steps, counts = np.unique((second - first)[both], return_counts=True)
+            along, known = np.moveaxis(needs, axis, 0), np.moveaxis(defined, axis, 0)
+            steps, counts = np.unique(np.diff(along, axis=0)[known[1:] & known[:-1]], return_counts=True)
             if steps.size:
                 found.append(int(steps[counts.argmax()]))
                 if needs.ndim <= MANY_DIMENSIONS:
@@ -66,9 +67,3 @@ def _slope_candidates(needs: Numbers, defined: npt.NDArray[np.bool_]) -> list[li
                     found += [int(steps[0]), int(steps[-1]), int(np.floor(mean)), int(np.ceil(mean))]
         candidates.append(list(dict.fromkeys([*found, 0])))
     return candidates
-
-
-def _halves(values: npt.NDArray[np.generic], axis: int) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]:
-    """All but the last, and all but the first, along one axis."""
-    moved = np.moveaxis(values, axis, 0)
-    return moved[:-1], moved[1:]

@@ -1,8 +1,9 @@
 """`nisa-allocate`: an address for every on-chip buffer, or a clear report of what does not fit.
 
-Given functions in program order (nisa form 1), leaves them allocated (form 2). Live ranges come from `live_ranges`, decisions
-from the pure algorithms of `memory_plan` and `allocation`; this module applies them: it takes copies from rotating buffers,
-has idle buffers spilled, moves the allocs to the top of their function and lets accesses of rotating buffers add the slot.
+Given functions in program order (nisa form 1), leaves them allocated (form 2). Live ranges come from `live_ranges`,
+decisions from the pure algorithms of `memory_plan` and `allocation`; this module applies them: it takes copies from
+rotating buffers, has idle buffers spilled, moves the allocs to the top of their function and lets accesses of rotating
+buffers add the slot.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ LARGEST_NAMED = 5
 class MemoryReport:
     """How a function uses on-chip memory. Bytes per partition, by memory space ("sbuf", "psum").
 
-    `peak_bytes`: what the tightest placement found needs; `live_bytes`: the most that is live at once, a lower bound of it.
-    `reduced`: buffers that lost copies, in words.
+    `peak_bytes`: what the tightest placement found needs; `live_bytes`: the most that is live at once, a lower bound
+    of it. `reduced`: buffers that lost copies, in words.
     """
 
     function: str
@@ -67,9 +68,9 @@ class NisaAllocatePass(ModulePass):
           nisa.dma_copy on sp ring load0 dst %x[0:128][512*%slot : 512] src %in[512*%i : 128 step 4096, 512]
         }
 
-    When buffers do not fit, rotating buffers lose copies, then idle buffers are spilled to DRAM (`spill=false` forbids it);
-    both are written on the function (`neuron.reduced_copies`, `neuron.spills`) beside `neuron.peak_sbuf_bytes`. What still
-    does not fit is NX-MEM-001. `alignment`: of addresses, in bytes, a power of two of at least 8.
+    When buffers do not fit, rotating buffers lose copies, then idle buffers are spilled to DRAM (`spill=false` forbids
+    it); both are written on the function (`neuron.reduced_copies`, `neuron.spills`) beside `neuron.peak_sbuf_bytes`.
+    What still does not fit is NX-MEM-001. `alignment`: of addresses, in bytes, a power of two of at least 8.
     """
 
     name = "nisa-allocate"
@@ -99,7 +100,7 @@ def report_attributes(report: MemoryReport) -> dict[str, Attribute]:
 
 
 def allocate_function(function: FuncOp, target: Target, spill: bool = True, alignment: int = 64) -> MemoryReport:
-    """Allocate one function; NeuronError NX-MEM-001 when its buffers do not fit, NX-PASS-002 when that was done before."""
+    """Allocate one function; NX-MEM-001 when its buffers do not fit, NX-PASS-002 when it is allocated already."""
     return _Allocator(function, target, spill, alignment).run()
 
 

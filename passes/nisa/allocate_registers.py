@@ -1,8 +1,9 @@
 """`nisa-allocate-registers`: loops and loop-dependent numbers become scalar registers, labels and branches.
 
-Given engine queues (nisa form 4), leaves flat queues (form 5) in which every number of an instruction is a constant plus at most
-one register. What is held in registers is decided by `register_values`, the code is written by `queue_code`; this module puts
-both back into the IR. Instructions stay the same operations, so they keep their locations.
+Given engine queues (nisa form 4), leaves flat queues (form 5) in which every number of an instruction is a constant
+plus at most one register. What is held in registers is decided by `register_values`, the code is written by
+`queue_code`; this module puts both back into the IR. Instructions stay the same operations, so they keep their
+locations.
 """
 
 from __future__ import annotations
@@ -52,8 +53,9 @@ class NisaAllocateRegistersPass(ModulePass):
           nisa.control branch_less r0, 8, L0
         }
 
-    Every distinct linear part has a register that advances by constants. Where more are live than the target has registers,
-    the least useful ones are computed from loop counters just before they are needed; NX-REG-001 if even that does not do.
+    Every distinct linear part has a register that advances by constants. Where more are live than the target has
+    registers, the least useful ones are computed from loop counters just before they are needed; NX-REG-001 if even
+    that does not do.
     """
 
     name = "nisa-allocate-registers"
@@ -127,5 +129,3 @@ def _set_numbers(op: NisaOp, issue: Issue) -> None:
 
 def _at(pattern: AccessPattern, offset: Affine) -> AccessPattern:
     return AccessPattern(pattern.partition, pattern.partitions, offset, pattern.dims)
-
-

@@ -1,9 +1,9 @@
 """Places things that live for a while into one linear memory (dynamic storage allocation), as a pure algorithm.
 
 Given intervals of program positions with sizes, `place` finds an offset for each, so that no two that live at the same
-position overlap. Units are the caller's: bytes of a partition, banks. The problem is NP-complete; several greedy orders are
-tried and the best is kept. Where memory allows it, addresses are then spread: a new occupant takes the place that has been
-free for longest, so that whoever fills it need not wait for whoever used it just now.
+position overlap. Units are the caller's: bytes of a partition, banks. The problem is NP-complete; several greedy
+orders are tried and the best is kept. Where memory allows it, addresses are then spread: a new occupant takes the
+place that has been free for longest, so that whoever fills it need not wait for whoever used it just now.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MANY_PAIRS = 500_000
 """From this many pairs of intervals on that live at the same time, the first order that fits is good enough."""
 
 MANY_STRETCHES = 128
-"""From this many free stretches on, those that were released long ago count as never used, so that they can be joined."""
+"""From this many free stretches on, those released long ago count as never used, so that they can be joined."""
 
 LONG_AGO = 32
 """Positions after which it no longer matters who used a place before."""
@@ -68,11 +68,11 @@ def place(intervals: Sequence[Interval], capacity: int) -> Placement:
     return tight if spread is None else Placement(spread, tight.needed)
 
 
-# -- tight: several greedy orders ---------------------------------------------------------------------------------------
+# -- tight: several greedy orders ------------------------------------------------------------------------------------
 
 
 def _orders(intervals: Sequence[Interval]) -> Iterator[list[int]]:
-    """Orders in which intervals are placed, most promising first; ties by position, so that results are reproducible."""
+    """Orders in which intervals are placed, most promising first; ties are broken by index, to be reproducible."""
     indices = range(len(intervals))
 
     def lifetime(i: int) -> int:
@@ -147,7 +147,7 @@ def _place_in_order(
     return offsets
 
 
-# -- spread: the place that has been free for longest -------------------------------------------------------------------
+# -- spread: the place that has been free for longest ----------------------------------------------------------------
 
 
 @dataclass(frozen=True, order=True)
@@ -160,7 +160,7 @@ class _Stretch:
 
 
 def place_spread(intervals: Sequence[Interval], capacity: int) -> dict[int, int] | None:
-    """Offsets by key, each interval in the stretch that has been free for longest; None when that leaves one without."""
+    """Offsets by key, each interval where memory has been free for longest; None when that leaves one without."""
     free = [_Stretch(0, capacity, -1)]
     live: list[tuple[int, int, int]] = []
     offsets: dict[int, int] = {}

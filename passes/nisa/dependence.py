@@ -1,16 +1,16 @@
 """How far a stream must have come before an instruction may start, from the two accesses that conflict.
 
-Given a producer's and a consumer's access (`memory_access`), `required_counts` leaves affine numbers over the consumer's loop
-variables: for every instance of the consumer, the last conflicting instance of the producer that precedes it in program
-order has at most one of these numbers in its stream. No number exceeds what precedes the consumer in program order, so
-that waiting for it cannot block for ever.
+Given a producer's and a consumer's access (`memory_access`), `required_counts` leaves affine numbers over the
+consumer's loop variables: for every instance of the consumer, the last conflicting instance of the producer that
+precedes it in program order has at most one of these numbers in its stream. No number exceeds what precedes the
+consumer in program order, so that waiting for it cannot block for ever.
 
 The producer's instance differs from the consumer's in one of three ways, and each gives a number:
 
 - *same iteration* of all loops that both share, the producer standing earlier in the text;
-- *an earlier iteration* of a shared loop, `distance` iterations ago, loops around it being in the same iteration. The number
-  is the producer's own, less what the loop does in `distance` iterations. In the first iterations this reaches back into
-  whatever came before the loop: more than is needed, never more than precedes the consumer;
+- *an earlier iteration* of a shared loop, `distance` iterations ago, loops around it being in the same iteration.
+  The number is the producer's own, less what the loop does in `distance` iterations. In the first iterations this
+  reaches back into whatever came before the loop: more than is needed, never more than precedes the consumer;
 - *the last user of the same copy* of a rotating buffer: `copies` executions of its slot ago.
 """
 
@@ -52,10 +52,10 @@ def required_counts(producer: Access, consumer: Access, progress: Progress) -> l
 class _Relation:
     """How the instances of producer and consumer differ.
 
-    shared: outer loops of both whose iterations are related; deeper loops run freely on both sides.
-    lag: instructions of the producer's stream between the related iterations.
-    shift: bytes (least, most) by which the related loops move the producer's box against the consumer's.
-    everywhere: an instance of the consumer that conflicts with none of the related instances may do so with earlier ones.
+    - shared: outer loops of both whose iterations are related; deeper loops run freely on both sides.
+    - lag: instructions of the producer's stream between the related iterations.
+    - shift: bytes (least, most) by which the related loops move the producer's box against the consumer's.
+    - everywhere: a consumer that conflicts with none of the related instances may do so with earlier ones.
     """
 
     shared: int
@@ -156,7 +156,7 @@ class _Pair:
         return _Relation(level, distances[FEW_DISTANCES] * step, shift, everywhere=True)
 
     def window(self, shift: tuple[int, int]) -> tuple[int, int]:
-        """Least and largest distance in bytes (producer's start less consumer's, constants apart) at which they overlap."""
+        """Least and largest distance (bytes, constants apart) of the producer from the consumer where they overlap."""
         p, c = self.producer, self.consumer
         distance = p.start.constant - c.start.constant
         low = c.low - p.high - distance - shift[1]
@@ -182,7 +182,7 @@ class _Pair:
         return [loop for loop in access.statement.loops[shared:] if access.start.coefficient(loop.variable)]
 
     def needs(self, relation: _Relation) -> tuple[Numbers, npt.NDArray[np.bool_]] | None:
-        """The last conflicting iteration of the producer's inner loops, for each of the consumer's; None: no conflict."""
+        """For each iteration of the consumer's inner loops the producer's last that conflicts; None: no conflict."""
         low, high = self.window(relation.shift)
         least, most = self.span(relation.shared)
         if least > high or most < low:
@@ -210,7 +210,9 @@ class _Pair:
         still = sum(
             self.weights.coefficient(loop.variable) * (loop.trip_count - 1) for loop in inner if loop not in moved
         )
-        shared = [(loop.variable, self.weights.coefficient(loop.variable)) for loop in producer.loops[: relation.shared]]
+        shared = [
+            (loop.variable, self.weights.coefficient(loop.variable)) for loop in producer.loops[: relation.shared]
+        ]
         base = Affine.of(self.weights.constant + still - relation.lag, shared)
         if needs.ndim == 0:
             return base + int(needs)

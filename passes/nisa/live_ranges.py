@@ -1,8 +1,8 @@
 """Where the on-chip buffers of a function live: given its IR, leaves plain data for the memory planner.
 
-Positions are the indices of the function's top-level statements (instructions and loop nests). A buffer that is allocated or
-used inside a nest is live over the whole nest: the streams of a nest run ahead of each other, so its buffers must not share
-memory. Buffers that are used by several statements live from the first to the last.
+Positions are the indices of the function's top-level statements (instructions and loop nests). A buffer that is
+allocated or used inside a nest is live over the whole nest: the streams of a nest run ahead of each other, so its
+buffers must not share memory. Buffers that are used by several statements live from the first to the last.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from passes.nisa.program_tree import trip_count
 class OnChipBuffer:
     """An on-chip `nisa.alloc` with the positions of the top-level statements that use it (none: it is never used).
 
-    `row_bytes`: bytes of one copy in each partition; `executions`: how often the alloc is executed; `writes`: the positions
-    that write it.
+    `row_bytes`: bytes of one copy in each partition; `executions`: how often the alloc is executed.
     """
 
     alloc: AllocOp
@@ -35,7 +34,6 @@ class OnChipBuffer:
     row_bytes: int
     executions: int
     uses: tuple[int, ...]
-    writes: frozenset[int]
 
     @property
     def in_loop(self) -> bool:
@@ -61,14 +59,7 @@ def on_chip_buffers(function: FuncOp, statements: Sequence[Operation]) -> list[O
 
 
 def _on_chip_buffer(alloc: AllocOp, function: FuncOp, position: dict[Operation, int]) -> OnChipBuffer:
-    uses: set[int] = set()
-    writes: set[int] = set()
-    for use in alloc.buffer.uses:
-        user = use.operation
-        at = position[_top_level(user, function)]
-        uses.add(at)
-        if isinstance(user, NisaOp) and _writes(user, use.index):
-            writes.add(at)
+    uses = {position[_top_level(use.operation, function)] for use in alloc.buffer.uses}
     executions = 1
     parent = alloc.parent_op()
     while isinstance(parent, ForOp):
@@ -80,12 +71,7 @@ def _on_chip_buffer(alloc: AllocOp, function: FuncOp, position: dict[Operation, 
         row_elements *= size
     row_bytes = row_elements * dtype_by_name(dtype_name_of(alloc.buffer)).size_bytes
     space = space_of(alloc.buffer)
-    return OnChipBuffer(alloc, space, row_bytes, executions, tuple(sorted(uses)), frozenset(writes))
-
-
-def _writes(op: NisaOp, operand_index: int) -> bool:
-    """Whether the op's buffer operand of this number is written."""
-    return operand_index < len(op.access.data) and op.DEFINITION.operand(op.access.data[operand_index][0]).writes
+    return OnChipBuffer(alloc, space, row_bytes, executions, tuple(sorted(uses)))
 
 
 def _top_level(op: Operation, function: FuncOp) -> Operation:

@@ -1,8 +1,8 @@
 """What instructions touch in memory, as boxes: partitions x a range of bytes that moves with the loop variables.
 
-Two accesses conflict when their boxes overlap and one of them writes. A box is the bounding box of an access pattern, so
-what lies between strided elements counts as touched. Boxes of on-chip buffers are absolute, those of DRAM buffers relative
-to their tensor.
+Two accesses conflict when their boxes overlap and one of them writes. A box is the bounding box of an access pattern,
+so what lies between strided elements counts as touched. Boxes of on-chip buffers are absolute, those of DRAM buffers
+relative to their tensor.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ class Access:
     """One operand's box.
 
     `memory`: "sbuf", "psum", or the buffer id of a DRAM tensor. Bytes run from `start + low` to `start + high`, both
-    included; `start` is affine in the loop variables. `slot` (with `copy_bytes`): the box moves that far with each slot.
+    included; `start` is affine in the loop variables. `slot` (with `copy_bytes`): the box moves that far with each
+    slot.
     """
 
     statement: Statement

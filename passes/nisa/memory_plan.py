@@ -1,8 +1,8 @@
 """Decides how the buffers of one memory fit into it, as a pure algorithm: copies, addresses, or what has to be spilled.
 
-Given the live ranges of buffers over the top-level statements of a program, `plan_memory` takes copies away from rotating
-buffers until everything fits, those with the most copies first; when that is not enough it names buffers that lie idle
-where memory is short. Spilling them changes the program, so the caller does that and plans again.
+Given the live ranges of buffers over the top-level statements of a program, `plan_memory` takes copies away from
+rotating buffers until everything fits, those with the most copies first; when that is not enough it names buffers that
+lie idle where memory is short. Spilling them changes the program, so the caller does that and plans again.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from passes.nisa.allocation import Interval, Placement, load_profile, place
 class LiveBuffer:
     """A buffer over the positions of a program's top-level statements.
 
-    `units`: size of one copy (bytes of a partition, or banks); `uses`: positions that access it, ascending, without gaps
-    for a buffer of a loop nest (there is one). `movable`: it may be spilled to DRAM between its uses.
+    `units`: size of one copy (bytes of a partition, or banks); `uses`: positions that access it, ascending, without
+    gaps for a buffer of a loop nest (there is one). `movable`: it may be spilled to DRAM between its uses.
     """
 
     key: int
@@ -38,8 +38,8 @@ class LiveBuffer:
 class MemoryPlan:
     """What became of the buffers of one memory.
 
-    `copies` by key; `placement` when everything fits; otherwise `victims`, the keys to spill, or neither: then `shortage`
-    is (position, units needed there) and nothing more can be done.
+    `copies` by key; `placement` when everything fits; otherwise `victims`, the keys to spill, or neither: then
+    `shortage` is (position, units needed there) and nothing more can be done.
     """
 
     copies: Mapping[int, int]

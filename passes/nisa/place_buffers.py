@@ -1,7 +1,7 @@
 """Writes an allocation into the IR: allocs with addresses at the top of the function, accesses of the copy in use.
 
-A buffer of several copies is accessed through a `nisa.slot` that stands where its alloc stood; buffers of one block with
-equally many copies share it. An access then begins `slot * (elements between copies)` further on.
+A buffer of several copies is accessed through a `nisa.slot` that stands where its alloc stood; buffers of one block
+with equally many copies share it. An access then begins `slot * (elements between copies)` further on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from neuron_dialects.nisa import AllocOp, SlotOp
 
 @dataclass(frozen=True)
 class PlacedBuffer:
-    """A buffer's alloc, the byte address of its first copy in every partition, and the distance of its copies in bytes."""
+    """A buffer's alloc, the address of its first copy in bytes from the partition's start, and the copies' distance."""
 
     alloc: AllocOp
     address: int

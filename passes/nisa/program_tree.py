@@ -1,8 +1,9 @@
 """A nisa program as a plain tree of loops and instructions, for the algorithms that need no IR.
 
-`read_function` is given a function in program order (forms 1 to 3) and leaves its tree, `read_queue` does the same for one
-`nisa.queue` (form 4). Variables of all `Affine` expressions are then numbers that are unique in the tree: those of the
-enclosing loops (`Loop.variable`) and of the slots (`Slot.variable`). A `Binding` leads back from the numbers to the IR.
+`read_function` is given a function in program order (forms 1 to 3) and leaves its tree, `read_queue` does the same for
+one `nisa.queue` (form 4). Variables of all `Affine` expressions are then numbers that are unique in the tree: those of
+the enclosing loops (`Loop.variable`) and of the slots (`Slot.variable`). A `Binding` leads back from the numbers to
+the IR.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Where instructions stand in the order of their streams, as affine expressions over the loops around them.
 
-Trip counts are static, so the number of instructions of a stream that come before any point of the program is affine: what
-comes before in the first iteration of every loop, plus, for each loop, its variable times what one iteration of it holds.
+Trip counts are static, so the number of instructions of a stream that come before any point of the program is affine:
+what comes before in the first iteration of every loop, plus, for each loop, its variable times what one iteration of
+it holds.
 """
 
 from __future__ import annotations

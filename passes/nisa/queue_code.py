@@ -1,8 +1,8 @@
 """Writes the flat code of one queue: instructions between the control instructions that keep its registers up to date.
 
-Given a `QueuePlan`, leaves a list of `Control` and `Issue` items. A register that counts is set to 0 in front of its loop,
-moved at the end of each iteration, and moved back when an inner loop ends. Such moves are held back until somebody needs the
-register, so that a move back and the next move forward become one addition, or none.
+Given a `QueuePlan`, leaves a list of `Control` and `Issue` items. A register that counts is set to 0 in front of its
+loop, moved at the end of each iteration, and moved back when an inner loop ends. Such moves are held back until
+somebody needs the register, so that a move back and the next move forward become one addition, or none.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Control:
 
 @dataclass(frozen=True)
 class Issue:
-    """An instruction with its `expressions` (in the order of `loop_dependent`) as a constant and at most one register."""
+    """An instruction; each of its `expressions` (as in `loop_dependent`) is a constant and at most one register."""
 
     statement: Statement
     expressions: tuple[Affine, ...]
@@ -65,7 +65,7 @@ class _Writer:
         self._touched: dict[Loop, set[int]] = {}
         self._find_touched(self.plan.body)
 
-    # -- what a loop needs ----------------------------------------------------------------------------------------------
+    # -- what a loop needs -------------------------------------------------------------------------------------------
 
     def _find_touched(self, body: Sequence[Node]) -> set[int]:
         """Registers that the nodes of a body read or write."""
@@ -94,7 +94,7 @@ class _Writer:
             return [self.plan.values[linear]]
         return [self.plan.values[Affine.variable(variable)] for variable, _ in linear.terms]
 
-    # -- writing --------------------------------------------------------------------------------------------------------
+    # -- writing -----------------------------------------------------------------------------------------------------
 
     def _control(self, kind: str, *numbers: int) -> None:
         self.code.append(Control(kind, numbers, self._location))

@@ -1,8 +1,9 @@
 """Who touched which bytes last: accesses of earlier top-level statements that later ones may still depend on.
 
-Accesses are entered nest by nest. An earlier access drops out where a later one takes its place: a write that surely covers
-the bytes (whoever conflicts with the earlier access there also conflicts with the write, which comes after it), or a read
-that follows reads in the same stream. So the number of accesses kept does not grow with the length of the program.
+Accesses are entered nest by nest. An earlier access drops out where a later one takes its place: a write that surely
+covers the bytes (whoever conflicts with the earlier access there also conflicts with the write, which comes after it),
+or a read that follows reads in the same stream. So the number of accesses kept does not grow with the length of the
+program.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Region:
 
 
 def regions_of(access: Access) -> list[Region]:
-    """The bytes that an access touches over all its instances: one region, or one for each copy of a rotating buffer."""
+    """The bytes that an access touches over all its instances: one region for each copy of its buffer."""
     slot = access.slot
     around_slot = set(slot.loops) if slot is not None else set()
     low, high = access.low + access.start.constant, access.high + access.start.constant

@@ -1,10 +1,10 @@
 """Which numbers of a queue are held in scalar registers, and in which ones, as a pure algorithm.
 
-Given the tree of one queue, every distinct linear part of its expressions (offsets, awaited counts, flags) wants a register
-that follows it. `plan_registers` decides which get one and numbers the registers; the code that keeps them up to date is
-written by `queue_code`. A register lives over a whole loop, so live ranges are nested and numbering them in the order of
-their starts uses as few registers as are live at once. When those are more than the engine has, the least useful values are
-computed from loop counters in front of each instruction that uses them.
+Given the tree of one queue, every distinct linear part of its expressions (offsets, awaited counts, flags) wants a
+register that follows it. `plan_registers` decides which get one and numbers the registers; the code that keeps them up
+to date is written by `queue_code`. A register lives over a whole loop, so live ranges are nested and numbering them in
+the order of their starts uses as few registers as are live at once. When those are more than the engine has, the least
+useful values are computed from loop counters in front of each instruction that uses them.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ class Value:
 class QueuePlan:
     """The decisions for one queue.
 
-    `body`: its tree without loops of one iteration, whose variables are in `zeros`. `values`: what is held in registers, by
-    linear part; everything else is computed in `scratch` registers. `counters`: for each loop the value that it counts with.
+    `body`: its tree without loops of one iteration, whose variables are in `zeros`. `values`: what is held in
+    registers, by linear part; everything else is computed in `scratch` registers. `counters`: for each loop the value
+    that it counts with.
     """
 
     body: list[Node]
@@ -93,7 +94,7 @@ def plan_registers(tree: ProgramTree, limit: int) -> QueuePlan:
 
 
 def _simplified(tree: ProgramTree) -> QueuePlan:
-    """Splice loops of one iteration into what is around them, drop those of none; their slots have nothing to follow."""
+    """Splice loops of one iteration into what is around them, drop those of none and slots that never advance."""
     plan = QueuePlan([], {}, {}, {})
 
     def copy(nodes: Sequence[Node], loops: tuple[Loop, ...], body: list[Node]) -> None:
@@ -151,10 +152,10 @@ class _Planner:
                 self._survey(node.body, executions * node.trip_count)
                 self._ranges[node] = _Range(first, self._nodes - 1)
 
-    # -- what is held ---------------------------------------------------------------------------------------------------
+    # -- what is held ------------------------------------------------------------------------------------------------
 
     def hold_everything(self) -> bool:
-        """Every linear part gets a register, loops count with one of them where possible; False if that cannot be done."""
+        """Every linear part gets a register, loops count with one of them where possible; False if impossible."""
         if any(c < 0 for linear in self._wanted for v, c in linear.terms if v in self._plan.slots):
             return False
         for linear in self._wanted:
@@ -234,7 +235,7 @@ class _Planner:
         parts = (Affine.variable(slot.variable, step), Affine.of(0, rest))
         return Value(linear, Kind.COMPOSED, slot.loops[-1], slot, parts)
 
-    # -- numbering ------------------------------------------------------------------------------------------------------
+    # -- numbering ---------------------------------------------------------------------------------------------------
 
     def number(self, limit: int) -> bool:
         """Number the registers; False when there are not enough of them."""

@@ -1,8 +1,8 @@
 """`nisa-split-queues`: one instruction stream for each engine.
 
-Given synchronised functions in program order (nisa form 3), leaves one `nisa.queue` per engine (form 4). Each queue gets the
-loops and slots that its instructions need, so that every engine runs ahead by itself until it must wait. Instructions are
-moved, not copied: locations, waits and signals stay as they are.
+Given synchronised functions in program order (nisa form 3), leaves one `nisa.queue` per engine (form 4). Each queue
+gets the loops and slots that its instructions need, so that every engine runs ahead by itself until it must wait.
+Instructions are moved, not copied: locations, waits and signals stay as they are.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class NisaSplitQueuesPass(ModulePass):
           }
         }
 
-    A DMA is in the queue of the engine that triggers it. A slot is in every queue that uses it, in the loops that it stood
-    in, so that it advances in each queue as often as before. Engines without instructions have no queue.
+    A DMA is in the queue of the engine that triggers it. A slot is in every queue that uses it, in the loops that it
+    stood in, so that it advances in each queue as often as before. Engines without instructions have no queue.
     """
 
     name = "nisa-split-queues"
@@ -108,7 +108,7 @@ class _Splitter:
         if queue is None:
             raise NeuronError(
                 "NX-ISA-001",
-                f"target {self._target.name} has no engine {op.engine.data}; engines: {', '.join(self._target.engines)}",
+                f"target {self._target.name} has no engine {op.engine.data}; it has {', '.join(self._target.engines)}",
                 node=location_name(op.location),
             )
         self._open(queue, loops)

@@ -1,8 +1,8 @@
 """`nisa-synchronize`: progress-counter semaphores.
 
-Given allocated functions in program order (nisa form 2), leaves every instruction with the waits that order it after whatever it
-depends on, and with a signal where somebody waits for its stream (form 3). The work is done on plain data: `wait_generation`
-finds the waits, `wait_reduction` removes redundant ones; this module writes them on the operations.
+Given allocated functions in program order (nisa form 2), leaves every instruction with the waits that order it after
+whatever it depends on, and with a signal where somebody waits for its stream (form 3). The work is done on plain data:
+`wait_generation` finds the waits, `wait_reduction` removes redundant ones; this module writes them on the operations.
 """
 
 from __future__ import annotations
@@ -53,9 +53,10 @@ class NisaSynchronizePass(ModulePass):
           nisa.activation on act dst ... data ... {func = exp} wait(load0 >= %i + 1) signal(act)
         }
 
-    A semaphore counts what a stream (an engine or a DMA ring) has completed; all waits point back in program order, so they
-    cannot block for ever. Waits and signals that are there already are replaced. A program of more than `replay-limit`
-    instructions, loops expanded, keeps waits that only a replay would find redundant; a remark on the function says so.
+    A semaphore counts what a stream (an engine or a DMA ring) has completed; all waits point back in program order, so
+    they cannot block for ever. Waits and signals that are there already are replaced. A program of more than
+    `replay-limit` instructions, loops expanded, keeps waits that only a replay would find redundant; a remark on the
+    function says so.
     """
 
     name = "nisa-synchronize"

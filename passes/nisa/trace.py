@@ -1,7 +1,7 @@
 """All instances of a program's instructions, in arrays: the program order with its loops expanded.
 
-Positions, numbers in streams and awaited numbers are affine in the loop variables, so each statement contributes whole arrays.
-Instances of a statement are numbered in program order, as its loops run, the innermost fastest.
+Positions, numbers in streams and awaited numbers are affine in the loop variables, so each statement contributes whole
+arrays. Instances of a statement are numbered in program order, as its loops run, the innermost fastest.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Numbers = npt.NDArray[np.int64]
 
 
 class Trace:
-    """The expanded program. `streams` are all streams, `queue_of` the engine whose queue holds a stream's instructions."""
+    """The expanded program. `queue_of`: by stream, the engine whose queue holds the stream's instructions."""
 
     def __init__(self, tree: ProgramTree, progress: Progress) -> None:
         self.tree = tree
@@ -74,7 +74,7 @@ class Trace:
 def boxes_conflict(
     first: list[Access], first_values: dict[int, int], second: list[Access], second_values: dict[int, int]
 ) -> bool:
-    """Whether two instances, given by accesses and loop variables, touch the same bytes and one of them writes there."""
+    """Whether two instances (accesses, values of loop variables) touch the same bytes and one of them writes."""
     for a in first:
         for b in second:
             if not (a.writes or b.writes) or a.memory != b.memory:

@@ -1,8 +1,9 @@
 """`nisa-verify`: every instruction can be executed by the module's target.
 
-The verifier of an operation knows no target. This pass checks what depends on it: the limits of the instruction table, the
-engines that trigger DMAs, the number of DMA rings; and that no access leaves its buffer. It changes nothing, and takes a
-program of any form (what a register holds is not known, so accesses through one are checked by the machine only).
+The verifier of an operation knows no target. This pass checks what depends on it: the limits of the instruction table,
+the engines that trigger DMAs, the number of DMA rings; and that no access leaves its buffer. It changes nothing, and
+takes a program of any form (what a register holds is not known, so accesses through one are checked by the machine
+only).
 """
 
 from __future__ import annotations

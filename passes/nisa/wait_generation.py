@@ -1,8 +1,8 @@
 """Which counters each instruction must wait for, before anything redundant is removed.
 
-Given a tree with addresses, leaves for every statement a number of waits that order all conflicting accesses: pairs within a
-top-level loop nest are looked at one by one (the nest's buffers share no memory, so these are the accesses of one buffer),
-pairs of different top-level statements through a `RegionMap`.
+Given a tree with addresses, leaves for every statement a number of waits that order all conflicting accesses: pairs
+within a top-level loop nest are looked at one by one (the nest's buffers share no memory, so these are the accesses of
+one buffer), pairs of different top-level statements through a `RegionMap`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Removes waits that order nothing which is not ordered already.
 
 Two steps. `drop_known` looks at the text: a wait is dropped when the same queue waited for at least as much earlier.
-`minimal_waits` looks at the expanded program: it replays all waits once with vector clocks (for each queue, how far it knows
-every stream to have come) and keeps a wait only if some instance of it orders something that program order and the other
-waits do not. Dependences in program order have no cycles, so all waits implied by others can go at once: what remains, the
-transitive reduction, is unique and implies them. A wait of the reduction may still ask for more than any conflict needs;
-whether some instance guards a real conflict is then tested on the boxes, and waits that guard none are removed one by one.
+`minimal_waits` looks at the expanded program: it replays all waits once with vector clocks (for each queue, how far it
+knows every stream to have come) and keeps a wait only if some instance of it orders something that program order and
+the other waits do not. Dependences in program order have no cycles, so all waits implied by others can go at once:
+what remains, the transitive reduction, is unique and implies them. A wait of the reduction may still ask for more than
+any conflict needs; whether some instance guards a real conflict is then tested on the boxes, and waits that guard none
+are removed one by one.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MANY_TESTS = 20_000
 """Pairs of instances that are tested for a conflict before a wait is kept without a proof that it guards one."""
 
 
-# -- by the text --------------------------------------------------------------------------------------------------------
+# -- by the text -----------------------------------------------------------------------------------------------------
 
 
 def drop_known(tree: ProgramTree, sets: Sequence[WaitSet]) -> list[WaitSet]:
@@ -67,7 +68,7 @@ def _learn(known: list[Affine], count: Affine, trips: dict[int, int]) -> bool:
     return True
 
 
-# -- by replay ----------------------------------------------------------------------------------------------------------
+# -- by replay -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def _removable(replay: _Replay, active: set[int], verdicts: _Verdicts) -> set[in
 
 
 class _Replay:
-    """Replays the waits of a program. Clocks hold, for each stream, how many of its instructions are known to be done."""
+    """Replays the waits of a program. A clock says for each stream how many of its instructions are done."""
 
     def __init__(self, trace: Trace, sets: Sequence[WaitSet], accesses: Sequence[list[Access]]) -> None:
         self._trace = trace
@@ -154,8 +155,8 @@ class _Replay:
     def run(self, active: set[int], removed: set[int]) -> _Verdicts:
         """Replay the active waits as if those of `removed` were not there; verdicts are on all active ones."""
         verdicts = _Verdicts()
-        start = (0,) * len(self._order)
-        clocks = {queue: start for queue in self._queues}
+        start: tuple[int, ...] = (0,) * len(self._order)
+        clocks: dict[str, tuple[int, ...]] = dict.fromkeys(self._queues, start)
         history: dict[str, tuple[list[int], list[tuple[int, ...]]]] = {q: ([-1], [start]) for q in self._queues}
         index, total = 0, len(self._events)
         while index < total:
@@ -216,7 +217,7 @@ class _Replay:
                 verdicts.guarding.add(number)
 
     def _guards(self, number: int, instance: int, known: int, count: int) -> bool:
-        """Whether an instruction after the first `known` ones, up to the awaited one, conflicts with the waiting one."""
+        """Whether an instruction between the first `known` ones and the awaited one conflicts with the waiting one."""
         wait = self.waits[number]
         mine = self._accesses[wait.statement.number]
         values = self._trace.loop_values(wait.statement, instance)

@@ -86,8 +86,8 @@ class Machine:
         Args:
             inputs, parameters: values of the variables of kind input and file, by variable name, with the variable's
                 shape and element type; not looked at in timing mode. Parameters are used in place and must not change.
-            mode: "functional" computes outputs, "timing" what the run takes, "both" both. The order of events is the same
-                in all; addresses in registers are checked where data is computed.
+            mode: "functional" computes outputs, "timing" what the run takes, "both" both. The order of events is the
+                same in all; addresses in registers are checked where data is computed.
             trace: keep every instruction and transfer.
             step_limit: control instructions that one queue may execute.
 

@@ -406,7 +406,7 @@ def test_without_kernel():
     function = build(make, [x, w])
     model = onnx.load_from_string(host_model_bytes(function, no_weights))
     onnx.checker.check_model(model, full_check=True)
-    results = ReferenceEvaluator(model).run(None, {"in0": x, "in1": w})
+    results: Any = ReferenceEvaluator(model).run(None, {"in0": x, "in1": w})
     for have, want in zip(results, run_graph(function, [x, w], no_weights), strict=True):
         # The reference implementation of Gelu holds a constant in f32.
         assert_close(have, want, 1e-7)

@@ -95,11 +95,11 @@ def test_node_between_operators():
 def test_absent_and_repeated_names():
     def make(x: Any) -> list[Any]:
         clip = helper.make_node("Clip", ["x", "", "high"], ["y"])
-        unique = helper.make_node("Unique", ["x"], ["", "", "inverse", ""])
+        unique = helper.make_node("Unique", ["x"], ["values", "", "inverse", ""])
         add = helper.make_node("Add", ["x", "x"], ["y"])
         return [
             onnx_node(clip, [x, ConstantOp(0.5, F32, ())], [tensor_type(F32, (6,))]),
-            onnx_node(unique, [x], [tensor_type(I64, (6,))]),
+            *onnx_node(unique, [x], [unknown_sizes(F32, 1), tensor_type(I64, (6,))]).outputs,
             onnx_node(add, [x, x], [tensor_type(F32, (6,))]),
         ]
 
@@ -295,8 +295,8 @@ def group_normalization(x: Any) -> OnnxNodeOp:
 
 def old_scan(x: Any) -> OnnxNodeOp:
     body = graph_of([helper.make_node("Identity", ["a"], ["b"])], [tensor("a", shape=[3])], [tensor("b", shape=[3])])
-    node = helper.make_node("Scan", ["", "x"], ["y"], body=body, num_scan_inputs=1)
-    return onnx_node(node, [x], [tensor_type(F32, (1, 4, 3))], opset=8)
+    node = helper.make_node("Scan", ["lengths", "x"], ["y"], body=body, num_scan_inputs=1)
+    return onnx_node(node, [ConstantOp(np.array([4])), x], [tensor_type(F32, (1, 4, 3))], opset=8)
 
 
 @pytest.mark.parametrize(("make", "figure"), [(group_normalization, "opset 18"), (old_scan, "opset 8")])
@@ -400,15 +400,19 @@ def test_fused():
     check_same(main_of(module), random_inputs(main_of(module)), WeightResolver(module, random_store(module)))
 
 
-# A profile of the host names the nodes of the framework.
+# A profile of the host names the nodes of the framework; onnxruntime wants no name twice.
 def test_nodes_are_named_after_the_framework():
     def make(x: Any) -> Any:
-        op = UnaryOp(UnaryKind.SILU, x)
-        op.location = NameLoc(StringAttr("block/act"), NoneAttr())
-        return op
+        ops: list[UnaryOp] = []
+        for name in ("act", "act#1", "act"):
+            ops.append(UnaryOp(UnaryKind.SILU, ops[-1] if ops else x))
+            ops[-1].location = NameLoc(StringAttr(name), NoneAttr())
+        return ops[-1]
 
-    model = model_of(build(make, [values(F32, 2)]))
-    assert [node.name for node in model.graph.node] == ["block/act", "block/act", ""]
+    function = build(make, [values(F32, 2)])
+    names = [node.name for node in model_of(function).graph.node]
+    assert names == ["act", "act#1", "act#1#1", "act#1#2", "act#2", "act#3", ""]
+    check_same(function, [values(F32, 2)])
 
 
 def test_same_bytes():
@@ -442,7 +446,7 @@ def test_operator_of_another_level():
           func.return %r : tensor<4xf32>
         }
     """)
-    with pytest.raises(NeuronError, match="'neuron.launch' cannot stand in a host function"):
+    with pytest.raises(NeuronError, match=r"'neuron\.launch' cannot stand in a host function"):
         host_model_bytes(main_of(module), no_weights)
 
 

@@ -58,7 +58,7 @@ class ModelWriter:
 
     def __init__(self, name: str, opset: int) -> None:
         self.location = ""
-        """Name that nodes get: of the framework node that they come from."""
+        """Name of the framework node that is being written; the nodes for it are NAME, NAME#1, NAME#2, ..."""
         self.opset = opset
         self._graph = GraphProto(name=name)
         self._functions: dict[bytes, FunctionProto] = {}
@@ -66,6 +66,7 @@ class ModelWriter:
         self._constants: dict[tuple[Any, ...], str] = {}
         self._weights: set[str] = set()
         self._names = 0
+        self._labels: dict[str, int] = {}
         self._bytes = 0
 
     # Nodes
@@ -75,15 +76,25 @@ class ModelWriter:
         self._names += 1
         return f"v{self._names - 1}"
 
+    def _label(self) -> str:
+        """The name of the next node; onnxruntime refuses a model in which two nodes have one name."""
+        label = self.location
+        while label in self._labels:
+            self._labels[self.location] += 1
+            label = f"{self.location}#{self._labels[self.location]}"
+        if label:
+            self._labels[label] = 0
+        return label
+
     def node(self, op_type: str, *operands: str, **attributes: Any) -> str:
         """A node of ONNX's own domain with one result; an empty operand name is an absent operand."""
         result = self.fresh()
-        self._graph.node.append(helper.make_node(op_type, operands, [result], name=self.location, **attributes))
+        self._graph.node.append(helper.make_node(op_type, operands, [result], name=self._label(), **attributes))
         return result
 
     def named(self, op_type: str, operand: str, result: str, **attributes: Any) -> None:
         """A node of one operand whose result has a given name."""
-        self._graph.node.append(helper.make_node(op_type, [operand], [result], name=self.location, **attributes))
+        self._graph.node.append(helper.make_node(op_type, [operand], [result], name=self._label(), **attributes))
 
     def add(self, node: NodeProto, operands: Sequence[str], versions: dict[str, int]) -> list[str]:
         """A copy of `node` on other operands; returns a name per result, empty ones included.
@@ -96,7 +107,7 @@ class ModelWriter:
         results = [self.fresh() if name else "" for name in node.output]
         copy.input.extend(operands)
         copy.output.extend(results)
-        copy.name = self.location
+        copy.name = self._label()
         for domain, version in versions.items():
             if domain:
                 self._versions[domain] = max(version, self._versions.get(domain, 0))

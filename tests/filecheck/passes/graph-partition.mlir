@@ -39,7 +39,7 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 // -----
 
 // Two towers, one of which begins on the host: two segments are enough when the host begins.
-// CHECK-LABEL: func.func @main
+// CHECK:       func.func @main
 // CHECK-NEXT:    %h = neuron.launch @host_0(%y) on host
 // CHECK-NEXT:    %0, %1 = neuron.launch @neuron_1(%x, %h) on core
 // CHECK-NEXT:    func.return %0, %1
@@ -57,7 +57,7 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 // What only moves data for the host stays there: before a node that the host runs, and behind it.
 // CHECK:       "|graph.reshape|host|only moves data for the host"
 // CHECK-SAME:  "|graph.transpose|host|only moves data for the host"
-// CHECK-LABEL: func.func @main
+// CHECK:       func.func @main
 // CHECK-NEXT:    %0 = neuron.launch @host_0(%x) on host
 // CHECK-NEXT:    func.return %0
 builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
@@ -92,7 +92,8 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 // -----
 
 // A weight that is returned as it is comes from the host; an argument that is returned needs nobody.
-// CHECK-LABEL: func.func @main
+// CHECK:       builtin.module attributes {neuron.target = #neuron.target<"inf1">, neuron.partition = []} {
+// CHECK-NEXT:  func.func @main
 // CHECK-NEXT:    %w = neuron.launch @host_0() on host : () -> tensor<2xf32>
 // CHECK-NEXT:    func.return %w, %x
 // CHECK:       func.func @host_0() -> tensor<2xf32>

@@ -1,7 +1,7 @@
 """What tests of kernel templates share: lower a small core function, check what came out, run it on numbers.
 
-Every lowering is checked on the way: the tile function verifies, each op is an instruction that the target can execute on
-some engine, and the results equal those of the graph interpreter.
+Every lowering is checked on the way: the tile function verifies, each op is an instruction that the target can execute
+on some engine, and the results equal those of the graph interpreter.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Executes nisa programs of any form down to addresses and awaited counts, without data.
 
-Independent of the passes: `program_order` walks loops and counts slots one iteration after the other, `queue_traces` runs the
-queues of forms 4 and 5 including their registers and branches. `Ordering` then decides by reachability in the graph of all
-events whether conflicting accesses are ordered.
+Independent of the passes: `program_order` walks loops and counts slots one iteration after the other, `queue_traces`
+runs the queues of forms 4 and 5 including their registers and branches. `Ordering` then decides by reachability in the
+graph of all events whether conflicting accesses are ordered.
 """
 
 from __future__ import annotations
@@ -122,9 +122,7 @@ def _constant(value: SSAValue) -> int:
     return owner.value.value.data
 
 
-def _walk(
-    block: Block, environment: dict[SSAValue, int], slots: dict[Operation, int], run: _Run
-) -> Iterator[Step]:
+def _walk(block: Block, environment: dict[SSAValue, int], slots: dict[Operation, int], run: _Run) -> Iterator[Step]:
     for op in block.ops:
         if isinstance(op, ForOp):
             for index in range(_constant(op.ub)):
@@ -157,7 +155,9 @@ def queue_traces(function: FuncOp) -> dict[str, list[Step]]:
 
 def _run_flat(queue: QueueOp, run: _Run, registers_limit: int = 4096) -> list[Step]:
     ops = list(queue.body.block.ops)
-    labels = {op.operand_numbers[0]: i for i, op in enumerate(ops) if isinstance(op, ControlOp) and op.kind.data == "label"}
+    labels = {
+        op.operand_numbers[0]: i for i, op in enumerate(ops) if isinstance(op, ControlOp) and op.kind.data == "label"
+    }
     registers: dict[int, int] = {}
     steps: list[Step] = []
     at = executed = 0

@@ -1,4 +1,4 @@
-"""Small random nisa programs in form 1, for property tests: nests of loops over rotating buffers, every stream in use."""
+"""Small random nisa programs in form 1, for property tests: loop nests over rotating buffers, all kinds of streams."""
 
 from __future__ import annotations
 

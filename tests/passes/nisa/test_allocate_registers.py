@@ -37,7 +37,8 @@ def used_registers(function: FuncOp) -> set[int]:
     return used
 
 
-# Any program: the flat queues execute what the queues executed, and every number is a constant plus at most one register.
+# Any program: the flat queues execute what the queues executed, and every number is a constant plus at most one
+# register.
 @settings(max_examples=200)
 @given(programs())
 def test_flat_queues_execute_the_same(text: str) -> None:
