@@ -32,6 +32,8 @@ ERROR_CODES: dict[str, str] = {
     "NX-MEM-001": "a buffer does not fit into the memory it must live in",
     # Instructions and the streams that they run in.
     "NX-ISA-001": "an instruction breaks a limit of its target",
+    "NX-ISA-002": "access patterns of an op have too many dimensions and cannot be cut",
+    "NX-ISA-003": "no engine of the target executes an instruction",
     "NX-REG-001": "a queue needs more scalar registers than its engine has",
     "NX-SEM-001": "a program needs more semaphores, or higher counts, than its target has",
     # The compiled file.
@@ -45,6 +47,10 @@ ERROR_CODES: dict[str, str] = {
     "NX-NEFF-008": "a parameter does not fit its declared shape and element type",
     "NX-NEFF-009": "an instruction cannot be encoded",
     "NX-NEFF-010": "the NEFF exceeds a limit of its reader",
+    "NX-NEFF-020": "a buffer has no address when the program is emitted",
+    "NX-NEFF-021": "a program is not in queues with registers when it is emitted",
+    "NX-NEFF-022": "the main function does more than launch segments when it is emitted",
+    "NX-NEFF-023": "an output of the model is computed by no segment",
     # Running a program.
     "NX-RUN-001": "an access lies outside of the memory that it names",
     "NX-RUN-002": "an index of a gather or scatter lies outside of its table",
@@ -52,10 +58,20 @@ ERROR_CODES: dict[str, str] = {
     "NX-RUN-004": "a program is malformed: the machine cannot execute it",
     "NX-RUN-005": "the inputs or parameters given do not fit the program",
     "NX-RUN-006": "a program runs for more steps than allowed",
+    "NX-RUN-010": "a value at the model's boundary does not fit the type that the core computes with",
+    "NX-RUN-011": "an input is missing, or the model has no such input",
+    "NX-RUN-012": "an input has another shape than the model was compiled for",
+    "NX-RUN-013": "the program cannot run in this mode",
+    "NX-RUN-020": "onnxruntime cannot run the reference model",
+    "NX-RUN-021": "the reference has no such output, or one of another shape",
     # Textual IR.
     "NX-IR-001": "textual IR cannot be parsed or does not verify",
+    "NX-IR-002": "the module has no main function",
     # Command lines and passes.
     "NX-FILE-001": "a file cannot be read or written",
+    "NX-FILE-002": "a file is too large or not of the expected kind",
+    "NX-ARG-001": "an option has none of its allowed values",
+    "NX-ARG-002": "an option's value cannot be read",
     "NX-PASS-001": "a pass pipeline names an unknown pass, or an option that the pass does not have",
     "NX-PASS-002": "a pass cannot be applied to the program",
 }

@@ -45,11 +45,12 @@ def plan_matmul(
     `batch` is the number of batch entries that share the same `b`; `columns` the most columns of one PSUM bank;
     `macs_per_byte` how many multiply-adds the tensor engine does while the DMA moves a byte. Every panel streams all of `b`
     once, so a larger panel means less traffic; a narrower column block leaves room for one. The widest block whose traffic
-    stays under 80 % of the multiplying time is taken, or else the one with the least traffic.
+    stays under 80 % of the multiplying time is taken, or else the one with the least traffic. Four blocks at least, where
+    n allows: the first block has nothing to overlap its loads with, so it should be a small part of the whole.
     """
     work = batch * m * k * n
     best: tuple[float, MatmulPlan] | None = None
-    width = min(n, columns)
+    width = min(n, columns, max(LANES, ceil(n / 4)))
     while True:
         plan = _largest_panel(m, k, batch, element_bytes, budget_bytes, width)
         if plan is not None:
@@ -143,10 +144,10 @@ class KMajor:
         return view
 
     def _group(self, staged: View) -> int:
-        """Blocks of 128 k that one PSUM bank takes turned."""
+        """Blocks of 128 k that are turned together: what one PSUM bank takes, but two groups where there is enough."""
         target = self.kernel.target
         room = int(target.psum_bank_bytes) // dtype_by_name(staged.dtype).size_bytes // staged.partitions
-        return max(1, min(room, self.k // LANES or 1))
+        return max(1, min(room, ceil(self.k // LANES / 2)))
 
     def _turn(self, panel: View, staged: View, start: Affine, count: int, size: int) -> None:
         """Turn `count` blocks of `size` k from k tile `start` and copy them into the panel."""

@@ -215,6 +215,17 @@ def _emit_alu(e: Emitter, dst: View, src: View, steps: Sequence[Step]) -> None:
     e.alu(dst, first, second, step.op)
 
 
+def _relu_length(steps: Sequence[Step]) -> int:
+    """[* scale] [+ bias] relu."""
+    count = _affine_steps(steps)
+    relu = count < len(steps) and (steps[count].op, steps[count].operand) == ("maximum", 0.0)
+    return count + 1 if relu else 0
+
+
+def _emit_relu(e: Emitter, dst: View, src: View, steps: Sequence[Step]) -> None:
+    _emit_activation(e, dst, src, [*steps[:-1], Step("relu")])
+
+
 PATTERNS: tuple[Pattern, ...] = (
     Pattern("activation", _activation_length, _emit_activation),
     Pattern("scalar_tensor_tensor", _scalar_tensor_length, _emit_scalar_tensor),
@@ -223,14 +234,18 @@ PATTERNS: tuple[Pattern, ...] = (
 )
 """What one instruction can do; of several that match equally many steps the first is taken."""
 
+EVICTION_PATTERNS: tuple[Pattern, ...] = (Pattern("relu", _relu_length, _emit_relu), *PATTERNS)
+"""The same for a source in PSUM: a relu goes to the scalar engine, which has its own path there and is rarely busy."""
 
-def fused_chain(steps: Sequence[Step]) -> list[tuple[Pattern, Sequence[Step]]]:
-    """The steps cut into instructions, greedily from the front."""
+
+def fused_chain(steps: Sequence[Step], from_psum: bool = False) -> list[tuple[Pattern, Sequence[Step]]]:
+    """The steps cut into instructions, greedily from the front; `from_psum` says where the first reads from."""
     instructions: list[tuple[Pattern, Sequence[Step]]] = []
     position = 0
     while position < len(steps):
         rest = steps[position:]
-        pattern = max(PATTERNS, key=lambda candidate: candidate.length(rest))
+        patterns = EVICTION_PATTERNS if from_psum and position == 0 else PATTERNS
+        pattern = max(patterns, key=lambda candidate: candidate.length(rest))
         length = pattern.length(rest)
         instructions.append((pattern, rest[:length]))
         position += length
@@ -241,7 +256,7 @@ def emit_chain(e: Emitter, dst: View, src: Operand, steps: Sequence[Step]) -> No
     """dst = src taken through the steps; values between instructions are f32."""
     if not isinstance(src, View):
         src = e.filled(dst, src)
-    instructions = fused_chain(steps)
+    instructions = fused_chain(steps, src.space == "psum")
     if not instructions:
         e.assign(dst, src)
     for number, (pattern, part) in enumerate(instructions):

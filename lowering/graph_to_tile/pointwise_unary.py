@@ -43,8 +43,6 @@ EXACT_INTEGER = 2.0**23
 _TURN_HIGH = 6.28125
 _TURN_MIDDLE = 0.0019350051879882812
 _TURN_LOW = 2 * pi - _TURN_HIGH - _TURN_MIDDLE
-_LARGEST_ANGLE = 3.1415925
-"""The largest f32 below pi: the sine table ends at +-pi."""
 
 
 def alu_steps(kind: UnaryKind, alpha: float, beta: float) -> tuple[tuple[str, Operand], ...] | None:
@@ -113,17 +111,22 @@ def _thresholded_relu(e: Emitter, dst: View, x: View, alpha: float, beta: float)
 
 
 def _turned_sine(e: Emitter, dst: View, x: View, quarter_turns: int) -> None:
-    """sin(x + quarter_turns * pi / 2): the nearest whole turns come off, then the table serves."""
+    """sin(x + quarter_turns * pi / 2): the nearest whole turns come off, then the table serves.
+
+    Of a large angle the number of turns may be one off near a half, so that the rest lies a little beyond +-pi. Folding
+    at +-pi / 2, which keeps the sine, brings it back.
+    """
     turns = e.temp(x, "i32")
     e.scalar(turns, x, "multiply", 1.0 / (2 * pi), "add", quarter_turns / 4)
-    angle = e.temp(x)
+    angle, folded = e.temp(x), e.temp(x)
     e.scalar_tensor(angle, turns, "multiply", -_TURN_HIGH, "add", x)
     e.scalar_tensor(angle, turns, "multiply", -_TURN_MIDDLE, "add", angle)
     e.scalar_tensor(angle, turns, "multiply", -_TURN_LOW, "add", angle)
     if quarter_turns:
         e.scalar(angle, angle, "add", quarter_turns * pi / 2)
-    e.scalar(angle, angle, "minimum", _LARGEST_ANGLE, "maximum", -_LARGEST_ANGLE)
-    e.function(dst, angle, "sin")
+    e.scalar_tensor(folded, angle, "subtract", pi, "minimum", angle, reverse0=True)
+    e.scalar_tensor(folded, angle, "subtract", -pi, "maximum", folded, reverse0=True)
+    e.function(dst, folded, "sin")
 
 
 def _sin(e: Emitter, dst: View, x: View, alpha: float, beta: float) -> None:

@@ -40,6 +40,9 @@ from runtime.neff.records import (
     QUEUE_HEADER,
     RECORD_HEADER,
     RING_NAME,
+    SHORT_CONTROL,
+    SHORT_CONTROL_BY_OPCODE,
+    SHORT_CONTROL_OPCODES,
     WAIT,
     as_f32,
     check_operand,
@@ -106,6 +109,8 @@ def _padded(data: bytes) -> bytes:
 def _record(entry: QueueEntry, ring_codes: dict[str, int]) -> bytes:
     if (entry.instruction is None) == (entry.control is None):
         raise ValueError("it must hold either an instruction or a control instruction")
+    if (short := _short_control(entry)) is not None:
+        return short
     body = [WAIT.codec.pack(semaphore, *_affine(value)) for semaphore, value in entry.waits]
     operand_mask = field_mask = engine = 0
     if entry.instruction is not None:
@@ -188,6 +193,17 @@ def _append_control(entry: QueueEntry, body: list[bytes]) -> int:
         raise ValueError(f"{entry.control} is not a DMA and has no ring")
     body += [NUMBER.pack(number) for number in entry.numbers]
     return CONTROL_OPCODES[entry.control]
+
+
+def _short_control(entry: QueueEntry) -> bytes | None:
+    """The short form of a control instruction, None where it does not apply."""
+    plain = entry.control is not None and not entry.waits and entry.signal is None and not entry.origin
+    if not plain or entry.ring is not None or len(entry.numbers) != len(CONTROL_KINDS.get(entry.control or "", ())):
+        return None
+    if not all(-(2**31) <= number < 2**31 for number in entry.numbers):
+        return None
+    numbers = (*entry.numbers, 0, 0, 0)[:3]
+    return SHORT_CONTROL.codec.pack(SHORT_CONTROL.size_bytes, SHORT_CONTROL_OPCODES[entry.control or ""], 0, *numbers)
 
 
 def _affine(value: Affine) -> tuple[int, int]:
@@ -298,7 +314,21 @@ class _Cursor:
             raise ValueError(f"{len(self.record) - self.position} bytes behind its last value")
 
 
+def _decode_short(record: memoryview) -> QueueEntry:
+    """A short control instruction."""
+    if len(record) != SHORT_CONTROL.size_bytes:
+        raise ValueError(f"a short control instruction of {len(record)} bytes, not {SHORT_CONTROL.size_bytes}")
+    _, opcode, reserved, *numbers = SHORT_CONTROL.codec.unpack(record)
+    control = SHORT_CONTROL_BY_OPCODE[opcode]
+    used = len(CONTROL_KINDS[control])
+    if reserved or any(numbers[used:]):
+        raise ValueError(f"{control}: a reserved field is not 0")
+    return QueueEntry(control=control, numbers=tuple(numbers[:used]))
+
+
 def _decode_record(record: memoryview, rings: tuple[str, ...]) -> QueueEntry:
+    if record[2] in SHORT_CONTROL_BY_OPCODE:
+        return _decode_short(record)
     cursor = _Cursor(record)
     _, opcode, engine, wait_count, ring, signal, origin, operand_mask, field_mask = cursor.take(RECORD_HEADER.codec)
     waits: list[tuple[int, Affine]] = []

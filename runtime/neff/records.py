@@ -29,6 +29,12 @@ CONTROL_OPCODES: dict[str, int] = {kind: 0x80 + position for position, kind in e
 CONTROL_BY_OPCODE = {opcode: kind for kind, opcode in CONTROL_OPCODES.items()}
 """Kind of a control instruction by opcode."""
 
+SHORT_CONTROL_OPCODES: dict[str, int] = {kind: opcode + 0x40 for kind, opcode in CONTROL_OPCODES.items()}
+"""The same for the short form, which has no header but its length and opcode."""
+
+SHORT_CONTROL_BY_OPCODE = {opcode: kind for kind, opcode in SHORT_CONTROL_OPCODES.items()}
+"""Kind of a short control instruction by opcode."""
+
 QUEUE_HEADER = Layout(
     (
         ("magic", "4s", "`NXQ1`"),
@@ -51,6 +57,17 @@ RECORD_HEADER = Layout(
         ("origin", "I", "index into the subgraph's list of framework node names"),
         ("operands", "H", "bit i: operand i of the definition is present"),
         ("fields", "H", "bit i: field i of the definition is present; absent fields have their default"),
+    )
+)
+
+SHORT_CONTROL = Layout(
+    (
+        ("length", "H", "16"),
+        ("opcode", "B", "0xC0 upwards: a control instruction without waits, signal and origin"),
+        ("reserved", "B", "0"),
+        ("number0", "i", "its numbers in order; 0 where it has fewer"),
+        ("number1", "i", ""),
+        ("number2", "i", ""),
     )
 )
 

@@ -23,6 +23,8 @@ from runtime.neff.records import (
     OPERAND,
     QUEUE_HEADER,
     RECORD_HEADER,
+    SHORT_CONTROL,
+    SHORT_CONTROL_OPCODES,
     WAIT,
 )
 
@@ -39,6 +41,7 @@ def record_tables() -> str:
     layouts = {
         "Queue header": QUEUE_HEADER,
         "Record header": RECORD_HEADER,
+        "Short control instruction": SHORT_CONTROL,
         "Wait": WAIT,
         "Operand": OPERAND,
         "Dimension (outermost first)": DIMENSION,
@@ -59,7 +62,10 @@ def encoding_table() -> str:
         )
         for definition in INSTRUCTIONS.values()
     ]
-    control = [(f"{CONTROL_OPCODES[kind]:#04x}", f"`{kind}`", " ".join(roles)) for kind, roles in CONTROL_KINDS.items()]
+    control = [
+        (f"{CONTROL_OPCODES[kind]:#04x}", f"{SHORT_CONTROL_OPCODES[kind]:#04x}", f"`{kind}`", " ".join(roles))
+        for kind, roles in CONTROL_KINDS.items()
+    ]
     codes = [("engine", _codes(ENGINE_CODES))]
     codes += [(f"`{name}`", _codes(members)) for name, members in ENUMS.items()]
     codes += [("element type", ", ".join(f"{row.code:#04x} {row.name}" for row in DTYPES))]
@@ -70,7 +76,7 @@ def encoding_table() -> str:
                 ("opcode", "instruction", "engines", "operands (bit name, ? optional)", "fields (bit name: kind)"),
                 instructions,
             ),
-            _table(("opcode", "control instruction", "numbers"), control),
+            _table(("opcode", "short form", "control instruction", "numbers"), control),
             _table(("code", "values"), codes),
         )
     )
