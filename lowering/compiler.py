@@ -1,7 +1,7 @@
 """ONNX file in, NEFF out: the compiler as a function.
 
-`compile_model` imports a model, runs the default pipeline and emits. Every decision that a user should know of (where each op
-runs and why, casts, spills, peak memory, assumed machine figures) is collected in the report.
+`compile_model` imports a model, runs the default pipeline and emits. Every decision that a user should know of (where
+each op runs and why, casts, spills, peak memory, assumed machine figures) is collected in the report.
 """
 
 import time
@@ -23,6 +23,8 @@ from runtime.neff import Neff
 
 AUTO_CAST = ("none", "matmult", "all")
 AUTO_CAST_TYPES = ("bf16", "fp16", "tf32")
+EMITS = ("import", *LEVELS, "neff")
+"""Where compiling can stop: right after the import, at the end of a level, or with the NEFF."""
 _TYPE_NAMES = {"bf16": "bf16", "fp16": "f16", "tf32": "tf32"}
 
 Progress = Callable[[str], None]
@@ -44,7 +46,7 @@ class CompileOptions:
         for name, value, allowed in (
             ("--auto-cast", self.auto_cast, AUTO_CAST),
             ("--auto-cast-type", self.auto_cast_type, AUTO_CAST_TYPES),
-            ("--emit", self.emit, (*LEVELS, "neff")),
+            ("--emit", self.emit, EMITS),
         ):
             if value not in allowed:
                 raise NeuronError("NX-ARG-001", f"{name} {value}: choose one of {', '.join(allowed)}")
@@ -81,7 +83,8 @@ def compile_model(
         tell(name)
 
     until = options.emit if options.emit in LEVELS else LEVELS[-1]
-    specs = pass_specs(options.auto_cast, _TYPE_NAMES[options.auto_cast_type], until)
+    cast_type = _TYPE_NAMES[options.auto_cast_type]
+    specs = [] if options.emit == "import" else pass_specs(options.auto_cast, cast_type, until)
     run_passes(Context(), module, specs, done)
     report = _report(module, options)
     report["import"] = {
@@ -112,7 +115,10 @@ def _report(module: ModuleOp, options: CompileOptions) -> dict[str, Any]:
     """What the passes left in attributes, as plain data."""
     target = load_target(options.target)
     functions = [op for op in module.body.block.ops if isinstance(op, func.FuncOp)]
-    partition = [dict(zip(("node", "op", "where", "why"), row.split("|", 3), strict=False)) for row in _rows(module, "neuron.partition")]
+    partition = [
+        dict(zip(("node", "op", "where", "why"), row.split("|", 3), strict=False))
+        for row in _rows(module, "neuron.partition")
+    ]
     return {
         "target": options.target,
         "auto_cast": options.auto_cast,

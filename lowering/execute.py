@@ -1,21 +1,22 @@
 """Runs a module at whatever level it is: graph ops on numpy, tile and nisa in program order, queues on the machine."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from xdsl.context import Context
 from xdsl.dialects import func
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
 
 from lowering.nisa_to_neff.program import core_program
-from lowering.pipeline import make_pass
 from neuron_dialects import nisa
+from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.neuron import target_of
 from neuron_dialects.weights import WeightStore
+from passes.nisa.allocate_registers import allocate_registers
 from runtime.graph_interpreter import WeightResolver, run_graph
-from runtime.machine import Machine
+from runtime.machine import Machine, Mode, Timing
 from runtime.program_interpreter import run_function
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -45,30 +46,56 @@ def output_names(main: func.FuncOp) -> list[str]:
     return [f"output{i}" for i in range(len(main.function_type.outputs.data))]
 
 
-def run_module(module: ModuleOp, store: WeightStore, inputs: Sequence[Array]) -> list[Array]:
-    """The outputs of @main, each launched segment executed at its own level."""
+@dataclass(frozen=True)
+class ModuleRun:
+    """Outputs of @main in order (zeros in timing mode), and the timing of each launched core segment that ran."""
+
+    outputs: list[Array]
+    timings: list[Timing]
+
+
+def run_module(module: ModuleOp, store: WeightStore, inputs: Sequence[Array], mode: Mode = "functional") -> ModuleRun:
+    """Run @main, each launched segment at its own level.
+
+    Only queues have a time: in modes "timing" and "both" a core segment before the split into queues is NX-RUN-013.
+    """
     weights = WeightResolver(module, store)
-    finished: set[func.FuncOp] = set()
+    timings: list[Timing] = []
 
     def launch(function: func.FuncOp, arguments: list[Array]) -> Sequence[Array]:
-        has_queues = any(isinstance(op, nisa.QueueOp) for op in function.body.block.ops)
-        if not has_queues:
+        if not any(isinstance(op, nisa.QueueOp) for op in function.body.block.ops):
+            _refuse_timing(function, mode)
             return run_function(function, arguments, weights)
-        if function not in finished and not _has_registers(function):
-            make_pass("nisa-allocate-registers").apply(Context(), module)
-            function = next(
-                f for f in module.body.block.ops if isinstance(f, func.FuncOp) and f.sym_name == function.sym_name
-            )
-        finished.add(function)
         target = target_of(module)
+        if not _has_registers(function):
+            allocate_registers(function, target)
         program = core_program(function, target)
         parameters = {v.name: weights(v.name) for v in program.variables if v.kind == "file"}
         variables = [v for v in program.variables if v.kind == "input"]
         given = {v.name: a.reshape(v.shape) for v, a in zip(variables, arguments, strict=True)}
-        result = Machine(program, target).run(given, parameters, "functional")
-        return [result.outputs[v.name] for v in program.variables if v.kind == "output"]
+        result = Machine(program, target).run(given, parameters, mode)
+        if result.timing is not None:
+            timings.append(result.timing)
+        made = [v for v in program.variables if v.kind == "output"]
+        if mode == "timing":
+            return [np.zeros(v.shape, dtype_by_name(v.dtype).numpy) for v in made]
+        return [result.outputs[v.name] for v in made]
 
-    return run_graph(main_function(module), list(inputs), weights, launch=launch)
+    main = main_function(module)
+    outputs = run_graph(main, list(inputs), weights, launch=launch)
+    if not timings:
+        _refuse_timing(main, mode)
+    return ModuleRun(outputs, timings)
+
+
+def _refuse_timing(function: func.FuncOp, mode: Mode) -> None:
+    """NX-RUN-013 when the time of a function without queues is asked for."""
+    if mode != "functional":
+        raise NeuronError(
+            "NX-RUN-013",
+            f"function @{function.sym_name.data} has no queues, so it has no time",
+            help="lower it with neuron-opt (-p tile-to-nisa from the tile level), or run without --mode",
+        )
 
 
 def _has_registers(function: func.FuncOp) -> bool:

@@ -1,7 +1,8 @@
 """The default pipeline as data: phases, passes, what each does; and the function that runs a list of passes.
 
-`PHASES` is the one place where the order of passes is written down: the compiler, `neuron-opt -p default` and the manual's table
-are made from it. A phase ends at a level at which the program can be executed and where `--emit` can stop.
+`PHASES` is the one place where the order of passes is written down: the compiler, `neuron-opt -p default` and the
+manual's table are made from it. A phase ends at a level at which the program can be executed and where `--emit` can
+stop.
 """
 
 import gc
@@ -34,6 +35,8 @@ PHASES: tuple[Phase, ...] = (
         (
             "graph-canonicalize",
             "graph-fold-batch-norm",
+            "graph-decompose",
+            "graph-fold-weights",
             "graph-partition",
             "graph-narrow-integers",
             "graph-auto-cast{{mode={auto_cast} type={auto_cast_type}}}",

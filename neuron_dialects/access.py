@@ -1,9 +1,10 @@
-"""Affine expressions over loop variables and access patterns over buffers: the plain data every lower level is built on.
+"""Affine expressions over loop variables, access patterns over buffers: the plain data that lower levels are built on.
 
 An `AccessPattern` says which elements of one buffer an operand touches, and in which order: a run of partitions and a
-strided pattern in the free dimension that is the same for every partition (SBUF and PSUM), or a strided pattern over linear
-memory (DRAM). Starts are affine in the enclosing loops' variables, so that a loop stays a loop. Nothing here knows the IR:
-variables are small integers whose meaning the owner gives (an operand position of an op, a loop's identity in a program).
+strided pattern in the free dimension that is the same for every partition (SBUF and PSUM), or a strided pattern over
+linear memory (DRAM). Starts are affine in the enclosing loops' variables, so that a loop stays a loop. Nothing here
+knows the IR: variables are small integers whose meaning the owner gives (an operand position of an op, a loop's
+identity in a program).
 
 Text form, used by the IR, the assembler and messages alike (`$0` is variable 0):
 
@@ -27,7 +28,7 @@ class Affine:
     def of(constant: int, terms: Mapping[int, int] | Iterable[tuple[int, int]] = ()) -> "Affine":
         """Affine expression from a constant and variable -> coefficient; zero coefficients are dropped."""
         items = terms.items() if isinstance(terms, Mapping) else terms
-        return Affine(constant, tuple(sorted((v, c) for v, c in items if c)))
+        return Affine(constant, tuple(sorted((v, c) for v, c in items if c)))  # pyright: ignore[reportArgumentType]
 
     @staticmethod
     def variable(index: int, coefficient: int = 1) -> "Affine":

@@ -1,8 +1,8 @@
 """Time: how long an instruction keeps its engine busy and how long until its result can be used.
 
-The compiler's estimates and the machine's clock are both made of these functions. Cycle formulas stand beside each instruction
-(neuron_dialects/isa/definitions.py); this module turns them into nanoseconds and models what spans instructions: pipeline
-latency, DMA and the roofline.
+The compiler's estimates and the machine's clock are both made of these functions. Cycle formulas stand beside each
+instruction (neuron_dialects/isa/definitions.py); this module turns them into nanoseconds and models what spans
+instructions: pipeline latency, DMA and the roofline.
 """
 
 import math
@@ -28,7 +28,7 @@ def latency_ns(engine: str, target: Target) -> float:
 
 @dataclass(frozen=True)
 class DmaCost:
-    """A DMA transfer: bytes moved, descriptors, nanoseconds that all DMA engines together are busy, DRAM bytes touched."""
+    """A DMA transfer: bytes moved, descriptors, nanoseconds that all DMA engines are busy, DRAM bytes touched."""
 
     bytes: int
     descriptors: int
@@ -45,8 +45,8 @@ def _run_bytes(operand: Operand) -> int:
 def dma_cost(instruction: Instruction, target: Target) -> DmaCost:
     """Cost of a DMA: descriptors spread over the DMA engines, each taking max(descriptor time, bytes / rate).
 
-    One descriptor covers one run that is contiguous on both sides; a partition boundary ends a run. A long run is cut so
-    that all engines take part. The transfer is also bound by the core's share of the DRAM bandwidth.
+    One descriptor covers one run that is contiguous on both sides; a partition boundary ends a run. A long run is cut
+    so that all engines take part. The transfer is also bound by the core's share of the DRAM bandwidth.
     """
     if instruction.name == "dma_copy":
         destination, source = instruction.operands["dst"], instruction.operands["src"]
@@ -80,5 +80,5 @@ def matmul_macs(instruction: Instruction) -> int:
 
 
 def roofline_ns(macs: int, compulsory_bytes: int, target: Target, passes: float = 1.0) -> float:
-    """The larger of `macs` at the tensor engine's peak (times `passes`: 4 for fp32) and the bytes at DRAM peak bandwidth."""
+    """The larger of `macs` at the tensor engine's peak (times `passes`: 4 for fp32) and the bytes at DRAM's peak."""
     return max(macs * passes / target.peak_macs_per_ns, compulsory_bytes / float(target.dram_bytes_per_ns))

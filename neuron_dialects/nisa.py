@@ -1,19 +1,20 @@
-"""The nisa dialect: one operation per NeuronCore instruction, generated from the instruction table (neuron_dialects/isa).
+"""The nisa dialect: one operation per NeuronCore instruction, made from the instruction table (neuron_dialects/isa).
 
 A nisa program passes through these forms, each executable:
 
 1. program order: `scf.for` loops, symbolic buffers (`nisa.alloc`), an engine on every instruction;
-2. allocated: every on-chip `nisa.alloc` stands at the top of its function with an address; the copy that an iteration uses is
-   a `nisa.slot` value;
-3. synchronised: instructions wait for progress counters (`wait(act >= %i + 1)`) and bump their stream's own (`signal(pe)`);
+2. allocated: every on-chip `nisa.alloc` stands at the top of its function with an address; the copy that an iteration
+   uses is a `nisa.slot` value;
+3. synchronised: instructions wait for progress counters (`wait(act >= %i + 1)`) and bump their stream's own
+   (`signal(pe)`);
 4. queues: one `nisa.queue` per engine with only its own instructions; queues meet only through memory and semaphores;
 5. registers: loops and loop-dependent numbers are scalar registers (`r3`), with labels and branches.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from xdsl.dialects.builtin import DenseArrayBase, IndexType, IntegerAttr, MemRefType, StringAttr, i64
+from xdsl.dialects.builtin import I64, DenseArrayBase, IndexType, IntegerAttr, MemRefType, StringAttr, i64
 from xdsl.ir import Attribute, Data, Dialect, OpResult, Region, SSAValue
 from xdsl.irdl import (
     IRDLOperation,
@@ -31,7 +32,8 @@ from xdsl.traits import MemoryAllocEffect, MemoryWriteEffect, NoMemoryEffect, No
 from xdsl.utils.exceptions import VerifyException
 
 from neuron_dialects.access import Affine, parse_affine
-from neuron_dialects.access_ops import AccessOp, access_op_class, dtype_name_of, parse_affine_expression, space_of
+from neuron_dialects.access_ops import AccessOp, access_op_class, dtype_name_of, space_of, verify_allocation
+from neuron_dialects.access_syntax import parse_affine_expression
 from neuron_dialects.isa import INSTRUCTIONS, Instruction, Operand, verify_instruction
 from neuron_dialects.isa.model import InstructionDef
 from neuron_dialects.isa.program import CONTROL_KINDS
@@ -42,8 +44,8 @@ from neuron_dialects.tile import AccessEffect
 class Sync:
     """What an instruction waits for and which counter it bumps when it completes.
 
-    `waits`: (semaphore, least value); `signal`: the semaphore incremented by 1, or None. A semaphore is named after the stream
-    whose progress it counts: an engine or a DMA ring.
+    `waits`: (semaphore, least value); `signal`: the semaphore incremented by 1, or None. A semaphore is named after the
+    stream whose progress it counts: an engine or a DMA ring.
     """
 
     waits: tuple[tuple[str, Affine], ...] = ()
@@ -96,7 +98,7 @@ class NisaOp(AccessOp):
         return self.DEFINITION.is_dma
 
     def instruction(self, buffer_ids: dict[SSAValue, int] | None = None) -> Instruction:
-        """The instruction as plain data; `buffer_ids` numbers the buffers (numbered in order of appearance otherwise)."""
+        """The instruction as plain data; `buffer_ids` numbers the buffers, in order of appearance if it is None."""
         ids: dict[SSAValue, int] = {} if buffer_ids is None else buffer_ids
         operands = {
             role: Operand(space_of(b), dtype_name_of(b), pattern, ids.setdefault(b, len(ids)))
@@ -169,8 +171,8 @@ def _op_class(definition: InstructionDef) -> type[NisaOp]:
     engines = "a DMA ring" if definition.is_dma else ", ".join(definition.engines)
     doc = f"{definition.summary}. Runs on {engines}. Source: {definition.source}."
     made = access_op_class(f"nisa.{definition.name}", definition.operands, definition.fields, doc, NisaOp)
-    made.DEFINITION = definition  # type: ignore[attr-defined]
-    return made  # type: ignore[return-value]
+    made.DEFINITION = definition
+    return made
 
 
 NISA_OPS: dict[str, type[NisaOp]] = {name: _op_class(definition) for name, definition in INSTRUCTIONS.items()}
@@ -179,7 +181,7 @@ NISA_OPS: dict[str, type[NisaOp]] = {name: _op_class(definition) for name, defin
 
 @irdl_op_definition
 class AllocOp(IRDLOperation):
-    """A buffer. Before allocation as `tile.alloc`; afterwards at the top of its function, with its first copy's address."""
+    """A buffer. Before allocation as `tile.alloc`; then at the top of its function, with its first copy's address."""
 
     name = "nisa.alloc"
     copies = prop_def(IntegerAttr)
@@ -198,7 +200,7 @@ class AllocOp(IRDLOperation):
         copy_bytes: int | None = None,
         name: str | None = None,
     ):
-        """`partition`, `address` (bytes into the partition) and `copy_bytes` (distance of copies) come from allocation."""
+        """Allocation gives `partition`, `address` (bytes into the partition) and `copy_bytes` (distance of copies)."""
         numbers = {"copies": copies, "partition": partition, "address": address, "copy_bytes": copy_bytes}
         super().__init__(
             properties={k: IntegerAttr(v, i64) for k, v in numbers.items() if v is not None}, result_types=[buffer_type]
@@ -207,11 +209,10 @@ class AllocOp(IRDLOperation):
             self.buffer.name_hint = name
 
     def verify_(self) -> None:
-        """Address and partition come together."""
+        """Address and partition come together; else as `tile.alloc`."""
         if (self.address is None) != (self.partition is None):
             raise VerifyException("an address needs a partition and a byte offset")
-        if space_of(self.buffer) != "dram" and self.buffer.type.get_shape()[0] > 128:  # type: ignore[attr-defined]
-            raise VerifyException(f"{self.buffer.type.get_shape()[0]} partitions exceed 128")  # type: ignore[attr-defined]
+        verify_allocation(self.buffer, self.copies.value.data)
 
     def print(self, printer: Printer) -> None:
         """`nisa.alloc copies 2 at 0, 1024 stride 512 : memref<...>`."""
@@ -241,7 +242,7 @@ class AllocOp(IRDLOperation):
 
 @irdl_op_definition
 class SlotOp(IRDLOperation):
-    """How often this op has been executed before, modulo `copies`: the copy of a rotating buffer that this iteration uses."""
+    """The copy of a rotating buffer that an iteration uses: how often this op was executed before, modulo `copies`."""
 
     name = "nisa.slot"
     copies = prop_def(IntegerAttr)
@@ -301,13 +302,11 @@ class ControlOp(IRDLOperation):
 
     name = "nisa.control"
     kind = prop_def(StringAttr)
-    numbers = prop_def(DenseArrayBase)
+    numbers = prop_def(DenseArrayBase[I64])
     traits = traits_def(MemoryWriteEffect())
 
     def __init__(self, kind: str, *numbers: int):
-        super().__init__(
-            properties={"kind": StringAttr(kind), "numbers": DenseArrayBase.from_list(i64, list(numbers))}
-        )
+        super().__init__(properties={"kind": StringAttr(kind), "numbers": DenseArrayBase.from_list(i64, list(numbers))})
 
     @property
     def operand_numbers(self) -> tuple[int, ...]:

@@ -1,9 +1,9 @@
 """Target descriptions: one TOML file per NeuronCore generation, read into frozen plain data.
 
-Every figure in a target file is a table `{ value, source, note }`; `source` is `documented`, `measured` or `assumed`, and
-`Target.provenance` keeps it, so that reports can label whatever rests on an assumption. The compiler's cost estimates and the
-machine's clock read the same `Target`. Nothing outside this module tests a target's name; an alias file (`inf2`) inherits
-another one with `inherits = "trn1"` and overrides single figures.
+Every figure in a target file is a table `{ value, source, note }`; `source` is `documented`, `measured` or `assumed`,
+and `Target.figures` keeps it, so that reports can label whatever rests on an assumption. The compiler's cost estimates
+and the machine's clock read the same `Target`. Nothing outside this module tests a target's name; an alias file
+(`inf2`) inherits another one with `inherits = "trn1"` and overrides single figures.
 """
 
 import functools

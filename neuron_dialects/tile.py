@@ -1,10 +1,10 @@
 """The tile dialect: loops over tiles of tensors, in one program order, without engines or addresses.
 
-Loops are `scf.for` from 0 with step 1 and a constant trip count; they stay loops. Buffers are memrefs with a memory space;
-in sbuf and psum the first dimension is the partition. A `tile.alloc` inside a loop stands for a fresh buffer in every
-iteration; `copies` says over how many physical buffers the iterations rotate. Compute ops write into their destination and
-mirror what the engines can do, on tiles of any size; they share operand and field tables with the instructions that they
-become (neuron_dialects/isa), less the engine and the size limits.
+Loops are `scf.for` from 0 with step 1 and a constant trip count; they stay loops. Buffers are memrefs with a memory
+space; in sbuf and psum the first dimension is the partition. A `tile.alloc` inside a loop stands for a fresh buffer in
+every iteration; `copies` says over how many physical buffers the iterations rotate. Compute ops write into their
+destination and mirror what the engines can do, on tiles of any size; they share operand and field tables with the
+instructions that they become (neuron_dialects/isa), less the engine and the size limits.
 """
 
 from typing import Any, ClassVar
@@ -17,12 +17,12 @@ from xdsl.printer import Printer
 from xdsl.traits import EffectInstance, MemoryAllocEffect, MemoryEffect, MemoryEffectKind, NoMemoryEffect
 from xdsl.utils.exceptions import VerifyException
 
-from neuron_dialects.access_ops import AccessAttr, AccessOp, FieldsAttr, access_op_class, space_of
+from neuron_dialects.access_ops import AccessAttr, AccessOp, FieldsAttr, access_op_class, space_of, verify_allocation
 from neuron_dialects.isa import INSTRUCTIONS
 
 
 class AccessEffect(MemoryEffect):
-    """Reads the operands that the table says are read, writes those it says are written; so never pure, never merged."""
+    """Reads the operands that the table says are read, writes those it says are written; never pure, never merged."""
 
     @classmethod
     def get_effects(cls, op: Any) -> set[EffectInstance]:
@@ -73,8 +73,8 @@ def _op_class(short: str, instruction: str) -> type[TileOp]:
     definition = INSTRUCTIONS[instruction]
     doc = f"{definition.summary}. Becomes `nisa.{instruction}`."
     made = access_op_class(f"tile.{short}", definition.operands, definition.fields, doc, TileOp)
-    made.INSTRUCTION = instruction  # type: ignore[attr-defined]
-    return made  # type: ignore[return-value]
+    made.INSTRUCTION = instruction
+    return made
 
 
 TILE_OPS: dict[str, type[TileOp]] = {short: _op_class(short, target) for short, target in TILE_INSTRUCTIONS.items()}
@@ -83,7 +83,7 @@ TILE_OPS: dict[str, type[TileOp]] = {short: _op_class(short, target) for short, 
 
 @irdl_op_definition
 class AllocOp(IRDLOperation):
-    """A buffer; inside a loop, a fresh (uninitialised) one in every iteration, rotating over `copies` physical buffers."""
+    """A buffer; in a loop, a fresh (uninitialised) one in every iteration, rotating over `copies` physical buffers."""
 
     name = "tile.alloc"
     copies = prop_def(IntegerAttr)
@@ -97,13 +97,7 @@ class AllocOp(IRDLOperation):
 
     def verify_(self) -> None:
         """Static shape; on chip at most 128 partitions; at least one copy."""
-        shape = self.buffer.type.get_shape()  # type: ignore[attr-defined]
-        if any(size < 0 for size in shape):
-            raise VerifyException(f"{self.buffer.type} has a dynamic dimension")
-        if space_of(self.buffer) != "dram" and shape[0] > 128:
-            raise VerifyException(f"{shape[0]} partitions exceed 128")
-        if self.copies.value.data < 1:
-            raise VerifyException(f"{self.copies.value.data} copies, there must be at least 1")
+        verify_allocation(self.buffer, self.copies.value.data)
 
     def print(self, printer: Printer) -> None:
         """`tile.alloc x2 : memref<...>`."""
@@ -122,7 +116,7 @@ class AllocOp(IRDLOperation):
 
 @irdl_op_definition
 class ParamOp(IRDLOperation):
-    """A constant DRAM tensor: weight `symbol` of the weight store or of a `graph.derived_weight`, in row-major order."""
+    """A constant DRAM tensor, row-major: weight `symbol` of the weight store or of a `graph.derived_weight`."""
 
     name = "tile.param"
     symbol = prop_def(StringAttr)

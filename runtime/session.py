@@ -1,7 +1,8 @@
 """Runs a compiled model: core segments on the machine, host segments on onnxruntime.
 
-A `Session` is given a `Neff`. `run` takes the model's inputs by name, checks and converts them at the boundary (int64 values
-become int32 only when they fit), executes the segments in order and gives the outputs by name, and the machine's timing.
+A `Session` is given a `Neff`. `run` takes the model's inputs by name, checks and converts them at the boundary (int64
+values become int32 only when they fit), executes the segments in order and gives the outputs by name, and the machine's
+timing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,21 +16,25 @@ from neuron_dialects.errors import NeuronError
 from neuron_dialects.target import Target, load_target
 from runtime.machine import Machine, Mode, Timing
 from runtime.machine.timing import EngineTiming
-from runtime.neff import CORE, CoreImage, GraphNode, Neff, TensorSpec
+from runtime.neff import CORE, OPAQUE, CoreImage, GraphNode, Neff, TensorSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass
 class RunResult:
-    """Outputs by name (empty in timing mode) and the timing of each core segment that ran, in order (empty in functional mode)."""
+    """What one inference gave.
+
+    `outputs`: arrays by name (in timing mode zeros of the right shapes); `timings`: one for each core segment that ran,
+    in order (none in functional mode).
+    """
 
     outputs: dict[str, Array]
     timings: list[Timing]
 
 
 def to_device(value: Array, spec: TensorSpec) -> Array:
-    """A boundary tensor in the element type that cores compute with; NeuronError NX-RUN-010 where a value does not fit."""
+    """A boundary tensor in the element type that cores compute with; NeuronError NX-RUN-010 if a value does not fit."""
     device = dtype_by_name(spec.device_dtype).numpy
     if value.dtype == device:
         return np.ascontiguousarray(value)
@@ -87,6 +92,11 @@ def combined(timings: Sequence[Timing], target: Target) -> Timing:
     )
 
 
+def timing_figures(timings: Sequence[Timing], target: Target) -> dict[str, float | int | bool]:
+    """The figures of core segments that ran one after the other, under the profiler's names."""
+    return {**combined(timings, target).summary(), "is_simulation": True}
+
+
 class Session:
     """A loaded model. Not thread-safe; load the model once per thread."""
 
@@ -114,7 +124,7 @@ class Session:
 
     def summary(self, result: RunResult) -> dict[str, float | int | bool]:
         """Timing figures over all core segments, under the profiler's names (seconds; `_percent` from 0 to 1)."""
-        return {**combined(result.timings, self.target).summary(), "is_simulation": True}
+        return timing_figures(result.timings, self.target)
 
     def _bind(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Inputs checked against the model's."""
@@ -127,7 +137,9 @@ class Session:
         values: dict[str, Array] = {}
         for spec in self.neff.inputs:
             if spec.name not in inputs:
-                raise NeuronError("NX-RUN-011", f"input '{spec.name}' is missing", help=f"give an array of shape {list(spec.shape)}")
+                raise NeuronError(
+                    "NX-RUN-011", f"input '{spec.name}' is missing", help=f"give an array of shape {list(spec.shape)}"
+                )
             value = np.asarray(inputs[spec.name])
             if tuple(value.shape) != spec.shape:
                 raise NeuronError(
@@ -157,21 +169,51 @@ class Session:
             if mode == "timing":
                 values[name] = np.zeros(spec.shape, dtype_by_name(spec.dtype).numpy)
             else:
-                values[name] = result.outputs[variable.name].reshape(spec.shape).astype(dtype_by_name(spec.dtype).numpy, copy=False)
+                computed = result.outputs[variable.name].reshape(spec.shape)
+                values[name] = computed.astype(dtype_by_name(spec.dtype).numpy, copy=False)
         return result.timing
 
-    def _run_host(self, node: GraphNode, values: dict[str, Array]) -> None:
+    def _run_host(self, node: GraphNode, values: dict[str, Any]) -> None:
+        if node.callee not in self._hosts:
+            self._hosts[node.callee] = _HostModel(self.neff.host_models[node.callee])
+        results = self._hosts[node.callee].run([values[name] for name in node.inputs])
+        for name, value in zip(node.outputs, results, strict=True):
+            spec = self._specs[name]
+            narrow = spec.dtype != OPAQUE and dtype_by_name(spec.dtype).numpy.isbuiltin != 1
+            values[name] = value.astype(dtype_by_name(spec.dtype).numpy) if narrow else value
+
+
+class _HostModel:
+    """An ONNX model run by onnxruntime, or by ONNX's reference evaluator where onnxruntime has no kernel."""
+
+    def __init__(self, model: bytes):
         import onnxruntime
 
-        if node.callee not in self._hosts:
-            options = onnxruntime.SessionOptions()
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-            options.log_severity_level = 4
-            self._hosts[node.callee] = onnxruntime.InferenceSession(
-                self.neff.host_models[node.callee], options, providers=["CPUExecutionProvider"]
-            )
-        session = self._hosts[node.callee]
-        feeds = {i.name: values[name] for i, name in zip(session.get_inputs(), node.inputs, strict=True)}
-        results = session.run(None, feeds)
-        for name, value in zip(node.outputs, results, strict=True):
-            values[name] = value
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 4
+        self._evaluator: Any
+        try:
+            self._evaluator = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._names = [value.name for value in self._evaluator.get_inputs()]
+        except Exception as refused:
+            import onnx
+            from onnx.reference import ReferenceEvaluator
+
+            try:
+                self._evaluator = ReferenceEvaluator(onnx.load_from_string(model))
+            except Exception:
+                reason = str(refused).splitlines()[0]
+                raise NeuronError("NX-OP-001", f"the host cannot run a segment: {reason}") from refused
+            self._names = list(self._evaluator.input_names)
+
+    def run(self, inputs: Sequence[Any]) -> list[Any]:
+        """Outputs in order; types that numpy lacks (bf16, 8-bit floats) enter as float32, as the model expects."""
+        feeds = {
+            name: value.astype(np.float32) if isinstance(value, np.ndarray) and value.dtype.isbuiltin != 1 else value
+            for name, value in zip(self._names, inputs, strict=True)
+        }
+        try:
+            return list(self._evaluator.run(None, feeds))
+        except Exception as error:
+            raise NeuronError("NX-OP-002", f"a host segment failed: {str(error).splitlines()[0]}") from error

@@ -5,6 +5,7 @@ Numbers are drawn from a seeded generator, so that a failure can be repeated.
 
 from __future__ import annotations
 
+import base64
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -134,6 +135,12 @@ def relative_l2(actual: Array, expected: Array) -> float:
     """Norm of the difference relative to the norm of what is expected."""
     have, want = actual.astype(np.float64), expected.astype(np.float64)
     return float(np.linalg.norm(have - want) / max(np.linalg.norm(want), 1e-30))
+
+
+def onnx_node(op_type: str, inputs: int, outputs: int, **attributes: Any) -> str:
+    """An ONNX node as the text of graph.onnx_node has it: `node "..."`."""
+    node = helper.make_node(op_type, [f"i{n}" for n in range(inputs)], [f"o{n}" for n in range(outputs)], **attributes)
+    return f'node "{base64.b64encode(node.SerializeToString()).decode()}"'
 
 
 def random_store(module: ModuleOp) -> WeightStore:

@@ -1,8 +1,8 @@
 """`python -m tools.generate_docs`: writes the pages of the manual that are made from definitions.
 
 The reference pages, the tables inside docs/neff.md and the index are derived from the dialects, the instruction table,
-the target files, the passes and the error codes. With `--check` nothing is written: stale pages are listed, and the exit
-code is 1 when there are any.
+the target files, the passes and the error codes. With `--check` nothing is written: stale pages are listed, and the
+exit code is 1 when there are any.
 """
 
 from __future__ import annotations

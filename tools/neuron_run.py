@@ -3,8 +3,8 @@
     neuron-run model.neff --random 0 --check model.onnx --mode both
     neuron-run model.mlir --inputs x.npz --outputs y.npz
 
-Without --inputs, values are drawn from the seed of --random (0 by default): floats from a normal distribution, integers from a
-small range. `--check` compares with onnxruntime on the original model, or with arrays of an .npz file.
+Without --inputs, values are drawn from the seed of --random (0 by default): floats from a normal distribution, integers
+from a small range. `--check` compares with onnxruntime on the original model, or with arrays of an .npz file.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from neuron_dialects.errors import NeuronError
 from tools.errors import run_main
+
+if TYPE_CHECKING:
+    from runtime.machine import Mode
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MAX_NPZ_BYTES = 8 << 30
@@ -37,7 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--inputs", type=Path, metavar="F.npz", help="inputs by name")
     source.add_argument("--random", type=int, metavar="SEED", help="random inputs from this seed (default 0)")
     parser.add_argument("--outputs", type=Path, metavar="F.npz", help="write the outputs")
-    parser.add_argument("--check", type=Path, metavar="MODEL.onnx|EXPECTED.npz", help="compare with onnxruntime or arrays")
+    parser.add_argument(
+        "--check", type=Path, metavar="MODEL.onnx|EXPECTED.npz", help="compare with onnxruntime or arrays"
+    )
     parser.add_argument("--mode", choices=("functional", "timing", "both"), default="functional")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -71,7 +76,7 @@ class Runner:
     specs: dict[str, tuple[tuple[int, ...], str]]
     cast_type: str
 
-    def run(self, inputs: Mapping[str, Array], mode: str) -> tuple[dict[str, Array], dict[str, Any]]:
+    def run(self, inputs: Mapping[str, Array], mode: Mode) -> tuple[dict[str, Array], dict[str, Any]]:
         """Outputs by name and timing figures."""
         raise AssertionError
 
@@ -86,7 +91,7 @@ class _NeffRunner(Runner):
         self.specs = {spec.name: (spec.shape, spec.dtype) for spec in neff.inputs}
         self.cast_type = cast_type_of(neff.report)
 
-    def run(self, inputs: Mapping[str, Array], mode: str) -> tuple[dict[str, Array], dict[str, Any]]:
+    def run(self, inputs: Mapping[str, Array], mode: Mode) -> tuple[dict[str, Array], dict[str, Any]]:
         """Run on the machine."""
         result = self.session.run(inputs, mode)
         figures = {} if mode == "functional" else self.session.summary(result)
@@ -110,18 +115,20 @@ class _ModuleRunner(Runner):
         self.specs = {n: (tuple(shape), dtype.name) for n, (dtype, shape) in zip(self.inputs, specs, strict=True)}
         self.cast_type = ""
 
-    def run(self, inputs: Mapping[str, Array], mode: str) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Interpret at the module's level."""
+    def run(self, inputs: Mapping[str, Array], mode: Mode) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Interpret at the module's level; queues run on the machine and have a time."""
         from lowering.execute import run_module
+        from neuron_dialects.neuron import target_of
+        from runtime.session import timing_figures
 
-        if mode != "functional":
-            raise NeuronError("NX-RUN-013", "MLIR runs in functional mode only", help="compile to a NEFF for timing")
         given: list[Array] = []
         for name in self.inputs:
             if name not in inputs:
                 raise NeuronError("NX-RUN-011", f"input '{name}' is missing")
             given.append(np.asarray(inputs[name]))
-        return dict(zip(self.output_names, run_module(self.module, self.store, given), strict=True)), {}
+        run = run_module(self.module, self.store, given, mode)
+        figures = timing_figures(run.timings, target_of(self.module)) if run.timings else {}
+        return ({} if mode == "timing" else dict(zip(self.output_names, run.outputs, strict=True))), figures
 
 
 def _open(path: Path) -> Runner:
@@ -130,7 +137,9 @@ def _open(path: Path) -> Runner:
 
 def cast_type_of(report: Mapping[str, Any]) -> str:
     """The 16-bit type that the model was cast to, from its compile report; empty for none."""
-    return "" if report.get("auto_cast", "none") == "none" and report.get("target") != "inf1" else report.get("auto_cast_type", "")
+    if report.get("auto_cast", "none") == "none" and report.get("target") != "inf1":
+        return ""
+    return str(report.get("auto_cast_type", ""))
 
 
 def read_npz(path: Path) -> dict[str, Array]:
@@ -148,7 +157,10 @@ def read_npz(path: Path) -> dict[str, Array]:
 
 def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
     """Write arrays by name; types that .npz does not know (bf16) are written as float32."""
-    plain = {name: a.astype(np.float32) if a.dtype.kind == "V" or a.dtype.name == "bfloat16" else a for name, a in arrays.items()}
+    plain = {
+        name: a.astype(np.float32) if a.dtype.kind == "V" or a.dtype.name == "bfloat16" else a
+        for name, a in arrays.items()
+    }
     np.savez(path, **plain)  # pyright: ignore[reportArgumentType]
 
 
@@ -187,10 +199,13 @@ def check(
     rows: list[dict[str, Any]] = []
     for name, value in outputs.items():
         if name not in expected:
-            raise NeuronError("NX-RUN-021", f"the reference has no output '{name}'", help=f"it has {', '.join(expected)}")
+            raise NeuronError(
+                "NX-RUN-021", f"the reference has no output '{name}'", help=f"it has {', '.join(expected)}"
+            )
         if value.shape != expected[name].shape:
             raise NeuronError(
-                "NX-RUN-021", f"output '{name}' has shape {list(value.shape)}, the reference {list(expected[name].shape)}"
+                "NX-RUN-021",
+                f"output '{name}' has shape {list(value.shape)}, the reference {list(expected[name].shape)}",
             )
         row: dict[str, Any] = {"name": name, **errors(value, expected[name])}
         if name in floors:
@@ -217,7 +232,8 @@ def text_report(report: Mapping[str, Any]) -> str:
         lines.append(line)
     if "total_time" in report:
         lines.append(
-            f"total_time {report['total_time'] * 1e6:.1f} us (simulated), roofline {report['roofline_time'] * 1e6:.1f} us, "
+            f"total_time {report['total_time'] * 1e6:.1f} us (simulated), "
+            f"roofline {report['roofline_time'] * 1e6:.1f} us, "
             f"MFU {report['mfu_estimated_percent']:.1%}"
         )
         engines = [k for k in report if k.endswith("_engine_active_time_percent")]

@@ -1,10 +1,11 @@
 """Builds tile-level code: buffers, loops and ops, from views.
 
-One `KernelBuilder` writes the body of one core function. Loops are opened as context managers and give an affine variable;
-every op is placed at the current end of the innermost open loop and carries the location of the graph op being lowered.
+One `KernelBuilder` writes the body of one core function. Loops are opened as context managers and give an affine
+variable; every op is placed at the current end of the innermost open loop and carries the location of the graph op
+being lowered.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,7 +41,7 @@ class KernelBuilder:
         self._constants: dict[int, SSAValue] = {}
         self._params: dict[str, Buffer] = {}
 
-    # -- buffers ----------------------------------------------------------------------------------------------------------
+    # -- buffers -------------------------------------------------------------------------------------------------------
 
     def adopt(self, value: SSAValue, shape: tuple[int, ...], dtype: str, space: str = "dram") -> Buffer:
         """A buffer for a value that exists already (a function argument)."""
@@ -55,9 +56,7 @@ class KernelBuilder:
         self._append(op)
         return self.adopt(op.buffer, shape, dtype, space)
 
-    def alloc_outer(
-        self, shape: tuple[int, ...], dtype: str, space: str = "sbuf", name: str | None = None
-    ) -> Buffer:
+    def alloc_outer(self, shape: tuple[int, ...], dtype: str, space: str = "sbuf", name: str | None = None) -> Buffer:
         """A buffer of the whole function body, whatever loop is open."""
         op = AllocOp(buffer_type(shape, dtype, space), 1, name)
         op.location = self.location
@@ -80,7 +79,7 @@ class KernelBuilder:
             self._params[symbol] = self.adopt(op.buffer, shape, dtype)
         return self._params[symbol]
 
-    # -- loops ------------------------------------------------------------------------------------------------------------
+    # -- loops ---------------------------------------------------------------------------------------------------------
 
     @property
     def rotation(self) -> int:
@@ -88,7 +87,7 @@ class KernelBuilder:
         return 2 if len(self._blocks) > 1 else 1
 
     @contextmanager
-    def loop(self, trips: int) -> Iterator[Affine]:
+    def loop(self, trips: int) -> Generator[Affine]:
         """`scf.for` from 0 to `trips`; a single iteration opens no loop and gives the constant 0."""
         if trips == 1:
             yield Affine(0)
@@ -127,7 +126,7 @@ class KernelBuilder:
             self._constants[value] = op.result
         return self._constants[value]
 
-    # -- ops --------------------------------------------------------------------------------------------------------------
+    # -- ops -----------------------------------------------------------------------------------------------------------
 
     def emit(self, name: str, operands: Mapping[str, View | None], fields: Mapping[str, Any] | None = None) -> None:
         """`tile.<name>` with views by role (None: absent) and fields."""

@@ -2,19 +2,27 @@
 
     out[o, pixels] = sum over input-channel tiles and taps of  w[c, tap, o]^T . x[c, pixels shifted by the tap]
 
-No im2col buffer: a tap is a strided view of the input tile, which is loaded once with its zero border. Weights are packed at
-emission as [group block, c, tap, o]. Groups are put side by side into blocks of up to 128 input channels with block-diagonal
-weights, so depthwise and grouped convolutions fill the array's rows. An input with few channels packs the taps of the outermost
-window dimension onto partitions too. A transposed convolution is one such convolution per output phase (position modulo stride).
+No im2col buffer: a tap is a strided view of the input tile, which is loaded once with its zero border. Weights are
+packed at emission as [group block, c, tap, o]. Groups are put side by side into blocks of up to 128 input channels with
+block-diagonal weights, so depthwise and grouped convolutions fill the array's rows. An input with few channels packs
+the taps of the outermost window dimension onto partitions too. A transposed convolution is one such convolution per
+output phase (position modulo stride).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import product
 from math import ceil
 
 from xdsl.ir import Operation, SSAValue
 
+from lowering.graph_to_tile.conv_phases import (
+    Phase,
+    Triple,
+    conv_phase,
+    spatial_part,
+    transposed_phases,
+    triple,
+    triple_pairs,
+)
 from lowering.graph_to_tile.conv_weights import WeightPacking, filter_taps, is_packable
 from lowering.graph_to_tile.epilogue import Epilogue
 from lowering.graph_to_tile.kernel import Kernel
@@ -23,99 +31,32 @@ from lowering.graph_to_tile.view import View
 from lowering.graph_to_tile.windows import Segment, output_tile, segments
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
+from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import ConvOp, ConvTransposeOp, ints, shape_of
+from neuron_dialects.neuron import location_name
 from passes.graph.conv_groups import ConvGroups, plan_groups
 
 Rows = dict[int, tuple[Affine, int]]
-Triple = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A plain convolution that yields every `step`-th output from `origin`, in three spatial dimensions.
-
-    Output position o (counted within the phase) reads input o * stride + offset[tap] - pad_low for each of its `taps`
-    (tap number in the packed weights, offset). `sizes`: outputs of the phase; `reach`: extent of its window.
-    """
-
-    origin: Triple
-    step: Triple
-    sizes: Triple
-    stride: Triple
-    pad_low: Triple
-    reach: Triple
-    taps: tuple[tuple[int, Triple], ...]
-
-
-def _triple(values: Sequence[int], fill: int) -> Triple:
-    """Values of 1 to 3 spatial dimensions as (depth, height, width); a 1-d extent is the height, so that rows tile it."""
-    if len(values) == 1:
-        return (fill, values[0], fill)
-    return (fill, values[0], values[1]) if len(values) == 2 else (values[0], values[1], values[2])
-
-
-def conv_phase(
-    kernel: Triple, strides: Triple, pads: Triple, dilations: Triple, outputs: Triple
-) -> Phase:
-    """The single phase of an ordinary convolution; `pads` are the low ones."""
-    taps = tuple(
-        (number, (d * dilations[0], h * dilations[1], w * dilations[2]))
-        for number, (d, h, w) in enumerate(product(*(range(n) for n in kernel)))
-    )
-    reach = tuple((n - 1) * dilation + 1 for n, dilation in zip(kernel, dilations, strict=True))
-    return Phase((0, 0, 0), (1, 1, 1), outputs, strides, pads, (reach[0], reach[1], reach[2]), taps)
-
-
-def transposed_phases(
-    kernel: Triple, strides: Triple, pads: Triple, dilations: Triple, outputs: Triple
-) -> list[Phase]:
-    """The phases of a transposed convolution.
-
-    Output o = i * stride + tap * dilation - pad for input i, so output phase r (o mod stride) uses the taps with
-    (r + pad - tap * dilation) divisible by the stride, at input o // stride + (r + pad - tap * dilation) / stride.
-    """
-    phases: list[Phase] = []
-    for origin in product(*(range(min(s, n)) for s, n in zip(strides, outputs, strict=True))):
-        per_dim: list[list[tuple[int, int]]] = []
-        for d in range(3):
-            shifted = [(t, origin[d] + pads[d] - t * dilations[d]) for t in range(kernel[d])]
-            per_dim.append([(t, value // strides[d]) for t, value in shifted if value % strides[d] == 0])
-        sizes = tuple(ceil((outputs[d] - origin[d]) / strides[d]) for d in range(3))
-        lows = tuple(min((v for _, v in taps), default=0) for taps in per_dim)
-        highs = tuple(max((v for _, v in taps), default=0) for taps in per_dim)
-        taps = tuple(
-            (
-                (td * kernel[1] + th) * kernel[2] + tw,
-                (vd - lows[0], vh - lows[1], vw - lows[2]),
-            )
-            for (td, vd), (th, vh), (tw, vw) in product(*per_dim)
-        )
-        reach = tuple(high - low + 1 for low, high in zip(lows, highs, strict=True))
-        phases.append(
-            Phase(
-                (origin[0], origin[1], origin[2]),
-                strides,
-                (sizes[0], sizes[1], sizes[2]),
-                (1, 1, 1),
-                (-lows[0], -lows[1], -lows[2]),
-                (reach[0], reach[1], reach[2]),
-                taps,
-            )
-        )
-    return phases
 
 
 def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[SSAValue]) -> None:
     """Lower a convolution with the pointwise `ops` behind it; its own bias was split off into one of them."""
-    assert isinstance(op, ConvOp | ConvTransposeOp) and op.bias is None
+    assert isinstance(op, ConvOp | ConvTransposeOp)
+    if op.bias is not None:
+        raise NeuronError(
+            "NX-PASS-002",
+            f"convert-graph-to-tile: {op.name} in a fused group has a bias",
+            node=location_name(op.location),
+            help="graph-fuse makes the bias an addition of its own",
+        )
     transposed = isinstance(op, ConvTransposeOp)
     n = len(shape_of(op.w)) - 2
     settings = (
-        _triple(shape_of(op.w)[2:], 1),
-        _triple(ints(op.strides), 1),
-        _triple(ints(op.pads)[:n], 0),
-        _triple(ints(op.dilations), 1),
-        _triple(shape_of(op.result)[2:], 1),
+        triple(shape_of(op.w)[2:], 1),
+        triple(ints(op.strides), 1),
+        triple(ints(op.pads)[:n], 0),
+        triple(ints(op.dilations), 1),
+        triple(shape_of(op.result)[2:], 1),
     )
     phases = transposed_phases(*settings) if transposed else [conv_phase(*settings)]
     channels, outputs = shape_of(op.x)[1], shape_of(op.result)[1]
@@ -126,17 +67,14 @@ def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[
     for phase in phases:
         shape = shape_of(op.result)
         if len(phases) > 1:
-            window = (_spatial(phase.origin, n), _spatial(phase.sizes, n), _spatial(phase.step, n))
-            starts, sizes, steps = ((*fill, *part) for fill, part in zip(((0, 0), shape[:2], (1, 1)), window, strict=True))
+            window = (spatial_part(phase.origin, n), spatial_part(phase.sizes, n), spatial_part(phase.step, n))
+            starts, sizes, steps = (
+                (*fill, *part) for fill, part in zip(((0, 0), shape[:2], (1, 1)), window, strict=True)
+            )
             here = epilogue.windowed(starts, sizes, steps)
         else:
             here = epilogue
         _ConvKernel(k, k.tensor(op.x), here, groups, packing, phase, n).run()
-
-
-def _spatial(values: Triple, n: int) -> tuple[int, ...]:
-    """Inverse of `_triple`."""
-    return (values[1],) if n == 1 else values[3 - n :]
 
 
 class _ConvKernel:
@@ -155,11 +93,13 @@ class _ConvKernel:
         self.k, self.b, self.epilogue, self.groups, self.packing, self.n = k, k.b, epilogue, groups, packing, n
         self.phase = phase
         self.batch, self.channels = x.shape[:2]
-        self.extents = _triple(x.shape[2:], 1)
+        self.extents = triple(x.shape[2:], 1)
         bank = min(int(k.target.pe_moving_elements), int(k.target.psum_bank_bytes) // 4)
         self.tile = output_tile((self.batch, *phase.sizes), bank)
         self.segments = [
-            segments(phase.sizes[d], self.tile[1 + d], phase.stride[d], phase.reach[d], phase.pad_low[d], self.extents[d])
+            segments(
+                phase.sizes[d], self.tile[1 + d], phase.stride[d], phase.reach[d], phase.pad_low[d], self.extents[d]
+            )
             for d in range(3)
         ]
         self.x = self._readable(x)
@@ -169,7 +109,7 @@ class _ConvKernel:
         """A resident input only where its halo covers what the windows read; otherwise its DRAM form."""
         if not isinstance(x, SbufTensor):
             return x
-        halo = _triple_pairs([x.halo[1 + d] if x.halo else (0, 0) for d in range(self.n)])
+        halo = triple_pairs([x.halo[1 + d] if x.halo else (0, 0) for d in range(self.n)])
         fits = all(s.low <= halo[d][0] and s.high <= halo[d][1] for d in range(3) for s in self.segments[d])
         aligned = self.groups.blocks == 1 or self.groups.block_inputs % LANES == 0
         if fits and aligned and x.partition == 1:
@@ -188,7 +128,7 @@ class _ConvKernel:
         thin = self.groups.groups == 1 and self.channels <= 16 and self.channels * outer <= LANES
         return outer if isinstance(self.x, DramTensor) and thin and in_runs and outer > 1 and regular else 1
 
-    # -- loops ------------------------------------------------------------------------------------------------------------
+    # -- loops ---------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """All blocks of groups."""
@@ -196,7 +136,9 @@ class _ConvKernel:
 
         def block(start: Affine, count: int) -> None:
             index = Affine.of(start.constant // groups.per_block, [(v, c // groups.per_block) for v, c in start.terms])
-            self._block(index, start * groups.inputs, count * groups.inputs, start * groups.outputs, count * groups.outputs)
+            self._block(
+                index, start * groups.inputs, count * groups.inputs, start * groups.outputs, count * groups.outputs
+            )
 
         self.b.tiles(groups.groups, groups.per_block, block)
 
@@ -214,7 +156,7 @@ class _ConvKernel:
         self.b.tiles(outputs, min(chunk, outputs), outputs_chunk)
 
     def _load_weights(self, block: Affine, channels: int, start: Affine, outputs: int) -> View | None:
-        """Weights on chip: [c, c tiles, taps, o], or [tap rows x c, 1, taps, o] when taps are spread over partitions."""
+        """Weights on chip: [c, c tiles, taps, o], or [tap rows x c, 1, taps, o] where taps are spread on partitions."""
         b, taps = self.b, len(self.phase.taps)
         if not taps:
             return None
@@ -227,13 +169,19 @@ class _ConvKernel:
             per_row = taps // rows
             for row in range(rows):
                 source = self.packing.view(block, 0, channels, start, outputs)
-                self._load_taps(tile.slice(0, row * channels, channels).at(1, 0), source, numbers[row * per_row : (row + 1) * per_row])
+                self._load_taps(
+                    tile.slice(0, row * channels, channels).at(1, 0),
+                    source,
+                    numbers[row * per_row : (row + 1) * per_row],
+                )
             return tile
         full, rest = divmod(channels, LANES)
         if full:
             with b.loop(full) as i:
                 source = self.packing.view(block, 0, LANES, start, outputs)
-                shifted = View(source.buffer, source.partition, 0, source.offset + i * LANES * source.dims[0][0], source.dims)
+                shifted = View(
+                    source.buffer, source.partition, 0, source.offset + i * LANES * source.dims[0][0], source.dims
+                )
                 self._load_taps(tile.at(1, i), shifted, numbers)
         if rest:
             source = self.packing.view(block, full * LANES, rest, start, outputs)
@@ -340,15 +288,19 @@ class _ConvKernel:
                 b.matmul(bank, last.at(1, t), pixels(Affine(full), rest, offset), 1 if full or t else 0)
         return bank
 
-    # -- input pixels -----------------------------------------------------------------------------------------------------
+    # -- input pixels --------------------------------------------------------------------------------------------------
 
     def _load_pixels(
         self, channels: tuple[Affine, int], images: tuple[Affine, int], at: list[tuple[Segment, Affine]]
     ) -> "Callable[[Affine, int, Triple], View]":
-        """The input of one tile; returns f(channel tile, lanes, tap offset) -> the moving operand [lanes, n, d, h, w]."""
+        """The input of one tile: f(channel tile, lanes, tap offset) -> the moving operand [lanes, n, d, h, w]."""
         if isinstance(self.x, SbufTensor):
             return self._resident_pixels(self.x, channels, images, at)
-        tile = self._spread_pixels(self.x, images, at) if self.spread > 1 else self._plain_pixels(self.x, channels, images, at)
+        tile = (
+            self._spread_pixels(self.x, images, at)
+            if self.spread > 1
+            else self._plain_pixels(self.x, channels, images, at)
+        )
         strides = self.phase.stride if self.spread == 1 else (1, 1, self.phase.stride[2])
 
         def moving(c_tile: Affine, lanes: int, offset: Triple) -> View:
@@ -362,7 +314,7 @@ class _ConvKernel:
     def _resident_pixels(
         self, x: SbufTensor, channels: tuple[Affine, int], images: tuple[Affine, int], at: list[tuple[Segment, Affine]]
     ) -> "Callable[[Affine, int, Triple], View]":
-        halo = _triple_pairs([x.halo[1 + d] if x.halo else (0, 0) for d in range(self.n)])
+        halo = triple_pairs([x.halo[1 + d] if x.halo else (0, 0) for d in range(self.n)])
         strides = self.phase.stride
 
         def moving(c_tile: Affine, lanes: int, offset: Triple) -> View:
@@ -416,7 +368,7 @@ class _ConvKernel:
         return View(view.buffer, view.partition, 0, view.offset, dims)
 
     def _spread_pixels(self, x: DramTensor, images: tuple[Affine, int], at: list[tuple[Segment, Affine]]) -> View:
-        """[tap rows x c, n, d, h, w extent]: for each depth and height tap the rows that the outputs of the tile need."""
+        """[tap rows x c, n, d, h, w extent]: for each depth and height tap the rows that the tile's outputs need."""
         b, phase = self.b, self.phase
         depth, height, width = at
         sizes = (images[1], depth[0].size, height[0].size, width[0].extent)
@@ -454,12 +406,6 @@ def _three(dims: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     if len(dims) == 1:
         return ((0, 1), dims[0], (0, 1))
     return ((0, 1), *dims) if len(dims) == 2 else tuple(dims)
-
-
-def _triple_pairs(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    if len(pairs) == 1:
-        return [(0, 0), pairs[0], (0, 0)]
-    return [(0, 0), *pairs] if len(pairs) == 2 else list(pairs)
 
 
 def _with_three(view: View, n: int) -> View:

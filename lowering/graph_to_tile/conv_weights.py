@@ -1,8 +1,9 @@
 """How the filters of a convolution are grouped into blocks and packed for the tensor engine.
 
-A block holds the groups that are multiplied together: all of a dense convolution, or as many groups of a grouped one as fill 128
-input channels, with zeros between them (a block-diagonal filter). Packed weights lie as [block, c, tap, o], so that a row of
-one input channel is one contiguous run. Constant filters are packed once at emission; computed ones are read where they lie.
+A block holds the groups that are multiplied together: all of a dense convolution, or as many groups of a grouped one as
+fill 128 input channels, with zeros between them (a block-diagonal filter). Packed weights lie as [block, c, tap, o], so
+that a row of one input channel is one contiguous run. Constant filters are packed once at emission; computed ones are
+read where they lie.
 """
 
 from math import prod
@@ -72,7 +73,7 @@ class WeightPacking:
 
 
 def pack_ops(weight: SSAValue, groups: ConvGroups, taps: int, transposed: bool) -> list[Operation]:
-    """Graph ops that turn filters [O, C/groups, taps...] (transposed: [C, O/groups, taps...]) into [block, c, tap, o]."""
+    """Graph ops from filters [O, C/groups, taps...] (transposed: [C, O/groups, taps...]) to [block, c, tap, o]."""
     g, c, o, per_block = groups.groups, groups.inputs, groups.outputs, groups.per_block
     ops: list[Operation] = []
 

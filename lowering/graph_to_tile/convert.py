@@ -1,13 +1,13 @@
 """`convert-graph-to-tile`: every core function of tensors becomes a function over DRAM buffers with loops over tiles.
 
-Given: `func.func` with `neuron.executor = core`, graph ops, fused groups, and the layout and tiling attributes that earlier
-passes decided. Leaves behind: a function of the same name whose arguments are the inputs and then the outputs as DRAM
-memrefs, whose body is tile ops and `scf.for` loops; and `graph.derived_weight` recipes for weights that kernels want packed.
+Given: `func.func` with `neuron.executor = core`, graph ops, fused groups, and the layout and tiling attributes that
+earlier passes decided. Leaves behind: a function of the same name whose arguments are the inputs and then the outputs
+as DRAM memrefs, whose body is tile ops and `scf.for` loops; and `graph.derived_weight` recipes for weights that kernels
+want packed.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any
 
 from xdsl.context import Context
@@ -22,12 +22,24 @@ from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.movement import forward_destinations, materialize
 from lowering.graph_to_tile.registry import kernel_of
 from lowering.graph_to_tile.tensors import DramTensor
+from lowering.graph_to_tile.traffic import compulsory_bytes, model_macs
 from neuron_dialects.errors import NeuronError
-from neuron_dialects.graph import CastOp, ConstantOp, ConvOp, ConvTransposeOp, FusedOp, MatMulOp, WeightOp, layout_of, shape_of, spec_of
+from neuron_dialects.graph import (
+    CastOp,
+    ConstantOp,
+    FusedOp,
+    WeightOp,
+    layout_of,
+    spec_of,
+)
 from neuron_dialects.neuron import Executor, ExecutorAttr, location_name, target_of
+from passes.graph.fuse import split_bias
 
 MACS = "neuron.macs"
 """Function attribute: multiply-adds of the model's operators."""
+
+COMPULSORY_BYTES = "neuron.compulsory_bytes"
+"""Function attribute: DRAM bytes that any program for the function must move."""
 
 INPUT_COUNT = "neuron.input_count"
 
@@ -36,7 +48,9 @@ def core_functions(module: ModuleOp) -> list[func.FuncOp]:
     """Functions that run on a core, in module order."""
     core = ExecutorAttr(Executor.CORE)
     return [
-        op for op in module.body.block.ops if isinstance(op, func.FuncOp) and op.attributes.get("neuron.executor") == core
+        op
+        for op in module.body.block.ops
+        if isinstance(op, func.FuncOp) and op.attributes.get("neuron.executor") == core
     ]
 
 
@@ -56,8 +70,8 @@ class ConvertGraphToTilePass(ModulePass):
           func.return %y : tensor<8x64xf32>
         }
 
-    becomes a function of `(memref<8x64xf32, #neuron.space<dram>>, memref<8x64xf32, #neuron.space<dram>>)` that loads tiles,
-    computes `tile.activation ... {func = relu}` and stores them.
+    becomes a function of `(memref<8x64xf32, #neuron.space<dram>>, memref<8x64xf32, #neuron.space<dram>>)` that loads
+    tiles, computes `tile.activation ... {func = relu}` and stores them.
     """
 
     name = "convert-graph-to-tile"
@@ -72,6 +86,7 @@ class ConvertGraphToTilePass(ModulePass):
 def lower_function(module: ModuleOp, function: func.FuncOp) -> None:
     """Replace one core function by its tile form."""
     body = function.body.block
+    split_bias(body)
     returned = body.last_op
     assert isinstance(returned, func.ReturnOp)
     specs = [spec_of(v) for v in (*body.args, *returned.arguments)]
@@ -97,27 +112,19 @@ def lower_function(module: ModuleOp, function: func.FuncOp) -> None:
         lower_op(k, op)
     finish_outputs(k, pending)
     block.add_op(func.ReturnOp())
-    lowered = func.FuncOp(function.sym_name.data, FunctionType.from_lists(types, []), Region(block), function.sym_visibility)
+    lowered = func.FuncOp(
+        function.sym_name.data, FunctionType.from_lists(types, []), Region(block), function.sym_visibility
+    )
     lowered.attributes |= function.attributes | {
         INPUT_COUNT: IntegerAttr(len(body.args), i64),
         MACS: IntegerAttr(sum(model_macs(op) for op in function.walk()), i64),
+        COMPULSORY_BYTES: IntegerAttr(compulsory_bytes(function), i64),
     }
     lowered.location = function.location
     parent = function.parent
     assert parent is not None
     parent.insert_op_before(lowered, function)
     parent.erase_op(function)
-
-
-def model_macs(op: Operation) -> int:
-    """Multiply-adds of a matmul or convolution; 0 for other ops."""
-    if isinstance(op, MatMulOp):
-        return prod(shape_of(op.result)) * shape_of(op.a)[-2 if op.transpose_a else -1]
-    if isinstance(op, ConvOp):
-        return prod(shape_of(op.result)) * prod(shape_of(op.w)[1:])
-    if isinstance(op, ConvTransposeOp):
-        return prod(shape_of(op.x)) * prod(shape_of(op.w)[1:])
-    return 0
 
 
 def cast_on_load(k: Kernel, op: CastOp) -> bool:
@@ -133,7 +140,7 @@ def cast_on_load(k: Kernel, op: CastOp) -> bool:
 
 
 def finish_outputs(k: Kernel, pending: list[tuple[SSAValue, DramTensor]]) -> None:
-    """Copy what is not yet in its output buffer: results that alias other memory, arguments or weights returned as they are."""
+    """Copy what is not yet in its output buffer: aliases of other memory, arguments and weights returned as such."""
     for value, tensor in pending:
         materialize(k, k.dram(value), tensor)
     for value, tensor in k.destinations.items():
@@ -153,7 +160,9 @@ def lower_op(k: Kernel, op: Operation) -> None:
     if isinstance(op, WeightOp):
         dtype, shape = spec_of(op.result)
         k.weight_types[op.weight_name] = op.result.type
-        k.tensors[op.result] = DramTensor.dense(k.b.param(op.weight_name, shape or (1,), dtype.name), shape, op.weight_name)
+        k.tensors[op.result] = DramTensor.dense(
+            k.b.param(op.weight_name, shape or (1,), dtype.name), shape, op.weight_name
+        )
     elif isinstance(op, ConstantOp):
         if op.is_splat:
             k.constants[op.result] = float(op.array().flat[0])

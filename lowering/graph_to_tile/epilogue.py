@@ -1,8 +1,8 @@
 """Pointwise ops that ride on the eviction of an anchor's result from PSUM, and the lowering of fused groups.
 
-An anchor kernel (matmul, conv) computes tiles of its result in PSUM. `Epilogue` takes each tile through the group's pointwise
-ops while it moves to its destination, so that bias, activation, residual and casts cost no extra pass. Operands that vary
-only along the partition dimension are kept on chip for the whole kernel as columns.
+An anchor kernel (matmul, conv) computes tiles of its result in PSUM. `Epilogue` takes each tile through the group's
+pointwise ops while it moves to its destination, so that bias, activation, residual and casts cost no extra pass.
+Operands that vary only along the partition dimension are kept on chip for the whole kernel as columns.
 """
 
 from collections.abc import Sequence
@@ -28,9 +28,9 @@ POINTWISE = (UnaryOp, BinaryOp, CompareOp, SelectOp, ClipOp, CastOp)
 class Epilogue:
     """The pointwise ops behind an anchor.
 
-    `source`: the anchor's result. `ops`: pointwise ops in order. `results`: values (source or ops' results) that leave the
-    kernel. `partition`: the dimension of the result that lies on partitions, in tiles of `lane_step`. `window`: the part of
-    the result that the kernel computes, (starts, sizes, steps) per dimension, or None for all of it.
+    `source`: the anchor's result. `ops`: pointwise ops in order. `results`: values (source or ops' results) that leave
+    the kernel. `partition`: the dimension of the result that lies on partitions, in tiles of `lane_step`. `window`: the
+    part of the result that the kernel computes, (starts, sizes, steps) per dimension, or None for all of it.
     """
 
     k: Kernel
@@ -77,7 +77,11 @@ class Epilogue:
         if not isinstance(tensor, DramTensor):
             return
         window = tensor.broadcast(spec_of(self.source)[1])
-        if any(s and n > 1 for d, (s, n) in enumerate(zip(window.strides, window.shape, strict=True)) if d != self.partition):
+        if any(
+            s and n > 1
+            for d, (s, n) in enumerate(zip(window.strides, window.shape, strict=True))
+            if d != self.partition
+        ):
             return
         size = window.shape[self.partition]
         stride = window.strides[self.partition]
@@ -97,8 +101,8 @@ class Epilogue:
     def apply(self, parts: Sequence[tuple[int, View]], ranges: Ranges) -> None:
         """Evict one tile of the result.
 
-        `parts`: (first lane within the tile, PSUM view [lanes, other dims of the result in order]); `ranges`: the piece of
-        the result that the tile is; its start on the partition dimension is a multiple of 128.
+        `parts`: (first lane within the tile, PSUM view [lanes, other dims of the result in order]); `ranges`: the piece
+        of the result that the tile is; its start on the partition dimension is a multiple of 128.
         """
         b = self.k.b
         stores = {value: tensor.store(b, self.partition, ranges) for value, tensor in self.outputs.items()}
@@ -141,9 +145,7 @@ class Epilogue:
                 tensor = tensor.slice(*self.window)
         return tensor.load(self.k.b, self.partition, ranges)
 
-    def _part(
-        self, lane: int, psum: View, loaded: dict[SSAValue, View | float], outputs: dict[SSAValue, View]
-    ) -> None:
+    def _part(self, lane: int, psum: View, loaded: dict[SSAValue, View | float], outputs: dict[SSAValue, View]) -> None:
         b = self.k.b
         lanes = psum.partitions
         values: dict[SSAValue, View | float] = {

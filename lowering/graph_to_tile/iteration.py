@@ -88,12 +88,17 @@ def _run_elements(shape: Shape, walk: Strides, lanes: Lanes) -> int:
 
 
 def _cost_ns(
-    shape: Shape, strides: Sequence[Strides], sizes_bytes: Sequence[int], lanes: Lanes, target: Target
+    shape: Shape, strides: Sequence[Strides], sizes_bytes: Sequence[int], passes: float, lanes: Lanes, target: Target
 ) -> float:
-    """Nanoseconds per element, roughly: two passes of a vector engine, and transfers, by descriptors or by bytes."""
-    used = lanes.parts / ceil(lanes.parts / LANES)
-    cost = 2.0 / (used * target.clock_ghz("dve"))
+    """Nanoseconds per element, roughly: passes of the vector engine, transfers by descriptors or bytes, and pieces."""
     total = prod(shape)
+    pieces = ceil(lanes.parts / LANES)
+    used = lanes.parts / pieces
+    rows = [d for d in range(len(shape)) if d != lanes.dim or lanes.parts != shape[d]]
+    tiles = sum(any(walk[d] for d in rows) for walk in strides)
+    # One tensor is the result; an operation streams every other one that is no column.
+    cost = passes * max(1, tiles - 1) / (used * target.clock_ghz("dve"))
+    cost += max(0, pieces - OVERLAPPED_CHUNKS) * float(target.dma_completion_ns) / total
     for walk, size_bytes in zip(strides, sizes_bytes, strict=True):
         elements = prod(n for n, stride in zip(shape, walk, strict=True) if stride)
         descriptor = float(target.dma_descriptor_ns) / float(target.dma_engines) / _run_elements(shape, walk, lanes)
@@ -102,12 +107,17 @@ def _cost_ns(
 
 
 def choose_lanes(
-    shape: Shape, strides: Sequence[Strides], sizes_bytes: Sequence[int], candidates: Collection[int], target: Target
+    shape: Shape,
+    strides: Sequence[Strides],
+    sizes_bytes: Sequence[int],
+    candidates: Collection[int],
+    target: Target,
+    passes: float = 1.0,
 ) -> Lanes:
     """The cheapest dimension among `candidates` to lie on the partitions, whole or in equal runs.
 
-    Many lanes make computing fast; long contiguous runs in the rows make the transfers fast. `sizes_bytes` is the
-    element size of each tensor.
+    Many lanes make computing fast, which goes over the data `passes` times; long contiguous runs in the rows make the
+    transfers fast. `sizes_bytes` is the element size of each tensor.
     """
     options: list[Lanes] = []
     for d in candidates:
@@ -115,7 +125,7 @@ def choose_lanes(
         parts = largest_divisor(shape[d])
         if parts not in (1, shape[d]):
             options.append(Lanes(d, parts))
-    return min(options, key=lambda lanes: _cost_ns(shape, strides, sizes_bytes, lanes, target))
+    return min(options, key=lambda lanes: _cost_ns(shape, strides, sizes_bytes, passes, lanes, target))
 
 
 def balanced(size: int, limit: int) -> int:

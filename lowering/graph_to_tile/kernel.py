@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import ModuleOp, TensorType
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from lowering.graph_to_tile.builder import KernelBuilder
@@ -18,8 +18,8 @@ from passes.graph.layout import BUDGET_SHARE
 class Kernel:
     """State of one core function: `tensors` maps graph values to where they live.
 
-    `destinations` holds function outputs that a value must end up in (set before lowering starts); `residents` the layouts
-    that the layout pass chose for values that stay in SBUF: (partition dimension, halo).
+    `destinations` holds function outputs that a value must end up in (set before lowering starts); `residents` the
+    layouts that the layout pass chose for values that stay in SBUF: (partition dimension, halo).
     """
 
     b: KernelBuilder
@@ -52,7 +52,8 @@ class Kernel:
     ) -> DramTensor:
         """The parameter `name`, computed at emission from the weights `symbols` by the graph ops that `recipe` returns.
 
-        `recipe` is given one value per symbol; the last op's result is the parameter. The same name gives the same tensor.
+        `recipe` is given one value per symbol; the last op's result is the parameter. The same name gives the same
+        tensor.
         """
         if name in self.derived:
             return self.derived[name]
@@ -60,8 +61,10 @@ class Kernel:
         ops = recipe([w.result for w in weights])
         result = ops[-1].results[0]
         block = Block([*weights, *ops, YieldOp(result)])
-        op = DerivedWeightOp(name, result.type, Region(block))  # type: ignore[arg-type]
-        op.location = self.b.location
+        assert isinstance(result.type, TensorType)
+        op = DerivedWeightOp(name, result.type, Region(block))
+        for made in op.walk():
+            made.location = self.b.location
         self.module.body.block.add_op(op)
         dtype, shape = spec_of(result)
         tensor = DramTensor.dense(self.b.param(name, shape or (1,), dtype.name), shape, name)
@@ -126,7 +129,6 @@ def _one_element(constant: ConstantOp) -> list[Operation]:
 
 def write_out(b: KernelBuilder, tensor: SbufTensor, destination: DramTensor) -> None:
     """Store a resident tensor to DRAM, one DMA per tile of 128."""
-
     order = [tensor.partition, *(d for d in range(len(tensor.shape)) if d != tensor.partition)]
 
     def one(start: Affine, size: int) -> None:

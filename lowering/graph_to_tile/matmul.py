@@ -2,9 +2,10 @@
 
     out[m, n] = sum over k tiles of  aT[k, m]^T . b[k, n]
 
-Rows of `a` lie in DRAM with k contiguous, so each block of 128 rows is loaded as it lies and turned by the tensor engine; the
-turned rows form a panel that stays in SBUF while blocks of 512 columns of `b` stream past it. The first column block loads the
-panel as it goes, so that multiplying starts as soon as the first rows are there; the other column blocks only read it.
+Rows of `a` lie in DRAM with k contiguous, so each block of 128 rows is loaded as it lies and turned by the tensor
+engine; the turned rows form a panel that stays in SBUF while blocks of 512 columns of `b` stream past it. The first
+column block loads the panel as it goes, so that multiplying starts as soon as the first rows are there; the other
+column blocks only read it.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,8 +30,11 @@ Rows = dict[int, tuple[Affine, int]]
 
 @dataclass(frozen=True)
 class MatmulPlan:
-    """Blocking of one matmul. `panel_rows`: rows (of one batch entry) in the panel; `panel_batch`: entries of the shared
-    batch dimensions in the panel; `columns`: columns of one block."""
+    """Blocking of one matmul.
+
+    `panel_rows`: rows (of one batch entry) in the panel; `panel_batch`: entries of the shared batch dimensions in the
+    panel; `columns`: columns of one block.
+    """
 
     panel_rows: int
     panel_batch: int
@@ -43,10 +47,11 @@ def plan_matmul(
     """Panel and column block of a matmul that fits in `budget_bytes` a partition.
 
     `batch` is the number of batch entries that share the same `b`; `columns` the most columns of one PSUM bank;
-    `macs_per_byte` how many multiply-adds the tensor engine does while the DMA moves a byte. Every panel streams all of `b`
-    once, so a larger panel means less traffic; a narrower column block leaves room for one. The widest block whose traffic
-    stays under 80 % of the multiplying time is taken, or else the one with the least traffic. Four blocks at least, where
-    n allows: the first block has nothing to overlap its loads with, so it should be a small part of the whole.
+    `macs_per_byte` how many multiply-adds the tensor engine does while the DMA moves a byte. Every panel streams all of
+    `b` once, so a larger panel means less traffic; a narrower column block leaves room for one. The widest block whose
+    traffic stays under 80 % of the multiplying time is taken, or else the one with the least traffic. Four blocks at
+    least, where n allows: the first block has nothing to overlap its loads with, so it should be a small part of the
+    whole.
     """
     work = batch * m * k * n
     best: tuple[float, MatmulPlan] | None = None
@@ -69,7 +74,10 @@ def plan_matmul(
 def _largest_panel(
     m: int, k: int, batch: int, element_bytes: int, budget_bytes: int, columns: int
 ) -> MatmulPlan | None:
-    """Largest panel beside three column blocks (the first, and two that rotate) and two staged row blocks; None without room."""
+    """The largest panel that fits, None without room.
+
+    It lies beside three column blocks (the first, and two that rotate) and two staged row blocks.
+    """
     row_bytes = ceil(k / LANES) * element_bytes
     most_rows = (budget_bytes - (2 * LANES + 3 * columns) * row_bytes) // row_bytes
     if most_rows < min(m, LANES):
@@ -82,7 +90,7 @@ def _largest_panel(
 
 
 def even_part(count: int, most: int) -> int:
-    """Size of equal parts of `count`, at most `most`: a divisor if one is at least half of `most`, so that nothing remains."""
+    """Size of equal parts of `count`, at most `most`; a divisor, which leaves no rest, if one is half of it or more."""
     divisor = next((d for d in range(most, 0, -1) if count % d == 0), 1)
     return divisor if 2 * divisor >= most else ceil(count / ceil(count / most))
 
@@ -163,7 +171,7 @@ class KMajor:
 
 
 def canonical_windows(k: Kernel, op: MatMulOp) -> tuple[Tensor, Tensor]:
-    """`a` as [..., M, K] and `b` as [..., K, N] of equal rank, batch dimensions broadcast; weights turned at emission."""
+    """`a` as [..., M, K], `b` as [..., K, N], equal in rank, batch dimensions broadcast; weights turned at emission."""
     batch = spec_of(op.result)[1][:-2]
     a, b = k.tensor(op.a), _weight_k_major(k, op)
     if isinstance(a, SbufTensor) and (bool(op.transpose_a) or a.shape[:-2] != batch or a.partition != len(batch)):
@@ -266,7 +274,9 @@ class _MatmulKernel:
                 self.shared = saved
             return
         self.k.b.tiles(
-            self.shape[first], chunk, lambda start, size: self.panel({**ranges, first: (start, size)}, self.shared, Affine(0), m)
+            self.shape[first],
+            chunk,
+            lambda start, size: self.panel({**ranges, first: (start, size)}, self.shared, Affine(0), m),
         )
 
     def _split_rows(self, ranges: Rows) -> None:
@@ -280,7 +290,9 @@ class _MatmulKernel:
         lanes = min(LANES, self.depth)
         # One block of [k tiles, 128] for each tile of rows, so that tiles are read and written apart.
         tiles = ceil(m_size / LANES)
-        buffer = self.k.b.alloc((lanes, *sizes, tiles, k_tiles, min(LANES, m_size)), self.dtype, "sbuf", 1, "panel").view()
+        buffer = self.k.b.alloc(
+            (lanes, *sizes, tiles, k_tiles, min(LANES, m_size)), self.dtype, "sbuf", 1, "panel"
+        ).view()
         n = self.shape[self.n_dim]
         block = min(self.plan.columns, n)
         rows = (m_start, m_size)
@@ -328,8 +340,8 @@ class _MatmulKernel:
     ) -> None:
         """One block of columns against the whole panel; the first one fills the panel as it goes.
 
-        While a tile of rows is multiplied, the next one is turned already, so that the tensor engine does not wait for the
-        turned rows to leave PSUM.
+        While a tile of rows is multiplied, the next one is turned already, so that the tensor engine does not wait for
+        the turned rows to leave PSUM.
         """
         b = self.k.b
         lanes = min(LANES, self.depth)
@@ -386,7 +398,7 @@ class _MatmulKernel:
         entries(batch, [], {d: r for d, r in ranges.items() if d not in batch})
 
     def _load_columns_once(self, moving: View, ranges: Rows, columns: tuple[Affine, int]) -> None:
-        """Load the block unless that was done: behind the first rows where there is one batch entry, else before the loops."""
+        """Load the block unless that was done: behind the first rows of a single batch entry, else before the loops."""
         if not self._columns_loaded:
             self._columns_loaded = True
             self._load_columns(moving, ranges, columns)
@@ -405,10 +417,8 @@ class _MatmulKernel:
             ),
         )
 
-    def _multiply(
-        self, stationary: View, moving: "Callable[[int, Affine], View]", columns: int, ranges: Rows
-    ) -> None:
-        """One tile of the result: accumulate over k, then evict. `moving(lanes, k tile)` gives the columns of one k tile."""
+    def _multiply(self, stationary: View, moving: "Callable[[int, Affine], View]", columns: int, ranges: Rows) -> None:
+        """One tile of the result: accumulate over k, then evict; `moving(lanes, k tile)` gives one k tile's columns."""
         b, width = self.k.b, int(self.k.target.pe_columns)
         rows = stationary.shape[2]
         full, rest = divmod(self.depth, LANES)

@@ -38,6 +38,9 @@ from neuron_dialects.isa.limits import MAX_ON_CHIP_DIMS
 
 Key = TypeVar("Key", bound=Hashable)
 
+ROW_PASSES = 4.0
+"""How often a row operator goes over its data, for the choice of lanes."""
+
 
 @dataclass(frozen=True)
 class RowSpace:
@@ -172,7 +175,7 @@ def dram_rows(
     lanes_from = [d for d, stride in enumerate(strides[-1]) if stride]
     if lanes_from:
         sizes_bytes = [dtype_by_name(tensor.dtype).size_bytes for tensor, _ in tensors]
-        lanes = choose_lanes(merged, strides[:-1], sizes_bytes, lanes_from, k.target)
+        lanes = choose_lanes(merged, strides[:-1], sizes_bytes, lanes_from, k.target, ROW_PASSES)
         partition = lanes.dim
         if lanes.parts != merged[lanes.dim]:
             merged, strides = split(merged, strides, lanes.dim, lanes.parts)

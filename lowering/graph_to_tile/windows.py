@@ -1,8 +1,8 @@
 """Pure arithmetic of sliding windows: which input positions an output tile reads, and how tiles group into loops.
 
-Along one spatial dimension, output position o reads input positions o * stride + tap - pad_low for each tap offset. Output is cut
-into tiles; tiles at the border read padding, those inside do not. `segments` groups consecutive tiles that look alike into one
-loop, so that code size does not depend on the extent.
+Along one spatial dimension, output position o reads input positions o * stride + tap - pad_low for each tap offset.
+Output is cut into tiles; tiles at the border read padding, those inside do not. `segments` groups consecutive tiles
+that look alike into one loop, so that code size does not depend on the extent.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 class Segment:
     """`count` consecutive tiles of `size` outputs that look alike.
 
-    Tile i starts at output `start + i * size`. It reads input positions from `input_start + i * size * stride`, `extent`
-    of them, of which the first `low` and the last `high` are padding (so the first real one is input_start + low).
+    Tile i starts at output `start + i * size`. It reads input positions from `input_start + i * size * stride`,
+    `extent` of them, of which the first `low` and the last `high` are padding (so the first real one is input_start +
+    low).
     """
 
     start: int
@@ -33,8 +34,8 @@ def tile_extent(size: int, stride: int, reach: int) -> int:
 def segments(output: int, tile: int, stride: int, reach: int, pad_low: int, inputs: int) -> list[Segment]:
     """Cut `output` positions into tiles of `tile` (the last may be smaller) and group those that look alike.
 
-    `reach` is (taps - 1) * dilation + 1; `inputs` the input positions that exist. Padding is what a tile reads below 0 or at
-    `inputs` and above.
+    `reach` is (taps - 1) * dilation + 1; `inputs` the input positions that exist. Padding is what a tile reads below 0
+    or at `inputs` and above.
     """
     grouped: list[Segment] = []
     for start in range(0, output, tile):

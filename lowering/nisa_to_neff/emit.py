@@ -1,25 +1,25 @@
 """The last step: a partitioned module whose core functions are finished becomes a `Neff`.
 
-Weights are computed here, once: raw ones come from the store as they are (memory-mapped), derived ones by running their recipe.
-Host functions become ONNX models.
+Weights are computed here, once: raw ones come from the store as they are (memory-mapped), derived ones by running their
+recipe. Host functions become ONNX models.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from xdsl.dialects import func
-from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr, TensorType
 from xdsl.ir import SSAValue
 
 from lowering.nisa_to_neff.host_model import host_model_bytes
 from lowering.nisa_to_neff.program import core_program
-from neuron_dialects.dtypes import dtype_by_name
+from neuron_dialects.dtypes import dtype_of_or_none
 from neuron_dialects.errors import NeuronError
-from neuron_dialects.graph import ConstantOp, WeightOp, spec_of
+from neuron_dialects.graph import ConstantOp, WeightOp
 from neuron_dialects.neuron import Executor, LaunchOp, target_of
 from neuron_dialects.weights import WeightStore
 from runtime.graph_interpreter import WeightResolver
-from runtime.neff import CORE, HOST, CoreImage, GraphNode, Neff, TensorSpec
+from runtime.neff import CORE, HOST, OPAQUE, CoreImage, GraphNode, Neff, TensorSpec
 
 DEVICE_DTYPES = {"i64": "i32", "ui64": "ui32", "f64": "f32"}
 """Element types that cores do not have -> what they compute with instead."""
@@ -40,7 +40,9 @@ def emit_neff(module: ModuleOp, store: WeightStore, name: str, report: Mapping[s
         if isinstance(op, func.ReturnOp):
             continue
         if not isinstance(op, LaunchOp):
-            raise NeuronError("NX-NEFF-022", f"{op.name} in the main function", help="run graph-partition before emission")
+            raise NeuronError(
+                "NX-NEFF-022", f"{op.name} in the main function", help="run graph-partition before emission"
+            )
         callee = op.callee.root_reference.data
         core = op.executor.data == Executor.CORE
         if callee not in images:
@@ -99,5 +101,12 @@ def _strings(main: func.FuncOp, attribute: str, count: int, prefix: str) -> list
 
 
 def _spec(value: SSAValue, name: str) -> TensorSpec:
-    dtype, shape = spec_of(value)
-    return TensorSpec(name, tuple(shape), dtype.name, dtype_by_name(DEVICE_DTYPES.get(dtype.name, dtype.name)).name)
+    """Description of a tensor; what only the host understands is opaque, unknown dimensions are -1."""
+    type_ = value.type
+    if not isinstance(type_, TensorType):
+        return TensorSpec(name, (), OPAQUE, OPAQUE)
+    shape = tuple(-1 if size < 0 else size for size in type_.get_shape())
+    dtype = dtype_of_or_none(type_.element_type)
+    if dtype is None:
+        return TensorSpec(name, shape, OPAQUE, OPAQUE)
+    return TensorSpec(name, shape, dtype.name, DEVICE_DTYPES.get(dtype.name, dtype.name))

@@ -1,4 +1,8 @@
-"""One core function in nisa form 5 (queues, registers, addresses) as the plain `CoreProgram` that encoder and machine share."""
+"""A finished core function as plain data.
+
+Given a function in nisa form 5 (queues, registers, addresses); leaves behind the `CoreProgram` that encoder and machine
+share.
+"""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -49,7 +53,9 @@ class _Emitter:
         if space == "dram":
             return Operand(space, dtype, pattern, self.variable_ids[buffer])
         if buffer not in self.addresses:
-            raise NeuronError("NX-NEFF-020", "an on-chip buffer has no address", help="run nisa-allocate before emission")
+            raise NeuronError(
+                "NX-NEFF-020", "an on-chip buffer has no address", help="run nisa-allocate before emission"
+            )
         partition, address = self.addresses[buffer]
         offset = pattern.offset + address // dtype_by_name(dtype).size_bytes
         absolute = AccessPattern(pattern.partition + partition, pattern.partitions, offset, pattern.dims)
@@ -81,7 +87,9 @@ class _Emitter:
                 entries.append(QueueEntry(control=inner.kind.data, numbers=inner.operand_numbers))
             else:
                 raise NeuronError(
-                    "NX-NEFF-021", f"{inner.name} in queue {op.engine.data}", help="run nisa-allocate-registers before emission"
+                    "NX-NEFF-021",
+                    f"{inner.name} in queue {op.engine.data}",
+                    help="run nisa-allocate-registers before emission",
                 )
         return [
             replace(e, numbers=(*e.numbers[:2], labels[e.numbers[2]])) if e.control == "branch_less" else e
@@ -103,9 +111,7 @@ def core_program(function: func.FuncOp, target: Target) -> CoreProgram:
         if isinstance(op, nisa.QueueOp):
             queues[op.engine.data] = emitter.queue(op)
         elif isinstance(op, nisa.NisaOp):
-            raise NeuronError(
-                "NX-NEFF-021", f"{op.name} outside a queue", help="run nisa-split-queues before emission"
-            )
+            raise NeuronError("NX-NEFF-021", f"{op.name} outside a queue", help="run nisa-split-queues before emission")
     return CoreProgram(
         target=target.name,
         queues={engine: queues.get(engine, []) for engine in target.engines},

@@ -82,7 +82,9 @@ class HostTypes:
         return self.known.get(value) or to_onnx(value.type)
 
 
-def infer_types(node: NodeProto, inputs: Mapping[str, Value], types: HostTypes, *, strict: bool) -> dict[str, TypeProto]:
+def infer_types(
+    node: NodeProto, inputs: Mapping[str, Value], types: HostTypes, *, strict: bool
+) -> dict[str, TypeProto]:
     """Types of the node's outputs as onnx infers them, by name, from the types and small constant values of its inputs.
 
     When `strict`, raises onnx.shape_inference.InferenceError where onnx finds the node contradictory. Otherwise values

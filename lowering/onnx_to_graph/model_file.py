@@ -17,7 +17,7 @@ import onnx.defs
 import onnx.inliner
 import onnx.version_converter
 from google.protobuf.message import DecodeError
-from onnx import FunctionProto, ModelProto, TensorProto
+from onnx import FunctionProto, ModelProto, TensorProto, ValueInfoProto
 
 from neuron_dialects.dtypes import dtype_of_onnx
 from neuron_dialects.errors import NeuronError
@@ -121,18 +121,23 @@ def is_external(tensor: TensorProto) -> bool:
 
 def _check(model: ModelProto, folder: Path | None) -> None:
     """Run onnx's checker, and check external data ourselves."""
-    if any(is_external(tensor) for tensor in model.graph.initializer):
-        model = _without_external_data(model, folder)
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(_checkable(model, folder))
     except (onnx.checker.ValidationError, ValueError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         message = lines[0] if lines else "the model is malformed"
         raise NeuronError("NX-ONNX-002", message, help="check how the model was exported") from error
 
 
-def _without_external_data(model: ModelProto, folder: Path | None) -> ModelProto:
-    """A copy of the model whose external initializers are empty, after checking that their data exist and fit."""
+def _checkable(model: ModelProto, folder: Path | None) -> ModelProto:
+    """The model, or a copy without two things that onnx's checker is stricter about than the runtimes are.
+
+    External initializers are emptied, after checking that their data exist and fit: the checker would look for the
+    files by rules of its own. Inputs and outputs of unknown rank get a shape.
+    """
+    external = any(is_external(tensor) for tensor in model.graph.initializer)
+    if not external and not any(_has_unknown_rank(value) for value in (*model.graph.input, *model.graph.output)):
+        return model
     copy = ModelProto()
     copy.CopyFrom(model)
     store = WeightStore()
@@ -141,10 +146,16 @@ def _without_external_data(model: ModelProto, folder: Path | None) -> ModelProto
             add_external_initializer(store, tensor, folder)
             tensor.ClearField("external_data")
             tensor.ClearField("data_location")
-            del tensor.dims[:]
-            tensor.dims.append(0)
+            tensor.dims[:] = [0]
             tensor.raw_data = b""
+    for value in (*copy.graph.input, *copy.graph.output):
+        if _has_unknown_rank(value):
+            value.type.tensor_type.shape.SetInParent()
     return copy
+
+
+def _has_unknown_rank(value: ValueInfoProto) -> bool:
+    return value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape")
 
 
 def add_external_initializer(store: WeightStore, tensor: TensorProto, folder: Path | None) -> None:

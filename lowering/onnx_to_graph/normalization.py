@@ -101,13 +101,10 @@ def _instance_norm(node: Node) -> Sequence[Value]:
 
 
 def _group_norm(node: Node) -> Sequence[Value]:
-    """Normalisation of groups of channels; scale and bias are per group before opset 21, per channel since."""
+    """Normalisation of groups of channels, with a scale and bias per channel (the form per group is deprecated)."""
     x = node.operand(0)
     shape = shape_of(x)
-    groups = node.int_attr("num_groups")
-    rows = _normalize_rows(node, x, groups)
-    if node.opset < 21:
-        return [node.emit(ReshapeOp(_scale_and_shift(node, rows, (groups, 1)), shape))]
+    rows = _normalize_rows(node, x, node.int_attr("num_groups"))
     channels = node.emit(ReshapeOp(rows, (shape[0], shape[1], element_count(shape[2:]))))
     return [node.emit(ReshapeOp(_scale_and_shift(node, channels, (shape[1], 1)), shape))]
 
@@ -144,7 +141,7 @@ CONVERTERS: dict[str, Row] = {
     "BatchNormalization": Row(_batch_norm),
     "LayerNormalization": Row(_layer_norm),
     "InstanceNormalization": Row(_instance_norm, since=6),
-    "GroupNormalization": Row(_group_norm),
+    "GroupNormalization": Row(_group_norm, since=21),
     "RMSNormalization": Row(_rms_norm),
     "LpNormalization": Row(_lp_norm, since=1),
 }

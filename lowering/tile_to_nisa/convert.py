@@ -1,8 +1,8 @@
 """`convert-tile-to-nisa`: every tile op becomes one instruction with an engine, loops and buffers stay as they are.
 
-Given: core functions of tile ops. Leaves behind: the same functions in nisa form 1 (program order, symbolic buffers). Views of
-too many dimensions are cut into loops; engines are chosen among the legal ones by load; DMAs are dealt to rings, loads and
-stores triggered from different streams so that a store waiting for its data holds no load back.
+Given: core functions of tile ops. Leaves behind: the same functions in nisa form 1 (program order, symbolic buffers).
+Views of too many dimensions are cut into loops; engines are chosen among the legal ones by load; DMAs are dealt to
+rings, loads and stores triggered from different streams so that a store waiting for its data holds no load back.
 """
 
 from collections.abc import Mapping
@@ -11,13 +11,12 @@ from typing import Any
 
 from xdsl.context import Context
 from xdsl.dialects import arith, func, scf
-from xdsl.dialects.builtin import IndexType, IntegerAttr, ModuleOp, StringAttr, i64
+from xdsl.dialects.builtin import IndexType, IntegerAttr, ModuleOp, StringAttr
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 
 from lowering.tile_to_nisa.legalize import cut, needs_split
 from lowering.tile_to_nisa.selection import EngineBalance, choices
-from lowering.tile_to_nisa.traffic import compulsory_bytes
 from neuron_dialects import nisa, tile
 from neuron_dialects.access import AccessPattern
 from neuron_dialects.access_ops import dtype_name_of, space_of
@@ -26,9 +25,6 @@ from neuron_dialects.isa import INSTRUCTIONS, Instruction, Operand
 from neuron_dialects.loops import trip_count
 from neuron_dialects.neuron import Executor, ExecutorAttr, location_name, target_of
 from neuron_dialects.target import Target
-
-COMPULSORY_BYTES = "neuron.compulsory_bytes"
-"""Function attribute: DRAM bytes that the function must move at least."""
 
 LOAD_RINGS, STORE_RINGS = 4, 2
 """DMA rings that loads and stores are dealt to."""
@@ -55,7 +51,6 @@ class ConvertTileToNisaPass(ModulePass):
         for function in op.body.block.ops:
             if isinstance(function, func.FuncOp) and function.attributes.get("neuron.executor") == core:
                 _Converter(target_of(op)).function(function)
-                function.attributes[COMPULSORY_BYTES] = IntegerAttr(compulsory_bytes(function), i64)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Cutting an op's access patterns along a common outer dimension, so that each piece is within the target's rank limit."""
+"""Cutting an op's access patterns along a common outer dimension until each piece is within the rank limit."""
 
 from collections.abc import Sequence
 

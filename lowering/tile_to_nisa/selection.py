@@ -1,8 +1,8 @@
 """Instruction selection as plain data: which instruction, on which engine, a tile op becomes.
 
-Given the tile op's plain `Instruction` (engine not chosen yet) and the target, `choices` lists the legal (instruction, engine)
-pairs, and `EngineBalance` picks among them by the load that the engines carry already, in cost-model nanoseconds times the trip
-counts of the enclosing loops.
+Given the tile op's plain `Instruction` (engine not chosen yet) and the target, `choices` lists the legal (instruction,
+engine) pairs, and `EngineBalance` picks among them by the load that the engines carry already, in cost-model
+nanoseconds times the trip counts of the enclosing loops.
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from typing import Any
 
 from neuron_dialects.cost import issue_ns
 from neuron_dialects.isa import INSTRUCTIONS, Instruction
+from neuron_dialects.isa.limits import alu_operators
 from neuron_dialects.target import Target
 
 EXACT_INTEGER_OPS = ("add", "subtract", "multiply")
@@ -26,42 +27,37 @@ def _wants_exact_integers(instruction: Instruction) -> bool:
     """Whether it does 32-bit integer arithmetic that only the pool engine does exactly."""
     if not all(o.dtype in ("i32", "ui32") for o in instruction.operands.values()):
         return False
-    ops = {instruction.fields.get(f) for f in ("op", "op0", "op1")} - {None, "bypass"}
-    if instruction.name == "tensor_tensor":
-        ops |= {instruction.field("op")}
+    ops = {instruction.field(f.name) for f in instruction.definition.fields if f.kind == "alu"}
     return bool(ops & set(EXACT_INTEGER_OPS))
 
 
+def _engines(instruction: Instruction, target: Target) -> list[str]:
+    """Engines that can execute the instruction as it stands; pool only where it is the exact one or the only one."""
+    reachable = [e for e in instruction.definition.engines if e in target.compute_engines]
+    if any(o.space == "psum" for o in instruction.operands.values()):
+        reachable = [e for e in reachable if e != "pool"]
+    if not target.act_alu and instruction.name in ("tensor_scalar", "tensor_copy"):
+        reachable = [e for e in reachable if e != "act"]
+    able = [e for e in reachable if alu_operators(replace(instruction, engine=e), target) is None]
+    if instruction.name in ("tensor_tensor", "tensor_scalar", "tensor_copy") and "pool" in able and len(able) > 1:
+        return ["pool"] if _wants_exact_integers(instruction) else [e for e in able if e != "pool"]
+    return ["pe"] if instruction.name == "nc_transpose" else able
+
+
 def choices(instruction: Instruction, target: Target) -> list[Instruction]:
-    """The ways to execute it, best first where loads are equal; never empty for a legal tile op."""
-    spaces = {o.space for o in instruction.operands.values()}
-    engines = [e for e in INSTRUCTIONS[instruction.name].engines if e in target.compute_engines]
-    if "psum" in spaces:
-        engines = [e for e in engines if e != "pool"]
-    if instruction.name in ("tensor_tensor", "tensor_scalar") and "pool" in engines:
-        engines = ["pool"] if _wants_exact_integers(instruction) else [e for e in engines if e != "pool"]
-    if instruction.name == "tensor_copy":
-        engines = [e for e in engines if e == "dve"]
-    if instruction.name == "tensor_scalar" and target.generation < 3:
-        engines = [e for e in engines if e != "act"]
-    if instruction.name in ("memset", "tensor_scalar") and len(engines) > 1:
-        engines = [e for e in engines if e != "act"]
-    if instruction.name == "nc_transpose":
-        engines = ["pe"]
-    found = [replace(instruction, engine=engine) for engine in engines]
+    """The ways to execute it, best first where loads are equal; empty when no engine of the target can."""
+    found = [replace(instruction, engine=engine) for engine in _engines(instruction, target)]
     if instruction.name == "tensor_copy" and _float_copy(instruction):
         found.append(Instruction("activation", "act", instruction.operands, {"func": "copy"}))
     if instruction.name == "activation" and _plain_copy(instruction):
         found.append(Instruction("tensor_copy", "dve", instruction.operands, {}))
     if instruction.name == "activation" and _plain_relu(instruction):
-        found.append(
-            Instruction("tensor_scalar", "dve", instruction.operands, {"op0": "maximum", "scalar0": 0.0})
-        )
+        found.append(Instruction("tensor_scalar", "dve", instruction.operands, {"op0": "maximum", "scalar0": 0.0}))
     return [replace(i, fields=_fields_without_defaults(i.name, i.fields)) for i in found]
 
 
 def _float_copy(instruction: Instruction) -> bool:
-    """A copy between float types, for which the scalar engine (which works in fp32) is as exact as the vector engine."""
+    """A copy between float types: the scalar engine, which works in fp32, is as exact here as the vector engine."""
     return all(o.dtype in ("f32", "bf16", "f16") for o in instruction.operands.values())
 
 
@@ -74,7 +70,9 @@ def _plain_copy(instruction: Instruction) -> bool:
 def _plain_relu(instruction: Instruction) -> bool:
     fields = instruction.fields
     return (
-        fields.get("func") == "relu" and fields.get("scale", 1.0) == 1.0 and set(instruction.operands) == {"dst", "data"}
+        fields.get("func") == "relu"
+        and fields.get("scale", 1.0) == 1.0
+        and set(instruction.operands) == {"dst", "data"}
     )
 
 

@@ -1,13 +1,15 @@
-"""The layout of a tensor as its encoding: `tensor<1x64x56x56xbf16, #graph.layout<sbuf, partition 1, halo [0, 0, 1, 1, 1, 1]>>`.
+"""The layout of a tensor as its encoding: where it lies, and with which dimension on the partitions.
 
-A tensor without an encoding lies in DRAM, row-major. A resident one stays in SBUF: logical dimension `partition` lies on the
-partitions in tiles of 128, the tile number comes next, then the other dimensions in order. `halo` gives (before, after) for each
-of those other dimensions: zeros around the tensor, which convolutions read as padding.
+    tensor<1x64x56x56xbf16, #graph.layout<sbuf, partition 1, halo [0, 0, 1, 1, 1, 1]>>
+
+A tensor without an encoding lies in DRAM, row-major. A resident one stays in SBUF: logical dimension `partition` lies
+on the partitions in tiles of 128, the tile number comes next, then the other dimensions in order. `halo` gives (before,
+after) for each of those other dimensions: zeros around the tensor, which convolutions read as padding.
 """
 
 from collections.abc import Sequence
 
-from xdsl.dialects.builtin import DenseArrayBase, IntegerAttr, TensorType, i64
+from xdsl.dialects.builtin import I64, DenseArrayBase, IntegerAttr, TensorType, i64
 from xdsl.ir import Attribute, ParametrizedAttribute, SSAValue
 from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser
@@ -22,7 +24,7 @@ class LayoutAttr(ParametrizedAttribute):
     name = "graph.layout"
 
     partition: IntegerAttr
-    halo: DenseArrayBase
+    halo: DenseArrayBase[I64]
 
     @staticmethod
     def resident(partition: int, halo: Sequence[tuple[int, int]] = ()) -> "LayoutAttr":

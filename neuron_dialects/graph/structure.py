@@ -47,7 +47,7 @@ class HostEffect(MemoryEffect):
 
 @irdl_op_definition
 class OnnxNodeOp(IRDLOperation):
-    """`graph.onnx_node "TopK"(%x, %k) domain "" opset 13 node "..." : ...`: an ONNX node as it is, to be run on the host.
+    """`graph.onnx_node "TopK"(%x, %k) domain "" opset 13 node "..." : ...`: an ONNX node as it is, for the host.
 
     op_type, domain: what the node says. node: base64 of the serialized NodeProto. opset: version of the node's domain.
     inputs: one operand for each non-empty input name of the node, in order; then one for each name in `captures`,

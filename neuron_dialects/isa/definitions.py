@@ -1,8 +1,8 @@
-"""The instruction table: every instruction of the five engines and the DMA rings, named and limited after the public NKI ISA.
+"""The instruction table: all instructions of the five engines and the DMA rings, with the public NKI ISA's names.
 
-Cycle formulas are those of the public ISA reference where it gives one; `N` is elements per partition. Sources: "ISA" the
-public instruction reference, "PERF" the public performance guide, "derived" our reading where no formula is published,
-"toolkit" what the public material leaves open (register and semaphore instructions).
+Cycle formulas are those of the public ISA reference where it gives one; `N` is elements per partition. Sources: "ISA"
+the public instruction reference, "PERF" the public performance guide, "derived" our reading where no formula is
+published, "toolkit" what the public material leaves open (register and semaphore instructions).
 """
 
 from neuron_dialects.access import Affine
@@ -34,7 +34,7 @@ def _minimum(cycles: float, target: Target) -> float:
 
 
 def _fast_mode(instruction: Instruction, target: Target, roles: tuple[str, ...]) -> float:
-    """Speed-up of the 16-bit modes of the vector engine from v3 on: 4 when all is contiguous in SBUF, 2 with one PSUM side."""
+    """Speed-up of the vector engine's 16-bit modes from v3 on: 4 if all is contiguous in SBUF, 2 with one PSUM side."""
     operands = [instruction.operands[r] for r in roles if r in instruction.operands]
     if not target.dve_fast_modes or any(o.dtype not in SIXTEEN_BIT for o in operands):
         return 1.0
@@ -107,7 +107,7 @@ def cost_matmul(instruction: Instruction, target: Target) -> float:
 
 
 def cost_transpose(instruction: Instruction, target: Target) -> float:
-    """max(P, min(64, F)) on the tensor engine, max(MIN_II, N) on the vector engine; fp32 passes the array as a matmul does."""
+    """max(P, min(64, F)) on the tensor engine, where fp32 takes more passes; max(MIN_II, N) on the vector engine."""
     data = instruction.operands["data"]
     if instruction.engine != "pe":
         return cost_stream(instruction, target)
@@ -121,7 +121,7 @@ def cost_pool_start(instruction: Instruction, target: Target) -> float:
 
 
 def cost_dma(instruction: Instruction, target: Target) -> float:
-    """Nanoseconds that the DMA engines are busy; see `neuron_dialects.cost.dma_busy_ns` (a DMA has no engine cycles)."""
+    """Nanoseconds that the DMA engines are busy; see `neuron_dialects.cost.dma_cost` (a DMA has no engine cycles)."""
     return 0.0
 
 
@@ -188,7 +188,8 @@ _DEFINITIONS = (
     ),
     InstructionDef(
         "tensor_scalar_reduce", 6, ("dve",),
-        (_tile("dst", "out"), _tile("data"), _column("operand0"), OperandDef("result", "out", ON_CHIP, False, "column")),
+        (_tile("dst", "out"), _tile("data"), _column("operand0"),
+         OperandDef("result", "out", ON_CHIP, optional=False, shape="column")),
         (*_ALU2[:3], FieldDef("reduce", "reduce", "add")),
         "dst = data op0 scalar0, result = row reduction of dst", "ISA", cost_accumulating,
         (same_elements("dst", "data"),),
@@ -239,7 +240,8 @@ _DEFINITIONS = (
     ),
     InstructionDef(
         "bn_aggr", 15, ("dve",), (_tile("dst", "out"), _tile("data")), (),
-        "dst[2] = mean and variance from triples (count, mean, M2)", "ISA", cost_bn_aggregate, (row_limit("dst", 2, 2),),
+        "dst[2] = mean and variance from triples (count, mean, M2)", "ISA", cost_bn_aggregate,
+        (row_limit("dst", 2, 2),),
     ),
     InstructionDef(
         "max8", 16, ("dve",), (_tile("dst", "out"), _tile("data")), (), "dst[8] = the 8 largest of the row, descending",
@@ -313,7 +315,7 @@ OPCODES: dict[int, InstructionDef] = {d.opcode: d for d in _DEFINITIONS}
 
 
 def verify_instruction(instruction: Instruction, target: Target | None) -> list[str]:
-    """What the instruction violates, one message per limit with figure and limit; empty when the target can execute it."""
+    """What the instruction violates, one message with figure and limit each; empty when the target can execute it."""
     definition = INSTRUCTIONS[instruction.name]
     problems: list[str] = []
     for check in (*CHECKS_COMMON, *definition.checks):

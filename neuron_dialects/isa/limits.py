@@ -1,15 +1,18 @@
 """Limits of instructions as small check functions: each returns None or a message with the figure and the limit.
 
-Checks run on the plain `Instruction`, so the verifier of the nisa dialect, the assembler and the encoder share them. A check
-that needs a target's figure is skipped when no target is known (plain round trips of text without a target attribute).
+Checks run on the plain `Instruction`, so the verifier of the nisa dialect, the assembler and the encoder share them. A
+check that needs a target's figure is skipped when no target is known (plain round trips of text without a target
+attribute).
 """
 
-from neuron_dialects.isa.model import CheckFunction, Instruction, Operand
+from neuron_dialects.isa.model import ALU_OPS, CheckFunction, Instruction, Operand
 from neuron_dialects.target import Target
 
 MAX_ON_CHIP_DIMS = 4
 MAX_DMA_DIMS = 5
 MAX_SIZE = 65535
+MAX_PARTITIONS = 128
+"""Partitions of SBUF and PSUM, and columns of the tensor engine, where no target is known."""
 LEGAL_STARTS = ((128, 64, (0,)), (64, 32, (0, 64)), (32, 0, (0, 32, 64, 96)))
 """(at most, more than, legal first partitions): the start-partition rule of the compute engines."""
 
@@ -25,6 +28,8 @@ def known_engine(instruction: Instruction, target: Target | None) -> str | None:
         return None
     if instruction.name in target.unsupported_instructions:
         return f"target {target.name} has no such instruction"
+    if instruction.engine == "act" and instruction.name in ("tensor_scalar", "tensor_copy") and not target.act_alu:
+        return f"engine act of target {target.name} has no {instruction.name}"
     if instruction.engine != "dma" and instruction.engine not in target.compute_engines:
         return f"engine {instruction.engine} of target {target.name} has no datapath"
     return None
@@ -62,7 +67,7 @@ def _geometry(name: str, operand: Operand, is_dma: bool, target: Target | None) 
         return f"operand {name} in {operand.space} has {pattern.partitions} partitions"
     if pattern.is_dram:
         return None
-    lanes = target.partitions if target is not None else 128
+    lanes = target.partitions if target is not None else MAX_PARTITIONS
     if not 1 <= pattern.partitions <= lanes:
         return f"operand {name} spans {pattern.partitions} partitions, limit {lanes}"
     if not pattern.partition.is_constant:
@@ -83,7 +88,7 @@ def operand_geometry(instruction: Instruction, target: Target | None) -> str | N
 
 
 def start_partitions(instruction: Instruction, target: Target | None) -> str | None:
-    """Compute engines start on quadrants: more than 64 partitions at 0, 33 to 64 at 0 or 64, up to 32 at a multiple of 32."""
+    """Compute engines start on quadrants: over 64 partitions at 0, 33 to 64 at 0 or 64, fewer at a multiple of 32."""
     if instruction.engine == "dma":
         return None
     for name, operand in instruction.operands.items():
@@ -91,16 +96,38 @@ def start_partitions(instruction: Instruction, target: Target | None) -> str | N
         start = pattern.partition.constant
         for most, above, starts in LEGAL_STARTS:
             if above < pattern.partitions <= most and start not in starts:
-                return f"operand {name}: {pattern.partitions} partitions cannot start at {start}, only at {list(starts)}"
+                return (
+                    f"operand {name}: {pattern.partitions} partitions cannot start at {start}, only at {list(starts)}"
+                )
     return None
 
 
 def lanes_agree(instruction: Instruction, target: Target | None) -> str | None:
-    """Operands of an engine instruction use the same number of partitions (matmul and transposes have rules of their own)."""
+    """Operands of an engine instruction use equally many partitions; matmul and transposes have their own rules."""
     if instruction.engine in ("dma", "pe") or instruction.name in ("nc_transpose", "partition_reduce"):
         return None
     counts = {o.pattern.partitions for o in instruction.operands.values()}
     return f"operands span different numbers of partitions: {sorted(counts)}" if len(counts) > 1 else None
+
+
+ENGINE_ALU_OPS: dict[str, frozenset[str]] = {
+    "dve": frozenset(ALU_OPS) - {"power", "rsqrt"},
+    "pool": frozenset({"bypass", "add", "multiply", "maximum", "minimum", "power", "rsqrt"}),
+    "act": frozenset({"bypass", "add", "multiply"}),
+}
+"""ALU operators that an engine has (ISA, operator table; those of act exist from v3 on)."""
+
+
+def alu_operators(instruction: Instruction, target: Target | None) -> str | None:
+    """The engine has the ALU operators that the instruction names (affine_select compares on pool by itself)."""
+    known = ENGINE_ALU_OPS.get(instruction.engine)
+    if known is None or instruction.name in ("activation", "affine_select"):
+        return None
+    definition = instruction.definition
+    for field in definition.fields:
+        if field.kind == "alu" and (op := instruction.fields.get(field.name, field.default)) not in known:
+            return f"engine {instruction.engine} has no ALU operator {op}"
+    return None
 
 
 CHECKS_COMMON: tuple[CheckFunction, ...] = (
@@ -109,6 +136,7 @@ CHECKS_COMMON: tuple[CheckFunction, ...] = (
     operand_geometry,
     start_partitions,
     lanes_agree,
+    alu_operators,
 )
 
 
@@ -139,7 +167,9 @@ def row_limit(name: str, least: int, most: int) -> CheckFunction:
 
     def check(instruction: Instruction, target: Target | None) -> str | None:
         count = instruction.operands[name].pattern.free_elements
-        return None if least <= count <= most else f"{name} has {count} elements per partition, allowed {least} to {most}"
+        if least <= count <= most:
+            return None
+        return f"{name} has {count} elements per partition, allowed {least} to {most}"
 
     return check
 
@@ -172,7 +202,7 @@ def partition_reduce_shapes(instruction: Instruction, target: Target | None) -> 
 
 
 def matmul_shapes(instruction: Instruction, target: Target | None) -> str | None:
-    """K <= rows, M <= columns, N <= one bank; dst [M, N] fp32 inside one PSUM bank; legal and matching element types."""
+    """K <= rows, M <= columns, N <= one bank; dst [M, N] fp32 within one PSUM bank; legal, matching element types."""
     dst, stationary, moving = (instruction.operands[n] for n in ("dst", "stationary", "moving"))
     k, m, n = stationary.pattern.partitions, stationary.pattern.free_elements, moving.pattern.free_elements
     if moving.pattern.partitions != k:
@@ -186,7 +216,8 @@ def matmul_shapes(instruction: Instruction, target: Target | None) -> str | None
         return f"cannot mix {stationary.dtype} with {moving.dtype}"
     if target is None:
         return None
-    for label, value, limit in (("K", k, target.pe_rows), ("M", m, target.pe_columns), ("N", n, target.pe_moving_elements)):
+    limits = (("K", k, target.pe_rows), ("M", m, target.pe_columns), ("N", n, target.pe_moving_elements))
+    for label, value, limit in limits:
         if value > limit:
             return f"{label} = {value}, limit {limit}"
     for operand in (stationary, moving):
@@ -207,11 +238,14 @@ def transpose_shapes(instruction: Instruction, target: Target | None) -> str | N
     if instruction.engine == "pe":
         if data.space != "sbuf" or dst.space != "psum":
             return f"on pe it goes from sbuf to psum, not from {data.space} to {dst.space}"
-        columns = target.pe_columns if target is not None else 128
+        columns = target.pe_columns if target is not None else MAX_PARTITIONS
         if f > columns:
             return f"F = {f}, limit {columns}"
     elif max(p, f) > 32:
         return f"on dve {p} x {f} exceeds 32 x 32"
     if dst.dtype != data.dtype:
         return f"element types differ: dst {dst.dtype}, data {data.dtype}"
+    if instruction.engine == "pe" and target is not None and not target.pe_transpose_exact:
+        if data.dtype not in target.matmul_dtypes:
+            return f"the array of target {target.name} does not pass {data.dtype} exactly"
     return None

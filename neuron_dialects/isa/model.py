@@ -1,8 +1,8 @@
 """What an instruction is, as plain data: operands, fields, limits, engines and cost, without IR and without numpy.
 
-`InstructionDef` is the one definition of an instruction. The nisa dialect's op and verifier, the encoder and decoder, the
-assembler, the cost model and the ISA page of the manual are all derived from it; its meaning on numbers is registered once in
-the machine (runtime/semantics).
+`InstructionDef` is the one definition of an instruction. The nisa dialect's op and verifier, the encoder and decoder,
+the assembler, the cost model and the ISA page of the manual are all derived from it; its meaning on numbers is
+registered once in the machine (runtime/semantics).
 """
 
 from collections.abc import Callable, Mapping
@@ -19,8 +19,8 @@ SPACES = ("sbuf", "psum", "dram")
 class Operand:
     """One operand of one instruction: where it lies, its element type, its pattern.
 
-    `buffer` identifies the buffer the pattern is relative to; it is None once the pattern is an absolute on-chip address (its
-    offset then counts elements of `dtype` from the start of the partition).
+    `buffer` identifies the buffer the pattern is relative to; it is None once the pattern is an absolute on-chip
+    address (its offset then counts elements of `dtype` from the start of the partition).
     """
 
     space: str
@@ -38,8 +38,8 @@ class Operand:
 class OperandDef:
     """Role of an operand: its name, direction and the memories that it may lie in.
 
-    `shape`: "tile" (partitions x free), "column" (one element per partition, broadcast along the free dimension) or "free"
-    (no relation to the others).
+    `shape`: "tile" (partitions x free), "column" (one element per partition, broadcast along the free dimension) or
+    "free" (no relation to the others).
     """
 
     name: str
@@ -61,7 +61,7 @@ class OperandDef:
 
 @dataclass(frozen=True)
 class FieldDef:
-    """An immediate: `kind` is f32, i32, bool, affine (loop-dependent integer) or the name of an enumeration in `ENUMS`."""
+    """An immediate: `kind` is f32, i32, bool, affine (a loop-dependent integer) or the name of an enum in `ENUMS`."""
 
     name: str
     kind: str
@@ -78,13 +78,16 @@ class Instruction:
     operands: Mapping[str, Operand]
     fields: Mapping[str, Any] = field(default_factory=dict)
 
-    def field(self, name: str) -> Any:
-        """Value of a field, or its default."""
+    @property
+    def definition(self) -> "InstructionDef":
+        """Its row of the instruction table."""
         from neuron_dialects.isa.definitions import INSTRUCTIONS
 
-        if name in self.fields:
-            return self.fields[name]
-        return INSTRUCTIONS[self.name].field_default(name)
+        return INSTRUCTIONS[self.name]
+
+    def field(self, name: str) -> Any:
+        """Value of a field, or its default."""
+        return self.fields[name] if name in self.fields else self.definition.field_default(name)
 
 
 CostFunction = Callable[[Instruction, Target], float]

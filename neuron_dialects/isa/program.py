@@ -1,9 +1,9 @@
 """A finished core program as plain data: what the encoder writes into a NEFF and what the machine runs.
 
 Every engine has one queue: a flat list of entries executed in order. In this form an `Affine` has at most one term with
-coefficient 1, whose variable is a scalar register of the queue's engine (value = constant + register). On-chip operands are
-absolute: their pattern's offset counts elements of the operand's type from the start of the partition, and `buffer` is None.
-DRAM operands name a variable by its id in `buffer`.
+coefficient 1, whose variable is a scalar register of the queue's engine (value = constant + register). On-chip operands
+are absolute: their pattern's offset counts elements of the operand's type from the start of the partition, and `buffer`
+is None. DRAM operands name a variable by its id in `buffer`.
 """
 
 from collections.abc import Mapping
@@ -22,17 +22,20 @@ CONTROL_KINDS: dict[str, tuple[str, ...]] = {
     "wait": (),
     "halt": (),
 }
-"""Control instructions -> their integer operands. reg_rotate: dst += value, then 0 when that reaches limit. branch_less: jump
-to entry `label` of the same queue when register src < value. wait: nothing but the waits of the entry."""
+"""Control instructions -> their integer operands.
+
+reg_rotate: dst += value, then 0 when that reaches limit. branch_less: jump to entry `label` of the same queue when
+register src < value. wait: nothing but the waits of the entry.
+"""
 
 
 @dataclass(frozen=True)
 class QueueEntry:
     """One entry of a queue: an instruction or a control instruction.
 
-    `waits`: (semaphore number, least value), all awaited before the entry starts. `signal`: semaphore that the completion
-    increments by 1. A DMA is triggered by the queue that holds it, runs on `ring` in the ring's order, and its signal comes
-    from the ring. `origin` indexes `CoreProgram.origins`.
+    `waits`: (semaphore number, least value), all awaited before the entry starts. `signal`: semaphore that the
+    completion increments by 1. A DMA is triggered by the queue that holds it, runs on `ring` in the ring's order, and
+    its signal comes from the ring. `origin` indexes `CoreProgram.origins`.
     """
 
     instruction: Instruction | None = None
@@ -68,8 +71,9 @@ class DramVariable:
 class CoreProgram:
     """The program of one core: queues by engine, DRAM variables, semaphore names, and where each entry came from.
 
-    `origins`: framework node names; entry.origin indexes it. `macs`: multiply-adds of the model (not of the instructions);
-    `compulsory_bytes`: DRAM bytes that any program must move (inputs, parameters and outputs once), for the roofline.
+    `origins`: framework node names; entry.origin indexes it. `macs`: multiply-adds of the model (not of the
+    instructions); `compulsory_bytes`: DRAM bytes that any program must move (inputs, parameters and outputs once), for
+    the roofline.
     """
 
     target: str

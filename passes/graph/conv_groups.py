@@ -40,7 +40,7 @@ class ConvGroups:
 
 
 def plan_groups(channels: int, outputs: int, groups: int, packable: bool = True) -> ConvGroups:
-    """Blocks of a convolution of `channels` inputs and `outputs` outputs; `packable`: whether zeros may be packed in."""
+    """Blocks of a convolution from `channels` to `outputs`; `packable`: whether zeros may be packed into filters."""
     inputs = channels // groups
     per_block = max(1, min(groups, LANES // inputs)) if packable else 1
     return ConvGroups(groups, inputs, outputs // groups, per_block)

@@ -1,19 +1,18 @@
 """`graph-fuse`: groups of ops that become one kernel.
 
-Two kinds of group: an anchor (matmul, conv, conv_transpose) with the pointwise ops that consume its result, which ride on the
-eviction from PSUM; and pointwise ops that share a result shape, which become one sweep. The grouping itself is a plain
-algorithm on numbered nodes; the pass only applies it.
+Two kinds of group: an anchor (matmul, conv, conv_transpose) with the pointwise ops that consume its result, which ride
+on the eviction from PSUM; and pointwise ops that share a result shape, which become one sweep. The grouping itself is a
+plain algorithm on numbered nodes; the pass only applies it.
 """
 
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from xdsl.context import Context
 from xdsl.dialects import func
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Block, Operation, Region, SSAValue
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 
 from neuron_dialects.graph import (
@@ -45,8 +44,9 @@ def grow_group(
 ) -> list[int]:
     """Nodes (numbered in program order) that can join `seed`'s group, in order.
 
-    Users of members join in program order as long as they are eligible; the first user that is not ends the growth. So every
-    user of the group that is not in it comes after the group's last member, and the group can stand where that member stands.
+    Users of members join in program order as long as they are eligible; the first user that is not ends the growth. So
+    every user of the group that is not in it comes after the group's last member, and the group can stand where that
+    member stands.
     """
     members = [seed]
     seen = {seed}
@@ -73,14 +73,11 @@ def split_bias(block: Block) -> None:
         spatial = len(shape_of(op.result)) - 2
         bias = op.bias
         column = ReshapeOp(bias, shape=(*shape_of(bias), *(1,) * spatial))
-        made = cast(
-            "ConvOp | ConvTransposeOp",
-            type(op).create(
-                operands=[op.x, op.w],
-                properties=_without_bias_segments(op),
-                attributes=op.attributes,
-                result_types=[op.result.type],
-            ),
+        made = type(op).create(
+            operands=[op.x, op.w],
+            properties=_without_bias_segments(op),
+            attributes=op.attributes,
+            result_types=[op.result.type],
         )
         add = BinaryOp(BinaryKind.ADD, made.result, column.result)
         for new in (made, column, add):
@@ -91,7 +88,7 @@ def split_bias(block: Block) -> None:
         block.erase_op(op)
 
 
-def _without_bias_segments(op: ConvOp | ConvTransposeOp) -> dict[str, object]:
+def _without_bias_segments(op: ConvOp | ConvTransposeOp) -> dict[str, Attribute]:
     return {k: v for k, v in op.properties.items() if k != "operandSegmentSizes"}
 
 
@@ -168,7 +165,9 @@ def _outline(block: Block, members: list[Operation]) -> None:
     """Move `members` into a `graph.fused` at the place of the last one."""
     inside = set(members)
     inputs = list(
-        dict.fromkeys(v for op in members for v in op.operands if not isinstance(v.owner, Operation) or v.owner not in inside)
+        dict.fromkeys(
+            v for op in members for v in op.operands if not isinstance(v.owner, Operation) or v.owner not in inside
+        )
     )
     outputs = [r for op in members for r in op.results if any(use.operation not in inside for use in r.uses)]
     body = Block(arg_types=[v.type for v in inputs])

@@ -1,8 +1,9 @@
 """`graph-layout`: which tensors stay in SBUF between kernels, and with which dimension on the partitions.
 
-A tensor can stay on chip when its producer can write, and all its consumers can read, the same layout, and when there is room.
-Convolutions and pools want channels on partitions (with a halo of zeros for padding); matmuls, softmax and normalisation want
-rows there. The choice is a plain greedy over values in program order under an SBUF budget; the pass writes it as encodings.
+A tensor can stay on chip when its producer can write, and all its consumers can read, the same layout, and when there
+is room. Convolutions and pools want channels on partitions (with a halo of zeros for padding); matmuls, softmax and
+normalisation want rows there. The choice is a plain greedy over values in program order under an SBUF budget; the pass
+writes it as encodings.
 """
 
 from collections.abc import Sequence
@@ -207,7 +208,8 @@ class GraphLayoutPass(ModulePass):
 
     becomes
 
-        %1 = graph.fused (...) : (...) -> tensor<1x64x56x56xbf16, #graph.layout<sbuf, partition 1, halo [0, 0, 1, 1, 1, 1]>>
+        %1 = graph.fused (...) : (...)
+            -> tensor<1x64x56x56xbf16, #graph.layout<sbuf, partition 1, halo [0, 0, 1, 1, 1, 1]>>
         %2 = graph.conv %1, %w ... pads [1, 1, 1, 1] ...
     """
 

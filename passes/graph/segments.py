@@ -38,15 +38,18 @@ def keep_with_host(nodes: Sequence[Node]) -> set[int]:
     """
     users = _users(nodes)
     host = {number for number, node in enumerate(nodes) if node.on_host}
+    crossing = {producer for number in host for producer in nodes[number].producers}
     kept: set[int] = set()
     for number in reversed(range(len(nodes))):
         node = nodes[number]
         if node.on_host or not node.moves_only or not users[number] or not host.issuperset(users[number]):
             continue
-        from_core = [p for p in node.producers if p not in host and not host.intersection(users[p])]
-        if sum(nodes[p].result_bytes for p in from_core) <= node.result_bytes:
+        # What the host gets anyway costs nothing more.
+        brought = [producer for producer in node.producers if producer not in host and producer not in crossing]
+        if sum(nodes[producer].result_bytes for producer in brought) <= node.result_bytes:
             kept.add(number)
             host.add(number)
+            crossing.update(node.producers)
     ends = _only_moved_to_results(nodes, users, host)
     for number, node in enumerate(nodes):
         has_it = host.issuperset(node.producers) and not node.reads_core_input

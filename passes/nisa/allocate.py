@@ -207,7 +207,7 @@ class _Allocator:
         smaller = "use smaller tiles, or cast to a narrower type"
         return NeuronError(
             "NX-MEM-001",
-            f"{memory.space.upper()} of {needed * memory.unit_bytes} bytes per partition is needed, limit"
+            f"{needed * memory.unit_bytes} bytes of {memory.space.upper()} per partition are needed, limit"
             f" {memory.capacity * memory.unit_bytes}; largest: {', '.join(named)}",
             node=node,
             help=smaller if self.spill or memory.space == "psum" else f"allow spilling (spill=true), or {smaller}",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 from xdsl.dialects.arith import ConstantOp
@@ -79,7 +80,7 @@ class Slot:
     loops: tuple[Loop, ...] = ()
     location: Attribute = UNKNOWN_LOC
 
-    @property
+    @cached_property
     def executions(self) -> Affine:
         """How often it was executed before, over the variables of its loops."""
         count, terms = 1, dict[int, int]()
@@ -106,7 +107,7 @@ class Statement:
         """The stream that completes it, in order: its ring, or its engine."""
         return self.engine if self.ring is None else self.ring
 
-    @property
+    @cached_property
     def trips(self) -> dict[int, int]:
         """Trip count by variable of the loops around it."""
         return {loop.variable: loop.trip_count for loop in self.loops}

@@ -23,6 +23,7 @@ class Progress:
         self.totals: dict[str, int] = {EVERYTHING: 0}
         self._in_iteration: dict[Loop, dict[str, int]] = {}
         self._before: dict[int, dict[str, int]] = {}
+        self._affine: dict[tuple[int, str], Affine] = {}
         self._count(tree.body, self.totals)
 
     def _count(self, body: Sequence[Node], counts: dict[str, int]) -> None:
@@ -46,8 +47,11 @@ class Progress:
 
     def before(self, statement: Statement, stream: str) -> Affine:
         """Instructions of `stream` that come before an instance of `statement`."""
-        terms = [(loop.variable, self.in_iteration(loop, stream)) for loop in statement.loops]
-        return Affine.of(self._before[statement.number].get(stream, 0), terms)
+        key = (statement.number, stream)
+        if key not in self._affine:
+            terms = [(loop.variable, self.in_iteration(loop, stream)) for loop in statement.loops]
+            self._affine[key] = Affine.of(self._before[statement.number].get(stream, 0), terms)
+        return self._affine[key]
 
     def sequence(self, statement: Statement) -> Affine:
         """The number of an instance in its stream, from 1."""

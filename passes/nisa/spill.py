@@ -40,7 +40,7 @@ class Spill:
 
     def __str__(self) -> str:
         owner = f" of node '{self.node}'" if self.node else ""
-        return f"{self.bytes} bytes{owner}: stored {self.stores} times, reloaded {self.reloads} times"
+        return f"{self.bytes} bytes{owner} (stores: {self.stores}, reloads: {self.reloads})"
 
 
 class Part(NamedTuple):

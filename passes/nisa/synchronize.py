@@ -21,12 +21,13 @@ from neuron_dialects.errors import NeuronError
 from neuron_dialects.neuron import target_of
 from neuron_dialects.nisa import NisaOp, Sync, SyncAttr
 from neuron_dialects.target import Target
+from passes.nisa.known_waits import drop_known
 from passes.nisa.memory_access import accesses_of
 from passes.nisa.program_tree import Binding, ProgramTree, nisa_functions, read_function
 from passes.nisa.progress import EVERYTHING, Progress
 from passes.nisa.trace import Trace
 from passes.nisa.wait_generation import WaitSet, generate_waits
-from passes.nisa.wait_reduction import drop_known, minimal_waits
+from passes.nisa.wait_reduction import minimal_waits
 
 REMARKS_ATTRIBUTE = "neuron.remarks"
 """Function attribute: what a reader of the compile report should know about how the function was compiled."""

@@ -53,13 +53,12 @@ def verify_function(function: FuncOp, target: Target) -> None:
     for op in function.walk():
         if not isinstance(op, NisaOp):
             continue
-        for problem in _problems(op, target):
-            raise NeuronError(
-                "NX-ISA-001",
-                problem,
-                node=location_name(op.location),
-                help=f"compile for the target that this is meant for, or tile within the limits of {target.name}",
-            )
+        node = location_name(op.location)
+        for problem in _limit_problems(op, target):
+            help_ = f"tile within the limits of {target.name}, or compile for the target that this is meant for"
+            raise NeuronError("NX-ISA-001", problem, node=node, help=help_)
+        for problem in _bounds_problems(op):
+            raise NeuronError("NX-ISA-001", problem, node=node, help="an access must stay inside of its buffer")
         if op.is_dma and op.ring is not None:
             rings[op.ring.data] = None
         if len(rings) > target.dma_rings:
@@ -71,10 +70,15 @@ def verify_function(function: FuncOp, target: Target) -> None:
             )
 
 
-def _problems(op: NisaOp, target: Target) -> Iterator[str]:
+def _limit_problems(op: NisaOp, target: Target) -> Iterator[str]:
+    """What the target cannot execute."""
     yield from verify_instruction(op.instruction(), target)
     if op.engine.data not in target.engines:
-        yield f"{op.name}: target {target.name} has no engine {op.engine.data}; engines: {', '.join(target.engines)}"
+        yield f"{op.name}: target {target.name} has no engine {op.engine.data}; it has {', '.join(target.engines)}"
+
+
+def _bounds_problems(op: NisaOp) -> Iterator[str]:
+    """Operands that leave their buffers."""
     # An index operand that is no loop variable, or a register: its values are not known here.
     counts = [_values(value) for value in op.indices]
     for (role, pattern), buffer in zip(op.access.data, op.buffers, strict=True):

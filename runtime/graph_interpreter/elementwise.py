@@ -22,16 +22,10 @@ from neuron_dialects.graph import (
     spec_of,
 )
 from runtime.graph_interpreter.numerics import Array, compute_dtype, converted, rounded, widened
+from runtime.graph_interpreter.special import erf
 
 _SQRT_HALF = math.sqrt(0.5)
 _TANH_SCALE = math.sqrt(2 / math.pi)
-
-
-def erf(x: Array) -> Array:
-    """The error function of every element, computed in float64 and rounded to x's dtype."""
-    # numpy has no erf; the C library's, called for each element, is exact and fast enough for whole models.
-    values = np.fromiter(map(math.erf, x.reshape(-1).tolist()), np.float64, x.size)
-    return values.reshape(x.shape).astype(x.dtype)
 
 
 def sigmoid(x: Array) -> Array:

@@ -99,8 +99,8 @@ def conv_transpose(op: ConvTransposeOp, x: Array, w: Array, bias: Array | None =
     pads = ints(op.pads)
     full = [pads[d] + shape[2 + d] + pads[rank + d] for d in range(rank)]
     sums = np.zeros((shape[0], groups, shape[1] // groups, *full), x.dtype)
-    images = x.reshape(x.shape[0], groups, x.shape[1] // groups, -1)
-    weights = w.reshape(groups, x.shape[1] // groups, w.shape[1], -1)
+    images = x.reshape(x.shape[0], groups, x.shape[1] // groups, prod(x.shape[2:]))
+    weights = w.reshape(groups, x.shape[1] // groups, w.shape[1], prod(w.shape[2:]))
     for number, tap in enumerate(product(*(range(size) for size in w.shape[2:]))):
         # [groups, M/groups, C/groups] x [N, groups, C/groups, positions]
         term = np.matmul(weights[:, :, :, number].swapaxes(1, 2), images)

@@ -2,8 +2,8 @@
 
 Every engine has a sequencer and a datapath. The sequencer takes the entries of its queue in order: it waits for the
 entry's semaphores, then executes a control instruction (`control_ns`), triggers a DMA (`control_ns`), or hands an
-instruction to the datapath, at most `DISPATCH_DEPTH` ahead of it. The datapath starts an instruction when it is free,
-the ports it shares with other engines are free, and earlier instructions of the same engine have completed what it
+instruction to the datapath, at most the target's `dispatch_depth` ahead of it. The datapath starts an instruction when
+it is free, the ports it shares with other engines are free, and earlier instructions of the same engine have completed what it
 reads; it reads its operands then, is busy for the issue time, and the result is written and the semaphore incremented
 after the latency. A transfer reaches its ring `dma_start_ns` after the trigger; transfers of all rings are served in
 the order of their arrival, and the semaphore is incremented `dma_completion_ns` after the last byte. A semaphore is the
@@ -23,8 +23,6 @@ from runtime.machine.decode import Access
 from runtime.machine.plan import Work
 from runtime.semantics.registry import Array, Effect
 
-DISPATCH_DEPTH = 4
-"""Instructions that a sequencer may be ahead of its datapath (assumed: no depth is published)."""
 STEP_LIMIT = 100_000_000
 """Control instructions that one queue may execute; a loop that never ends must not hang the machine."""
 
@@ -90,6 +88,7 @@ class Simulator:
         self.engines = {name: Engine(name, works, int(target.scalar_registers)) for name, works in queues.items()}
         self.end_ns, self.dma_active_ns = 0.0, 0.0
         self._names, self._functional, self._record, self._step_limit = semaphores, functional, record, step_limit
+        self._dispatch_depth = int(target.dispatch_depth)
         self._semaphore_ns, self._control_ns = float(target.semaphore_ns), float(target.control_ns)
         self._table_ns, self._dma_start_ns = float(target.act_table_load_ns), float(target.dma_start_ns)
         self._increments: list[list[float]] = [[] for _ in semaphores]
@@ -172,7 +171,7 @@ class Simulator:
                     self._push(time + self._dma_start_ns, _ARRIVE, work, self._operands(work, registers))
                     engine.transfer_count += 1
                     position += 1
-                elif len(dispatched) < DISPATCH_DEPTH:
+                elif len(dispatched) < self._dispatch_depth:
                     reads = [_box(access, registers) for access in work.hazard_reads] if work.hazard_reads else _NONE
                     writes = [_box(access, registers) for access in work.hazard_writes] if work.hazard_writes else _NONE
                     dispatched.append((work, time, self._operands(work, registers), reads, writes))

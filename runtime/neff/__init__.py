@@ -3,11 +3,22 @@
 from runtime.neff.container import NeffFile, decode_neff, neff_bytes, open_neff, read_neff, unpack, write_neff
 from runtime.neff.encoding import decode_queue, encode_queue
 from runtime.neff.limits import Limits
-from runtime.neff.model import CORE, HOST, CoreImage, GraphNode, Neff, Parameter, TensorSpec, parameter_file_name
+from runtime.neff.model import (
+    CORE,
+    HOST,
+    OPAQUE,
+    CoreImage,
+    GraphNode,
+    Neff,
+    Parameter,
+    TensorSpec,
+    parameter_file_name,
+)
 
 __all__ = [
     "CORE",
     "HOST",
+    "OPAQUE",
     "CoreImage",
     "GraphNode",
     "Limits",

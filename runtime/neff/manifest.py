@@ -12,7 +12,7 @@ from neuron_dialects.dtypes import DTYPES
 from neuron_dialects.isa.program import CoreProgram, DramVariable, QueueEntry
 from runtime.neff.header import BUILD_VERSION, MAX_SUBGRAPHS
 from runtime.neff.json_check import AnyJson, Integer, ListOf, MapOf, Record, Text
-from runtime.neff.model import CORE, HOST, GraphNode, Neff, TensorSpec
+from runtime.neff.model import CORE, HOST, OPAQUE, GraphNode, Neff, TensorSpec
 from runtime.neff.program_check import MAX_DIMENSION, MAX_RANK, VARIABLE_KINDS, used_rings, variable_bytes
 from runtime.neff.records import ENCODING_VERSION, ENGINE_CODES, FINGERPRINT
 
@@ -28,7 +28,11 @@ VARIABLE_TYPES = {kind: "tmp-buf" if kind == "tmp" else kind for kind in VARIABL
 _DTYPE = Text(choices=tuple(row.name for row in DTYPES))
 _SHAPE = ListOf(Integer(0, MAX_DIMENSION), MAX_RANK)
 _NAMES = ListOf(Text())
-_TENSORS = ListOf(Record({"name": Text(), "shape": _SHAPE, "dtype": _DTYPE, "device_dtype": _DTYPE}))
+_TENSOR_DTYPE = Text(choices=(*(row.name for row in DTYPES), OPAQUE))
+_TENSOR_SHAPE = ListOf(Integer(-1, MAX_DIMENSION), MAX_RANK)
+_TENSORS = ListOf(
+    Record({"name": Text(), "shape": _TENSOR_SHAPE, "dtype": _TENSOR_DTYPE, "device_dtype": _TENSOR_DTYPE})
+)
 _SIGNED = Integer(low=-MAX_DIMENSION)
 
 INFO_JSON = Record(

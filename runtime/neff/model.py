@@ -12,6 +12,8 @@ Parameter = np.ndarray[Any, np.dtype[Any]] | bytes
 """A parameter's values: an array of the variable's shape and element type, or its raw little-endian row-major bytes."""
 
 CORE, HOST = "core", "host"
+OPAQUE = "opaque"
+"""Element type of a tensor that only the host touches and that no machine type describes (strings, sequences)."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class TensorSpec:
     """A tensor between the nodes of a model, or at its boundary.
 
     `dtype` is the element type that the caller or the host sees, `device_dtype` the one that a core program uses; where
-    they differ (i64 and i32) the runtime converts. `shape` in elements, framework order.
+    they differ (i64 and i32) the runtime converts. `shape` in elements, framework order. A tensor that only host models
+    touch may have dimensions that are not known before it is made (-1), and the element type `OPAQUE`.
     """
 
     name: str

@@ -13,7 +13,7 @@ from neuron_dialects.errors import NeuronError
 from neuron_dialects.isa.program import CoreProgram, DramVariable
 from runtime.neff.header import MAX_SUBGRAPHS
 from runtime.neff.manifest import subgraph_name
-from runtime.neff.model import CORE, HOST, CoreImage, GraphNode, Neff, Parameter, TensorSpec
+from runtime.neff.model import CORE, HOST, OPAQUE, CoreImage, GraphNode, Neff, Parameter, TensorSpec
 from runtime.neff.program_check import check_program, known_target, variable_bytes
 
 
@@ -104,6 +104,9 @@ def _tensor_table(neff: Neff) -> dict[str, TensorSpec]:
 def _check_size(tensor: TensorSpec, memory_bytes: int) -> None:
     """Known element types, and a size that somebody could allocate."""
     where = f"tensor {tensor.name[:80]!a}"
+    if OPAQUE in (tensor.dtype, tensor.device_dtype) or -1 in tensor.shape:
+        # Only the host sees it: a core program's variables have known types and sizes, and must match.
+        return
     try:
         size = max(dtype_by_name(name).size_bytes for name in (tensor.dtype, tensor.device_dtype))
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import ml_dtypes
@@ -20,6 +21,7 @@ from neuron_dialects.graph import (
     UnaryKind,
     UnaryOp,
 )
+from runtime.graph_interpreter.special import erf
 from tests.graph_level import Array, assert_close, interpret, random_array, run_node
 
 # Kind -> ONNX operator, its attributes, and the parameters of ours.
@@ -151,6 +153,14 @@ def test_unary_on_integers(kind: UnaryKind, dtype: DType):
 def test_not():
     x = np.array([True, False])
     assert_close(interpret(lambda x: UnaryOp(UnaryKind.NOT, x), x), run_node("Not", [x]))
+
+
+# Each of the three approximations of erf, their seams, and what lies beyond them.
+def test_erf_is_exact():
+    x = np.concatenate([np.linspace(-7, 7, 20001), [-0.0, 1e-300, 0.46875, 4.0, 6.0, np.inf, -np.inf]])
+    expected = np.array([math.erf(value) for value in x])
+    np.testing.assert_allclose(erf(x), expected, rtol=1e-15, atol=0)
+    assert np.isnan(erf(np.array([np.nan])))
 
 
 # exp(-200) and 1/0 are infinite or zero: values, not warnings.

@@ -194,3 +194,18 @@ def test_max_pool_of_other_types(dtype: DType):
     )
     expected = run_node("MaxPool", [x], {"kernel_shape": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1)})
     assert_close(actual, expected)
+
+
+# A batch of no images, or a layer without channels: results without elements, or of zeros.
+def test_empty_tensors():
+    window: dict[str, Any] = {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1)}
+    empty, w = np.zeros((0, 2, 4, 4), np.float32), np.ones((2, 2, 3, 3), np.float32)
+    assert interpret(lambda x, w: ConvOp(x, w, **window), empty, w).shape == (0, 2, 2, 2)
+    transposed = interpret(lambda x, w: ConvTransposeOp(x, w, output_padding=(0, 0), **window), empty, w)
+    assert transposed.shape == (0, 2, 6, 6)
+    pooled = interpret(lambda x: PoolOp(PoolKind.MAX, x, kernel=(2, 2), **window), empty)
+    assert pooled.shape == (0, 2, 3, 3)
+    nothing, none = np.zeros((1, 0, 4, 4), np.float32), np.zeros((2, 0, 3, 3), np.float32)
+    assert not interpret(lambda x, w: ConvOp(x, w, **window), nothing, none).any()
+    a, b = np.zeros((2, 0), np.float32), np.zeros((0, 3), np.float32)
+    assert interpret(lambda a, b: MatMulOp(a, b), a, b).tolist() == [[0.0] * 3] * 2

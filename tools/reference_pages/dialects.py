@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
-from types import FunctionType
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from types import ModuleType
 
 from xdsl.dialects.utils import EnumAttribute
 from xdsl.ir import Attribute, Dialect, Operation
 
+import neuron_dialects.access_ops
 import neuron_dialects.graph
-import neuron_dialects.graph.shapes
 import neuron_dialects.neuron
 import neuron_dialects.nisa
 import neuron_dialects.tile
 from neuron_dialects.access_ops import AccessOp
 from neuron_dialects.graph import ComputeOp
-from neuron_dialects.isa import FieldDef, OperandDef
+from neuron_dialects.isa import INSTRUCTIONS, FieldDef, OperandDef
 from neuron_dialects.isa.program import CONTROL_KINDS
 from neuron_dialects.nisa import NISA_OPS
-from neuron_dialects.tile import TILE_INSTRUCTIONS, TILE_OPS
+from neuron_dialects.tile import TILE_INSTRUCTIONS, TILE_OPS, TileOp
 from tools.reference_pages.constraints import operation_table, traits_text
-from tools.reference_pages.markdown import bullets, code, codes, docstring, escaped, page, summary, table
+from tools.reference_pages.markdown import bullets, code, codes, docstring, escaped, fenced, page, summary, table
+from tools.reference_pages.source_text import field_docstrings, refusals
+
+_PACKAGE = "neuron_dialects"
+_NISA_EXAMPLE = (
+    "nisa.activation on act dst %y[0:128][0 : 512] data %x[0:128][0 : 512] {func = exp} wait(pe >= %i + 1) signal(act)"
+)
 
 
 def graph_page() -> str:
@@ -32,8 +36,8 @@ def graph_page() -> str:
     return page(
         "The graph dialect",
         docstring(neuron_dialects.graph),
-        "Every operation below that computes has one result, `result`, whose type its operands and properties"
-        " determine; the rules under *Verifier* say how, and are those that the verifier checks.",
+        "An operation that computes has one result, `result`, whose type its operands and properties determine: the"
+        " verifier refuses any other, besides what stands under each operation. Code and … in messages are figures.",
         _contents(operations),
         *(_operation(operation) for operation in operations),
         *_attributes(neuron_dialects.graph.Graph),
@@ -46,6 +50,7 @@ def neuron_page() -> str:
     return page(
         "The neuron dialect",
         docstring(neuron_dialects.neuron),
+        table(("attribute", "meaning"), _attributes_by_name(neuron_dialects.neuron)),
         *(_operation(operation) for operation in dialect.operations),
         *_attributes(dialect),
     )
@@ -61,18 +66,22 @@ def tile_page() -> str:
         "Operands are views of buffers, written after their role; fields in braces differ from their defaults. Each"
         " operation has the operands, fields and meaning of the instruction that it becomes ([ISA](isa.md)), without"
         " its engine and its size limits.",
-        _views_syntax(),
+        docstring(neuron_dialects.access_ops),
         table(
-            ("operation", "becomes", "operands", "fields"),
-            (
-                (code(operation.name), f"[`{name}`](isa.md#{name})", roles_text(operation.ROLES), fields_text(operation.FIELDS))
-                for operation, name in ((TILE_OPS[short], TILE_INSTRUCTIONS[short]) for short in TILE_INSTRUCTIONS)
-            ),
+            ("operation", "becomes", "what it does", "operands", "fields"),
+            (_tile_row(TILE_OPS[short], name) for short, name in TILE_INSTRUCTIONS.items()),
         ),
-        "`?` marks an operand that may be absent. " + _verifier_of(AccessOp),
+        "`?` marks an operand that may be absent.",
+        _verifier(AccessOp),
         *(_operation(operation) for operation in others),
         *_attributes(neuron_dialects.tile.Tile),
     )
+
+
+def _tile_row(operation: type[TileOp], instruction: str) -> tuple[str, str, str, str, str]:
+    link = f"[`{instruction}`](isa.md#{instruction})"
+    meaning = escaped(INSTRUCTIONS[instruction].summary)
+    return code(operation.name), link, meaning, roles_text(operation.ROLES), fields_text(operation.FIELDS)
 
 
 def nisa_page() -> str:
@@ -83,8 +92,10 @@ def nisa_page() -> str:
         docstring(neuron_dialects.nisa),
         "## Instructions",
         "One operation for each instruction of [the ISA table](isa.md), which has their operands, fields, limits and"
-        f" cost. Behind the name stands the engine (`on act`), for a DMA also the ring. {summary(neuron_dialects.nisa.Sync)}"
-        f" {_verifier_of(neuron_dialects.nisa.NisaOp)}",
+        " cost; the verifier refuses what breaks a limit on the module's target. Behind the name stands the engine, for"
+        " a DMA the engine that triggers it and its ring; behind the fields, what it waits for and the counter that it"
+        " bumps:",
+        fenced(_NISA_EXAMPLE),
         table(
             ("operation", "what it does"),
             ((f"[`{op.name}`](isa.md#{name})", escaped(op.DEFINITION.summary)) for name, op in NISA_OPS.items()),
@@ -104,18 +115,18 @@ def roles_text(roles: Sequence[OperandDef]) -> str:
 
 def fields_text(fields: Sequence[FieldDef]) -> str:
     """Fields in one line, with their defaults."""
-    return ", ".join(f"{code(field.name)} = {field.default}" for field in fields)
+    return ", ".join(f"{code(field.name)} = {default_text(field)}" for field in fields)
+
+
+def default_text(field: FieldDef) -> str:
+    """The default of a field, as it is written in assembly."""
+    default = field.default
+    return str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def _control() -> Iterator[tuple[str, Sequence[str]]]:
     yield from CONTROL_KINDS.items()
     yield from ((name, roles) for name, roles in neuron_dialects.nisa.CONTROL.items() if name not in CONTROL_KINDS)
-
-
-def _views_syntax() -> str:
-    import neuron_dialects.access_ops
-
-    return docstring(neuron_dialects.access_ops)
 
 
 def _contents(operations: Sequence[type[Operation]]) -> str:
@@ -141,32 +152,14 @@ def _operation(operation: type[Operation]) -> str:
 
 
 def _verifier(operation: type[Operation]) -> str:
-    """What the verifier demands beyond the types of operands and properties."""
+    """What the verifier refuses beyond wrong types of operands and properties."""
     if issubclass(operation, ComputeOp):
-        rules = [docstring(rule).replace("\n", " ") for rule in _shape_rules(operation)]
-        return f"Verifier:\n\n{bullets(rules)}" if rules else ""
-    own = _verifier_of(operation)
-    return f"Verifier: {own}" if own else ""
-
-
-def _verifier_of(operation: type[Operation]) -> str:
-    return summary(operation.__dict__.get("verify_"))
-
-
-def _shape_rules(operation: type[ComputeOp]) -> list[Callable[..., Any]]:
-    """The functions that state the operator's rule: those that its `infer` calls, of the shapes and of its module."""
-    rules: dict[Callable[..., Any], None] = {}
-    infer = cast("Any", operation).infer if hasattr(operation, "infer") else operation.inferred
-    for name in infer.__code__.co_names:
-        function = infer.__globals__.get(name)
-        if isinstance(function, FunctionType) and _states_a_rule(function, infer.__module__):
-            rules[function] = None
-    return list(rules)
-
-
-def _states_a_rule(function: FunctionType, module: str) -> bool:
-    is_near = function.__module__ in (module, neuron_dialects.graph.shapes.__name__)
-    return is_near and bool(function.__doc__) and function is not neuron_dialects.graph.shapes.text
+        check = getattr(operation, "infer", operation.inferred)
+    else:
+        # xDSL wraps the method that a class defines.
+        check = inspect.getclosurevars(operation.verify_).nonlocals.get("custom_verify", operation.verify_)
+    messages = refusals(check, _PACKAGE)
+    return f"The verifier refuses:\n\n{bullets(map(escaped, messages))}" if messages else ""
 
 
 def _attributes(dialect: Dialect) -> Iterator[str]:
@@ -175,6 +168,13 @@ def _attributes(dialect: Dialect) -> Iterator[str]:
     if attributes:
         yield "## Attributes"
         yield table(("attribute", "meaning", "values"), map(_attribute_row, attributes))
+
+
+def _attributes_by_name(module: ModuleType) -> Iterator[tuple[str, str]]:
+    """The names of attributes that a module defines as constants, with what they mean."""
+    for name, text in field_docstrings(module).items():
+        if name.endswith("_ATTRIBUTE"):
+            yield code(getattr(module, name)), escaped(text)
 
 
 def _attribute_row(attribute: type[Attribute]) -> tuple[str, str, str]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterable, Iterator
+from types import ModuleType
 
 import neuron_dialects.cost
 import neuron_dialects.isa.definitions
-from neuron_dialects.access import Affine
+import neuron_dialects.isa.limits
 from neuron_dialects.isa import ENUMS, INSTRUCTIONS, FieldDef, InstructionDef, OperandDef
 from neuron_dialects.isa.limits import CHECKS_COMMON
 from neuron_dialects.isa.model import CheckFunction
+from tools.reference_pages.dialects import default_text
 from tools.reference_pages.markdown import bullets, code, codes, docstring, escaped, page, summary, table
 
 _SHAPES = {
@@ -28,7 +30,7 @@ def isa_page() -> str:
         docstring(neuron_dialects.isa.definitions),
         "MIN_II is the target's `min_issue_cycles`. An instruction keeps its engine busy for its cost; its result can"
         " be used a latency later ([targets](targets.md)).",
-        "## Instructions by engine",
+        "## All instructions",
         table(
             ("instruction", "opcode", "engines", "what it does"),
             (
@@ -39,12 +41,20 @@ def isa_page() -> str:
         *(_instruction(definition) for definition in INSTRUCTIONS.values()),
         "## Limits of every instruction",
         bullets(_limits(CHECKS_COMMON)),
+        table(("limit", "value"), _numbers(neuron_dialects.isa.limits)),
         "## Enumerations",
         "The position of a member is its encoding.",
         table(("enumeration", "members"), ((code(name), codes(members)) for name, members in ENUMS.items())),
         "## Time",
         *_time(),
     )
+
+
+def _numbers(module: ModuleType) -> Iterator[tuple[str, str]]:
+    """The constants of a module that are numbers."""
+    for name, value in vars(module).items():
+        if name.isupper() and isinstance(value, int):
+            yield name.lower().replace("_", " "), str(value)
 
 
 def _instruction(definition: InstructionDef) -> str:
@@ -67,10 +77,8 @@ def _operand_row(operand: OperandDef) -> tuple[str, str, str, str, str]:
 
 
 def _field_row(field: FieldDef) -> tuple[str, str, str, str]:
-    default = field.default
-    text = str(default.constant) if isinstance(default, Affine) and default.is_constant else str(default)
     kind = f"[{field.kind}](#enumerations)" if field.kind in ENUMS else field.kind
-    return code(field.name), kind, code(text.lower() if isinstance(default, bool) else text), escaped(field.doc)
+    return code(field.name), kind, code(default_text(field)), escaped(field.doc)
 
 
 def _limits(checks: Iterable[CheckFunction]) -> Iterator[str]:

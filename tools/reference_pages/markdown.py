@@ -68,13 +68,14 @@ def _blocks(text: str, language: str) -> Iterator[str]:
             example.append(inspect.cleandoc(f"\n{block}"))
             continue
         if example:
-            yield _fenced("\n\n".join(example), language)
+            yield fenced("\n\n".join(example), language)
             example = []
         if block:
             yield escaped(block)
     if example:
-        yield _fenced("\n\n".join(example), language)
+        yield fenced("\n\n".join(example), language)
 
 
-def _fenced(text: str, language: str) -> str:
+def fenced(text: str, language: str = "mlir") -> str:
+    """A fenced example."""
     return f"{_FENCE}{language}\n{text}\n{_FENCE}"

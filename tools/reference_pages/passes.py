@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
 import sys
 from collections.abc import Iterator
 
@@ -14,6 +12,7 @@ from xdsl.utils.hints import type_repr
 from lowering.pipeline import PHASES
 from neuron_dialects.universe import NEURON_UNIVERSE
 from tools.reference_pages.markdown import code, docstring, escaped, page, summary, table
+from tools.reference_pages.source_text import field_docstrings
 
 
 def passes_page() -> str:
@@ -39,19 +38,27 @@ def passes_page() -> str:
 
 
 def _linked(spec: str) -> str:
-    """A pass of a pipeline, with a link to its section; options stay as they are written."""
-    name, _, options = spec.partition("{")
-    return f"[`{name}`](#{name}){' ' + code('{' + options.replace('{{', '{').replace('}}', '}').lstrip('{')) if options else ''}"
+    """A pass of a pipeline, with a link to its section; its options are left out."""
+    name = _name(spec)
+    return f"[`{name}`](#{name})"
+
+
+def _name(spec: str) -> str:
+    return spec.partition("{")[0]
 
 
 def _passes() -> dict[str, type[ModulePass]]:
-    """Our passes by name: those of the default pipeline in its order, then the others. What cannot be imported is told."""
-    ordered = [spec.partition("{")[0] for phase in PHASES for spec in phase.passes]
-    names = dict.fromkeys([*(name for name in ordered if name in NEURON_UNIVERSE.all_passes), *sorted(NEURON_UNIVERSE.all_passes)])
+    """Our passes by name: those of the default pipeline in its order, then the others.
+
+    A pass that cannot be imported is left out, with a warning: one that is half written must not stop all pages.
+    """
+    known = NEURON_UNIVERSE.all_passes
+    ordered = [_name(spec) for phase in PHASES for spec in phase.passes]
+    names = dict.fromkeys([*(name for name in ordered if name in known), *sorted(known)])
     found: dict[str, type[ModulePass]] = {}
     for name in names:
         try:
-            found[name] = NEURON_UNIVERSE.all_passes[name]()
+            found[name] = known[name]()
         except (ImportError, AttributeError) as error:
             print(f"warning: pass {name} is left out: {error}", file=sys.stderr)
     return found
@@ -61,6 +68,7 @@ def _section(name: str, pass_class: type[ModulePass]) -> str:
     parts = [
         f"## {name}",
         docstring(pass_class),
+        summary(pass_class.apply),
         table(("option", "type", "default", "meaning"), _options(pass_class)),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -68,26 +76,9 @@ def _section(name: str, pass_class: type[ModulePass]) -> str:
 
 def _options(pass_class: type[ModulePass]) -> Iterator[tuple[str, str, str, str]]:
     """The options of a pass, in the spelling of the command line."""
-    meanings = _field_docstrings(pass_class)
+    meanings = field_docstrings(pass_class)
     for field in dataclasses.fields(pass_class):
         # Under `from __future__ import annotations` a field's type is the text of its annotation.
         type_text = field.type if isinstance(field.type, str) else type_repr(field.type)
         default = "" if field.default is dataclasses.MISSING else str(field.default).lower()
         yield code(field.name.replace("_", "-")), code(type_text), code(default), escaped(meanings.get(field.name, ""))
-
-
-def _field_docstrings(pass_class: type[ModulePass]) -> dict[str, str]:
-    """The string behind each field of a class, which Python itself does not keep."""
-    body = ast.parse(inspect.cleandoc(inspect.getsource(pass_class))).body[0]
-    assert isinstance(body, ast.ClassDef)
-    found: dict[str, str] = {}
-    for statement, following in zip(body.body, body.body[1:], strict=False):
-        match statement, following:
-            case (
-                ast.AnnAssign(target=ast.Name(id=name)),
-                ast.Expr(value=ast.Constant(value=str(text))),
-            ):
-                found[name] = text
-            case _:
-                pass
-    return found

@@ -16,19 +16,19 @@ def targets_page() -> str:
     return page(
         "Targets",
         docstring(neuron_dialects.target),
-        "Sizes are in bytes, clocks in GHz, rates in bytes per nanosecond, times in nanoseconds. **Assumed** figures are"
-        " choices of this toolkit where nothing is published; whatever a report derives from them is labelled.",
+        "Sizes are in bytes, clocks in GHz, rates in bytes per nanosecond, times in nanoseconds. **Assumed** figures"
+        " are choices of this toolkit where nothing is published; whatever a report derives from them is labelled.",
         "## Comparison",
         "An asterisk marks what is assumed.",
         table(
             ("figure", *(f"`{target.name}`" for target in targets)),
-            ((code(name), *(_value(target.figures.get(name)) for target in targets)) for name in _figure_names(targets)),
+            ((code(name), *(_value(target.figures.get(name)) for target in targets)) for name in _names(targets)),
         ),
         *_sections(targets),
     )
 
 
-def _figure_names(targets: list[Target]) -> list[str]:
+def _names(targets: list[Target]) -> list[str]:
     return list(dict.fromkeys(name for target in targets for name in target.figures))
 
 

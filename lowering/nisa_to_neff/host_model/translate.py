@@ -81,23 +81,9 @@ WRITTEN_OPS = frozenset({*_COMPUTING, *_MOVING, ConstantOp, WeightOp, FusedOp, O
 """All operators that a host function may consist of."""
 
 
-def host_model_bytes(function: FuncOp, weights: Callable[[str], Array]) -> bytes:
-    """A host function as a serialized ONNX model, the same bytes for the same function and weights.
-
-    The model's inputs `in0`, `in1`, ... are the function's arguments, its outputs `out0`, `out1`, ... the results. They
-    have the element types of the function, except that bf16 and 8-bit floats, which numpy lacks, pass as f32.
-
-    Args:
-        function: one block of graph operators, ONNX nodes, constants and weights.
-        weights: gives a weight by name; only those that the results depend on are asked for.
-
-    Raises:
-        NeuronError: NX-IR-001 for an operator that is not the host's or holds no ONNX node; NX-OP-001 for an ONNX node
-            that cannot be written together with the others; NX-OP-002 for element types that ONNX does not have;
-            NX-WEIGHT-004 for a weight that differs from what the function states; NX-NEFF-010 for more constants than
-            an ONNX model can hold.
-    """
-    return _Translation(function, weights).model().SerializeToString(deterministic=True)
+def host_model(function: FuncOp, weights: Callable[[str], Array]) -> ModelProto:
+    """The model of a host function; see `host_model_bytes`."""
+    return _Translation(function, weights).model()
 
 
 class _Translation:

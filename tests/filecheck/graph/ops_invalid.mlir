@@ -278,7 +278,7 @@ func.func @f(%a: tensor<8xf32>) {
 
 // -----
 
-// 300 elements of 4 bytes are a weight.
+// A list has one value for each element.
 // CHECK: 3 values are given for tensor<300xi32>
 func.func @f() {
   %0 = graph.constant dense [1, 2, 3] : tensor<300xi32>

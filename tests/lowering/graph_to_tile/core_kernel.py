@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from xdsl.dialects.builtin import ModuleOp, NameLoc, NoneAttr, StringAttr, TensorType
-from xdsl.dialects.func import FuncOp, ReturnOp
-from xdsl.ir import Operation, SSAValue
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import Block, Operation, Region, SSAValue
 from xdsl.rewriter import Rewriter
 
 from lowering.graph_to_tile.convert import ConvertGraphToTilePass
 from neuron_dialects.access_ops import dtype_name_of, space_of
-from neuron_dialects.graph import LayoutAttr
+from neuron_dialects.dtypes import DType
+from neuron_dialects.graph import ConstantOp, FusedOp, LayoutAttr, YieldOp
 from neuron_dialects.isa import INSTRUCTIONS, Instruction, Operand, verify_instruction
 from neuron_dialects.neuron import Executor, ExecutorAttr, TargetAttr, location_name, target_of
 from neuron_dialects.target import Target
@@ -124,8 +125,52 @@ def assert_near(have: Array, want: Array, tolerance: float) -> None:
     np.testing.assert_allclose(have.astype(np.float64), exact, rtol=bound, atol=bound * max(scale, 1.0))
 
 
-def returned(function: FuncOp) -> Sequence[SSAValue]:
-    """What a graph function returns."""
-    last = function.body.block.last_op
-    assert isinstance(last, ReturnOp)
-    return last.arguments
+def random(shape: Sequence[int], dtype: Any = np.float32, seed: int = 0) -> Array:
+    """Normal floats, or integers over the whole range of the type, among them its limits and 0."""
+    rng = np.random.default_rng(seed)
+    if dtype is np.bool_:
+        return rng.integers(0, 2, shape).astype(np.bool_)
+    if np.dtype(dtype).kind not in "iu":
+        return np.asarray(3 * rng.standard_normal(shape)).astype(dtype)
+    limits = np.iinfo(dtype)
+    values = rng.integers(limits.min, limits.max, shape, dtype=dtype, endpoint=True)
+    values.reshape(-1)[:3] = [0, limits.min, limits.max]
+    return values
+
+
+def number(value: float, dtype: DType, shape: Sequence[int] = ()) -> ConstantOp:
+    """A constant that holds one number."""
+    return ConstantOp(value, dtype, shape)
+
+
+def fused(make: Callable[..., Any]) -> Make:
+    """What `make` builds, as one group."""
+
+    def outer(*arguments: SSAValue | Operation) -> Sequence[SSAValue]:
+        given = [SSAValue.get(argument) for argument in arguments]
+        block = Block(arg_types=[argument.type for argument in given])
+        made = make(*block.args)
+        values = [SSAValue.get(value) for value in (made if isinstance(made, tuple) else (made,))]
+        added: set[Operation] = set()
+
+        def add(value: SSAValue) -> None:
+            owner = value.owner
+            if isinstance(owner, Operation) and owner not in added:
+                added.add(owner)
+                for operand in owner.operands:
+                    add(operand)
+                owner.location = NameLoc(StringAttr(NODE), NoneAttr())
+                block.add_op(owner)
+
+        for value in values:
+            add(value)
+        block.add_op(YieldOp(*values))
+        return FusedOp(given, [value.type for value in values], Region(block)).results
+
+    return outer
+
+
+def compute_ops(make: Make, *inputs: Array) -> list[str]:
+    """Names of the compute ops that a group becomes."""
+    module, _ = core_module(make, inputs)
+    return [op.name.split(".")[1] for op in tile_ops(lowered(module)) if op.name not in ("tile.load", "tile.store")]

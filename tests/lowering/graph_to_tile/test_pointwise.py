@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
-from xdsl.dialects.builtin import NameLoc, NoneAttr, StringAttr
-from xdsl.dialects.func import FuncOp, ReturnOp
-from xdsl.ir import Block, Operation, Region, SSAValue
+from xdsl.ir import SSAValue
 
 import runtime.program_interpreter
-from lowering.graph_to_tile.builder import KernelBuilder, buffer_type
-from lowering.graph_to_tile.convert import INPUT_COUNT
-from lowering.graph_to_tile.emitter import Operand
-from lowering.graph_to_tile.pointwise import Pointwise
-from lowering.graph_to_tile.pointwise_chain import Step, fused_chain
 from neuron_dialects.dtypes import BF16, F16, F32, F64, I1, I8, I32, UI8, DType, dtype_of_numpy
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import (
@@ -29,29 +22,23 @@ from neuron_dialects.graph import (
     CompareKind,
     CompareOp,
     ConstantOp,
-    FusedOp,
     SelectOp,
     UnaryKind,
     UnaryOp,
-    YieldOp,
     spec_of,
-    tensor_type,
 )
-from neuron_dialects.target import load_target
 from runtime.semantics import Case
-from tests.graph_level import no_weights
 from tests.lowering.graph_to_tile.core_kernel import (
     NODE,
     Array,
     Make,
-    assert_near,
     check,
-    check_instructions,
+    compute_ops,
     core_module,
-    expected,
     lowered,
+    number,
+    random,
     resident,
-    tile_ops,
 )
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -60,24 +47,6 @@ ON_INTEGERS = (UnaryKind.ABS, UnaryKind.NEG, UnaryKind.SIGN, UnaryKind.RELU, Una
 LOGICAL = (BinaryKind.AND, BinaryKind.OR, BinaryKind.XOR)
 ARITHMETIC = tuple(kind for kind in BinaryKind if kind not in LOGICAL)
 TARGETS = ("inf1", "trn1")
-
-
-def random(shape: Sequence[int], dtype: Any = np.float32, seed: int = 0) -> Array:
-    """Normal floats, or integers over the whole range of the type, among them its limits and 0."""
-    rng = np.random.default_rng(seed)
-    if dtype is np.bool_:
-        return rng.integers(0, 2, shape).astype(np.bool_)
-    if np.dtype(dtype).kind not in "iu":
-        return np.asarray(3 * rng.standard_normal(shape)).astype(dtype)
-    limits = np.iinfo(dtype)
-    values = rng.integers(limits.min, limits.max, shape, dtype=dtype, endpoint=True)
-    values.reshape(-1)[:3] = [0, limits.min, limits.max]
-    return values
-
-
-def number(value: float, dtype: DType, shape: Sequence[int] = ()) -> ConstantOp:
-    """A constant that holds one number."""
-    return ConstantOp(value, dtype, shape)
 
 
 def unary(kind: UnaryKind) -> Make:
@@ -112,39 +81,6 @@ def compare_number(kind: CompareKind, value: float, dtype: DType, first: bool = 
     if first:
         return lambda x: CompareOp(kind, number(value, dtype), x)
     return lambda x: CompareOp(kind, x, number(value, dtype))
-
-
-def fused(make: Callable[..., Any]) -> Make:
-    """What `make` builds, as one group."""
-
-    def outer(*arguments: SSAValue | Operation) -> Sequence[SSAValue]:
-        given = [SSAValue.get(argument) for argument in arguments]
-        block = Block(arg_types=[argument.type for argument in given])
-        made = make(*block.args)
-        values = [SSAValue.get(value) for value in (made if isinstance(made, tuple) else (made,))]
-        added: set[Operation] = set()
-
-        def add(value: SSAValue) -> None:
-            owner = value.owner
-            if isinstance(owner, Operation) and owner not in added:
-                added.add(owner)
-                for operand in owner.operands:
-                    add(operand)
-                owner.location = NameLoc(StringAttr(NODE), NoneAttr())
-                block.add_op(owner)
-
-        for value in values:
-            add(value)
-        block.add_op(YieldOp(*values))
-        return FusedOp(given, [value.type for value in values], Region(block)).results
-
-    return outer
-
-
-def instructions(make: Make, *inputs: Array) -> list[str]:
-    """Names of the compute ops that a group becomes."""
-    module, _ = core_module(make, inputs)
-    return [op.name.split(".")[1] for op in tile_ops(lowered(module)) if op.name not in ("tile.load", "tile.store")]
 
 
 # Kinds
@@ -383,7 +319,7 @@ def test_an_operand_that_does_not_change_is_loaded_before_the_loop() -> None:
 
 def test_code_does_not_grow_with_the_data() -> None:
     sizes = (2**20, 2**24)
-    small, large = (len(instructions(binary(BinaryKind.ADD), *[np.zeros(n, np.float32)] * 2)) for n in sizes)
+    small, large = (len(compute_ops(binary(BinaryKind.ADD), *[np.zeros(n, np.float32)] * 2)) for n in sizes)
     assert small == large
 
 
@@ -420,139 +356,3 @@ def test_a_resident_operand_of_lower_rank() -> None:
     check(layer, random((140, 6)), random((3, 140, 6), seed=1))
     check(layer, random((140, 1)), random((3, 140, 6), seed=1))
     check(layer, random((1, 6)), random((3, 140, 6), seed=1))
-
-
-# Groups and fusion
-
-
-def test_bias_and_relu_are_one_instruction() -> None:
-    make = fused(lambda x, c: UnaryOp(UnaryKind.RELU, BinaryOp(BinaryKind.ADD, x, c)))
-    x, column = random((4, 64, 14, 14)), random((64, 1, 1), seed=1)
-    assert instructions(make, x, column) == ["tensor_scalar"]
-    check(make, x, column)
-
-
-def with_numbers(make: Callable[..., Any], *values: float) -> Make:
-    """A group that takes numbers behind its tensors."""
-    return lambda *tensors: fused(make)(*tensors, *(number(value, F32) for value in values))
-
-
-def test_scale_shift_and_function_are_one_instruction() -> None:
-    make = with_numbers(
-        lambda x, s, t: UnaryOp(UnaryKind.GELU, BinaryOp(BinaryKind.ADD, BinaryOp(BinaryKind.MUL, x, s), t)), 0.5, 1.0
-    )
-    x = random((130, 33))
-    assert [name for name in instructions(make, x) if name != "memset"] == ["activation"]
-    check(make, x)
-
-
-def test_scaled_residual_is_one_instruction_and_several_results_share_it() -> None:
-    def body(x: SSAValue, y: SSAValue, s: SSAValue) -> Any:
-        difference = BinaryOp(BinaryKind.SUB, y, BinaryOp(BinaryKind.MUL, x, s))
-        return (
-            ClipOp(difference, minimum=0.0, maximum=6.0),
-            BinaryOp(BinaryKind.MUL, difference, difference),
-            difference,
-        )
-
-    make = with_numbers(body, 2.0)
-    x, y = random((130, 33)), random((130, 33), seed=1)
-    assert instructions(make, x, y) == ["scalar_tensor_tensor", "tensor_scalar", "activation"]
-    check(make, x, y)
-
-
-# What does not vary along the row is computed for one element of it.
-def test_columns_stay_columns() -> None:
-    make = fused(lambda x, c: BinaryOp(BinaryKind.MUL, x, UnaryOp(UnaryKind.EXP, c)))
-    x, column = random((4, 64, 14, 14)), random((64, 1, 1), seed=1) / 3
-    module, _ = core_module(make, [x, column])
-    (exponential,) = [op for op in tile_ops(lowered(module)) if op.name == "tile.activation"]
-    assert exponential.views["dst"][1].free_elements == 1
-    check(make, x, column)
-
-
-def test_a_group_with_forks_casts_and_comparisons() -> None:
-    def body(x: SSAValue, y: SSAValue, half: SSAValue) -> Any:
-        total = BinaryOp(BinaryKind.ADD, x, y)
-        small = CompareOp(CompareKind.LT, total, half)
-        whole = CastOp(BinaryOp(BinaryKind.DIV, total, half), I32)
-        chosen = SelectOp(small, UnaryOp(UnaryKind.TANH, total), UnaryOp(UnaryKind.FLOOR, x))
-        return CastOp(chosen, BF16), BinaryOp(BinaryKind.ADD, whole, CastOp(small, I32))
-
-    check(with_numbers(body, 0.5), random((5, 257)), random((257,), seed=1))
-
-
-def test_results_of_several_shapes() -> None:
-    def body(x: SSAValue, y: SSAValue) -> Any:
-        e = UnaryOp(UnaryKind.EXP, y)
-        return BinaryOp(BinaryKind.ADD, x, e), e
-
-    check(fused(body), random((40, 33)), random((33,), seed=1))
-
-
-def names(steps: Sequence[Step]) -> list[tuple[str, int]]:
-    return [(pattern.name, len(part)) for pattern, part in fused_chain(steps)]
-
-
-def test_patterns_take_as_many_steps_as_they_can() -> None:
-    scale, shift, relu, function = Step("multiply", 2.0), Step("add", 1.0), Step("maximum", 0.0), Step("exp")
-    assert names([scale, shift, function]) == [("activation", 3)]
-    assert names([shift, scale, function]) == [("tensor_scalar", 2), ("activation", 1)]
-    assert names([scale, shift, relu]) == [("tensor_scalar", 2), ("alu", 1)]
-    assert names([function, function, shift]) == [("activation", 1), ("activation", 1), ("alu", 1)]
-    assert [pattern.name for pattern, _ in fused_chain([scale, shift, relu], from_psum=True)] == ["relu"]
-
-
-# Sources in PSUM
-
-
-def run_in_psum(op: Operation, target: str, *inputs: Array) -> Array:
-    """The operator on operands that were moved to PSUM, with every instruction checked."""
-    dtype, shape = spec_of(op.results[0])
-    arrays = [*inputs, np.empty(shape, dtype.numpy)]
-    types = [buffer_type(a.shape, dtype_of_numpy(a.dtype).name, "dram") for a in arrays]
-    block = Block(arg_types=types)
-    machine = load_target(target)
-    b = KernelBuilder(block, machine)
-    b.location = NameLoc(StringAttr(NODE), NoneAttr())
-    lanes, row = shape
-    places: dict[SSAValue, Operand] = {}
-    for value, argument, array in zip(dict.fromkeys(op.operands), block.args, inputs, strict=False):
-        name = dtype_of_numpy(array.dtype).name
-        loaded, moved = b.alloc((lanes, row), name).view(), b.alloc((lanes, row), name, "psum").view()
-        b.load(loaded, whole(b, argument, array.shape, name))
-        b.copy(moved, loaded)
-        places[value] = moved
-    result = b.alloc((lanes, row), dtype.name).view()
-    Pointwise(b, machine).emit(op, [places[value] for value in op.operands], result)
-    b.store(whole(b, block.args[-1], shape, dtype.name), result)
-    block.add_op(ReturnOp())
-    function = FuncOp("main", (types, []), Region(block))
-    function.attributes[INPUT_COUNT] = ConstantOp(len(inputs), I32, ()).value
-    check_instructions(function, machine)
-    return runtime.program_interpreter.run_function(function, list(inputs), no_weights)[0]
-
-
-def whole(b: KernelBuilder, value: SSAValue, shape: Sequence[int], dtype: str) -> Any:
-    return b.adopt(value, tuple(shape), dtype).view()
-
-
-def arguments(*arrays: Array) -> Sequence[SSAValue]:
-    return Block(arg_types=[tensor_type(dtype_of_numpy(a.dtype), a.shape) for a in arrays]).args
-
-
-@pytest.mark.parametrize("target", TARGETS)
-def test_every_kind_reads_psum(target: str) -> None:
-    x, y = np.abs(random((64, 24))) + np.float32(0.1), np.abs(random((64, 24), seed=1)) + np.float32(0.5)
-    for kind in UnaryKind:
-        if kind is not UnaryKind.NOT:
-            assert_near(run_in_psum(unary(kind)(*arguments(x)), target, x), expected(unary(kind), x)[0], 4e-6)
-    for kind in ARITHMETIC:
-        op = binary(kind)(*arguments(x, y))
-        assert_near(run_in_psum(op, target, x, y), expected(binary(kind), x, y)[0], 4e-6)
-    condition = random((64, 24), np.bool_)
-    select: Make = lambda c, a, b: SelectOp(c, a, b)  # noqa: E731
-    result = run_in_psum(select(*arguments(condition, x, y)), target, condition, x, y)
-    assert_near(result, expected(select, condition, x, y)[0], 0.0)
-    square: Make = lambda a: BinaryOp(BinaryKind.MUL, a, a)  # noqa: E731
-    assert_near(run_in_psum(square(*arguments(x)), target, x), expected(square, x)[0], 4e-6)

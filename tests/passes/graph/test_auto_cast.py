@@ -15,8 +15,7 @@ from passes.graph.fold_weights import GraphFoldWeightsPass
 from passes.graph.fuse import GraphFusePass
 from passes.graph.narrow_integers import GraphNarrowIntegersPass
 from passes.graph.partition import GraphPartitionPass
-from tests.graph_level import Array, check_same_results, check_valid, main_of, make_context, parse
-from tests.passes.graph.test_partition import onnx_node
+from tests.graph_level import Array, check_same_results, check_valid, main_of, make_context, onnx_node, parse
 
 UNIT = {"bf16": 2.0**-8, "f16": 2.0**-11, "tf32": 2.0**-11}
 """Largest relative rounding error of a type."""

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-from typing import Any
-
 import numpy as np
 import pytest
-from onnx import helper
 from xdsl.dialects.builtin import ModuleOp
 
 from neuron_dialects.errors import NeuronError
@@ -15,15 +11,9 @@ from neuron_dialects.graph import OnnxNodeOp
 from neuron_dialects.neuron import Executor, LaunchOp
 from passes.graph.narrow_integers import GraphNarrowIntegersPass
 from passes.graph.partition import GraphPartitionPass, PartitionEntry, functions_of, partition_report
-from tests.graph_level import check_same_results, main_of, make_context, parse
+from tests.graph_level import check_same_results, main_of, make_context, onnx_node, parse
 
 MODULE = 'builtin.module attributes {{neuron.target = #neuron.target<"trn1">}} {{\n{}\n}}'
-
-
-def onnx_node(op_type: str, inputs: int, outputs: int, **attributes: Any) -> str:
-    """The node as the text of graph.onnx_node has it."""
-    node = helper.make_node(op_type, [f"i{n}" for n in range(inputs)], [f"o{n}" for n in range(outputs)], **attributes)
-    return f'node "{base64.b64encode(node.SerializeToString()).decode()}"'
 
 
 def partitioned(body: str) -> ModuleOp:

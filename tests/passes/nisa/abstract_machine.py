@@ -153,11 +153,12 @@ def queue_traces(function: FuncOp) -> dict[str, list[Step]]:
     return traces
 
 
-def _run_flat(queue: QueueOp, run: _Run, registers_limit: int = 4096) -> list[Step]:
+def _run_flat(queue: QueueOp, run: _Run) -> list[Step]:
     ops = list(queue.body.block.ops)
-    labels = {
-        op.operand_numbers[0]: i for i, op in enumerate(ops) if isinstance(op, ControlOp) and op.kind.data == "label"
-    }
+    labels: dict[int, int] = {}
+    for place, op in enumerate(ops):
+        if isinstance(op, ControlOp) and op.kind.data == "label":
+            labels[op.operand_numbers[0]] = place
     registers: dict[int, int] = {}
     steps: list[Step] = []
     at = executed = 0

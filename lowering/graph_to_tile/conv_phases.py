@@ -1,0 +1,96 @@
+"""Pure arithmetic of convolutions: which input positions and taps yield which outputs, in three spatial dimensions.
+
+One- and two-dimensional convolutions are three-dimensional ones whose other extents are 1. An ordinary convolution is
+one `Phase`; a transposed one is a phase, again a plain convolution, for each output position modulo the stride.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import ceil
+
+Triple = tuple[int, int, int]
+"""(depth, height, width)."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A plain convolution that yields every `step`-th output from `origin`, in three spatial dimensions.
+
+    Output position o (counted within the phase) reads input o * stride + offset[tap] - pad_low for each of its `taps`
+    (tap number in the packed weights, offset). `sizes`: outputs of the phase; `reach`: extent of its window.
+    """
+
+    origin: Triple
+    step: Triple
+    sizes: Triple
+    stride: Triple
+    pad_low: Triple
+    reach: Triple
+    taps: tuple[tuple[int, Triple], ...]
+
+
+def triple(values: Sequence[int], fill: int) -> Triple:
+    """Values of 1 to 3 spatial dimensions as (depth, height, width); a 1-d extent is the height: rows tile it."""
+    if len(values) == 1:
+        return (fill, values[0], fill)
+    return (fill, values[0], values[1]) if len(values) == 2 else (values[0], values[1], values[2])
+
+
+def conv_phase(kernel: Triple, strides: Triple, pads: Triple, dilations: Triple, outputs: Triple) -> Phase:
+    """The single phase of an ordinary convolution; `pads` are the low ones."""
+    taps = tuple(
+        (number, (d * dilations[0], h * dilations[1], w * dilations[2]))
+        for number, (d, h, w) in enumerate(product(*(range(n) for n in kernel)))
+    )
+    reach = tuple((n - 1) * dilation + 1 for n, dilation in zip(kernel, dilations, strict=True))
+    return Phase((0, 0, 0), (1, 1, 1), outputs, strides, pads, (reach[0], reach[1], reach[2]), taps)
+
+
+def transposed_phases(kernel: Triple, strides: Triple, pads: Triple, dilations: Triple, outputs: Triple) -> list[Phase]:
+    """The phases of a transposed convolution.
+
+    Output o = i * stride + tap * dilation - pad for input i, so output phase r (o mod stride) uses the taps with
+    (r + pad - tap * dilation) divisible by the stride, at input o // stride + (r + pad - tap * dilation) / stride.
+    """
+    phases: list[Phase] = []
+    for origin in product(*(range(min(s, n)) for s, n in zip(strides, outputs, strict=True))):
+        per_dim: list[list[tuple[int, int]]] = []
+        for d in range(3):
+            shifted = [(t, origin[d] + pads[d] - t * dilations[d]) for t in range(kernel[d])]
+            per_dim.append([(t, value // strides[d]) for t, value in shifted if value % strides[d] == 0])
+        sizes = tuple(ceil((outputs[d] - origin[d]) / strides[d]) for d in range(3))
+        lows = tuple(min((v for _, v in taps), default=0) for taps in per_dim)
+        highs = tuple(max((v for _, v in taps), default=0) for taps in per_dim)
+        taps = tuple(
+            (
+                (td * kernel[1] + th) * kernel[2] + tw,
+                (vd - lows[0], vh - lows[1], vw - lows[2]),
+            )
+            for (td, vd), (th, vh), (tw, vw) in product(*per_dim)
+        )
+        reach = tuple(high - low + 1 for low, high in zip(lows, highs, strict=True))
+        phases.append(
+            Phase(
+                (origin[0], origin[1], origin[2]),
+                strides,
+                (sizes[0], sizes[1], sizes[2]),
+                (1, 1, 1),
+                (-lows[0], -lows[1], -lows[2]),
+                (reach[0], reach[1], reach[2]),
+                taps,
+            )
+        )
+    return phases
+
+
+def spatial_part(values: Triple, n: int) -> tuple[int, ...]:
+    """Inverse of `triple`."""
+    return (values[1],) if n == 1 else values[3 - n :]
+
+
+def triple_pairs(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """(before, after) of 1 to 3 spatial dimensions as depth, height, width."""
+    if len(pairs) == 1:
+        return [(0, 0), pairs[0], (0, 0)]
+    return [(0, 0), *pairs] if len(pairs) == 2 else list(pairs)

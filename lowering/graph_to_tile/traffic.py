@@ -1,0 +1,50 @@
+"""What a core function must do at least: multiply-adds and DRAM bytes, read off its graph form; the roofline's two sides.
+
+Inputs, weights and outputs count once each in the types that the core computes with; a weight that is only gathered
+from counts for the rows that are fetched. How kernels pack weights, or how often they move something, does not count.
+"""
+
+from math import prod
+
+from xdsl.dialects import func
+from xdsl.ir import Operation, SSAValue
+
+from neuron_dialects.graph import ConvOp, ConvTransposeOp, FusedOp, GatherOp, MatMulOp, WeightOp, shape_of, spec_of
+
+
+def tensor_bytes(value: SSAValue) -> int:
+    """Bytes of a dense tensor."""
+    dtype, shape = spec_of(value)
+    return prod(shape) * dtype.size_bytes
+
+
+def model_macs(op: Operation) -> int:
+    """Multiply-adds of a matmul or convolution; 0 for other ops."""
+    if isinstance(op, MatMulOp):
+        return prod(shape_of(op.result)) * shape_of(op.a)[-2 if op.transpose_a else -1]
+    if isinstance(op, ConvOp):
+        return prod(shape_of(op.result)) * prod(shape_of(op.w)[1:])
+    if isinstance(op, ConvTransposeOp):
+        return prod(shape_of(op.x)) * prod(shape_of(op.w)[1:])
+    return 0
+
+
+def _weight_bytes(weight: WeightOp) -> int:
+    """Bytes of a weight that any program must read."""
+    gathered = 0
+    for use in weight.result.uses:
+        user = use.operation
+        if isinstance(user, FusedOp) or not isinstance(user, GatherOp) or user.data is not weight.result:
+            return tensor_bytes(weight.result)
+        gathered += tensor_bytes(user.result)
+    return min(gathered, tensor_bytes(weight.result))
+
+
+def compulsory_bytes(function: func.FuncOp) -> int:
+    """Compulsory DRAM bytes of a core function of graph ops."""
+    block = function.body.block
+    returned = block.last_op
+    assert isinstance(returned, func.ReturnOp)
+    boundary = sum(tensor_bytes(value) for value in (*block.args, *returned.arguments))
+    weights = {op.weight_name: op for op in block.ops if isinstance(op, WeightOp)}
+    return boundary + sum(_weight_bytes(op) for op in weights.values())

@@ -1,0 +1,213 @@
+"""Replays the waits of a program over its expanded trace, to find out what each of them is good for.
+
+For each queue a clock says how many instructions of each stream it knows to be done; waiting for an instruction
+teaches a queue what the instruction's own queue knew when it started. Only instances of waits are visited, not all
+instructions.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from neuron_dialects.access import Affine
+from passes.nisa.memory_access import Access
+from passes.nisa.program_tree import Statement
+from passes.nisa.trace import Trace, boxes_conflict
+from passes.nisa.wait_generation import WaitSet
+
+MANY_TESTS = 20_000
+"""Pairs of instances that are tested for a conflict before a wait is taken to guard one."""
+
+FEW_INSTANCES = 16
+"""Instances of a wait that are tested while all waits are there; one that guards nothing in them is doubtful."""
+
+Clock = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StaticWait:
+    """A statement of `queue` waits until stream number `stream` has completed `count` instructions."""
+
+    number: int
+    statement: Statement
+    queue: str
+    stream: int
+    count: Affine
+
+
+class Event(NamedTuple):
+    """An instance of a wait for at least `least` completions, at `position` in program order.
+
+    `awaited`: the position of the instruction that is the last of them.
+    """
+
+    position: int
+    wait: int
+    least: int
+    instance: int
+    awaited: int
+
+
+@dataclass
+class Verdicts:
+    """What a replay found, by wait number."""
+
+    needed: set[int] = field(default_factory=set)
+    """Some instance orders something that program order and the other waits do not."""
+    guarding: set[int] = field(default_factory=set)
+    """Some instance guards a conflict that nothing else guards, other instances of the same wait included."""
+
+
+class WaitReplay:
+    """The waits of a program and all their instances."""
+
+    def __init__(self, trace: Trace, sets: Sequence[WaitSet], accesses: Sequence[list[Access]]) -> None:
+        self._trace = trace
+        self._accesses = accesses
+        self._order = [trace.order[stream] for stream in trace.streams]
+        self._queues = [trace.queue_of[stream] for stream in trace.streams]
+        number = {stream: number for number, stream in enumerate(trace.streams)}
+        self.waits: list[StaticWait] = []
+        for wait_set in sets:
+            for stream, count in wait_set.waits():
+                statement = wait_set.statement
+                self.waits.append(StaticWait(len(self.waits), statement, statement.engine, number[stream], count))
+        self._events = self._all_events()
+        self._grouped: tuple[Set[int], list[list[Event]]] | None = None
+
+    def _all_events(self) -> list[Event]:
+        """Every instance of a wait for more than nothing, in program order."""
+        parts = [np.zeros((5, 0), dtype=np.int64)]
+        positions_of = [np.array(positions, dtype=np.int64) for positions, _, _ in self._order]
+        for wait in self.waits:
+            counts = self._trace.values(wait.statement, wait.count)
+            (instances,) = np.nonzero(counts > 0)
+            counts = counts[instances]
+            positions = self._trace.positions(wait.statement)[instances]
+            numbers = np.full_like(positions, wait.number)
+            parts.append(np.stack([positions, numbers, counts, instances, positions_of[wait.stream][counts - 1]]))
+        rows = np.concatenate(parts, axis=1)
+        rows = rows[:, np.lexsort((rows[1], rows[0]))]
+        return list(map(Event._make, zip(*rows.tolist(), strict=True)))
+
+    def run(self, active: Set[int]) -> Verdicts:
+        """Replay the active waits; what they are is judged one by one, all others being there."""
+        verdicts = Verdicts()
+        tried = [0] * len(self.waits)
+        start: Clock = (0,) * len(self._order)
+        clocks: dict[str, Clock] = dict.fromkeys(self._queues, start)
+        history: dict[str, tuple[list[int], list[Clock]]] = {queue: ([-1], [start]) for queue in self._queues}
+        waits = self.waits
+        for events in self._instructions(active):
+            queue = waits[events[0].wait].queue
+            clock = clocks[queue]
+            unknown = [event for event in events if clock[waits[event.wait].stream] < event.least]
+            if not unknown:
+                continue
+            # What is known once each of the waits is over, besides what is known already.
+            learned: list[Clock] = []
+            for event in unknown:
+                stream = waits[event.wait].stream
+                positions, past = history[self._queues[stream]]
+                then = past[bisect_right(positions, event.awaited) - 1]
+                learned.append((*then[:stream], event.least, *then[stream + 1 :]))
+            self._judge(unknown, learned, clock, verdicts, tried)
+            for other in learned:
+                clock = tuple(map(max, clock, other))
+            clocks[queue] = clock
+            history[queue][0].append(events[0].position)
+            history[queue][1].append(clock)
+        return verdicts
+
+    def _instructions(self, active: Set[int]) -> list[list[Event]]:
+        """The events of active waits, grouped by the instruction that waits."""
+        if self._grouped is not None and self._grouped[0] == active:
+            return self._grouped[1]
+        groups: list[list[Event]] = []
+        position = -1
+        for event in self._events:
+            if event.wait in active:
+                if event.position != position:
+                    position = event.position
+                    groups.append([])
+                groups[-1].append(event)
+        self._grouped = (frozenset(active), groups)
+        return groups
+
+    def _judge(
+        self,
+        events: Sequence[Event],
+        learned: Sequence[Clock],
+        clock: Clock,
+        verdicts: Verdicts,
+        tried: list[int],
+    ) -> None:
+        """Decide for each wait of one instruction whether the clock and its other waits imply it."""
+        for i, event in enumerate(events):
+            stream = self.waits[event.wait].stream
+            known = clock[stream]
+            for j, other in enumerate(events):
+                # Of two equal waits the first one stays.
+                equal = self.waits[other.wait].stream == stream and other.least == event.least
+                if i != j and not (equal and j > i):
+                    known = max(known, learned[j][stream])
+            if known >= event.least:
+                continue
+            verdicts.needed.add(event.wait)
+            if event.wait not in verdicts.guarding and tried[event.wait] < FEW_INSTANCES:
+                tried[event.wait] += 1
+                if self._conflicting(event, known, MANY_TESTS)[0]:
+                    verdicts.guarding.add(event.wait)
+
+    def guards(self, number: int, active: Set[int]) -> bool:
+        """Whether some conflict is not ordered any more when this wait is away and the other active ones stay."""
+        stream = self.waits[number].stream
+        known: dict[str, int] = dict.fromkeys(self._queues, 0)
+        history: dict[str, tuple[list[int], list[int]]] = {queue: ([-1], [0]) for queue in self._queues}
+        waits, tests = self.waits, MANY_TESTS
+        # Only what is known of the one stream matters, so that clocks are single numbers.
+        for events in self._instructions(active):
+            queue = waits[events[0].wait].queue
+            before = now = known[queue]
+            own: Event | None = None
+            for event in events:
+                if event.wait == number:
+                    own = event
+                elif waits[event.wait].stream == stream:
+                    now = max(now, event.least)
+                else:
+                    positions, past = history[self._queues[waits[event.wait].stream]]
+                    now = max(now, past[bisect_right(positions, event.awaited) - 1])
+            if now > before:
+                known[queue] = now
+                history[queue][0].append(events[0].position)
+                history[queue][1].append(now)
+            if own is not None and own.least > now:
+                found, tests = self._conflicting(own, now, tests)
+                if found:
+                    return True
+        return False
+
+    def _conflicting(self, event: Event, known: int, tests: int) -> tuple[bool, int]:
+        """Whether an instruction between the first `known` ones and the awaited one conflicts with the waiting one.
+
+        Returns that, and how many of `tests` are left; when there are none left the answer is yes.
+        """
+        wait = self.waits[event.wait]
+        mine = self._accesses[wait.statement.number]
+        values = self._trace.loop_values(wait.statement, event.instance)
+        _, statements, instances = self._order[wait.stream]
+        for done in range(event.least - 1, known - 1, -1):
+            if tests == 0:
+                return True, 0
+            tests -= 1
+            other = self._trace.tree.statements[statements[done]]
+            other_values = self._trace.loop_values(other, instances[done])
+            if boxes_conflict(self._accesses[other.number], other_values, mine, values):
+                return True, tests
+        return False, tests

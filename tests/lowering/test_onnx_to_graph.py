@@ -1,0 +1,506 @@
+"""The import of whole models: text of the IR, names, weights, folding, composite and host nodes, control flow."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.helper
+import pytest
+from onnx import ModelProto, TensorProto, TypeProto, helper, numpy_helper
+from xdsl.dialects.builtin import NameLoc
+from xdsl.parser import Parser
+from xdsl.printer import Printer
+
+from lowering.onnx_to_graph import INPUT_NAMES, OUTPUT_NAMES, import_onnx
+from lowering.onnx_to_graph.interpolation import Axis, cubic_matrix, linear_matrix, nearest_positions
+from neuron_dialects.errors import NeuronError
+from neuron_dialects.graph import OnnxNodeOp, UnaryOp, WeightOp
+from tests.graph_level import Array, assert_close, check_valid, main_of, make_context
+from tests.onnx_models import check_import, model_of, names_of, onnxruntime_results, operators, results_of
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((2, 3, 8, 8)).astype(np.float32)
+
+
+def convolution_model() -> ModelProto:
+    """A convolution, a batch norm, an activation and a classifier."""
+    nodes = [
+        helper.make_node("Conv", ["image", "conv/w:0", "conv.b"], ["c"], name="conv 1", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["g"], name="pool"),
+        helper.make_node("Flatten", ["g"], ["f"], name="flatten"),
+        helper.make_node("Mul", ["f", "scale"], ["s"], name="scale"),
+        helper.make_node("Gemm", ["s", "fc"], ["logits"], name="fc", transB=1),
+    ]
+    constants = {
+        "conv/w:0": RNG.standard_normal((4, 3, 3, 3)).astype(np.float32),
+        "conv.b": RNG.standard_normal(4).astype(np.float32),
+        "scale": np.array([0.5], np.float32),
+        "fc": RNG.standard_normal((10, 4)).astype(np.float32),
+        "unused": np.zeros(1000, np.float32),
+    }
+    return model_of(nodes, {"image": X}, ["logits"], constants=constants)
+
+
+CONVOLUTION = """\
+builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
+  func.func @main(%image: tensor<2x3x8x8xf32>) -> tensor<2x10xf32> attributes {neuron.input_names = ["image"], \
+neuron.output_names = ["logits"]} {
+    %0 = graph.weight @"conv/w:0" : tensor<4x3x3x3xf32>
+    %1 = graph.weight @conv.b : tensor<4xf32>
+    %2 = graph.conv %image, %0, %1 strides [1, 1] pads [1, 1, 1, 1] dilations [1, 1] groups 1 : \
+(tensor<2x3x8x8xf32>, tensor<4x3x3x3xf32>, tensor<4xf32>) -> tensor<2x4x8x8xf32>
+    %3 = graph.unary relu %2 : (tensor<2x4x8x8xf32>) -> tensor<2x4x8x8xf32>
+    %4 = graph.reduce mean %3 axes [2, 3] keep_dims : (tensor<2x4x8x8xf32>) -> tensor<2x4x1x1xf32>
+    %5 = graph.reshape %4 : (tensor<2x4x1x1xf32>) -> tensor<2x4xf32>
+    %6 = graph.constant 0.5 : tensor<1xf32>
+    %7 = graph.binary mul %5, %6 : (tensor<2x4xf32>, tensor<1xf32>) -> tensor<2x4xf32>
+    %8 = graph.weight @fc : tensor<10x4xf32>
+    %9 = graph.matmul %7, %8 transpose_b : (tensor<2x4xf32>, tensor<10x4xf32>) -> tensor<2x10xf32>
+    func.return %9 : tensor<2x10xf32>
+  }
+}"""
+
+
+# One operator per node; weights by their ONNX names, quoted where they must be; only single elements in the IR.
+def test_text_of_a_module() -> None:
+    result = import_onnx(convolution_model(), target="trn1")
+    assert str(result.module) == CONVOLUTION
+    check_valid(result.module)
+    assert Parser(make_context(), CONVOLUTION).parse_module().is_structurally_equivalent(result.module)
+
+
+def test_numbers_of_a_module() -> None:
+    check_import(convolution_model(), {"image": X})
+
+
+# The store holds what the module names, under those names, and nothing else; the arrays are those of the file.
+def test_weights_are_beside_the_module() -> None:
+    model = convolution_model()
+    result = import_onnx(model)
+    assert set(result.weights.names()) == {"conv/w:0", "conv.b", "fc"}
+    for tensor in model.graph.initializer:
+        if tensor.name in result.weights:
+            np.testing.assert_array_equal(result.weights.get(tensor.name), numpy_helper.to_array(tensor))
+            assert not result.weights.get(tensor.name).flags.writeable
+
+
+# Every operator is located at its node: by name, or by operator and position where the node has none.
+def test_locations_name_the_nodes() -> None:
+    result = import_onnx(convolution_model())
+    located: dict[str, set[str]] = {}
+    for op in main_of(result.module).body.block.ops:
+        if op.name != "func.return":
+            assert isinstance(op.location, NameLoc), op
+            located.setdefault(op.location.desc.data, set()).add(op.name)
+    assert located["Relu_1"] == {"graph.unary"}
+    assert located["conv 1"] == {"graph.weight", "graph.conv"}
+    assert set(located) == {"conv 1", "Relu_1", "pool", "flatten", "scale", "fc"}
+
+
+def test_the_report() -> None:
+    model = convolution_model()
+    model.producer_name, model.producer_version = "a tool", "1.2"
+    info = import_onnx(model).info
+    assert (info.producer, info.original_opset, info.opset, info.node_count) == ("a tool 1.2", 18, 18, 6)
+    assert (info.bound_dimensions, info.notes, info.onnx_nodes) == ({}, [], [])
+
+
+# The same file gives the same text and the same weights, byte by byte.
+def test_imports_are_deterministic(tmp_path: Path) -> None:
+    texts: list[str] = []
+    for name in ("a", "b"):
+        result = import_onnx(convolution_model().FromString(convolution_model_bytes()))
+        stream = io.StringIO()
+        Printer(stream, print_debuginfo=True).print_op(result.module)
+        texts.append(stream.getvalue())
+        result.weights.save_safetensors(tmp_path / name)
+    assert texts[0] == texts[1]
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def convolution_model_bytes(cache: list[bytes] = []) -> bytes:  # noqa: B006 - made once: the weights are random
+    if not cache:
+        cache.append(convolution_model().SerializeToString())
+    return cache[0]
+
+
+# Old files list their initializers among the inputs; newer ones may too, and then the default is taken and noted.
+@pytest.mark.parametrize(("ir_version", "notes"), [(3, []), (8, ["inputs with a default value are constants: w"])])
+def test_initializers_among_the_inputs(ir_version: int, notes: list[str]) -> None:
+    model = model_of([helper.make_node("Add", ["x", "w"], ["y"])], {"x": X, "w": X}, ["y"], constants={"w": X}, opset=9)
+    model.ir_version = ir_version
+    result = import_onnx(model)
+    assert names_of(main_of(result.module), INPUT_NAMES) == ["x"]
+    assert result.info.notes == notes
+
+
+# An output may be an input, a constant, or one value twice; names of arguments survive whatever characters they have.
+def test_unusual_outputs_and_names() -> None:
+    nodes = [helper.make_node("Identity", ["0:in put"], ["same"]), helper.make_node("Constant", [], ["c"], value_int=3)]
+    model = model_of(nodes, {"0:in put": X}, ["same", "c", "w"], constants={"w": np.arange(4)})
+    result = check_import(model, {"0:in put": X})
+    assert operators(result) == []
+    assert names_of(main_of(result.module), INPUT_NAMES) == ["0:in put"]
+    assert names_of(main_of(result.module), OUTPUT_NAMES) == ["same", "c", "w"]
+
+
+def test_dead_nodes_leave_nothing() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["dead"]),
+        helper.make_node("TopK", ["x", "k"], ["dead too", ""]),
+        helper.make_node("Relu", ["x"], ["y"]),
+    ]
+    model = model_of(nodes, {"x": X}, ["y"], constants={"w": np.ones((8, 8), np.float32), "k": np.array([2])})
+    result = check_import(model, {"x": X})
+    assert operators(result) == ["graph.unary"]
+    assert result.weights.names() == ()
+    assert result.info.onnx_nodes == []
+
+
+# Weights in every element type that ONNX and the machine share, given as raw bytes or as typed fields.
+@pytest.mark.parametrize("data_type", ["FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT8", "UINT8", "INT64", "BOOL", "UINT64"])
+@pytest.mark.parametrize("raw", [True, False])
+def test_weight_element_types(data_type: str, raw: bool) -> None:
+    code = TensorProto.DataType.Value(data_type)
+    values = np.array([0, 1, 2, 3]).astype(helper.tensor_dtype_to_np_dtype(code))
+    data: Any = values.tobytes() if raw else values.astype(np.float64 if values.dtype.kind in "fV" else values.dtype)
+    tensor = helper.make_tensor("w", code, [4], data, raw=raw)
+    model = model_of([helper.make_node("Identity", ["w"], ["y"])], {}, ["y"])
+    model.graph.initializer.append(tensor)
+    model.graph.output[0].type.tensor_type.elem_type = code
+    result = import_onnx(model)
+    np.testing.assert_array_equal(result.weights.get("w"), values)
+    assert result.weights.get("w").dtype == values.dtype
+
+
+def test_sparse_weights() -> None:
+    values = helper.make_tensor("w", TensorProto.FLOAT, [2], [1.5, 2.5])
+    for indices in (helper.make_tensor("i", TensorProto.INT64, [2], [1, 5]), numpy_helper.from_array(np.array([[0, 1], [1, 2]]))):
+        model = model_of([helper.make_node("Add", ["x", "w"], ["y"])], {"x": np.zeros((2, 3), np.float32)}, ["y"])
+        sparse = model.graph.sparse_initializer.add(dims=[2, 3])
+        sparse.values.CopyFrom(values)
+        sparse.indices.CopyFrom(indices)
+        result = import_onnx(model)
+        np.testing.assert_array_equal(result.weights.get("w"), [[0, 1.5, 0], [0, 0, 2.5]])
+
+
+# Folding
+
+
+# The chain by which exporters keep a batch dimension: Shape, Gather, Unsqueeze, Concat, Reshape. Only the reshape stays.
+def test_shape_computations_fold() -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "zero"], ["batch"]),
+        helper.make_node("Mul", ["batch", "three"], ["rows"]),
+        helper.make_node("Unsqueeze", ["rows", "axes"], ["rows 1"]),
+        helper.make_node("Cast", ["rows 1"], ["as float"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["as float"], ["as int"], to=TensorProto.INT64),
+        helper.make_node("Concat", ["as int", "minus one"], ["target"], axis=0),
+        helper.make_node("Reshape", ["x", "target"], ["y"]),
+    ]
+    constants = {"zero": np.array(0), "three": np.array(3), "axes": np.array([0]), "minus one": np.array([-1])}
+    result = check_import(model_of(nodes, {"x": X}, ["y"], constants=constants), {"x": X})
+    assert operators(result) == ["graph.reshape"]
+    assert "-> tensor<6x64xf32>" in str(result.module)
+
+
+# A causal mask made by Range, comparison and Where is a weight; its name is that of the ONNX value.
+def test_masks_fold() -> None:
+    nodes = [
+        helper.make_node("Range", ["zero", "eight", "one"], ["positions"]),
+        helper.make_node("Unsqueeze", ["positions", "one axis"], ["rows"]),
+        helper.make_node("LessOrEqual", ["positions", "rows"], ["causal"]),
+        helper.make_node("Where", ["causal", "nothing", "never"], ["mask"]),
+        helper.make_node("Add", ["x", "mask"], ["y"]),
+    ]
+    constants = {
+        "zero": np.array(0),
+        "eight": np.array(8),
+        "one": np.array(1),
+        "one axis": np.array([1]),
+        "nothing": np.array(0, np.float32),
+        "never": np.array(-np.inf, np.float32),
+    }
+    result = check_import(model_of(nodes, {"x": X}, ["y"], constants=constants), {"x": X})
+    assert operators(result) == ["graph.binary"]
+    assert result.weights.names() == ("mask",)
+    np.testing.assert_array_equal(result.weights.get("mask"), np.triu(np.full((8, 8), -np.inf, np.float32), 1))
+
+
+# 2**17 elements are over the limit of 2**16: nothing of that size is computed, and small inputs cannot make it so.
+def test_large_constants_do_not_fold() -> None:
+    big = np.ones(2**17, np.float32)
+    model = model_of([helper.make_node("Neg", ["w"], ["y"])], {}, ["y"], constants={"w": big})
+    assert operators(check_import(model, {})) == ["graph.unary"]
+    nodes = [helper.make_node("Expand", ["one", "shape"], ["huge"]), helper.make_node("ReduceSum", ["huge"], ["y"])]
+    constants = {"one": np.ones(1, np.float32), "shape": np.array([2**20, 2**19])}
+    result = import_onnx(model_of(nodes, {}, ["y"], constants=constants))
+    assert operators(result) == ["graph.broadcast", "graph.reduce"]
+    # A sum of 2**16 x 2**16 elements is what two small constants would give.
+    wide = {"a": np.ones((2**16, 1), np.float32), "b": np.ones(2**16, np.float32)}
+    result = import_onnx(model_of([helper.make_node("Add", ["a", "b"], ["y"])], {}, ["y"], constants=wide))
+    assert operators(result) == ["graph.binary"]
+
+
+# A range of data-dependent length stays on the host; what follows it has an unknown shape and stays there, too.
+def test_shapes_known_at_run_time_only() -> None:
+    nodes = [
+        helper.make_node("Greater", ["x", "zero"], ["p"]),
+        helper.make_node("NonZero", ["p"], ["n"], name="where"),
+        helper.make_node("Cast", ["n"], ["f"], name="cast", to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["f", "axis"], ["y"], name="sum", keepdims=0),
+        helper.make_node("Relu", ["y"], ["z"], name="relu"),
+    ]
+    x = RNG.standard_normal((4, 5)).astype(np.float32)
+    model = model_of(nodes, {"x": x}, ["z"], constants={"zero": np.array(0, np.float32), "axis": np.array([1])})
+    result = check_import(model, {"x": x}, host=["NonZero", "Cast", "ReduceSum"])
+    assert [node.reason for node in result.info.onnx_nodes] == [
+        "there is no graph operator for NonZero",
+        "input 0: tensor<2x?xi64> has a dynamic dimension",
+        "input 0: tensor<2x?xf32> has a dynamic dimension",
+    ]
+    # The sum has a known shape again, and the next operator is a graph operator.
+    assert operators(result) == ["graph.compare", *["graph.onnx_node"] * 3, "graph.unary"]
+
+
+# Host nodes
+
+
+def nodes_of(result: Any, op_type: str) -> list[OnnxNodeOp]:
+    return [op for op in result.module.walk() if isinstance(op, OnnxNodeOp) and op.op_type.data == op_type]
+
+
+# A host node carries its NodeProto; its operands are the inputs that are present.
+def test_host_nodes_carry_their_proto() -> None:
+    node = helper.make_node("LSTM", ["x", "w", "r", "", "", "h"], ["", "last"], name="lstm", hidden_size=4)
+    x, h = RNG.standard_normal((5, 2, 3)).astype(np.float32), RNG.standard_normal((1, 2, 4)).astype(np.float32)
+    constants = {name: RNG.standard_normal((1, 16, size)).astype(np.float32) for name, size in (("w", 3), ("r", 4))}
+    result = check_import(model_of([node], {"x": x, "h": h}, ["last"], constants=constants), {"x": x, "h": h}, host=["LSTM"])
+    (op,) = nodes_of(result, "LSTM")
+    assert op.node_bytes == node.SerializeToString(deterministic=True)
+    assert (op.domain.data, op.opset.value.data, op.capture_names) == ("", 18, ())
+    assert [str(value.type) for value in op.inputs] == [
+        "tensor<5x2x3xf32>",
+        "tensor<1x16x3xf32>",
+        "tensor<1x16x4xf32>",
+        "tensor<1x2x4xf32>",
+    ]
+    assert [str(value.type) for value in op.outputs] == ["tensor<1x2x4xf32>"]
+
+
+# Operators of other domains, and operators that nobody knows, are host nodes of unknown type.
+def test_unknown_operators() -> None:
+    node = helper.make_node("Frobnicate", ["x"], ["y"], name="what", domain="org.example")
+    model = model_of([node], {"x": X}, ["y"], other_domains=["org.example"])
+    result = import_onnx(model)
+    result.module.verify()
+    (op,) = nodes_of(result, "Frobnicate")
+    assert (op.domain.data, op.opset.value.data) == ("org.example", 1)
+    assert str(op.outputs[0].type) == "tensor<*xf32>"  # the declared type of the output
+    assert result.info.onnx_nodes[0].op_type == "org.example.Frobnicate"
+
+
+# Strings live on the host: constants, operands and results.
+def test_strings() -> None:
+    nodes = [helper.make_node("Equal", ["s", "t"], ["y"], name="equal")]
+    string = TypeProto()
+    string.tensor_type.elem_type = TensorProto.STRING
+    string.tensor_type.shape.dim.add().dim_value = 2
+    model = model_of(nodes, {"s": string}, ["y"], constants={"t": np.array(["a", "b"], object)}, opset=19)
+    result = import_onnx(model)
+    result.module.verify()
+    text = str(result.module)
+    assert '%s: tensor<2x!graph.opaque<"string">>' in text
+    assert [node.op_type for node in result.info.onnx_nodes] == ["Equal"]
+    (constant,) = nodes_of(result, "Constant")
+    assert str(constant.outputs[0].type) == 'tensor<2x!graph.opaque<"string">>'
+    feeds = {"s": np.array(["a", "c"], object)}
+    np.testing.assert_array_equal(results_of(result, feeds)[0], [True, False])
+
+
+def test_sequences() -> None:
+    nodes = [
+        helper.make_node("SplitToSequence", ["x"], ["parts"], axis=0, keepdims=0),
+        helper.make_node("SequenceAt", ["parts", "one"], ["y"]),
+    ]
+    x = RNG.standard_normal((3, 4)).astype(np.float32)
+    model = model_of(nodes, {"x": x}, ["y"], constants={"one": np.array(1)})
+    result = check_import(model, {"x": x}, host=["SplitToSequence", "SequenceAt"])
+    assert '!graph.opaque<"seq(tensor(float))">' in str(result.module)
+
+
+# A node that draws random numbers is not pure: two equal ones stay two.
+def test_random_nodes() -> None:
+    nodes = [helper.make_node("RandomNormalLike", ["x"], [name]) for name in ("a", "b")]
+    model = model_of(nodes, {"x": X}, ["a", "b"])
+    assert [bool(op.random) for op in nodes_of(import_onnx(model), "RandomNormalLike")] == [True, True]
+
+
+# Control flow
+
+
+def branch(name: str, nodes: list[Any], constants: dict[str, Array] | None = None) -> Any:
+    outputs = [helper.make_tensor_value_info(f"{name}_out", TensorProto.FLOAT, None)]
+    tensors = [numpy_helper.from_array(array, key) for key, array in (constants or {}).items()]
+    return helper.make_graph(nodes, name, [], outputs, tensors)
+
+
+def branches() -> dict[str, Any]:
+    """Two branches that use a value and a weight of the enclosing graph; one has a constant of its own."""
+    then = branch("then", [helper.make_node("Add", ["r", "w"], ["then_out"], name="plus")])
+    other = branch("else", [helper.make_node("Mul", ["r", "own"], ["else_out"])], {"own": np.full((8, 8), 2, np.float32)})
+    return {"then_branch": then, "else_branch": other}
+
+
+# An If whose condition is known becomes the branch it takes.
+@pytest.mark.parametrize(("rank", "taken"), [(4, "graph.binary add"), (3, "graph.binary mul")])
+def test_branches_with_known_conditions(rank: int, taken: str) -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Size", ["shape"], ["rank"]),
+        helper.make_node("Equal", ["rank", "expected"], ["condition"]),
+        helper.make_node("If", ["condition"], ["y"], name="if", **branches()),
+    ]
+    constants = {"expected": np.array(rank), "w": np.ones(8, np.float32)}
+    result = check_import(model_of(nodes, {"x": X}, ["y"], constants=constants), {"x": X})
+    assert taken in str(result.module)
+    assert len(operators(result)) == 2
+    # A weight of the branch carries the branch's node in its name: two branches may use one name.
+    if taken.endswith("mul"):
+        assert result.weights.names() == ("if/own",)
+
+
+# An If whose condition is computed runs on the host; what its branches use from outside become operands.
+@pytest.mark.parametrize("condition", [True, False])
+def test_branches_on_the_host(condition: bool) -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("If", ["c"], ["y"], name="if", **branches())]
+    feeds = {"x": X, "c": np.array(condition)}
+    result = check_import(model_of(nodes, feeds, ["y"], constants={"w": np.ones(8, np.float32)}), feeds, host=["If"])
+    (op,) = nodes_of(result, "If")
+    assert op.capture_names == ("r", "w")
+    assert isinstance(op.inputs[1].owner, UnaryOp)
+    assert isinstance(op.inputs[2].owner, WeightOp)
+
+
+# A loop's body sees its own values, its inputs, and what it captures, at any depth.
+def test_loops_on_the_host() -> None:
+    inner = branch("then", [helper.make_node("Mul", ["state", "factor"], ["then_out"])])
+    other = branch("else", [helper.make_node("Identity", ["state"], ["else_out"])])
+    body = helper.make_graph(
+        [
+            helper.make_node("If", ["go on"], ["next"], then_branch=inner, else_branch=other),
+            helper.make_node("Identity", ["go on"], ["still"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("number", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, None),
+        ],
+    )
+    nodes = [helper.make_node("Loop", ["trips", "", "x"], ["y"], body=body)]
+    feeds = {"x": X, "factor": np.array(0.5, np.float32)}
+    result = check_import(model_of(nodes, feeds, ["y"], constants={"trips": np.array(3)}), feeds, host=["Loop"])
+    (op,) = nodes_of(result, "Loop")
+    assert op.capture_names == ("factor",)
+
+
+# Functions of the model itself are inlined.
+def test_local_functions() -> None:
+    function = helper.make_function(
+        "org.example",
+        "ScaledRelu",
+        ["a"],
+        ["b"],
+        [
+            helper.make_node("Relu", ["a"], ["r"]),
+            helper.make_node("Constant", [], ["two"], value_float=2.0),
+            helper.make_node("Mul", ["r", "two"], ["b"]),
+        ],
+        [helper.make_opsetid("", 18)],
+    )
+    nodes = [helper.make_node("ScaledRelu", ["x"], ["y"], domain="org.example")]
+    model = model_of(nodes, {"x": X}, ["y"], other_domains=["org.example"])
+    model.functions.append(function)
+    assert operators(check_import(model, {"x": X})) == ["graph.unary", "graph.binary"]
+
+
+# A function body of which one node would stay on the host is not used: the node stays whole.
+def test_function_bodies_are_all_or_nothing() -> None:
+    model = model_of([helper.make_node("DynamicQuantizeLinear", ["x"], ["y", "s", "z"])], {"x": X}, ["y", "s", "z"])
+    result = check_import(model, {"x": X}, host=["DynamicQuantizeLinear"])
+    assert operators(result) == ["graph.onnx_node"]
+    assert result.info.onnx_nodes[0].reason == "QuantizeLinear: there is no graph operator for QuantizeLinear"
+
+
+# Opsets
+
+
+# Opset 6 and older are converted: Add there broadcasts by attribute, BatchNormalization has a flag for testing.
+def test_old_opsets_are_converted() -> None:
+    nodes = [
+        helper.make_node("Add", ["x", "b"], ["a"], broadcast=1, axis=1),
+        helper.make_node("Dropout", ["a"], ["y"], is_test=1),
+    ]
+    bias = np.array([1, 2, 3], np.float32)
+    model = model_of(nodes, {"x": X}, ["y"], constants={"b": bias}, opset=6)
+    result = import_onnx(model)
+    assert (result.info.original_opset, result.info.opset) == (6, 13)
+    assert_close(results_of(result, {"x": X})[0], X + bias[:, None, None])
+
+
+def test_models_of_the_test_suite() -> None:
+    for path in sorted((Path(__file__).parent.parent / "models").glob("*.onnx")):
+        model = onnx.load(path)
+        feeds = {name: array for name, array in np.load(path.with_suffix(".inputs.npz")).items()}
+        result = import_onnx(path)
+        check_valid(result.module)
+        assert result.info.onnx_nodes == []
+        for have, want in zip(results_of(result, feeds), onnxruntime_results(model, feeds), strict=True):
+            assert_close(have, want)
+
+
+# A node whose shapes contradict each other is the user's mistake: named, with the figures.
+def test_contradictory_nodes() -> None:
+    model = model_of([helper.make_node("MatMul", ["x", "w"], ["y"], name="product")], {"x": X}, ["y"], constants={"w": X})
+    with pytest.raises(NeuronError) as raised:
+        import_onnx(model_of([helper.make_node("Conv", ["x", "w"], ["y"], name="conv")], {"x": X, "w": X[:, :2]}, ["y"]))
+    assert raised.value.code == "NX-ONNX-007"
+    assert raised.value.node == "conv"
+    assert raised.value.message == "3 input channels differ from 2 weight channels x 1 groups"
+    import_onnx(model)  # 8x8 by 8x8 is fine
+
+
+# Interpolation
+
+
+# Twice the elements at half-pixel centres: (0 + 0.5) / 2 - 0.5 = -0.25, then 0.25, 0.75, 1.25.
+def test_linear_interpolation_matrix() -> None:
+    expected = [[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]]
+    np.testing.assert_allclose(linear_matrix(Axis(2, 4, 2.0), "half_pixel"), expected)
+
+
+# Weights of every output element add up to one, and resizing to the same size changes nothing.
+@pytest.mark.parametrize("mode", ["half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel", "half_pixel_symmetric"])
+def test_interpolation_matrices(mode: str) -> None:
+    for matrix in (linear_matrix, lambda axis, mode: cubic_matrix(axis, mode, -0.75, True)):
+        np.testing.assert_allclose(matrix(Axis(5, 9, 9 / 5), mode).sum(1), 1, rtol=1e-6)
+        np.testing.assert_allclose(matrix(Axis(4, 4, 1.0), mode), np.eye(4), atol=1e-7)
+
+
+def test_nearest_positions() -> None:
+    axis = Axis(2, 4, 2.0)
+    assert nearest_positions(axis, "asymmetric", "floor").tolist() == [0, 0, 1, 1]
+    assert nearest_positions(axis, "asymmetric", "ceil").tolist() == [0, 1, 1, 1]
+    assert nearest_positions(axis, "half_pixel", "round_prefer_floor").tolist() == [0, 0, 1, 1]

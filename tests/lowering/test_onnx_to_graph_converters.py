@@ -1,0 +1,503 @@
+"""Every converter, in the forms that opsets gave its operator: no node is left to the host, and onnxruntime agrees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from lowering.onnx_to_graph import import_onnx
+from lowering.onnx_to_graph.registry import converters
+from tests.graph_level import Array
+from tests.onnx_models import check_import, model_of, onnxruntime_results, operators, results_of
+
+
+def floats(*shape: int, seed: int = 0, dtype: Any = np.float32) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def positive(*shape: int) -> Array:
+    return np.abs(floats(*shape)) + np.float32(0.5)
+
+
+def ints(*shape: int, low: int = -9, high: int = 9, dtype: Any = np.int64, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).integers(low, high, shape).astype(dtype)
+
+
+def bools(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).random(shape) < 0.5
+
+
+def listed(*values: int) -> Array:
+    return np.array(values, np.int64)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One node: its inputs (arrays fed at run time), its constant inputs by position, its attributes."""
+
+    op_type: str
+    inputs: Sequence[Array | None]
+    constants: dict[int, Array] = field(default_factory=dict[int, Array])
+    attributes: dict[str, Any] = field(default_factory=dict[str, Any])
+    opset: int = 18
+    outputs: int = 1
+
+    def __str__(self) -> str:
+        shapes = "_".join("x".join(map(str, array.shape)) for array in self.inputs if array is not None)
+        attributes = ",".join(f"{name}={value}" for name, value in self.attributes.items())
+        return f"{self.op_type}-{self.opset}({shapes};{attributes})"
+
+
+def case(op_type: str, *inputs: Array | None, opset: int = 18, outputs: int = 1, **attributes: Any) -> Case:
+    return Case(op_type, inputs, {}, attributes, opset, outputs)
+
+
+def with_constants(made: Case, **constants: Array | np.generic) -> Case:
+    """The case with further inputs that are constants: `at1=array` is input 1."""
+    positions = {int(name.removeprefix("at")): np.asarray(array) for name, array in constants.items()}
+    return Case(made.op_type, made.inputs, positions, made.attributes, made.opset, made.outputs)
+
+
+def model_and_feeds(made: Case) -> tuple[ModelProto, dict[str, Array]]:
+    """The one-node model of a case, and what to feed it."""
+    count = max([len(made.inputs), *(position + 1 for position in made.constants)])
+    names = [
+        f"x{number}"
+        if number in made.constants or (number < len(made.inputs) and made.inputs[number] is not None)
+        else ""
+        for number in range(count)
+    ]
+    feeds = {name: array for name, array in zip(names, made.inputs, strict=False) if name and array is not None}
+    constants = {f"x{number}": array for number, array in made.constants.items()}
+    outputs = [f"y{number}" for number in range(made.outputs)]
+    node = helper.make_node(made.op_type, names, outputs, name="the node", **made.attributes)
+    return model_of([node], feeds, outputs, constants=constants, opset=made.opset), feeds
+
+
+def check(made: Case, tolerance: float = 1e-5) -> list[str]:
+    """Import the model of a case, compare it with onnxruntime; returns the graph operators."""
+    model, feeds = model_and_feeds(made)
+    return operators(check_import(model, feeds, tolerance=tolerance))
+
+
+X = floats(2, 3, 4)
+
+ELEMENTWISE = [
+    *(case(name, X) for name in ("Abs", "Neg", "Exp", "Sigmoid", "Tanh", "Relu", "Erf", "Softplus", "Softsign")),
+    *(case(name, X) for name in ("Mish", "HardSwish", "Sin", "Cos", "Sign", "Floor", "Ceil", "Round", "IsNaN")),
+    *(case(name, positive(5)) for name in ("Log", "Sqrt", "Reciprocal")),
+    case("Round", np.array([0.5, 1.5, 2.5, -0.5, -1.5], np.float32)),
+    case("IsNaN", np.array([0, np.nan, np.inf], np.float32)),
+    case("Not", bools(4)),
+    case("Abs", ints(5)),
+    case("Relu", ints(5, dtype=np.int32)),
+    case("Elu", X),
+    case("Elu", X, alpha=0.3),
+    case("Celu", X, alpha=0.7),
+    case("LeakyRelu", X),
+    case("LeakyRelu", X, alpha=0.2),
+    case("ThresholdedRelu", X),
+    case("Selu", X),
+    case("Selu", X, alpha=2.0, gamma=3.0),
+    case("HardSigmoid", X),
+    case("HardSigmoid", X, alpha=1 / 6, beta=0.4),
+    case("Gelu", X, opset=20),
+    case("Gelu", X, opset=20, approximate="tanh"),
+    case("IsInf", np.array([1, np.inf, -np.inf, np.nan], np.float32)),
+    case("IsInf", np.array([1, np.inf, -np.inf, np.nan], np.float32), detect_positive=0),
+    case("IsInf", np.array([1, np.inf, -np.inf, np.nan], np.float32), detect_negative=0),
+    *(case(name, X, floats(3, 1, seed=1)) for name in ("Add", "Sub", "Mul", "Div")),
+    case("Div", np.array([7, -7, 7, -7], np.int64), listed(2, 2, -2, -2)),
+    case("Pow", positive(3, 4), floats(4, seed=1)),
+    case("Pow", floats(3, 4), ints(4, low=0, high=3)),
+    case("Pow", ints(3, low=1, high=4, dtype=np.int32), floats(3)),
+    case("Mod", ints(8), np.where(ints(8, seed=1) == 0, 5, ints(8, seed=1))),
+    case("Mod", floats(8), positive(8), fmod=1),
+    case("Mod", ints(8), np.where(ints(8, seed=1) == 0, 5, ints(8, seed=1)), fmod=1),
+    *(case(name, bools(3, 4), bools(4, seed=1)) for name in ("And", "Or", "Xor")),
+    *(case(name, ints(3, 4), ints(4, seed=1)) for name in ("Equal", "Less", "Greater", "LessOrEqual")),
+    case("GreaterOrEqual", floats(3, 4), floats(3, 1, seed=1)),
+    case("Equal", bools(3), bools(3, seed=1)),
+    case("PRelu", X, positive(4)),
+    case("PRelu", X, positive(3, 1), opset=9),
+    case("Max", X, floats(4, seed=1), floats(3, 1, seed=2)),
+    case("Min", ints(3, dtype=np.int32), ints(3, dtype=np.int32, seed=1)),
+    case("Max", X),
+    case("Sum", X, X, floats(4, seed=1)),
+    case("Mean", X, floats(4, seed=1), floats(3, 1, seed=2)),
+    case("Mean", X),
+    case("Where", bools(3, 1), X, floats(4, seed=1)),
+    case("Cast", X, to=TensorProto.FLOAT16),
+    case("Cast", floats(4) * 10, to=TensorProto.INT32),
+    case("Cast", ints(4), to=TensorProto.BOOL),
+    case("Cast", bools(4), to=TensorProto.FLOAT),
+    case("Cast", X, to=TensorProto.FLOAT),
+    case("CastLike", X, ints(1), opset=19),
+    case("Clip", X, opset=6, min=-0.5, max=0.5),
+    case("Clip", X, opset=10, max=0.5),
+    case("Clip", X, opset=10),
+    with_constants(case("Clip", X), at1=np.float32(-0.5), at2=np.float32(0.5)),
+    with_constants(case("Clip", X, None), at2=np.float32(0.25)),
+    with_constants(case("Clip", ints(9)), at1=np.int64(-3), at2=np.int64(3)),
+    case("Clip", X, np.array(-0.5, np.float32), np.array(0.5, np.float32)),
+]
+
+
+@pytest.mark.parametrize("made", ELEMENTWISE, ids=str)
+def test_elementwise(made: Case) -> None:
+    check(made)
+
+
+# Bounds that are not f32 numbers must not be rounded: 2**24 + 1 is the first integer that f32 lacks.
+def test_clip_with_a_bound_that_f32_lacks() -> None:
+    x = np.array([2**24, 2**24 + 1, 2**24 + 2], np.int64)
+    assert check(with_constants(case("Clip", x), at1=np.int64(2**24 + 1))) == ["graph.binary"]
+    assert check(with_constants(case("Clip", x), at1=np.int64(2**24))) == ["graph.clip"]
+
+
+# A bound above the other wins, as in onnxruntime: min(max(x, low), high).
+def test_clip_with_crossed_bounds() -> None:
+    check(with_constants(case("Clip", X), at1=np.float32(0.5), at2=np.float32(-0.5)))
+
+
+def test_swish() -> None:
+    node = helper.make_node("Swish", ["x"], ["y"], alpha=1.5)
+    result = import_onnx(model_of([node], {"x": X}, ["y"], opset=24))
+    (y,) = results_of(result, {"x": X})
+    np.testing.assert_allclose(y, X / (1 + np.exp(-1.5 * X)), rtol=1e-5)
+
+
+IMAGE = floats(2, 4, 9, 8)
+WINDOWS = [
+    case("Conv", IMAGE, floats(6, 4, 3, 3)),
+    case("Conv", IMAGE, floats(6, 4, 3, 2), floats(6), strides=[2, 1], pads=[1, 0, 2, 1], dilations=[1, 2]),
+    case("Conv", IMAGE, floats(8, 2, 3, 3), group=2),
+    case("Conv", IMAGE, floats(4, 1, 3, 3), group=4, auto_pad="SAME_UPPER", strides=[2, 2]),
+    case("Conv", IMAGE, floats(6, 4, 4, 4), auto_pad="SAME_LOWER", strides=[2, 2]),
+    case("Conv", IMAGE, floats(6, 4, 3, 3), auto_pad="VALID"),
+    case("Conv", IMAGE, floats(6, 4, 3, 3), opset=1, pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
+    case("Conv", floats(1, 3, 12), floats(5, 3, 3), strides=[2], pads=[1, 1]),
+    case("Conv", floats(1, 2, 5, 6, 7), floats(3, 2, 2, 3, 2), pads=[1, 0, 0, 0, 1, 1]),
+    case("ConvTranspose", IMAGE, floats(4, 3, 3, 3)),
+    case("ConvTranspose", IMAGE, floats(4, 3, 4, 4), floats(3), strides=[2, 2], pads=[1, 1, 1, 1]),
+    case("ConvTranspose", IMAGE, floats(4, 2, 3, 3), strides=[2, 2], output_padding=[1, 1], group=2),
+    case("ConvTranspose", IMAGE, floats(4, 3, 3, 3), strides=[2, 2], dilations=[2, 1]),
+    case("ConvTranspose", IMAGE, floats(4, 3, 3, 3), strides=[2, 2], auto_pad="SAME_UPPER"),
+    case("ConvTranspose", IMAGE, floats(4, 3, 3, 3), strides=[2, 2], auto_pad="SAME_LOWER"),
+    case("ConvTranspose", IMAGE, floats(4, 3, 4, 4), strides=[2, 2], output_shape=[18, 17]),
+    case("ConvTranspose", floats(1, 3, 5), floats(3, 2, 4), strides=[3]),
+    case("MatMul", floats(2, 3), floats(3, 4)),
+    case("MatMul", floats(5, 2, 3), floats(3, 4)),
+    case("MatMul", floats(5, 1, 2, 3), floats(6, 3, 4)),
+    case("MatMul", floats(3), floats(5, 3, 4)),
+    case("MatMul", floats(5, 2, 3), floats(3)),
+    case("MatMul", floats(3), floats(3)),
+    case("MatMul", ints(2, 3, dtype=np.int32), ints(3, 4, dtype=np.int32)),
+    case("Gemm", floats(2, 3), floats(3, 4)),
+    case("Gemm", floats(3, 2), floats(4, 3), floats(4), transA=1, transB=1, alpha=0.5, beta=2.0),
+    case("Gemm", floats(2, 3), floats(3, 4), floats(2, 1), beta=0.5),
+    case("Gemm", floats(2, 3), floats(3, 4), np.array(2.0, np.float32)),
+    case("Gemm", floats(2, 3), floats(3, 4), floats(4), beta=0.0),
+    case("Gemm", floats(2, 3), floats(3, 4), floats(1, 4), opset=7),
+    case("MaxPool", IMAGE, kernel_shape=[3, 2]),
+    case("MaxPool", IMAGE, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1], ceil_mode=1),
+    case("MaxPool", IMAGE, kernel_shape=[2, 2], strides=[2, 2], auto_pad="SAME_UPPER"),
+    case("MaxPool", IMAGE, kernel_shape=[2, 2], dilations=[2, 3]),
+    case("MaxPool", ints(1, 2, 6, 6, low=0, dtype=np.uint8), kernel_shape=[2, 2]),
+    case("MaxPool", floats(1, 2, 9), kernel_shape=[3], opset=8),
+    case("AveragePool", IMAGE, kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+    case("AveragePool", IMAGE, kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1),
+    case("AveragePool", IMAGE, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
+    case("AveragePool", floats(1, 1, 7, 7), kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1], ceil_mode=1),
+    case("AveragePool", IMAGE, kernel_shape=[2, 3], strides=[2, 2], auto_pad="SAME_LOWER"),
+    case("AveragePool", floats(1, 2, 4, 5, 6), kernel_shape=[2, 2, 2]),
+    case("GlobalAveragePool", IMAGE),
+    case("GlobalMaxPool", IMAGE),
+    case("GlobalLpPool", IMAGE),
+    case("GlobalLpPool", IMAGE, p=1),
+    case("LRN", IMAGE, size=3),
+    case("LRN", IMAGE, size=5, alpha=0.01, beta=0.5, bias=2.0),
+]
+
+
+@pytest.mark.parametrize("made", WINDOWS, ids=str)
+def test_linear_operators_and_pools(made: Case) -> None:
+    check(made)
+
+
+REDUCTIONS = [
+    "ReduceSum",
+    "ReduceMean",
+    "ReduceMax",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceSumSquare",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+]
+
+
+# Axes are an attribute first and an input later: of ReduceSum since opset 13, of the others since opset 18.
+@pytest.mark.parametrize("op_type", REDUCTIONS)
+def test_reductions(op_type: str) -> None:
+    x = positive(2, 3, 4)
+    assert check(case(op_type, x, opset=11, axes=[-1, 0], keepdims=0)) == ["graph.reduce"]
+    assert check(case(op_type, x, opset=11)) == ["graph.reduce"]
+    assert check(with_constants(case(op_type, x, opset=18), at1=listed(1))) == ["graph.reduce"]
+    assert check(case(op_type, x, opset=18, keepdims=0)) == ["graph.reduce"]
+    if op_type == "ReduceSum":
+        assert check(with_constants(case(op_type, x, opset=13, keepdims=0), at1=listed(-2))) == ["graph.reduce"]
+    else:
+        assert check(case(op_type, x, opset=13, axes=[-2])) == ["graph.reduce"]
+
+
+# Without axes, and told to do nothing then, a reduction is its input.
+def test_reductions_over_nothing() -> None:
+    assert check(case("ReduceSum", X, opset=13, noop_with_empty_axes=1)) == []
+    assert check(case("ReduceMax", ints(4, dtype=np.int32))) == ["graph.reduce"]
+
+
+# Before opset 13 the dimensions from the axis on are one: softmax over the last dimension alone needs no reshape.
+@pytest.mark.parametrize("op_type", ["Softmax", "LogSoftmax"])
+def test_softmax(op_type: str) -> None:
+    reshaped = ["graph.reshape", "graph.softmax", "graph.reshape"]
+    assert check(case(op_type, X, opset=11)) == reshaped
+    assert check(case(op_type, X, opset=11, axis=0)) == reshaped
+    assert check(case(op_type, X, opset=11, axis=-1)) == ["graph.softmax"]
+    assert check(case(op_type, X, opset=13)) == ["graph.softmax"]
+    assert check(case(op_type, X, opset=13, axis=1)) == ["graph.softmax"]
+
+
+NORMALIZATIONS = [
+    case("BatchNormalization", IMAGE, *(floats(4, seed=s) for s in (1, 2, 3)), positive(4), opset=15),
+    case(
+        "BatchNormalization", floats(3, 4), *(floats(4, seed=s) for s in (1, 2, 3)), positive(4), opset=9, epsilon=0.1
+    ),
+    case("BatchNormalization", IMAGE, *(floats(4, seed=s) for s in (1, 2, 3)), positive(4), opset=7, momentum=0.5),
+    case("LayerNormalization", X, floats(4), floats(4, seed=1)),
+    case("LayerNormalization", X, floats(4), epsilon=0.1),
+    case("LayerNormalization", X, floats(3, 4), floats(3, 4, seed=1), axis=1),
+    case("LayerNormalization", X, floats(4), floats(1), axis=-1),
+    case("InstanceNormalization", IMAGE, floats(4), floats(4, seed=1)),
+    case("InstanceNormalization", floats(2, 3, 7), floats(3), floats(3, seed=1), epsilon=0.1),
+    case("GroupNormalization", IMAGE, floats(4), floats(4, seed=1), opset=21, num_groups=2),
+    case("LpNormalization", X),
+    case("LpNormalization", X, axis=1, p=1),
+]
+
+
+@pytest.mark.parametrize("made", NORMALIZATIONS, ids=str)
+def test_normalizations(made: Case) -> None:
+    check(made)
+
+
+# The stash type is wider than the data: the mean is computed in f32, the scaling in f16.
+def test_rms_normalization() -> None:
+    x, scale = floats(2, 8, dtype=np.float16), floats(8, seed=1, dtype=np.float16)
+    node = helper.make_node("RMSNormalization", ["x", "s"], ["y"], epsilon=0.01)
+    result = import_onnx(model_of([node], {"x": x}, ["y"], constants={"s": scale}, opset=23))
+    wide = x.astype(np.float32)
+    expected = (wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 0.01)).astype(np.float16) * scale
+    (y,) = results_of(result, {"x": x})
+    assert y.dtype == np.float16
+    np.testing.assert_allclose(y.astype(np.float32), expected.astype(np.float32), rtol=2e-3, atol=1e-3)
+    assert operators(result).count("graph.cast") == 2
+
+
+MOVEMENTS = [
+    case("Identity", X),
+    case("Dropout", X, opset=11),
+    case("Dropout", X, opset=13),
+    case("Dropout", X, opset=13, outputs=2),
+    case("Transpose", X),
+    case("Transpose", X, perm=[1, 2, 0]),
+    with_constants(case("Reshape", X), at1=listed(0, -1, 2)),
+    with_constants(case("Reshape", X), at1=listed(24)),
+    with_constants(case("Reshape", floats(0, 3), allowzero=1), at1=listed(3, 0)),
+    case("Flatten", X),
+    case("Flatten", X, axis=0),
+    case("Flatten", X, axis=-1),
+    case("Flatten", X, axis=3),
+    case("Squeeze", floats(1, 3, 1)),
+    case("Squeeze", floats(1, 3, 1), opset=11, axes=[-1]),
+    with_constants(case("Squeeze", floats(1, 3, 1)), at1=listed(0, 2)),
+    case("Unsqueeze", X, opset=11, axes=[0, -1]),
+    with_constants(case("Unsqueeze", X), at1=listed(-1, 0)),
+    with_constants(case("Expand", floats(3, 1)), at1=listed(2, 1, 4)),
+    with_constants(case("Expand", floats(3, 4)), at1=listed(1)),
+    with_constants(case("Tile", X), at1=listed(1, 2, 3)),
+    with_constants(case("Tile", X), at1=listed(1, 1, 1)),
+    case("DepthToSpace", floats(1, 8, 2, 3), blocksize=2),
+    case("DepthToSpace", floats(1, 8, 2, 3), blocksize=2, mode="CRD"),
+    case("SpaceToDepth", floats(1, 2, 4, 6), blocksize=2),
+    case("Concat", X, floats(2, 5, 4, seed=1), X, axis=1),
+    case("Concat", X, axis=-1),
+    case("Concat", floats(0, 3), floats(2, 3), axis=0),
+    case("Split", floats(6, 4), opset=11, axis=0, outputs=3),
+    case("Split", floats(6, 4), opset=11, axis=-1, split=[1, 3], outputs=2),
+    with_constants(case("Split", floats(6, 4), opset=13, outputs=2), at1=listed(2, 4)),
+    case("Split", floats(7, 4), opset=18, num_outputs=3, outputs=3),
+    case("Slice", X, opset=9, starts=[1, 0], ends=[3, -1], axes=[1, 2]),
+    case("Slice", X, opset=9, starts=[0, 1], ends=[9, 3]),
+    with_constants(case("Slice", X), at1=listed(1), at2=listed(2**62), at3=listed(-1)),
+    with_constants(case("Slice", X), at1=listed(-1, 3), at2=listed(-(2**62), 0), at3=listed(1, 2), at4=listed(-1, -2)),
+    with_constants(case("Slice", X), at1=listed(2), at2=listed(1), at3=listed(0)),
+    case("Pad", X, opset=10, pads=[0, 1, 2, 0, 0, 1], value=1.5),
+    case("Pad", X, opset=10, pads=[0, 1, 2, 0, 0, 1], mode="reflect"),
+    with_constants(case("Pad", X, opset=13), at1=listed(0, 1, 2, 0, 0, 1), at2=np.float32(-2)),
+    with_constants(case("Pad", X, opset=13, mode="edge"), at1=listed(0, 1, 2, 0, 0, 1)),
+    with_constants(case("Pad", X, opset=18), at1=listed(1, 2), at3=listed(-1)),
+    with_constants(case("Pad", X, opset=13), at1=listed(0, -1, 2, 0, 0, -1)),
+    with_constants(case("Pad", X, opset=19, mode="wrap"), at1=listed(0, 1, 2, 0, 0, 1)),
+    with_constants(case("Pad", ints(3), opset=13), at1=listed(1, 0), at2=np.int64(7)),
+    with_constants(case("Gather", X, axis=1), at1=listed(2, -1, 0)),
+    with_constants(case("Gather", X, axis=1), at1=np.array(-1, np.int64)),
+    with_constants(case("Gather", X, axis=-1), at1=np.array([[3]], np.int32)),
+    case("Gather", X, ints(2, 2, low=-3, high=3), axis=1),
+    with_constants(case("GatherND", X), at1=np.array([[0, 1], [1, -1]], np.int64)),
+    with_constants(case("GatherND", X), at1=np.array([[[0, 1, 2]], [[1, -1, -4]]], np.int64)),
+    case("Trilu", floats(2, 3, 4)),
+    with_constants(case("Trilu", floats(3, 4), upper=0), at1=np.array(1, np.int64)),
+]
+
+
+@pytest.mark.parametrize("made", MOVEMENTS, ids=str)
+def test_movement(made: Case) -> None:
+    check(made)
+
+
+# A single constant index is a slice, not a gather; an identity needs no operator at all.
+def test_cheap_forms() -> None:
+    assert check(with_constants(case("Gather", X, axis=1), at1=np.array(1, np.int64))) == [
+        "graph.slice",
+        "graph.reshape",
+    ]
+    assert check(with_constants(case("Slice", X), at1=listed(0), at2=listed(9), at3=listed(1))) == []
+    assert check(with_constants(case("Expand", X), at1=listed(1))) == []
+    assert check(case("Dropout", X)) == []
+
+
+def resize(mode: str, coordinates: str, sizes: Array | None = None, scales: Array | None = None, **more: Any) -> Case:
+    made = case("Resize", floats(1, 2, 5, 4), mode=mode, coordinate_transformation_mode=coordinates, **more)
+    return with_constants(made, at3=sizes) if sizes is not None else with_constants(made, at2=np.asarray(scales))
+
+
+TWICE = np.array([1, 1, 2, 2], np.float32)
+ODD = listed(1, 2, 8, 3)
+RESIZES = [
+    *(resize("nearest", "asymmetric", sizes=ODD, nearest_mode=mode) for mode in ("floor", "ceil", "round_prefer_ceil")),
+    *(resize("nearest", mode, sizes=ODD) for mode in ("half_pixel", "pytorch_half_pixel", "align_corners")),
+    *(
+        resize("linear", mode, sizes=ODD)
+        for mode in ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric")
+    ),
+    *(resize("cubic", mode, scales=TWICE) for mode in ("half_pixel", "align_corners", "asymmetric")),
+    resize("cubic", "half_pixel", sizes=ODD, cubic_coeff_a=-0.5, exclude_outside=1),
+    resize("linear", "half_pixel", scales=np.array([1, 1, 0.6, 1.7], np.float32)),
+    resize("nearest", "asymmetric", scales=TWICE, nearest_mode="floor"),
+    with_constants(case("Resize", IMAGE, opset=10, mode="nearest"), at1=TWICE),
+    with_constants(case("Resize", IMAGE, opset=10, mode="linear"), at1=TWICE),
+    with_constants(case("Upsample", IMAGE, opset=9, mode="nearest"), at1=TWICE),
+    with_constants(case("Upsample", IMAGE, opset=9, mode="linear"), at1=TWICE),
+    case("Upsample", IMAGE, opset=7, mode="nearest", scales=[1.0, 1.0, 2.0, 3.0]),
+    with_constants(case("Resize", floats(1, 2, 5), opset=13, mode="linear"), at2=np.array([1, 1, 2], np.float32)),
+    with_constants(
+        case("Resize", floats(1, 2, 3, 4, 5), opset=13, mode="linear"), at2=np.array([1, 1, 2, 2, 2], np.float32)
+    ),
+]
+
+
+@pytest.mark.parametrize("made", RESIZES, ids=str)
+def test_resize(made: Case) -> None:
+    check(made)
+
+
+# Twice as many elements, each repeated: no gather and no product.
+def test_nearest_by_a_whole_factor_is_a_broadcast() -> None:
+    made = resize("nearest", "asymmetric", scales=TWICE, nearest_mode="floor")
+    assert check(made) == ["graph.reshape", "graph.broadcast", "graph.reshape"]
+
+
+# Shapes are constants, whatever computes with them; a fill is one constant for all elements.
+def test_shapes_are_constants() -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"], start=1),
+        helper.make_node("Size", ["x"], ["size"]),
+        helper.make_node(
+            "ConstantOfShape", ["shape"], ["fill"], value=numpy_helper.from_array(np.array([7], np.int32))
+        ),
+    ]
+    result = check_import(model_of(nodes, {"x": X}, ["shape", "size", "fill"]), {"x": X})
+    assert operators(result) == []
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "expected"),
+    [
+        ("value_float", 1.5, np.float32(1.5)),
+        ("value_floats", [1.0, 2.0], np.array([1, 2], np.float32)),
+        ("value_int", 3, np.int64(3)),
+        ("value_ints", [3, 4], listed(3, 4)),
+    ],
+)
+def test_constants(attribute: str, value: Any, expected: Any) -> None:
+    model = model_of([helper.make_node("Constant", [], ["y"], **{attribute: value})], {}, ["y"])
+    (y,) = results_of(import_onnx(model), {})
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(y, onnxruntime_results(model, {})[0])
+
+
+# Operators without a row, but with a function body made of operators that have one.
+@pytest.mark.parametrize(
+    "made", [case("MeanVarianceNormalization", IMAGE), case("Shrink", X, lambd=0.5, bias=0.1)], ids=str
+)
+def test_function_bodies(made: Case) -> None:
+    check(made, tolerance=1e-4)
+
+
+def test_attention_is_expanded() -> None:
+    q, k, v = floats(1, 4, 5, 8), floats(1, 2, 6, 8, seed=1), floats(1, 2, 6, 8, seed=2)
+    node = helper.make_node("Attention", ["q", "k", "v"], ["y"], is_causal=1)
+    result = check_import(model_of([node], {"q": q, "k": k, "v": v}, ["y"], opset=23), {"q": q, "k": k, "v": v})
+    assert operators(result).count("graph.matmul") == 2
+    assert operators(result).count("graph.softmax") == 1
+
+
+# What the graph operators cannot express goes to the host with the reason, and computes the same there.
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (case("MaxPool", IMAGE, kernel_shape=[2, 2], outputs=2), "outputs beyond the first are used"),
+        (case("Reshape", X, listed(4, 6)), "input 1 is not known at compile time"),
+        (with_constants(case("TopK", X, outputs=2), at1=listed(2)), "there is no graph operator for TopK"),
+        (
+            with_constants(case("Pad", ints(3), opset=13), at1=listed(1, 0), at2=np.int64(2**24 + 1)),
+            "fill value 16777217 is not an f32 number",
+        ),
+        (case("BitwiseAnd", ints(3), ints(3, seed=1)), "there is no graph operator for BitwiseAnd"),
+        (resize("linear", "half_pixel", sizes=ODD, antialias=1), "antialiasing"),
+    ],
+    ids=str,
+)
+def test_host_nodes(made: Case, reason: str) -> None:
+    model, feeds = model_and_feeds(made)
+    result = check_import(model, feeds, host=[made.op_type])
+    (node,) = result.info.onnx_nodes
+    assert (node.name, node.op_type, node.reason) == ("the node", made.op_type, reason)
+    assert operators(result) == ["graph.onnx_node"]
+
+
+# Every operator that the documentation promises has a row, and rows cover opsets that exist.
+def test_the_table() -> None:
+    table = converters()
+    promised = {made.op_type for made in (*ELEMENTWISE, *WINDOWS, *NORMALIZATIONS, *MOVEMENTS, *RESIZES)}
+    assert promised | set(REDUCTIONS) <= set(table)
+    assert all(row.since >= 1 and (row.until is None or row.until >= row.since) for row in table.values())
+    assert not table["Upsample"].covers(10)

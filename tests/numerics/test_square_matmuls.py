@@ -1,0 +1,81 @@
+"""Square matmuls on trn1, as ONNX files: near the tensor engine's limit, and code that does not grow with the size."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from lowering.compiler import CompileOptions, CompileResult, compile_model
+from runtime.session import Session
+from tests.numerics.models import ROOT
+
+
+def write_matmul(folder: Path, size: int) -> Path:
+    """C = A . B in bf16 with both operands as inputs."""
+    shape = [size, size]
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["a", "b"], ["c"], name="matmul")],
+        "square",
+        [helper.make_tensor_value_info(name, TensorProto.BFLOAT16, shape) for name in "ab"],
+        [helper.make_tensor_value_info("c", TensorProto.BFLOAT16, shape)],
+    )
+    path = folder / f"matmul{size}.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def matmul(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """size -> ONNX file."""
+    folder = tmp_path_factory.mktemp("matmuls")
+    return cache(lambda size: write_matmul(folder, size))
+
+
+def compile_for_trn1(path: Path) -> CompileResult:
+    return compile_model(path, CompileOptions(target="trn1"))
+
+
+def figures(path: Path) -> dict[str, float]:
+    """Timing figures; the values of the inputs do not matter."""
+    neff = compile_for_trn1(path).neff
+    assert neff is not None
+    session = Session(neff)
+    inputs = {spec.name: np.zeros(spec.shape, np.float32) for spec in neff.inputs}
+    return session.summary(session.run(inputs, "timing"))
+
+
+def test_2048_keeps_the_tensor_engine_busy(matmul: Callable[[int], Path]) -> None:
+    measured = figures(matmul(2048))
+    assert measured["tensor_engine_active_time_percent"] >= 0.90
+    assert measured["total_time"] <= 1.25 * measured["roofline_time"]
+
+
+def test_roofline_is_the_larger_of_compute_and_traffic(matmul: Callable[[int], Path]) -> None:
+    # 2048^3 multiply-adds at 128 x 128 x 2.8 GHz take 187.2 us; 3 x 8 MiB at 410 GB/s take 61.4 us.
+    assert figures(matmul(2048))["roofline_time"] == pytest.approx(2048**3 / (128 * 128 * 2.8e9), rel=1e-6)
+
+
+def test_instruction_bytes_do_not_follow_the_flops(matmul: Callable[[int], Path]) -> None:
+    small, large = (compile_for_trn1(matmul(size)).report["instruction_bytes"] for size in (1024, 4096))
+    assert abs(large - small) < 0.30 * small
+
+
+# 64 times the multiply-adds. Whole processes as a user starts them, the smallest of several runs of each, in turn.
+def test_compile_time_does_not_follow_the_flops(matmul: Callable[[int], Path], tmp_path: Path) -> None:
+    best = {1024: float("inf"), 4096: float("inf")}
+    report = tmp_path / "report.json"
+    for _ in range(3):
+        for size in best:
+            command = ["compile", str(matmul(size)), "-o", str(tmp_path / "m.neff"), "--target", "trn1", "--report", str(report)]
+            subprocess.run([sys.executable, "-m", "tools.neuron_cc", *command], check=True, capture_output=True, cwd=ROOT)
+            best[size] = min(best[size], json.loads(report.read_text())["compile_seconds"]["total"])
+    assert best[4096] < 1.30 * best[1024]

@@ -1,0 +1,52 @@
+"""Plans for one memory: which copies are taken, who is spilled, what is reported when nothing helps."""
+
+from passes.nisa.memory_plan import LiveBuffer, plan_memory
+
+
+# Everything fits: nobody loses a copy.
+def test_what_fits_stays_as_it_is() -> None:
+    plan = plan_memory([LiveBuffer(0, 10, 3, (0,)), LiveBuffer(1, 20, 1, (0, 1))], 50)
+    assert plan.copies == {0: 3, 1: 1}
+    assert plan.placement is not None
+    assert plan.placement.needed == plan.live_units == 50
+
+
+# 3 x 10 + 2 x 20 = 70 in 60 units: the buffer with the most copies loses one; for 40 units all lose until one is left.
+def test_copies_are_taken_from_the_buffer_with_most() -> None:
+    buffers = [LiveBuffer(0, 10, 3, (0,)), LiveBuffer(1, 20, 2, (0,))]
+    assert plan_memory(buffers, 60).copies == {0: 2, 1: 2}
+    assert plan_memory(buffers, 40).copies == {0: 2, 1: 1}
+    assert plan_memory(buffers, 30).copies == {0: 1, 1: 1}
+
+
+# A nest that fits keeps its copies when another one is short of memory.
+def test_copies_are_taken_only_where_memory_is_short() -> None:
+    plan = plan_memory([LiveBuffer(0, 10, 3, (0,)), LiveBuffer(1, 10, 3, (1,)), LiveBuffer(2, 10, 1, (1,))], 30)
+    assert plan.copies == {0: 3, 1: 2, 2: 1}
+
+
+# At position 2 three buffers of 10 are live in 20 units, one is used there: of the idle ones the longer idle is spilled.
+def test_the_longest_idle_buffer_is_spilled() -> None:
+    buffers = [
+        LiveBuffer(0, 10, 1, (0, 5), movable=True),
+        LiveBuffer(1, 10, 1, (1, 3), movable=True),
+        LiveBuffer(2, 10, 1, (2,)),
+    ]
+    plan = plan_memory(buffers, 20)
+    assert plan.placement is None
+    assert plan.victims == (0,)
+
+
+# Nobody is idle where memory is short: no victims, but the position and the need.
+def test_a_shortage_is_reported() -> None:
+    plan = plan_memory([LiveBuffer(0, 10, 1, (0, 1, 2), movable=True), LiveBuffer(1, 15, 1, (1,))], 20)
+    assert plan.victims == ()
+    assert plan.placement is None
+    assert plan.shortage == (1, 25)
+
+
+# Buffers that may not be moved stay where they are.
+def test_what_may_not_be_moved_is_no_victim() -> None:
+    plan = plan_memory([LiveBuffer(0, 10, 1, (0, 2)), LiveBuffer(1, 15, 1, (1,))], 20)
+    assert plan.victims == ()
+    assert plan.shortage == (1, 25)
