@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xdsl.context import Context
 from xdsl.dialects import func
@@ -20,6 +20,9 @@ from neuron_dialects.neuron import TARGET_ATTRIBUTE, TargetAttr
 from neuron_dialects.target import load_target
 from neuron_dialects.weights import WeightStore
 from runtime.neff import Neff
+
+if TYPE_CHECKING:
+    from lowering.onnx_to_graph.result import ImportInfo
 
 AUTO_CAST = ("none", "matmult", "all")
 AUTO_CAST_TYPES = ("bf16", "fp16", "tf32")
@@ -86,13 +89,7 @@ def compile_model(
     cast_type = _TYPE_NAMES[options.auto_cast_type]
     specs = [] if options.emit == "import" else pass_specs(options.auto_cast, cast_type, until)
     run_passes(Context(), module, specs, done)
-    report = _report(module, options)
-    report["import"] = {
-        "producer": imported.info.producer,
-        "opset": imported.info.opset,
-        "bound_dimensions": imported.info.bound_dimensions,
-        "notes": imported.info.notes,
-    }
+    report = _report(module, options, imported.info)
     neff = None
     if options.emit == "neff":
         from lowering.nisa_to_neff import emit_neff
@@ -111,23 +108,37 @@ def compile_model(
     return CompileResult(module, imported.weights, neff, report)
 
 
-def _report(module: ModuleOp, options: CompileOptions) -> dict[str, Any]:
-    """What the passes left in attributes, as plain data."""
+def _report(module: ModuleOp, options: CompileOptions, info: "ImportInfo") -> dict[str, Any]:
+    """The report before emission, whose figures are still missing from it."""
     target = load_target(options.target)
+    return {
+        "target": options.target,
+        "auto_cast": options.auto_cast,
+        "auto_cast_type": options.auto_cast_type,
+        **decisions(module),
+        "instruction_bytes": 0,
+        "assumptions": [f"{name} = {target.figures[name].value}" for name in target.assumptions],
+        "import": {
+            "producer": info.producer,
+            "opset": info.opset,
+            "bound_dimensions": info.bound_dimensions,
+            "notes": info.notes,
+        },
+    }
+
+
+def decisions(module: ModuleOp) -> dict[str, Any]:
+    """What the passes left in attributes, as plain data: `partition`, `casts`, `spills`, `peak_sbuf_bytes`."""
     functions = [op for op in module.body.block.ops if isinstance(op, func.FuncOp)]
     partition = [
         dict(zip(("node", "op", "where", "why"), row.split("|", 3), strict=False))
         for row in _rows(module, "neuron.partition")
     ]
     return {
-        "target": options.target,
-        "auto_cast": options.auto_cast,
-        "auto_cast_type": options.auto_cast_type,
         "partition": partition,
         "casts": [row for f in (module, *functions) for row in _rows(f, "neuron.casts")],
         "spills": [row for f in functions for row in _rows(f, "neuron.spills")],
         "peak_sbuf_bytes": max((_number(f, "neuron.peak_sbuf_bytes") for f in functions), default=0),
-        "assumptions": [f"{name} = {target.figures[name].value}" for name in target.assumptions],
     }
 
 

@@ -12,7 +12,9 @@ from lowering.nisa_to_neff.program import core_program
 from neuron_dialects import nisa
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.errors import NeuronError
+from neuron_dialects.isa.program import CoreProgram
 from neuron_dialects.neuron import target_of
+from neuron_dialects.target import Target
 from neuron_dialects.weights import WeightStore
 from passes.nisa.allocate_registers import allocate_registers
 from runtime.graph_interpreter import WeightResolver, run_graph
@@ -63,17 +65,15 @@ def run_module(module: ModuleOp, store: WeightStore, inputs: Sequence[Array], mo
     timings: list[Timing] = []
 
     def launch(function: func.FuncOp, arguments: list[Array]) -> Sequence[Array]:
-        if not any(isinstance(op, nisa.QueueOp) for op in function.body.block.ops):
-            _refuse_timing(function, mode)
+        if not _has_queues(function):
+            if mode != "functional":
+                raise _without_queues(function)
             return run_function(function, arguments, weights)
-        target = target_of(module)
-        if not _has_registers(function):
-            allocate_registers(function, target)
-        program = core_program(function, target)
+        program = _flat_program(function, target_of(module))
         parameters = {v.name: weights(v.name) for v in program.variables if v.kind == "file"}
         variables = [v for v in program.variables if v.kind == "input"]
         given = {v.name: a.reshape(v.shape) for v, a in zip(variables, arguments, strict=True)}
-        result = Machine(program, target).run(given, parameters, mode)
+        result = Machine(program, target_of(module)).run(given, parameters, mode)
         if result.timing is not None:
             timings.append(result.timing)
         made = [v for v in program.variables if v.kind == "output"]
@@ -83,19 +83,38 @@ def run_module(module: ModuleOp, store: WeightStore, inputs: Sequence[Array], mo
 
     main = main_function(module)
     outputs = run_graph(main, list(inputs), weights, launch=launch)
-    if not timings:
-        _refuse_timing(main, mode)
+    if mode != "functional" and not timings:
+        raise _without_queues(main)
     return ModuleRun(outputs, timings)
 
 
-def _refuse_timing(function: func.FuncOp, mode: Mode) -> None:
-    """NX-RUN-013 when the time of a function without queues is asked for."""
-    if mode != "functional":
-        raise NeuronError(
-            "NX-RUN-013",
-            f"function @{function.sym_name.data} has no queues, so it has no time",
-            help="lower it with neuron-opt (-p tile-to-nisa from the tile level), or run without --mode",
-        )
+def queue_programs(module: ModuleOp) -> list[CoreProgram]:
+    """The programs of the functions that are in queues; NX-RUN-013 when there is none."""
+    functions = [op for op in module.body.block.ops if isinstance(op, func.FuncOp)]
+    programs = [_flat_program(function, target_of(module)) for function in functions if _has_queues(function)]
+    if not programs:
+        raise _without_queues(main_function(module))
+    return programs
+
+
+def _flat_program(function: func.FuncOp, target: Target) -> CoreProgram:
+    """The program of a function in queues, whose registers are allocated if that was not done."""
+    if not _has_registers(function):
+        allocate_registers(function, target)
+    return core_program(function, target)
+
+
+def _without_queues(function: func.FuncOp) -> NeuronError:
+    """What to say when something is asked for that only queues have."""
+    return NeuronError(
+        "NX-RUN-013",
+        f"function @{function.sym_name.data} has no queues; only queues have a time and races",
+        help="lower it with neuron-opt, from the tile level with -p tile-to-nisa",
+    )
+
+
+def _has_queues(function: func.FuncOp) -> bool:
+    return any(isinstance(op, nisa.QueueOp) for op in function.body.block.ops)
 
 
 def _has_registers(function: func.FuncOp) -> bool:

@@ -8,7 +8,7 @@ stop.
 import gc
 import importlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -108,7 +108,7 @@ def run_passes(ctx: Context, module: ModuleOp, specs: Sequence[str], done: PassD
 
 
 @contextmanager
-def no_collection():
+def no_collection() -> Generator[None]:
     """No cyclic garbage collection inside; the collector would scan the whole IR again and again."""
     was_enabled = gc.isenabled()
     gc.disable()

@@ -58,6 +58,7 @@ ERROR_CODES: dict[str, str] = {
     "NX-RUN-004": "a program is malformed: the machine cannot execute it",
     "NX-RUN-005": "the inputs or parameters given do not fit the program",
     "NX-RUN-006": "a program runs for more steps than allowed",
+    "NX-RUN-007": "accesses of two streams are not ordered, or memory is read that nothing has written",
     "NX-RUN-010": "a value at the model's boundary does not fit the type that the core computes with",
     "NX-RUN-011": "an input is missing, or the model has no such input",
     "NX-RUN-012": "an input has another shape than the model was compiled for",

@@ -179,6 +179,11 @@ class WeightStore:
         expected = prod(shape) * dtype.size_bytes
         self.add_mapped(name, dtype, shape, path, offset, expected if length is None else length)
 
+    def discard(self, name: str) -> None:
+        """Drop an entry, if there is one of that name."""
+        self._entries.pop(name, None)
+        self._read.pop(name, None)
+
     def retain(self, names: Collection[str]) -> None:
         """Drop all entries but those named."""
         self._entries = {name: entry for name, entry in self._entries.items() if name in names}

@@ -1,7 +1,6 @@
-"""Tensors that cross the boundary of a program: the caller's arrays, checked and in the element types that the program takes.
+"""Tensors that enter a program: the caller's arrays, checked, and converted to the element types that it takes.
 
-Values are converted only where none is lost but rounding: integers must fit the narrower type, finite floats must stay
-finite, and a float never becomes an integer.
+Floats are rounded, integers must fit the narrower type, and a float never becomes an integer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +43,7 @@ def bind_inputs(specs: Mapping[str, Spec], inputs: Mapping[str, Array]) -> dict[
 def converted(value: Array, name: str, dtype: DType) -> Array:
     """`value` in another element type, contiguous.
 
-    NeuronError NX-RUN-010 where a value does not fit, NX-RUN-005 where the kinds of type differ. `name` is for messages.
+    NeuronError NX-RUN-010 where a value does not fit, NX-RUN-005 where kinds of type differ. `name` is for messages.
     """
     if value.dtype == dtype.numpy:
         return np.ascontiguousarray(value).reshape(value.shape)
@@ -53,13 +52,8 @@ def converted(value: Array, name: str, dtype: DType) -> Array:
         raise NeuronError("NX-RUN-005", f"'{name}' is given as {value.dtype}, the model takes {dtype}")
     if not dtype.is_float:
         _check_range(value, name, dtype)
-    with np.errstate(over="ignore"):
-        result = np.ascontiguousarray(value.astype(dtype.numpy)).reshape(value.shape)
-    if kind == "float":
-        lost = np.isfinite(value) & ~np.isfinite(result)
-        if lost.any():
-            raise _does_not_fit(name, value[lost].flat[0], dtype, float(_float_info(dtype).max))
-    return result
+    with np.errstate(over="ignore"):  # Beyond the largest number lies infinity, as in every cast between floats.
+        return np.ascontiguousarray(value.astype(dtype.numpy)).reshape(value.shape)
 
 
 def _kind(value: Array) -> str | None:
@@ -67,7 +61,9 @@ def _kind(value: Array) -> str | None:
     if value.dtype.kind in "biu":
         return "integer"
     # ml_dtypes' narrow floats are of kind V to numpy, like raw bytes: what tells them apart is the registered type.
-    is_float = value.dtype.kind == "f" or (value.dtype.kind == "V" and np.can_cast(value.dtype, np.float32, "same_kind"))
+    is_float = value.dtype.kind == "f" or (
+        value.dtype.kind == "V" and np.can_cast(value.dtype, np.float32, "same_kind")
+    )
     return "float" if is_float else None
 
 
@@ -78,14 +74,8 @@ def _check_range(value: Array, name: str, dtype: DType) -> None:
     least, most = (0, 1) if dtype.name == "i1" else (np.iinfo(dtype.numpy).min, np.iinfo(dtype.numpy).max)
     low, high = int(value.min()), int(value.max())
     if low < least or high > most:
-        raise _does_not_fit(name, low if low < least else high, dtype, f"{least} .. {most}")
-
-
-def _float_info(dtype: DType) -> Any:
-    import ml_dtypes
-
-    return ml_dtypes.finfo(dtype.numpy)
-
-
-def _does_not_fit(name: str, number: Any, dtype: DType, limit: Any) -> NeuronError:
-    return NeuronError("NX-RUN-010", f"'{name}' holds {number}, which does not fit {dtype} (limit {limit})")
+        raise NeuronError(
+            "NX-RUN-010",
+            f"'{name}' holds {low if low < least else high}, which does not fit {dtype}",
+            help=f"values must lie in {least} .. {most}",
+        )

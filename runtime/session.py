@@ -14,6 +14,7 @@ import numpy as np
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.target import Target, load_target
+from runtime.boundary import bind_inputs, converted
 from runtime.machine import Machine, Mode, Timing
 from runtime.machine.timing import EngineTiming
 from runtime.neff import CORE, OPAQUE, CoreImage, GraphNode, Neff, TensorSpec
@@ -25,8 +26,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class RunResult:
     """What one inference gave.
 
-    `outputs`: arrays by name (in timing mode zeros of the right shapes); `timings`: one for each core segment that ran,
-    in order (none in functional mode).
+    `outputs`: arrays by name (none in timing mode); `timings`: one for each core segment that ran, in order (none in
+    functional mode).
     """
 
     outputs: dict[str, Array]
@@ -34,20 +35,8 @@ class RunResult:
 
 
 def to_device(value: Array, spec: TensorSpec) -> Array:
-    """A boundary tensor in the element type that cores compute with; NeuronError NX-RUN-010 if a value does not fit."""
-    device = dtype_by_name(spec.device_dtype).numpy
-    if value.dtype == device:
-        return np.ascontiguousarray(value)
-    if np.issubdtype(device, np.integer) and value.size:
-        limits = np.iinfo(device)
-        low, high = int(value.min()), int(value.max())
-        if low < limits.min or high > limits.max:
-            raise NeuronError(
-                "NX-RUN-010",
-                f"'{spec.name}' holds {low if low < limits.min else high}, which does not fit {spec.device_dtype}",
-                help=f"values must lie in {limits.min} .. {limits.max}",
-            )
-    return np.ascontiguousarray(value.astype(device))
+    """A tensor in the element type that cores compute with; NeuronError NX-RUN-010 if a value does not fit."""
+    return converted(value, spec.name, dtype_by_name(spec.device_dtype))
 
 
 def parameters_of(image: CoreImage) -> dict[str, Array]:
@@ -110,7 +99,7 @@ class Session:
 
     def run(self, inputs: Mapping[str, Array], mode: Mode = "functional") -> RunResult:
         """One inference. Raises NeuronError for missing, unknown or misshapen inputs and for faults of the program."""
-        values = self._bind(inputs)
+        values = bind_inputs({spec.name: (spec.shape, spec.dtype) for spec in self.neff.inputs}, inputs)
         timings: list[Timing] = []
         for node in self.neff.graph:
             if node.executor == CORE:
@@ -119,36 +108,12 @@ class Session:
                     timings.append(timing)
             else:
                 self._run_host(node, values)
-        outputs = {spec.name: values[spec.name] for spec in self.neff.outputs}
+        outputs = {} if mode == "timing" else {spec.name: values[spec.name] for spec in self.neff.outputs}
         return RunResult(outputs, timings)
 
     def summary(self, result: RunResult) -> dict[str, float | int | bool]:
         """Timing figures over all core segments, under the profiler's names (seconds; `_percent` from 0 to 1)."""
         return timing_figures(result.timings, self.target)
-
-    def _bind(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Inputs checked against the model's."""
-        known = {spec.name for spec in self.neff.inputs}
-        unknown = sorted(set(inputs) - known)
-        if unknown:
-            raise NeuronError(
-                "NX-RUN-011", f"the model has no input '{unknown[0]}'", help=f"inputs: {', '.join(sorted(known))}"
-            )
-        values: dict[str, Array] = {}
-        for spec in self.neff.inputs:
-            if spec.name not in inputs:
-                raise NeuronError(
-                    "NX-RUN-011", f"input '{spec.name}' is missing", help=f"give an array of shape {list(spec.shape)}"
-                )
-            value = np.asarray(inputs[spec.name])
-            if tuple(value.shape) != spec.shape:
-                raise NeuronError(
-                    "NX-RUN-012",
-                    f"input '{spec.name}' has shape {list(value.shape)}, the model was compiled for {list(spec.shape)}",
-                    help="recompile with --input-shape",
-                )
-            values[spec.name] = value.astype(dtype_by_name(spec.dtype).numpy, copy=False)
-        return values
 
     def _run_core(self, node: GraphNode, values: dict[str, Array], mode: Mode) -> Timing | None:
         image = self.neff.subgraphs[node.callee]

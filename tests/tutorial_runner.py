@@ -8,6 +8,8 @@ A page is a Markdown file with two kinds of blocks that are checked:
   first line that contains one text to the next line that contains the other (a text alone is one line). Further parts
   may follow; `...` stands between them. Common indentation is dropped.
 
+An edit with `sed` must change something: a page that shows the effect of an edit must not go stale unnoticed.
+
 Commands are executed in order, the console scripts of pyproject.toml inside this process, in a folder that holds what
 `prepare` puts there. Seconds at the end of a line differ from run to run and are not compared. Usage, from the root of
 the repository:
@@ -190,6 +192,8 @@ def _run_program(words: Sequence[str], stdin: str, folder: Path) -> str:
         done = subprocess.run(
             [program, *arguments], cwd=folder, input=stdin, capture_output=True, encoding="utf-8", check=False
         )
+        if program == "sed" and done.stdout == (folder / arguments[-1]).read_text(encoding="utf-8"):
+            raise PageError(f"this edit changes nothing: {shlex.join(words)}")
         return done.stdout + done.stderr
     if program not in _console_scripts():
         raise PageError(f"program '{program}' is not one that a page may use")

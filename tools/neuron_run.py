@@ -22,10 +22,13 @@ from neuron_dialects.errors import NeuronError
 from tools.errors import run_main
 
 if TYPE_CHECKING:
+    from neuron_dialects.isa.program import CoreProgram
     from runtime.machine import Mode
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MAX_NPZ_BYTES = 8 << 30
+CAST_TYPES = ("bf16", "f16", "tf32")
+"""Element types that a floor can be computed for."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         "--check", type=Path, metavar="MODEL.onnx|EXPECTED.npz", help="compare with onnxruntime or arrays"
     )
     parser.add_argument("--mode", choices=("functional", "timing", "both"), default="functional")
+    parser.add_argument("--check-races", action="store_true", help="first prove that the queues cannot race")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
@@ -52,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     runner = _open(options.file)
+    if options.check_races:
+        refuse_races(runner.programs())
     inputs = read_npz(options.inputs) if options.inputs else random_inputs(runner.specs, options.random or 0)
     outputs, figures = runner.run(inputs, options.mode)
     report: dict[str, Any] = {
@@ -76,6 +82,10 @@ class Runner:
     specs: dict[str, tuple[tuple[int, ...], str]]
     cast_type: str
 
+    def programs(self) -> list[CoreProgram]:
+        """The programs of the cores; NeuronError NX-RUN-013 when there are no queues yet."""
+        raise AssertionError
+
     def run(self, inputs: Mapping[str, Array], mode: Mode) -> tuple[dict[str, Array], dict[str, Any]]:
         """Outputs by name and timing figures."""
         raise AssertionError
@@ -91,15 +101,20 @@ class _NeffRunner(Runner):
         self.specs = {spec.name: (spec.shape, spec.dtype) for spec in neff.inputs}
         self.cast_type = cast_type_of(neff.report)
 
+    def programs(self) -> list[CoreProgram]:
+        """The programs of the NEFF's subgraphs."""
+        return [image.program for image in self.session.neff.subgraphs]
+
     def run(self, inputs: Mapping[str, Array], mode: Mode) -> tuple[dict[str, Array], dict[str, Any]]:
         """Run on the machine."""
         result = self.session.run(inputs, mode)
         figures = {} if mode == "functional" else self.session.summary(result)
-        return ({} if mode == "timing" else result.outputs), figures
+        return result.outputs, figures
 
 
 class _ModuleRunner(Runner):
     def __init__(self, path: Path):
+        from lowering.compiler import decisions
         from lowering.execute import input_names, main_function, output_names
         from neuron_dialects.graph import spec_of
         from neuron_dialects.neuron import weights_path
@@ -113,20 +128,23 @@ class _ModuleRunner(Runner):
         self.store = WeightStore.load_safetensors(weights) if weights is not None else WeightStore()
         specs = [spec_of(argument) for argument in self.main.body.block.args]
         self.specs = {n: (tuple(shape), dtype.name) for n, (dtype, shape) in zip(self.inputs, specs, strict=True)}
-        self.cast_type = ""
+        self.cast_type = cast_type_of(decisions(self.module))
+
+    def programs(self) -> list[CoreProgram]:
+        """The programs of the functions in queues."""
+        from lowering.execute import queue_programs
+
+        return queue_programs(self.module)
 
     def run(self, inputs: Mapping[str, Array], mode: Mode) -> tuple[dict[str, Array], dict[str, Any]]:
         """Interpret at the module's level; queues run on the machine and have a time."""
         from lowering.execute import run_module
         from neuron_dialects.neuron import target_of
+        from runtime.boundary import bind_inputs
         from runtime.session import timing_figures
 
-        given: list[Array] = []
-        for name in self.inputs:
-            if name not in inputs:
-                raise NeuronError("NX-RUN-011", f"input '{name}' is missing")
-            given.append(np.asarray(inputs[name]))
-        run = run_module(self.module, self.store, given, mode)
+        given = bind_inputs(self.specs, inputs)
+        run = run_module(self.module, self.store, [given[name] for name in self.inputs], mode)
         figures = timing_figures(run.timings, target_of(self.module)) if run.timings else {}
         return ({} if mode == "timing" else dict(zip(self.output_names, run.outputs, strict=True))), figures
 
@@ -135,11 +153,22 @@ def _open(path: Path) -> Runner:
     return _ModuleRunner(path) if path.suffix == ".mlir" else _NeffRunner(path)
 
 
+def refuse_races(programs: Sequence[CoreProgram]) -> None:
+    """NeuronError NX-RUN-007 when the outcome of a program could depend on how its streams happen to run."""
+    from neuron_dialects.target import load_target
+    from runtime.races import check_races
+
+    races = [race for program in programs for race in check_races(program, load_target(program.target))]
+    if races:
+        more = f" (and {len(races) - 1} more like it)" if len(races) > 1 else ""
+        raise NeuronError("NX-RUN-007", f"{races[0]}{more}", help="let the later one wait for the earlier one's stream")
+
+
 def cast_type_of(report: Mapping[str, Any]) -> str:
-    """The 16-bit type that the model was cast to, from its compile report; empty for none."""
-    if report.get("auto_cast", "none") == "none" and report.get("target") != "inf1":
-        return ""
-    return str(report.get("auto_cast_type", ""))
+    """The element type that ops of the model were cast to, from its compile report; empty for none."""
+    casts = report.get("casts")
+    named = [str(cast).rsplit("|", 1)[-1] for cast in casts] if isinstance(casts, list) else []
+    return next((name for name in named if name in CAST_TYPES), "")
 
 
 def read_npz(path: Path) -> dict[str, Array]:
@@ -193,9 +222,8 @@ def check(
             raise NeuronError("NX-FILE-001", f"{reference}: no such file")
         expected = run_onnxruntime(reference, inputs)
         if cast_type:
-            dtype = {"fp16": "f16"}.get(cast_type, cast_type)
-            near = {n: rounded(v, dtype) if v.dtype == np.float32 else v for n, v in inputs.items()}
-            floors = run_onnxruntime(rounded_model(reference, dtype), near)
+            near = {n: rounded(v, cast_type) if v.dtype == np.float32 else v for n, v in inputs.items()}
+            floors = run_onnxruntime(rounded_model(reference, cast_type), near)
     rows: list[dict[str, Any]] = []
     for name, value in outputs.items():
         if name not in expected:

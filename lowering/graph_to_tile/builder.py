@@ -71,6 +71,7 @@ class KernelBuilder:
         """The constant DRAM tensor `symbol`; one per symbol."""
         if symbol not in self._params:
             op = ParamOp(symbol, buffer_type(shape, dtype, "dram"))
+            op.location = self.location
             first = self._top.first_op
             if first is None:
                 self._top.add_op(op)
@@ -80,6 +81,11 @@ class KernelBuilder:
         return self._params[symbol]
 
     # -- loops ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def block(self) -> Block:
+        """The block that ops are added to now."""
+        return self._blocks[-1]
 
     @property
     def rotation(self) -> int:

@@ -13,6 +13,7 @@ from math import prod
 from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.emitter import Operand
+from lowering.graph_to_tile.footprint import group_bytes_per_element
 from lowering.graph_to_tile.iteration import (
     Access,
     Lanes,
@@ -37,9 +38,6 @@ from neuron_dialects.graph import spec_of
 
 SBUF_SHARE = 0.5
 """Part of SBUF that the tiles of one sweep may take; resident tensors have the rest."""
-
-FLOAT_TEMPORARIES, INTEGER_TEMPORARIES = 4, 16
-"""Temporaries of 4 bytes an element that a recipe holds at once, at most: for floats, and for 32-bit integers."""
 
 
 def lower_group(k: Kernel, ops: Sequence[Operation], results: Sequence[SSAValue]) -> None:
@@ -147,9 +145,7 @@ class _Group:
         b = self.k.b
         pointwise = Pointwise(b, self.k.target)
         loads = {value: (access, _column_dtype(access, space)) for value, access in inputs.items()}
-        chunks = chunk_sizes(
-            space.shape, space.partition, self._row_limit(space, [*inputs.values(), *outputs.values()])
-        )
+        chunks = chunk_sizes(space.shape, space.partition, self._row_limit(space, inputs))
 
         def body(piece: Piece, views: dict[SSAValue, View]) -> None:
             stores = {value: access.store(b, space, piece, b.rotation) for value, access in outputs.items()}
@@ -160,13 +156,11 @@ class _Group:
 
         traverse(b, space, chunks, loads, body)
 
-    def _row_limit(self, space: Space, accesses: Sequence[Access]) -> int:
-        """Elements of a row for which all tiles fit into SBUF together, rotating."""
-        integer = any(spec_of(value)[0].name == "i32" for op in self.ops for value in (*op.operands, *op.results))
-        temporaries = 4 * (INTEGER_TEMPORARIES if integer else FLOAT_TEMPORARIES)
-        inner = sum(dtype_by_name(spec_of(op.results[0])[0].name).size_bytes for op in self.ops)
-        tiles = sum(access.size_bytes for access in accesses if not access.is_column(space))
-        room = int(self.k.target.sbuf_bytes_per_partition * SBUF_SHARE) // (2 * (temporaries + inner + tiles))
+    def _row_limit(self, space: Space, inputs: Mapping[SSAValue, Access]) -> int:
+        """Elements of a row for which all tiles fit into SBUF together."""
+        columns = {value for value, access in inputs.items() if access.is_column(space)}
+        bytes_per_element = group_bytes_per_element(self.k.target, self.ops, self.results, self.numbers, columns)
+        room = int(int(self.k.target.sbuf_bytes_per_partition) * SBUF_SHARE / bytes_per_element)
         return overlapping_limit(space.row_elements, max(1, min(room, self.k.row_budget_elements)))
 
 

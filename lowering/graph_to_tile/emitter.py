@@ -6,8 +6,12 @@ are f32, that an engine addresses four free dimensions, and where temporaries co
 free...] of one shape.
 """
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+from xdsl.ir import Block
 
 from lowering.graph_to_tile.builder import KernelBuilder
 from lowering.graph_to_tile.view import View
@@ -57,6 +61,9 @@ class Emitter:
     def __init__(self, b: KernelBuilder, target: Target):
         self.b = b
         self.target = target
+        self._scopes: list[list[View]] = []
+        self._free: defaultdict[tuple[Block, tuple[int, ...], str, int], list[View]] = defaultdict(list)
+        self._copies: dict[int, int] = {}
 
     @property
     def exact_integers(self) -> bool:
@@ -66,15 +73,47 @@ class Emitter:
     # -- values
     # -----------------------------------------------------------------------------------------------------------
 
-    def temp(self, like: View, dtype: str = "f32") -> View:
-        """A dense temporary of the shape of `like`."""
+    @contextmanager
+    def scope(self) -> Generator[None]:
+        """Temporaries made inside are taken again when it ends: all that a loop nest allocates is live at once."""
+        self._scopes.append([])
+        try:
+            yield
+        finally:
+            for tile in self._scopes.pop():
+                self.release(tile)
+
+    def release(self, tile: View) -> None:
+        """A temporary, as `temp` gave it, that is not used any more: the next one of its kind in this block takes it."""
+        self._free[self.b.block, tile.buffer.shape, tile.dtype, self._copies[tile.buffer.key]].append(
+            tile.buffer.view()
+        )
+
+    def _tile(self, shape: tuple[int, ...], dtype: str, copies: int) -> View:
+        """A tile of this shape that nobody uses."""
+        free = self._free[self.b.block, shape, dtype, copies]
+        if free:
+            return free.pop()
+        view = self.b.alloc(shape, dtype, "sbuf", copies).view()
+        self._copies[view.buffer.key] = copies
+        return view
+
+    def temp(self, like: View, dtype: str = "f32", rotating: bool = False) -> View:
+        """A dense temporary of the shape of `like`.
+
+        A `rotating` one lets the next iteration of a loop start while this one still reads it, and outlives its scope.
+        """
         sizes = like.shape[1:]
-        view = self.b.alloc((like.partitions, *(sizes or (1,))), dtype, "sbuf", self.b.rotation).view()
-        return view if sizes else view.at(1, 0)
+        tile = self._tile((like.partitions, *(sizes or (1,))), dtype, self.b.rotation if rotating else 1)
+        if self._scopes and not rotating:
+            self._scopes[-1].append(tile)
+        return tile if sizes else tile.at(1, 0)
 
     def filled(self, like: View, value: float, dtype: str = "f32") -> View:
         """A view of the shape of `like` that holds `value` everywhere; one element per partition is stored."""
-        column = self.b.alloc((like.partitions, 1), dtype, "sbuf", self.b.rotation).view()
+        column = self._tile((like.partitions, 1), dtype, 1)
+        if self._scopes:
+            self._scopes[-1].append(column)
         self.b.memset(column, value)
         return self.repeated(column, like)
 

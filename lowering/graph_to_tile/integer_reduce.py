@@ -5,13 +5,16 @@ The vector engine reduces in f32, exact up to 2^24. Sums are therefore taken of 
 number per row, which `Integers` finishes exactly.
 """
 
+from lowering.graph_to_tile.builder import KernelBuilder
 from lowering.graph_to_tile.emitter import Emitter
+from lowering.graph_to_tile.footprint import bytes_per_element
 from lowering.graph_to_tile.integers import LIMB_BITS, Integers
-from lowering.graph_to_tile.iteration import Piece
-from lowering.graph_to_tile.kernel import Kernel
+from lowering.graph_to_tile.iteration import Access, Piece, Space
 from lowering.graph_to_tile.row_space import RowSpace, reduce_rows, repeated_rows
 from lowering.graph_to_tile.view import View
+from neuron_dialects.access import Affine
 from neuron_dialects.graph import ReduceKind, UnaryKind
+from neuron_dialects.target import Target
 
 MOST_ADDED = 2 ** (24 - LIMB_BITS)
 """Limbs whose sum is exact in f32."""
@@ -19,24 +22,46 @@ MOST_ADDED = 2 ** (24 - LIMB_BITS)
 _LOWEST = {ReduceKind.PROD: 1.0, ReduceKind.MAX: -(2.0**31), ReduceKind.MIN: 2.0**31 - 1}
 """What a running accumulator starts from; sums start from 0."""
 
-_ROW_TEMPORARIES = 3
-"""Row-sized tiles beyond those of a float reduction; the limit on a row's length makes room for them."""
+_SBUF_SHARE = 0.5
+"""Part of SBUF that a reduction's tiles may take."""
 
 
 class IntegerReduction:
     """Emits one reduction of integers. Accesses of `rows`: the operand, then the result."""
 
-    def __init__(self, k: Kernel, rows: RowSpace, kind: ReduceKind):
-        self.b = k.b
-        self.e = Emitter(k.b, k.target)
+    def __init__(self, b: KernelBuilder, target: Target, rows: RowSpace, kind: ReduceKind):
+        self.b = b
+        self.e = Emitter(b, target)
         self.integers = Integers(self.e)
         self.rows = rows
         self.kind = kind
-        self.limit = min(MOST_ADDED, k.row_budget_elements // _ROW_TEMPORARIES)
-        self.x, self.out = rows.accesses
+        self.limit = 0
+
+    @property
+    def x(self) -> Access:
+        """The operand."""
+        return self.rows.accesses[0]
+
+    @property
+    def out(self) -> Access:
+        """The result."""
+        return self.rows.accesses[1]
+
+    def _row_limit(self) -> int:
+        """Elements of a row whose tiles fit SBUF together, and whose limbs add up exactly."""
+        target, dtype = self.e.target, self.x.tensor.dtype
+
+        def body(b: KernelBuilder, elements: int) -> None:
+            rows = RowSpace(Space((1, elements), 0), (1,), ())
+            row = b.alloc((1, elements), dtype, "sbuf", b.rotation).view()
+            IntegerReduction(b, target, rows, self.kind).combined({0: (Affine(), 1)}, row)
+
+        room = int(target.sbuf_bytes_per_partition) * _SBUF_SHARE / bytes_per_element(target, body)
+        return min(MOST_ADDED, int(room))
 
     def emit(self) -> None:
         """All loops."""
+        self.limit = self._row_limit()
         chunks = self.rows.chunks(self.limit)
         if chunks is None:
             self.rows.each_long_row(self.b, self._long_row)
@@ -45,7 +70,8 @@ class IntegerReduction:
 
     def _whole_rows(self, piece: Piece, views: dict[str, View]) -> None:
         view, commit = self.out.store(self.b, self.rows.space, piece, self.b.rotation)
-        self._last(self.rows.per_row(view), self._combined(piece, views["x"]))
+        with self.e.scope():
+            self._last(self.rows.per_row(view), self.combined(piece, views["x"]))
         commit()
 
     def _long_row(self, piece: Piece) -> None:
@@ -54,22 +80,26 @@ class IntegerReduction:
         self.e.assign(total, self.integers.number(_LOWEST.get(self.kind, 0.0), total))
 
         def chunk(part: Piece) -> None:
-            fresh = self._combined(piece, self.rows.load(self.b, self.x, part))
-            match self.kind:
-                case ReduceKind.MAX:
-                    self.integers.extreme(total, total, fresh, "greater")
-                case ReduceKind.MIN:
-                    self.integers.extreme(total, total, fresh, "less")
-                case ReduceKind.PROD:
-                    self.integers.multiply(total, total, fresh)
-                case _:
-                    self.integers.add(total, total, fresh)
+            with self.e.scope():
+                self._accumulate(total, self.combined(piece, self.rows.load(self.b, self.x, part)))
 
         self.rows.each_chunk(self.b, piece, self.limit, chunk)
         self._last(self.rows.per_row(view), total)
         commit()
 
-    def _combined(self, piece: Piece, x: View) -> View:
+    def _accumulate(self, total: View, fresh: View) -> None:
+        """total = total combined with fresh."""
+        match self.kind:
+            case ReduceKind.MAX:
+                self.integers.extreme(total, total, fresh, "greater")
+            case ReduceKind.MIN:
+                self.integers.extreme(total, total, fresh, "less")
+            case ReduceKind.PROD:
+                self.integers.multiply(total, total, fresh)
+            case _:
+                self.integers.add(total, total, fresh)
+
+    def combined(self, piece: Piece, x: View) -> View:
         """[lanes, kept] as i32: the combination of rows [lanes, kept, reduced]."""
         x = self.e.converted(x, "i32")
         match self.kind:

@@ -1,15 +1,19 @@
 """Exact arithmetic on 32-bit integers: recipes that give the bits that two's complement gives.
 
-Only the pool engine adds and multiplies 32-bit integers exactly; the others go through f32, exact up to 2^24. On a
-target with that engine the plain ops serve. On one without, numbers are cut into 16- or 11-bit limbs whose sums and
-products f32 holds exactly; bitwise ops and shifts are exact everywhere. Comparisons and what is built on them always
-take the limbs: the vector engine may execute them. Narrower integers are widened to i32 before and wrapped to their
-width afterwards.
+Only the pool engine adds and multiplies 32-bit integers exactly (it has no subtraction); the others go through f32,
+exact up to 2^24. On a target with that engine the plain ops serve. On one without, numbers are cut into 16- or 11-bit
+limbs whose sums and products f32 holds exactly; bitwise ops and shifts are exact everywhere. Comparisons and what is
+built on them always take the limbs: the vector engine may execute them. Narrower integers are widened to i32 before and
+wrapped to their width afterwards.
 """
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeGuard
 
 import numpy as np
 
-from lowering.graph_to_tile.emitter import COMMUTATIVE, Emitter, Operand
+from lowering.graph_to_tile.emitter import Emitter, Operand
 from lowering.graph_to_tile.view import View
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import BinaryKind, UnaryKind
@@ -30,6 +34,25 @@ _HALF = 0xFFFF
 def wrapped(value: int) -> int:
     """The 32-bit two's complement number with the low bits of `value`."""
     return (value + 2**31) % 2**32 - 2**31
+
+
+def is_immediate(operand: Operand) -> TypeGuard[float]:
+    """Whether an operand is a number that an instruction, which holds it as f32, can hold."""
+    return not isinstance(operand, View) and float(np.float32(operand)) == operand
+
+
+P = ParamSpec("P")
+
+
+def scoped(method: "Callable[Concatenate[Integers, P], None]") -> "Callable[Concatenate[Integers, P], None]":
+    """A recipe that leaves nothing but its destination: its temporaries are free when it ends."""
+
+    @wraps(method)
+    def recipe(self: "Integers", /, *args: P.args, **kwargs: P.kwargs) -> None:
+        with self.e.scope():
+            method(self, *args, **kwargs)
+
+    return recipe
 
 
 class Integers:
@@ -77,6 +100,7 @@ class Integers:
         """(low, high) 16 bits, both not negative."""
         return self.part(operand, 0, _HALF, like), self.part(operand, 16, _HALF, like)
 
+    @scoped
     def join(self, dst: View, low: View, high: View) -> None:
         """dst = low + high * 2^16 modulo 2^32, for 0 <= low < 2^24 and |high| < 2^23; overwrites both."""
         carry = self.e.temp(dst, "i32")
@@ -89,6 +113,7 @@ class Integers:
     # -- arithmetic
     # -------------------------------------------------------------------------------------------------------
 
+    @scoped
     def add(self, dst: View, a: Operand, b: Operand) -> None:
         """dst = a + b."""
         if self._plain(dst, a, b, "add"):
@@ -99,9 +124,10 @@ class Integers:
         self.e.alu(high, a_high, b_high, "add")
         self.join(dst, low, high)
 
+    @scoped
     def subtract(self, dst: View, a: Operand, b: Operand) -> None:
         """dst = a - b."""
-        if self._plain(dst, a, b, "subtract"):
+        if self._plain_difference(dst, a, b):
             return
         (a_low, a_high), (b_low, b_high) = self.halves(a, dst), self.halves(b, dst)
         low, high = self.e.temp(dst, "i32"), self.e.temp(dst, "i32")
@@ -112,6 +138,7 @@ class Integers:
         self.e.scalar(high, high, "add", -1.0)
         self.join(dst, low, high)
 
+    @scoped
     def multiply(self, dst: View, a: Operand, b: Operand) -> None:
         """dst = a * b, modulo 2^32."""
         if self._plain(dst, a, b, "multiply"):
@@ -129,6 +156,7 @@ class Integers:
             columns.append(total)
         self.weighted_sum(dst, columns)
 
+    @scoped
     def weighted_sum(self, dst: View, limbs: list[View]) -> None:
         """dst = limbs[0] + limbs[1] * 2^11 + limbs[2] * 2^22 modulo 2^32, for limbs below 2^24; overwrites them."""
         for i, limb in enumerate(limbs):
@@ -138,17 +166,29 @@ class Integers:
         self.add(dst, limbs[0], limbs[2])
 
     def _plain(self, dst: View, a: Operand, b: Operand, op: str) -> bool:
-        """Emit the plain op where an engine has exact integers; whether it did."""
+        """Emit one op, add or multiply, where an engine has them on integers; whether it did."""
         if not self.e.exact_integers:
             return False
-        if isinstance(a, View) and isinstance(b, View):
-            self.e.tensors(dst, a, b, op)
-            return True
-        tile, number, reverse = (a, b, False) if isinstance(a, View) else (b, a, op not in COMMUTATIVE)
-        if isinstance(tile, View) and not isinstance(number, View) and float(np.float32(number)) == number:
-            self.e.b.tensor_scalar(dst, tile, op, number, reverse0=reverse)
+        if not isinstance(a, View):
+            a, b = b, a
+        if isinstance(a, View) and is_immediate(b):
+            self.e.b.tensor_scalar(dst, a, op, float(b))
         else:
             self.e.tensors(dst, self.tile(a, dst), self.tile(b, dst), op)
+        return True
+
+    def _plain_difference(self, dst: View, a: Operand, b: Operand) -> bool:
+        """Emit a - b as a + -1 * b (the engine does not subtract) where an engine has exact integers; whether it did."""
+        if not self.e.exact_integers:
+            return False
+        if not isinstance(b, View):
+            self.add(dst, a, float(wrapped(-int(b))))
+        elif is_immediate(a):
+            self.e.b.tensor_scalar(dst, b, "multiply", -1.0, "add", float(a))
+        else:
+            negated = self.e.temp(dst, "i32")
+            self.e.b.tensor_scalar(negated, b, "multiply", -1.0)
+            self.add(dst, a, negated)
         return True
 
     def negative(self, x: View) -> View:
@@ -180,6 +220,7 @@ class Integers:
             return high
         return float(int(high) ^ 0x8000)
 
+    @scoped
     def compare(self, dst: View, a: Operand, b: Operand, comparison: str) -> None:
         """dst = a comparison b, as 1 or 0."""
         if comparison in ("equal", "not_equal") and isinstance(a, View) and isinstance(b, View):
@@ -189,6 +230,7 @@ class Integers:
             difference = self.order(a, b, dst)
         self.e.scalar(dst, difference, comparison, 0.0)
 
+    @scoped
     def extreme(self, dst: View, a: Operand, b: Operand, comparison: str) -> None:
         """dst = a where `a comparison b`, else b."""
         chosen = self.e.temp(dst, "i1")
@@ -242,6 +284,7 @@ class Integers:
         self.subtract(remainder, remainder, step)
         return quotient, remainder
 
+    @scoped
     def modulo(self, dst: View, a: Operand, b: Operand) -> None:
         """dst = the remainder with the sign of b."""
         _, remainder, divisor = self._nearest_division(a, b, dst)
@@ -249,6 +292,7 @@ class Integers:
         self.multiply(correction, correction, divisor)
         self.add(dst, remainder, correction)
 
+    @scoped
     def power(self, dst: View, a: Operand, b: Operand) -> None:
         """dst = a ** b modulo 2^32; for b < 0 rounded towards zero: 0, 1 or -1."""
         e = self.e
@@ -284,6 +328,7 @@ class Integers:
             self.multiply(base, base, base)
             self.bits(exponent, exponent, "right_shift", 1)
 
+    @scoped
     def _zero_fractions(self, base: View, exponent: View) -> None:
         """base = 0 where base ** exponent is a fraction: a negative exponent on a base other than -1 and 1."""
         e = self.e
@@ -297,6 +342,7 @@ class Integers:
     # -- operators
     # --------------------------------------------------------------------------------------------------------
 
+    @scoped
     def narrow(self, dst: View, src: View) -> None:
         """dst = src wrapped to dst's width."""
         bits = 8 * dtype_by_name(dst.dtype).size_bytes
@@ -310,6 +356,7 @@ class Integers:
             self.bits(low, src, "bitwise_and", (1 << bits) - 1, "bitwise_xor", sign)
             self.e.scalar(dst, low, "add", float(-sign))
 
+    @scoped
     def unary(self, kind: UnaryKind, dst: View, x: View) -> None:
         """dst = kind(x) for i32 views."""
         e = self.e
@@ -335,6 +382,7 @@ class Integers:
                 e.scalar(nonzero, x, "not_equal", 0.0)
                 e.scalar_tensor(dst, negative, "multiply", -2.0, "add", nonzero)
 
+    @scoped
     def binary(self, kind: BinaryKind, dst: View, a: Operand, b: Operand) -> None:
         """dst = a kind b for i32 views and numbers."""
         e = self.e

@@ -16,6 +16,7 @@ from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.epilogue import Epilogue
 from lowering.graph_to_tile.kernel import Kernel
+from lowering.graph_to_tile.matmul_plan import plan_matmul
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, transfer
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
@@ -26,73 +27,6 @@ FEW_ROWS = 8
 """Up to so many rows are turned by the DMA, element by element; more go through the tensor engine."""
 
 Rows = dict[int, tuple[Affine, int]]
-
-
-@dataclass(frozen=True)
-class MatmulPlan:
-    """Blocking of one matmul.
-
-    `panel_rows`: rows (of one batch entry) in the panel; `panel_batch`: entries of the shared batch dimensions in the
-    panel; `columns`: columns of one block.
-    """
-
-    panel_rows: int
-    panel_batch: int
-    columns: int
-
-
-def plan_matmul(
-    m: int, k: int, n: int, batch: int, element_bytes: int, budget_bytes: int, columns: int, macs_per_byte: float = 0.0
-) -> MatmulPlan:
-    """Panel and column block of a matmul that fits in `budget_bytes` a partition.
-
-    `batch` is the number of batch entries that share the same `b`; `columns` the most columns of one PSUM bank;
-    `macs_per_byte` how many multiply-adds the tensor engine does while the DMA moves a byte. Every panel streams all of
-    `b` once, so a larger panel means less traffic; a narrower column block leaves room for one. The widest block whose
-    traffic stays under 80 % of the multiplying time is taken, or else the one with the least traffic. Four blocks at
-    least, where n allows: the first block has nothing to overlap its loads with, so it should be a small part of the
-    whole.
-    """
-    work = batch * m * k * n
-    best: tuple[float, MatmulPlan] | None = None
-    width = min(n, columns, max(LANES, ceil(n / 4)))
-    while True:
-        plan = _largest_panel(m, k, batch, element_bytes, budget_bytes, width)
-        if plan is not None:
-            panels = ceil(m / plan.panel_rows) * ceil(batch / plan.panel_batch)
-            traffic = (panels * k * n + batch * m * (k + n)) * element_bytes * macs_per_byte
-            if traffic <= 0.8 * work:
-                return plan
-            if best is None or traffic < best[0]:
-                best = (traffic, plan)
-        if width <= 16 or (best is not None and width <= 128):
-            break
-        width = ceil(width / 2)
-    return best[1] if best is not None else MatmulPlan(min(m, LANES), 1, width)
-
-
-def _largest_panel(
-    m: int, k: int, batch: int, element_bytes: int, budget_bytes: int, columns: int
-) -> MatmulPlan | None:
-    """The largest panel that fits, None without room.
-
-    It lies beside three column blocks (the first, and two that rotate) and two staged row blocks.
-    """
-    row_bytes = ceil(k / LANES) * element_bytes
-    most_rows = (budget_bytes - (2 * LANES + 3 * columns) * row_bytes) // row_bytes
-    if most_rows < min(m, LANES):
-        return None
-    if m * batch <= most_rows:
-        return MatmulPlan(m, batch, columns)
-    if m <= most_rows:
-        return MatmulPlan(m, max(1, most_rows // m), columns)
-    return MatmulPlan(even_part(ceil(m / LANES), most_rows // LANES) * LANES, 1, columns)
-
-
-def even_part(count: int, most: int) -> int:
-    """Size of equal parts of `count`, at most `most`; a divisor, which leaves no rest, if one is half of it or more."""
-    divisor = next((d for d in range(most, 0, -1) if count % d == 0), 1)
-    return divisor if 2 * divisor >= most else ceil(count / ceil(count / most))
 
 
 class KMajor:
@@ -226,6 +160,22 @@ def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[
     outer(varying, {d: (Affine(0), 1) for d in range(rank - 2) if d not in varying and d not in shared})
 
 
+@dataclass
+class _ColumnBlock:
+    """A block of columns of b on chip, `moving` [k, k tiles, columns], and what it is multiplied with.
+
+    `rows` and `columns`: (start, size) in the result; `outer`: the entry of the batch dimensions that the block lies
+    in; `loaded`: whether `moving` is filled. The first block is filled behind the first tile of rows, so that
+    multiplying starts early; within batch loops, and later, it is filled at once.
+    """
+
+    moving: View
+    rows: tuple[Affine, int]
+    columns: tuple[Affine, int]
+    outer: Rows
+    loaded: bool = False
+
+
 class _MatmulKernel:
     """Loops of one matmul; `shared` are the batch dimensions along which `b` does not change."""
 
@@ -242,7 +192,6 @@ class _MatmulKernel:
         self.rank = len(shape)
         self.m_dim, self.n_dim = self.rank - 2, self.rank - 1
         self.depth = a.shape[-1]
-        self._columns_loaded = False
         self.a_source = KMajor(k, a, self.m_dim, self.n_dim)
         self.b_source = KMajor(k, b, self.n_dim, self.m_dim)
         self.dtype = b.dtype
@@ -343,79 +292,75 @@ class _MatmulKernel:
         While a tile of rows is multiplied, the next one is turned already, so that the tensor engine does not wait for
         the turned rows to leave PSUM.
         """
-        b = self.k.b
-        lanes = min(LANES, self.depth)
-        k_tiles = ceil(self.depth / LANES)
-        moving = b.alloc((lanes, k_tiles, columns[1]), self.dtype, "sbuf", 1 if first else 2, "columns").view()
-        b_ranges = {d: r for d, r in ranges.items() if d not in batch}
+        lanes, k_tiles = min(LANES, self.depth), ceil(self.depth / LANES)
+        copies = 1 if first else 2
+        moving = self.k.b.alloc((lanes, k_tiles, columns[1]), self.dtype, "sbuf", copies, "columns").view()
+        outer = {d: r for d, r in ranges.items() if d not in batch}
+        block = _ColumnBlock(moving, rows, columns, outer)
 
-        def turn(local: View, at: Rows, tile: Affine, size: int) -> None:
-            self.a_source.load(local.at(1, tile).slice(2, 0, size), {**at, self.m_dim: (rows[0] + tile * LANES, size)})
-
-        def multiply(local: View, at: Rows, tile: Affine, size: int) -> None:
-            here = {**at, self.m_dim: (rows[0] + tile * LANES, size), self.n_dim: columns}
-            turned = local.at(1, tile).slice(2, 0, size)
-            self._multiply(turned, lambda p, i: moving.slice(0, 0, p).at(1, i), columns[1], here)
-
-        def skewed(local: View, at: Rows) -> None:
-            full, rest = divmod(rows[1], LANES)
-            turn(local, at, Affine(0), LANES if full else rest)
-            self._load_columns_once(moving, b_ranges, columns)
-            if full > 1:
-                with b.loop(full - 1) as i:
-                    turn(local, at, i + 1, LANES)
-                    multiply(local, at, i, LANES)
-            if full and rest:
-                turn(local, at, Affine(full), rest)
-            if full:
-                multiply(local, at, Affine(full - 1), LANES)
-            if rest:
-                multiply(local, at, Affine(full), rest)
-
-        def entries(dims: list[int], position: list[Affine], at: Rows) -> None:
-            if dims:
-                d = dims[0]
-                start, count = ranges.get(d, (Affine(0), self.shape[d]))
-                with b.loop(count) as i:
-                    entries(dims[1:], [*position, i], {**at, d: (start + i, 1)})
+        def entries(dims: list[int], local: View, at: Rows) -> None:
+            if not dims:
+                (self._turn_and_multiply if first else self._multiply_rows)(block, local, at)
                 return
-            local = panel
-            for index in position:
-                local = local.at(1, index)
-            if first:
-                skewed(local, at)
-                return
-            full, rest = divmod(rows[1], LANES)
-            if full:
-                with b.loop(full) as i:
-                    multiply(local, at, i, LANES)
-            if rest:
-                multiply(local, at, Affine(full), rest)
+            start, count = ranges.get(dims[0], (Affine(0), self.shape[dims[0]]))
+            with self.k.b.loop(count) as i:
+                entries(dims[1:], local.at(1, i), {**at, dims[0]: (start + i, 1)})
 
-        self._columns_loaded = False
         if not first or batch:
-            self._load_columns_once(moving, b_ranges, columns)
-        entries(batch, [], {d: r for d, r in ranges.items() if d not in batch})
+            self._load_columns(block)
+        entries(batch, panel, outer)
 
-    def _load_columns_once(self, moving: View, ranges: Rows, columns: tuple[Affine, int]) -> None:
-        """Load the block unless that was done: behind the first rows of a single batch entry, else before the loops."""
-        if not self._columns_loaded:
-            self._columns_loaded = True
-            self._load_columns(moving, ranges, columns)
+    def _turn_and_multiply(self, block: "_ColumnBlock", panel: View, at: Rows) -> None:
+        """All rows of one batch entry, turned into the panel one tile ahead of the multiplication."""
+        full, rest = divmod(block.rows[1], LANES)
+        self._turn_tile(block, panel, at, Affine(0), LANES if full else rest)
+        if not block.loaded:
+            self._load_columns(block)
+        if full > 1:
+            with self.k.b.loop(full - 1) as i:
+                self._turn_tile(block, panel, at, i + 1, LANES)
+                self._multiply_tile(block, panel, at, i, LANES)
+        if full and rest:
+            self._turn_tile(block, panel, at, Affine(full), rest)
+        if full:
+            self._multiply_tile(block, panel, at, Affine(full - 1), LANES)
+        if rest:
+            self._multiply_tile(block, panel, at, Affine(full), rest)
 
-    def _load_columns(self, moving: View, ranges: Rows, columns: tuple[Affine, int]) -> None:
+    def _multiply_rows(self, block: "_ColumnBlock", panel: View, at: Rows) -> None:
+        """All rows of one batch entry, which are in the panel already."""
+        full, rest = divmod(block.rows[1], LANES)
+        if full:
+            with self.k.b.loop(full) as i:
+                self._multiply_tile(block, panel, at, i, LANES)
+        if rest:
+            self._multiply_tile(block, panel, at, Affine(full), rest)
+
+    def _turn_tile(self, block: "_ColumnBlock", panel: View, at: Rows, tile: Affine, size: int) -> None:
+        """Load and turn one tile of rows into the panel."""
+        rows = (block.rows[0] + tile * LANES, size)
+        self.a_source.load(panel.at(1, tile).slice(2, 0, size), {**at, self.m_dim: rows})
+
+    def _multiply_tile(self, block: "_ColumnBlock", panel: View, at: Rows, tile: Affine, size: int) -> None:
+        """Multiply one tile of the panel's rows with the block."""
+        here = {**at, self.m_dim: (block.rows[0] + tile * LANES, size), self.n_dim: block.columns}
+        turned = panel.at(1, tile).slice(2, 0, size)
+        moving = block.moving
+        self._multiply(turned, lambda p, i: moving.slice(0, 0, p).at(1, i), block.columns[1], here)
+
+    def _load_columns(self, block: "_ColumnBlock") -> None:
         """A block of columns of b as [k, k tiles, columns]; turned in pieces of 128 columns where k is contiguous."""
-        zero = {d: (Affine(0), 1) for d in self.shared}
+        block.loaded = True
+        start, count = block.columns
+        at = {**{d: (Affine(0), 1) for d in self.shared}, **block.outer}
         if self.b_source.is_direct:
-            self.b_source.load(moving, {**zero, **ranges, self.n_dim: columns})
+            self.b_source.load(block.moving, {**at, self.n_dim: (start, count)})
             return
-        self.k.b.tiles(
-            columns[1],
-            LANES,
-            lambda start, size: self.b_source.load(
-                moving.slice(2, start, size), {**zero, **ranges, self.n_dim: (columns[0] + start, size)}
-            ),
-        )
+
+        def piece(first: Affine, size: int) -> None:
+            self.b_source.load(block.moving.slice(2, first, size), {**at, self.n_dim: (start + first, size)})
+
+        self.k.b.tiles(count, LANES, piece)
 
     def _multiply(self, stationary: View, moving: "Callable[[int, Affine], View]", columns: int, ranges: Rows) -> None:
         """One tile of the result: accumulate over k, then evict; `moving(lanes, k tile)` gives one k tile's columns."""

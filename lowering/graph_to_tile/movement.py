@@ -309,6 +309,7 @@ def _forward_concat(k: Kernel, op: ConcatOp, axis: int) -> None:
     if not any(_writes(k, x) for x in op.xs):
         return
     if op.result not in k.destinations:
+        k.b.location = op.location
         k.destinations[op.result] = k.scratch(op.result)
     output, first = k.destinations[op.result], 0
     for x in op.xs:

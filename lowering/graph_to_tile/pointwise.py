@@ -95,7 +95,8 @@ class Pointwise:
             given = list(operands)
             for place, view in zip(places, parts, strict=False):
                 given[place] = view
-            self._dispatch(op, given, parts[-1])
+            with self.e.scope():
+                self._dispatch(op, given, parts[-1])
 
         within_rank(self.b, [*views, dst], piece)
 
@@ -228,8 +229,14 @@ class Pointwise:
             known: dict[SSAValue, Operand] = {**values, **dict(zip(keys, parts, strict=False))}
             targets = dict(zip(wanted, parts[len(keys) :], strict=True))
             location = self.b.location
-            for chain in chains(ops, wanted, numbers, columns):
-                self._emit_part(chain, known, targets)
+            found = chains(ops, wanted, numbers, columns)
+            for chain, last_used in zip(found, _last_uses(found), strict=True):
+                with self.e.scope():
+                    self._emit_part(chain, known, targets)
+                for value in last_used:
+                    tile = known[value]
+                    if value not in targets and isinstance(tile, View) and not tile.is_column:
+                        self.e.release(tile)
             self.b.location = location
 
         within_rank(self.b, [*views, *results.values()], piece)
@@ -251,7 +258,7 @@ class Pointwise:
             known[last] = self.e.repeated(column, like)
             return
         if dst is None:
-            dst = self.e.temp(like, spec_of(last)[0].name)
+            dst = self.e.temp(like, spec_of(last)[0].name, rotating=True)
         self._emit_chain(chain, operands, dst)
         known[last] = dst
 
@@ -261,6 +268,17 @@ class Pointwise:
             return
         head = head_operand(chain[0], operands)
         emit_chain(self.e, dst, operands[head], steps_of(chain, head, operands))
+
+
+def _last_uses(found: Sequence[Sequence[Operation]]) -> list[list[SSAValue]]:
+    """For each chain of a group, the results of earlier chains that it is the last to use."""
+    made = {chain[-1].results[0] for chain in found}
+    users = {value: number for number, chain in enumerate(found) for op in chain for value in op.operands}
+    last: list[list[SSAValue]] = [[] for _ in found]
+    for value, number in users.items():
+        if value in made:
+            last[number].append(value)
+    return last
 
 
 def bound_of(bound: float, dtype: DType) -> float:

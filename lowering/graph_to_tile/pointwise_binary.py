@@ -89,10 +89,11 @@ def _change_where(
     e: Emitter, value: View, tested: View, comparison: str, bound: Operand, op: str, amount: Operand
 ) -> None:
     """value = value op amount where `tested comparison bound`."""
-    change = e.temp(value)
-    e.alu(change, tested, bound, comparison)
-    e.alu(change, change, amount, "multiply")
-    e.alu(value, value, change, op)
+    with e.scope():
+        change = e.temp(value)
+        e.alu(change, tested, bound, comparison)
+        e.alu(change, change, amount, "multiply")
+        e.alu(value, value, change, op)
 
 
 def _remainder(e: Emitter, a: Operand, b: Operand, like: View) -> View:

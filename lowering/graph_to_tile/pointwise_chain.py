@@ -260,6 +260,6 @@ def emit_chain(e: Emitter, dst: View, src: Operand, steps: Sequence[Step]) -> No
     if not instructions:
         e.assign(dst, src)
     for number, (pattern, part) in enumerate(instructions):
-        target = dst if number == len(instructions) - 1 else e.temp(dst)
+        target = dst if number == len(instructions) - 1 else e.temp(dst, rotating=True)
         pattern.emit(e, target, src, part)
         src = target

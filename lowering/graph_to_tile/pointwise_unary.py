@@ -145,19 +145,18 @@ def rounded(e: Emitter, dst: View, x: View, correction: str | None) -> None:
     The cast to i32 rounds half to even; where its result is `correction` than x it went too far by one. Values beyond
     2^23, infinities and NaN are integers already (or none): what a clamp cuts off them is added back.
     """
-    clamped = e.temp(x)
-    e.scalar(clamped, x, "minimum", EXACT_INTEGER, "maximum", -EXACT_INTEGER)
-    beyond = e.temp(x)
-    e.alu(beyond, x, clamped, "subtract")
-    whole = e.temp(x, "i32")
-    e.assign(whole, clamped)
-    if correction is None:
-        e.alu(dst, whole, beyond, "add")
-        return
-    excess = e.temp(x)
-    e.alu(excess, whole, clamped, correction)
-    e.alu(excess, whole, excess, "subtract" if correction == "greater" else "add")
-    e.alu(dst, excess, beyond, "add")
+    with e.scope():
+        clamped, beyond, whole = e.temp(x), e.temp(x), e.temp(x, "i32")
+        e.scalar(clamped, x, "minimum", EXACT_INTEGER, "maximum", -EXACT_INTEGER)
+        e.alu(beyond, x, clamped, "subtract")
+        e.assign(whole, clamped)
+        if correction is None:
+            e.alu(dst, whole, beyond, "add")
+            return
+        excess = e.temp(x)
+        e.alu(excess, whole, clamped, correction)
+        e.alu(excess, whole, excess, "subtract" if correction == "greater" else "add")
+        e.alu(dst, excess, beyond, "add")
 
 
 def _floor(e: Emitter, dst: View, x: View, alpha: float, beta: float) -> None:

@@ -180,7 +180,7 @@ def reduce_space(k: Kernel, kind: ReduceKind, rows: RowSpace) -> None:
     dtype = rows.accesses[0].tensor.dtype
     exact_in_floats = dtype in NARROW_DTYPES and kind in (ReduceKind.MAX, ReduceKind.MIN)
     if dtype in INTEGER_DTYPES and not exact_in_floats:
-        IntegerReduction(k, rows, kind).emit()
+        IntegerReduction(k.b, k.target, rows, kind).emit()
     else:
         _FloatReduction(k, rows, kind).emit()
 
@@ -220,7 +220,7 @@ class _FloatReduction:
         each = KINDS[self.kind].each
         if each is None:
             return x
-        mapped = self.e.temp(x)
+        mapped = self.e.temp(x, rotating=True)
         self.e.function(mapped, x, each)
         return mapped
 

@@ -104,7 +104,7 @@ def softmax_rows(e: Emitter, rows: RowSpace, piece: Piece, dst: View, x: View, l
 
 def exponentials(e: Emitter, rows: RowSpace, x: View, negated: View, sums: View) -> View:
     """exp(x + negated) for rows of x, [lanes, kept, reduced]; `sums` receives the sum of each row."""
-    powers = e.temp(x)
+    powers = e.temp(x, rotating=True)
     if rows.row_length >= ROW_INSTRUCTION_ELEMENTS:
         each_row(
             e.b,
@@ -137,7 +137,7 @@ def long_softmax(e: Emitter, rows: RowSpace, limit: int, log: bool) -> None:
             if log:
                 e.scalar(target, source, "add", negated, "subtract", total)
             else:
-                powers = e.temp(source)
+                powers = e.temp(source, rotating=True)
                 e.function(powers, source, "exp", bias=negated)
                 e.scalar(target, powers, "multiply", total)
             commit()
@@ -164,7 +164,7 @@ def running_exponentials(e: Emitter, rows: RowSpace, x: Access, piece: Piece, li
 
     def chunk(part: Piece) -> None:
         source = rows.load(b, x, part)
-        before, change, fresh, powers = column(), column(), column(), e.temp(source)
+        before, change, fresh, powers = column(), column(), column(), e.temp(source, rotating=True)
         e.assign(before, negated)
         reduce_rows(b, change.at(1, 0), one_row(source), "maximum", negate=True)
         e.tensors(negated, before, change, "minimum")

@@ -1,4 +1,4 @@
-"""What a core function must do at least: multiply-adds and DRAM bytes, read off its graph form; the roofline's two sides.
+"""What a core function must do at least, read off its graph form: multiply-adds and DRAM bytes, the two roofs.
 
 Inputs, weights and outputs count once each in the types that the core computes with; a weight that is only gathered
 from counts for the rows that are fetched. How kernels pack weights, or how often they move something, does not count.

@@ -26,6 +26,7 @@ from neuron_dialects.graph import (
     shape_of,
     spec_of,
 )
+from neuron_dialects.graph.shapes import ShapeError
 
 EIGHT_BIT_FLOATS = ("f8e4m3", "f8e4m3fn", "f8e5m2", "f8e3m4")
 
@@ -71,8 +72,23 @@ def _is_inf(node: Node) -> Sequence[Value]:
     return [node.emit(CompareOp(CompareKind.EQ, x, bound))]
 
 
+def _operands(node: Node) -> tuple[SSAValue, SSAValue]:
+    """Two operands that broadcast as in numpy.
+
+    Before opset 7 the second one is broadcast only on demand, and then from the dimension `axis` of the first one on.
+    """
+    a, b = node.operand(0), node.operand(1)
+    if node.opset >= 7 or not node.int_attr("broadcast", 0):
+        return a, b
+    a_rank, b_shape = len(shape_of(a)), shape_of(b)
+    trailing = a_rank - len(b_shape) - node.int_attr("axis", a_rank - len(b_shape))
+    if trailing < 0:
+        raise ShapeError(f"{len(b_shape)} dimensions do not fit from axis {node.int_attr('axis')} of {a_rank} on")
+    return a, node.emit(ReshapeOp(b, (*b_shape, *[1] * trailing))) if trailing else b
+
+
 def _binary(node: Node, kind: BinaryKind) -> Sequence[Value]:
-    return [node.emit(BinaryOp(kind, node.operand(0), node.operand(1)))]
+    return [node.emit(BinaryOp(kind, *_operands(node)))]
 
 
 def _mod(node: Node) -> Sequence[Value]:
@@ -82,7 +98,7 @@ def _mod(node: Node) -> Sequence[Value]:
 
 def _pow(node: Node) -> Sequence[Value]:
     """Base and exponent may differ in element type; the result has the base's."""
-    base, exponent = node.operand(0), node.operand(1)
+    base, exponent = _operands(node)
     base_dtype, exponent_dtype = spec_of(base)[0], spec_of(exponent)[0]
     if base_dtype is exponent_dtype or base_dtype.is_float:
         return [node.emit(BinaryOp(BinaryKind.POW, base, _cast(node, exponent, base_dtype)))]
@@ -117,7 +133,7 @@ def _variadic(node: Node, kind: BinaryKind, *, mean: bool = False) -> Sequence[V
 
 
 def _compare(node: Node, kind: CompareKind) -> Sequence[Value]:
-    return [node.emit(CompareOp(kind, node.operand(0), node.operand(1)))]
+    return [node.emit(CompareOp(kind, *_operands(node)))]
 
 
 def _where(node: Node) -> Sequence[Value]:
@@ -220,8 +236,8 @@ _SELU_ALPHA, _SELU_GAMMA = 1.6732632423543772, 1.0507009873554805
 
 CONVERTERS: dict[str, Row] = {
     **{op_type: Row(partial(_unary, kind=kind), since=1) for op_type, kind in _UNARY.items()},
-    **{op_type: Row(partial(_binary, kind=kind)) for op_type, kind in _BINARY.items()},
-    **{op_type: Row(partial(_compare, kind=kind)) for op_type, kind in _COMPARE.items()},
+    **{op_type: Row(partial(_binary, kind=kind), since=1) for op_type, kind in _BINARY.items()},
+    **{op_type: Row(partial(_compare, kind=kind), since=1) for op_type, kind in _COMPARE.items()},
     "Elu": Row(partial(_unary_alpha, kind=UnaryKind.ELU, alpha=1.0), since=1),
     "Celu": Row(partial(_unary_alpha, kind=UnaryKind.CELU, alpha=1.0)),
     "LeakyRelu": Row(partial(_unary_alpha, kind=UnaryKind.LEAKY_RELU, alpha=0.01), since=1),
@@ -237,8 +253,8 @@ CONVERTERS: dict[str, Row] = {
     "Swish": Row(_swish),
     "IsInf": Row(_is_inf),
     "Mod": Row(_mod),
-    "Pow": Row(_pow),
-    "PRelu": Row(_prelu),
+    "Pow": Row(_pow, since=1),
+    "PRelu": Row(_prelu, since=1),
     "Max": Row(partial(_variadic, kind=BinaryKind.MAX), since=1),
     "Min": Row(partial(_variadic, kind=BinaryKind.MIN), since=1),
     "Sum": Row(partial(_variadic, kind=BinaryKind.ADD), since=1),

@@ -146,8 +146,10 @@ class _Importer:
         return info
 
     def _input_type(self, value: ValueInfoProto, bound: BoundShapes) -> Attribute:
-        if not value.type.WhichOneof("value"):
-            raise NeuronError("NX-ONNX-006", f"input '{value.name}' has no type")
+        if value.type.WhichOneof("value") not in ("tensor_type", "sequence_type", "optional_type"):
+            raise NeuronError(
+                "NX-ONNX-006", f"input '{value.name}' is neither a tensor nor a sequence or an optional of tensors"
+            )
         type_ = to_xdsl(value.type, bound.dimensions)
         if isinstance(type_, TensorType | UnrankedTensorType):
             return TensorType(type_.element_type, bound.shapes[value.name])

@@ -168,5 +168,5 @@ CONVERTERS: dict[str, Row] = {
     "Conv": Row(_conv, since=1),
     "ConvTranspose": Row(_conv_transpose, since=1),
     "MatMul": Row(_matmul, since=1),
-    "Gemm": Row(_gemm),
+    "Gemm": Row(_gemm, since=1),
 }

@@ -44,7 +44,8 @@ def _pass_through(node: Node) -> Sequence[Value]:
 
 def _dropout(node: Node) -> Sequence[Value]:
     """Inference keeps every element; a mask that is asked for is all true."""
-    if node.opset >= 12 and node.has(2) and node.constant(2).any():
+    training = not node.int_attr("is_test", 0) if node.opset < 7 else node.opset >= 12 and node.has(2)
+    if training and (node.opset < 7 or node.constant(2).any()):
         raise Unsupported("training mode")
     if not node.uses(1):
         return [node.value(0)]
@@ -407,7 +408,7 @@ def _array(tensor: onnx.TensorProto, dtype: DType) -> np.ndarray:
 
 CONVERTERS: dict[str, Row] = {
     "Identity": Row(_pass_through, since=1),
-    "Dropout": Row(_dropout),
+    "Dropout": Row(_dropout, since=1),
     "Transpose": Row(_transpose, since=1),
     "Reshape": Row(_reshape, since=1),
     "Flatten": Row(_flatten, since=1),

@@ -39,7 +39,7 @@ def _cast(node: Node, x: SSAValue, dtype: DType) -> SSAValue:
 
 def _batch_norm(node: Node) -> Sequence[Value]:
     node.require_single_output()
-    if node.int_attr("training_mode", 0):
+    if node.int_attr("training_mode", 0) or (node.opset < 7 and not node.int_attr("is_test", 0)):
         raise Unsupported("training mode")
     if not node.int_attr("spatial", 1):
         raise Unsupported("statistics per activation (spatial = 0)")
@@ -138,7 +138,7 @@ def _lp_norm(node: Node) -> Sequence[Value]:
 
 
 CONVERTERS: dict[str, Row] = {
-    "BatchNormalization": Row(_batch_norm),
+    "BatchNormalization": Row(_batch_norm, since=1),
     "LayerNormalization": Row(_layer_norm),
     "InstanceNormalization": Row(_instance_norm, since=6),
     "GroupNormalization": Row(_group_norm, since=21),

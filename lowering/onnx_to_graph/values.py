@@ -95,7 +95,8 @@ class Emitter:
     def __init__(self, store: WeightStore) -> None:
         self.store = store
         self._ops: list[Operation] = []
-        self._held: dict[int, tuple[Constant, SSAValue]] = {}
+        self._held: dict[Constant | None, SSAValue] = {}
+        self._holders: dict[Operation, Constant] = {}
 
     def emit(self, op: Operation, node_name: str) -> Sequence[SSAValue]:
         """Append an operator made from the ONNX node of that name; returns its results."""
@@ -105,9 +106,9 @@ class Emitter:
 
     def hold(self, constant: Constant, node_name: str) -> SSAValue:
         """The SSA value of a constant, emitted at its first use."""
-        held = self._held.get(id(constant))
+        held = self._held.get(constant)
         if held is not None:
-            return held[1]
+            return held
         if constant.size == 1:
             op: Operation = ConstantOp(constant.read(), constant.dtype, constant.shape)
         else:
@@ -115,7 +116,8 @@ class Emitter:
             self.store.add_lazy(name, constant.dtype, constant.shape, constant.read)
             op = WeightOp(name, tensor_type(constant.dtype, constant.shape))
         value = self.emit(op, node_name)[0]
-        self._held[id(constant)] = (constant, value)
+        self._held[constant] = value
+        self._holders[op] = constant
         return value
 
     def _unused_name(self, name: str) -> str:
@@ -131,10 +133,12 @@ class Emitter:
 
     def roll_back(self, mark: int) -> None:
         """Erase everything emitted since the mark."""
-        erased = set(self._ops[mark:])
-        self._held = {key: held for key, held in self._held.items() if held[1].owner not in erased}
         while len(self._ops) > mark:
-            self._ops.pop().erase()
+            op = self._ops.pop()
+            if isinstance(op, WeightOp):
+                self.store.discard(op.weight_name)
+            self._held.pop(self._holders.pop(op, None), None)
+            op.erase()
 
     def fill(self, block: Block) -> None:
         """Move the operators into a block."""

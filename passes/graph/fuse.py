@@ -178,7 +178,9 @@ def _outline(block: Block, members: list[Operation]) -> None:
         clone = op.clone(mapping)
         clone.location = op.location
         body.add_op(clone)
-    body.add_op(YieldOp(*(mapping[v] for v in outputs)))
+    terminator = YieldOp(*(mapping[v] for v in outputs))
+    terminator.location = members[-1].location
+    body.add_op(terminator)
     fused = FusedOp(inputs, [v.type for v in outputs], Region(body))
     fused.location = members[0].location
     block.insert_op_after(fused, members[-1])

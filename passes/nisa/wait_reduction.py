@@ -36,17 +36,18 @@ def minimal_waits(trace: Trace, sets: Sequence[WaitSet], accesses: Sequence[list
 def _without_idle_waits(replay: WaitReplay) -> Verdicts:
     """The verdicts on the waits that are left when those that guard nothing are removed, one after the other."""
     active = {wait.number for wait in replay.waits}
+    removed: set[int] = set()
     # A wait that guards something does so all the more when others are gone.
     guarding: set[int] = set()
     while True:
         verdicts = replay.run(active)
         guarding |= verdicts.guarding
-        idle = False
+        before = len(removed)
         for number in sorted(verdicts.needed - guarding):
-            if replay.guards(number, active):
+            if replay.guards(number, active, removed):
                 guarding.add(number)
             else:
                 active.remove(number)
-                idle = True
-        if not idle:
+                removed.add(number)
+        if len(removed) == before:
             return verdicts

@@ -21,7 +21,7 @@ from passes.nisa.trace import Trace, boxes_conflict
 from passes.nisa.wait_generation import WaitSet
 
 MANY_TESTS = 20_000
-"""Pairs of instances that are tested for a conflict before a wait is taken to guard one."""
+"""Pairs of instances that are tested for conflicts of one wait; then it is taken to guard one, without a proof."""
 
 FEW_INSTANCES = 16
 """Instances of a wait that are tested while all waits are there; one that guards nothing in them is doubtful."""
@@ -78,6 +78,8 @@ class WaitReplay:
                 statement = wait_set.statement
                 self.waits.append(StaticWait(len(self.waits), statement, statement.engine, number[stream], count))
         self._events = self._all_events()
+        self._looked: dict[tuple[int, int], tuple[int, bool]] = {}
+        self._tests = [0] * len(self.waits)
         self._grouped: tuple[Set[int], list[list[Event]]] | None = None
 
     def _all_events(self) -> list[Event]:
@@ -161,23 +163,37 @@ class WaitReplay:
             verdicts.needed.add(event.wait)
             if event.wait not in verdicts.guarding and tried[event.wait] < FEW_INSTANCES:
                 tried[event.wait] += 1
-                if self._conflicting(event, known, MANY_TESTS)[0]:
+                if self._conflicts(event, known):
                     verdicts.guarding.add(event.wait)
 
-    def guards(self, number: int, active: Set[int]) -> bool:
-        """Whether some conflict is not ordered any more when this wait is away and the other active ones stay."""
-        stream = self.waits[number].stream
+    def guards(self, number: int, active: Set[int], removed: Set[int] = frozenset()) -> bool:
+        """Whether some conflict is not ordered any more when this wait is away and the other active ones stay.
+
+        Conflicts that waits of `removed` were there for count too: they rely on what is still active.
+        """
+        away = removed | {number}
+        others: dict[int, set[int]] = {}
+        for wait in sorted(away):
+            others.setdefault(self.waits[wait].stream, set()).add(wait)
+        # The wait's own stream first: that is where its removal mostly shows.
+        watched = [others.pop(self.waits[number].stream), *others.values()]
+        return any(self._misses(waits, active, away) for waits in watched)
+
+    def _misses(self, watched: Set[int], active: Set[int], away: Set[int]) -> bool:
+        """Whether a conflict that one of the watched waits, all for one stream, was there for is not ordered."""
+        waits = self.waits
+        stream = waits[min(watched)].stream
         known: dict[str, int] = dict.fromkeys(self._queues, 0)
         history: dict[str, tuple[list[int], list[int]]] = {queue: ([-1], [0]) for queue in self._queues}
-        waits, tests = self.waits, MANY_TESTS
         # Only what is known of the one stream matters, so that clocks are single numbers.
-        for events in self._instructions(active):
+        for events in self._instructions(active | away):
             queue = waits[events[0].wait].queue
             before = now = known[queue]
-            own: Event | None = None
+            missing: list[Event] = []
             for event in events:
-                if event.wait == number:
-                    own = event
+                if event.wait in away:
+                    if event.wait in watched:
+                        missing.append(event)
                 elif waits[event.wait].stream == stream:
                     now = max(now, event.least)
                 else:
@@ -187,27 +203,26 @@ class WaitReplay:
                 known[queue] = now
                 history[queue][0].append(events[0].position)
                 history[queue][1].append(now)
-            if own is not None and own.least > now:
-                found, tests = self._conflicting(own, now, tests)
-                if found:
-                    return True
+            if any(self._conflicts(event, now) for event in missing):
+                return True
         return False
 
-    def _conflicting(self, event: Event, known: int, tests: int) -> tuple[bool, int]:
-        """Whether an instruction between the first `known` ones and the awaited one conflicts with the waiting one.
-
-        Returns that, and how many of `tests` are left; when there are none left the answer is yes.
-        """
-        wait = self.waits[event.wait]
-        mine = self._accesses[wait.statement.number]
-        values = self._trace.loop_values(wait.statement, event.instance)
-        _, statements, instances = self._order[wait.stream]
-        for done in range(event.least - 1, known - 1, -1):
-            if tests == 0:
-                return True, 0
-            tests -= 1
-            other = self._trace.tree.statements[statements[done]]
-            other_values = self._trace.loop_values(other, instances[done])
-            if boxes_conflict(self._accesses[other.number], other_values, mine, values):
-                return True, tests
-        return False, tests
+    def _conflicts(self, event: Event, known: int) -> bool:
+        """Whether an instruction between the first `known` ones and the awaited one conflicts with the waiting one."""
+        # Looked for from the awaited one backwards, once: how far, and whether one was found there, is remembered.
+        key = (event.position, event.wait)
+        done, found = self._looked.get(key, (event.least, False))
+        if not found and done > known:
+            wait = self.waits[event.wait]
+            mine = self._accesses[wait.statement.number]
+            values = self._trace.loop_values(wait.statement, event.instance)
+            _, statements, instances = self._order[wait.stream]
+            while not found and done > known:
+                self._tests[event.wait] += 1
+                other = self._trace.tree.statements[statements[done - 1]]
+                other_values = self._trace.loop_values(other, instances[done - 1])
+                found = boxes_conflict(self._accesses[other.number], other_values, mine, values)
+                found = found or self._tests[event.wait] > MANY_TESTS
+                done -= 0 if found else 1
+            self._looked[key] = (done, found)
+        return found and done > known

@@ -61,6 +61,9 @@ def test_names_and_retain() -> None:
     store = filled()
     assert store.names()[-2:] == ("empty", "scalar")
     assert "scalar" in store
+    store.discard("empty")
+    store.discard("never there")
+    assert "empty" not in store
     store.retain({"scalar"})
     assert store.names() == ("scalar",)
     assert len(store) == 1

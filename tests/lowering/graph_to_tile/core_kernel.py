@@ -17,6 +17,7 @@ from xdsl.ir import Block, Operation, Region, SSAValue
 from xdsl.rewriter import Rewriter
 
 from lowering.graph_to_tile.convert import ConvertGraphToTilePass
+from lowering.tile_to_nisa.convert import ConvertTileToNisaPass
 from neuron_dialects.access_ops import dtype_name_of, space_of
 from neuron_dialects.dtypes import DType
 from neuron_dialects.graph import ConstantOp, FusedOp, LayoutAttr, YieldOp
@@ -95,16 +96,27 @@ def run_core(make: Make, *inputs: Array, target: str = "trn1") -> list[Array]:
     return run_function(function, arguments, WeightResolver(module, WeightStore()))
 
 
+def run_on_engines(make: Make, *inputs: Array, target: str = "trn1") -> list[Array]:
+    """Results of the instructions that the lowered function becomes, each with the arithmetic of its engine."""
+    module, _ = core_module(make, inputs, target)
+    lowered(module)
+    ConvertTileToNisaPass().apply(make_context(), module)
+    (function,) = [op for op in module.ops if isinstance(op, FuncOp)]
+    arguments = [np.atleast_1d(array) for array in inputs]
+    return run_function(function, arguments, WeightResolver(module, WeightStore()))
+
+
 def expected(make: Make, *inputs: Array) -> list[Array]:
     """Results of the graph function."""
     return run_graph(build(make, inputs), list(inputs), no_weights)
 
 
 def check(make: Make, *inputs: Array, target: str = "trn1", tolerance: float = 2e-6) -> list[Array]:
-    """Lower, run, and compare with the graph interpreter; returns the results."""
+    """Lower, run, and compare with the graph interpreter, before and after engines are chosen; returns the results."""
     results = run_core(make, *inputs, target=target)
-    for have, want in zip(results, expected(make, *inputs), strict=True):
-        assert_near(have.reshape(want.shape), want, tolerance)
+    for level in (results, run_on_engines(make, *inputs, target=target)):
+        for have, want in zip(level, expected(make, *inputs), strict=True):
+            assert_near(have.reshape(want.shape), want, tolerance)
     return results
 
 

@@ -43,6 +43,7 @@ def memref(space: str, row: int = ROW) -> MemRefType:
 class _Builder:
     draw: st.DrawFn
     budget: int
+    depth: int
     constants: dict[int, SSAValue] = field(default_factory=dict)
     top: list[Operation] = field(default_factory=list)
 
@@ -67,7 +68,7 @@ class _Builder:
                 alloc = AllocOp(memref("sbuf" if self.integer(0, 2) else "psum"), copies)
                 ops.append(alloc)
                 visible.append(alloc.buffer)
-            elif kind <= 4 and depth < 3 and self.budget > 1:
+            elif kind <= 4 and depth < self.depth and self.budget > 1:
                 trips = self.integer(1, 4)
                 body = Block(arg_types=[IndexType()])
                 inner = self.block([*loops, (body.args[0], trips)], visible, depth + 1)
@@ -136,17 +137,21 @@ class _Builder:
 
 
 @st.composite
-def programs(draw: st.DrawFn, instructions: int = 7, target: str = "trn1") -> str:
-    """The text of a module with one function in form 1 of up to `instructions` instructions."""
-    builder = _Builder(draw, instructions)
+def programs(draw: st.DrawFn, instructions: int = 7, buffers: int = 2, depth: int = 3) -> str:
+    """The text of a module with one function in form 1.
+
+    It has up to `instructions` instructions in loops nested up to `depth` deep, and `buffers` buffers outside of loops.
+    """
+    builder = _Builder(draw, instructions, depth)
     arguments = Block(arg_types=[memref("dram"), memref("dram")])
-    buffers: list[SSAValue] = list(arguments.args)
-    allocs = [AllocOp(memref("sbuf")) for _ in range(draw(st.integers(1, 2)))]
-    ops = builder.block([], [*buffers, *(alloc.buffer for alloc in allocs)], 0)
-    ops += builder.block([], [*buffers, *(alloc.buffer for alloc in allocs)], 0)
+    allocs = [AllocOp(memref("sbuf")) for _ in range(draw(st.integers(1, buffers)))]
+    visible: list[SSAValue] = [*arguments.args, *(alloc.buffer for alloc in allocs)]
+    ops: list[Operation] = []
+    while not ops or (builder.budget > 0 and draw(st.booleans())):
+        ops += builder.block([], visible, 0)
     arguments.add_ops([*builder.top, *allocs, *ops, ReturnOp()])
     function = FuncOp("neuron_0", ([memref("dram"), memref("dram")], []), Region(arguments))
-    return str(ModuleOp([function], {TARGET_ATTRIBUTE: TargetAttr(target)}))
+    return str(ModuleOp([function], {TARGET_ATTRIBUTE: TargetAttr("trn1")}))
 
 
 def parse(text: str) -> ModuleOp:

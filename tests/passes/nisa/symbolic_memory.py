@@ -1,7 +1,7 @@
 """Runs programs of copies and memsets in program order on symbols, to see that a rewriting moves the same data.
 
-Works before allocation (every execution of an alloc is a fresh buffer) and after it (buffers are addresses). Two partitions
-stand for all: 0 and 64, since the programs treat partitions 0 to 63 alike, and 64 to 127.
+Works before allocation (every execution of an alloc is a fresh buffer) and after it (buffers are addresses). Two
+partitions stand for all: 0 and 64, since the programs treat partitions 0 to 63 alike, and 64 to 127.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Allocation in the IR: programs move the same data at addresses as in buffers of their own, also with little memory."""
+"""Allocation in the IR: programs move the same data at addresses as in buffers of their own, however little memory."""
 
 import dataclasses
 
@@ -41,12 +41,17 @@ def allocs(function: FuncOp) -> list[AllocOp]:
 
 
 # Any program, memory from plenty to scarce: the results are the same, every address is inside of the memory, and the
-# program can be synchronised; or the error says what is needed and what there is.
+# program can be synchronised; or the error says what is needed and what there is. The second kind of programs has
+# hardly any loops and many buffers, so that some must be spilled.
 @settings(max_examples=300)
-@given(programs(), st.sampled_from([256, 384, 512, 1024, 65536]), st.sampled_from([2, 8]))
+@given(
+    programs() | programs(instructions=12, buffers=5, depth=1),
+    st.sampled_from([256, 256, 384, 512, 65536]),
+    st.sampled_from([2, 8]),
+)
 def test_the_same_data_is_moved(text: str, sbuf_bytes: int, psum_banks: int) -> None:
     function = function_of(text)
-    expected = SymbolicRun(function)
+    expected = SymbolicRun(function).results()
     target = small_target(sbuf_bytes, psum_banks)
     try:
         report = allocate_function(function, target)
@@ -64,8 +69,9 @@ def test_the_same_data_is_moved(text: str, sbuf_bytes: int, psum_banks: int) -> 
         assert alloc.address.value.data % (64 if space == "sbuf" else 2048) == 0
         assert alloc.address.value.data + size <= (sbuf_bytes if space == "sbuf" else 2048 * psum_banks)
     assert report.live_bytes["sbuf"] <= report.peak_bytes["sbuf"] <= sbuf_bytes
-    if expected.uninitialised == 0:
-        assert SymbolicRun(function).results() == expected.results()
+    results = SymbolicRun(function).results()
+    # What was never written may be anything.
+    assert all(results[place] == symbol for place, symbol in expected.items() if symbol != "uninitialised")
     synchronize_function(function, target)
     assert Ordering(program_order(function)).races() == []
 

@@ -11,7 +11,7 @@ def test_what_fits_stays_as_it_is() -> None:
     assert plan.placement.needed == plan.live_units == 50
 
 
-# 3 x 10 + 2 x 20 = 70 in 60 units: the buffer with the most copies loses one; for 40 units all lose until one is left.
+# 3 x 10 + 2 x 20 = 70 in 60 units: the buffer with the most copies loses one. For 30 units both lose all but one.
 def test_copies_are_taken_from_the_buffer_with_most() -> None:
     buffers = [LiveBuffer(0, 10, 3, (0,)), LiveBuffer(1, 20, 2, (0,))]
     assert plan_memory(buffers, 60).copies == {0: 2, 1: 2}
@@ -25,7 +25,7 @@ def test_copies_are_taken_only_where_memory_is_short() -> None:
     assert plan.copies == {0: 3, 1: 2, 2: 1}
 
 
-# At position 2 three buffers of 10 are live in 20 units, one is used there: of the idle ones the longer idle is spilled.
+# At position 2 three buffers of 10 are live in 20 units, one is used there: the longer idle of the others is spilled.
 def test_the_longest_idle_buffer_is_spilled() -> None:
     buffers = [
         LiveBuffer(0, 10, 1, (0, 5), movable=True),
