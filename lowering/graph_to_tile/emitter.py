@@ -75,7 +75,7 @@ class Emitter:
 
     @contextmanager
     def scope(self) -> Generator[None]:
-        """Temporaries made inside are taken again when it ends: all that a loop nest allocates is live at once."""
+        """Temporaries made inside are free again when it ends; all that a loop nest allocates is live at once."""
         self._scopes.append([])
         try:
             yield
@@ -84,7 +84,7 @@ class Emitter:
                 self.release(tile)
 
     def release(self, tile: View) -> None:
-        """A temporary, as `temp` gave it, that is not used any more: the next one of its kind in this block takes it."""
+        """Give a temporary, as `temp` gave it, back: the next one of its kind in this block takes it."""
         self._free[self.b.block, tile.buffer.shape, tile.dtype, self._copies[tile.buffer.key]].append(
             tile.buffer.view()
         )

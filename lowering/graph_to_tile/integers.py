@@ -178,7 +178,7 @@ class Integers:
         return True
 
     def _plain_difference(self, dst: View, a: Operand, b: Operand) -> bool:
-        """Emit a - b as a + -1 * b (the engine does not subtract) where an engine has exact integers; whether it did."""
+        """Emit a - b as -1 * b + a where an engine has exact integers (but no subtraction); whether it did."""
         if not self.e.exact_integers:
             return False
         if not isinstance(b, View):

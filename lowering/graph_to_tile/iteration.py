@@ -129,8 +129,15 @@ def choose_lanes(
 
 
 def balanced(size: int, limit: int) -> int:
-    """The chunk that cuts `size` into equal parts (but the last) of at most `limit`."""
-    return ceil(size / ceil(size / max(1, limit)))
+    """The chunk that cuts `size` into equal parts of at most `limit`.
+
+    The last part is smaller only where no chunk of at least half the limit divides the size: a remainder is more code.
+    """
+    limit = max(1, limit)
+    chunk = ceil(size / ceil(size / limit))
+    if size % chunk == 0:
+        return chunk
+    return next((d for d in range(limit, limit // 2, -1) if size % d == 0), chunk)
 
 
 def chunk_sizes(shape: Sequence[int], partition: int, limit: int, whole: Collection[int] = ()) -> list[int]:

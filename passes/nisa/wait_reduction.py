@@ -8,7 +8,7 @@ conflict that would not be ordered without it is tested on the boxes, and waits 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from passes.nisa.known_waits import drop_known
 from passes.nisa.memory_access import Access
@@ -22,10 +22,11 @@ def minimal_waits(trace: Trace, sets: Sequence[WaitSet], accesses: Sequence[list
     replay = WaitReplay(trace, drop_known(trace.tree, sets), accesses)
     active = {wait.number for wait in replay.waits}
     verdicts = replay.run(active)
-    if not all(replay.guards(number, active) for number in sorted(verdicts.needed - verdicts.guarding)):
+    if any(replay.orders_all({number}, active) for number in sorted(verdicts.needed - verdicts.guarding)):
         # A wait that guards nothing goes. Those that its text implied may be needed then, so begin with all of them.
         replay = WaitReplay(trace, sets, accesses)
-        verdicts = _without_idle_waits(replay)
+        verdicts = _without_idle_waits(replay, careful=False) or _without_idle_waits(replay, careful=True)
+        assert verdicts is not None
     kept = [WaitSet(wait_set.statement) for wait_set in sets]
     for wait in replay.waits:
         if wait.number in verdicts.needed:
@@ -33,21 +34,33 @@ def minimal_waits(trace: Trace, sets: Sequence[WaitSet], accesses: Sequence[list
     return kept
 
 
-def _without_idle_waits(replay: WaitReplay) -> Verdicts:
-    """The verdicts on the waits that are left when those that guard nothing are removed, one after the other."""
+def _without_idle_waits(replay: WaitReplay, careful: bool) -> Verdicts | None:
+    """The verdicts on the waits that are left when those that guard nothing are removed, one after the other.
+
+    The conflicts of a wait that was removed rely on other waits. When one of those goes, its own stream is checked at
+    once and all streams at the end (None: a conflict was lost); if `careful`, all streams are checked at once.
+    """
     active = {wait.number for wait in replay.waits}
-    removed: set[int] = set()
+    removed: dict[int, set[int]] = {}
     # A wait that guards something does so all the more when others are gone.
     guarding: set[int] = set()
     while True:
+        idle = False
         verdicts = replay.run(active)
         guarding |= verdicts.guarding
-        before = len(removed)
         for number in sorted(verdicts.needed - guarding):
-            if replay.guards(number, active, removed):
-                guarding.add(number)
+            stream = replay.waits[number].stream
+            affected = {**removed, stream: removed.get(stream, set()) | {number}}
+            remaining = active - {number}
+            checked = affected.values() if careful else [affected[stream]]
+            if _all_ordered(replay, checked, remaining):
+                active, removed, idle = remaining, affected, True
             else:
-                active.remove(number)
-                removed.add(number)
-        if len(removed) == before:
-            return verdicts
+                guarding.add(number)
+        if not idle:
+            break
+    return verdicts if careful or _all_ordered(replay, removed.values(), active) else None
+
+
+def _all_ordered(replay: WaitReplay, groups: Iterable[set[int]], active: set[int]) -> bool:
+    return all(replay.orders_all(group, active) for group in groups)

@@ -8,7 +8,7 @@ instructions.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -31,11 +31,11 @@ Clock = tuple[int, ...]
 
 @dataclass(frozen=True)
 class StaticWait:
-    """A statement of `queue` waits until stream number `stream` has completed `count` instructions."""
+    """A statement in queue number `queue` waits until stream number `stream` has completed `count` instructions."""
 
     number: int
     statement: Statement
-    queue: str
+    queue: int
     stream: int
     count: Affine
 
@@ -70,17 +70,17 @@ class WaitReplay:
         self._trace = trace
         self._accesses = accesses
         self._order = [trace.order[stream] for stream in trace.streams]
-        self._queues = [trace.queue_of[stream] for stream in trace.streams]
+        queues = sorted(set(trace.queue_of.values()))
+        self._queues = [queues.index(trace.queue_of[stream]) for stream in trace.streams]
         number = {stream: number for number, stream in enumerate(trace.streams)}
         self.waits: list[StaticWait] = []
         for wait_set in sets:
+            queue = queues.index(wait_set.statement.engine)
             for stream, count in wait_set.waits():
-                statement = wait_set.statement
-                self.waits.append(StaticWait(len(self.waits), statement, statement.engine, number[stream], count))
+                self.waits.append(StaticWait(len(self.waits), wait_set.statement, queue, number[stream], count))
         self._events = self._all_events()
         self._looked: dict[tuple[int, int], tuple[int, bool]] = {}
         self._tests = [0] * len(self.waits)
-        self._grouped: tuple[Set[int], list[list[Event]]] | None = None
 
     def _all_events(self) -> list[Event]:
         """Every instance of a wait for more than nothing, in program order."""
@@ -102,8 +102,8 @@ class WaitReplay:
         verdicts = Verdicts()
         tried = [0] * len(self.waits)
         start: Clock = (0,) * len(self._order)
-        clocks: dict[str, Clock] = dict.fromkeys(self._queues, start)
-        history: dict[str, tuple[list[int], list[Clock]]] = {queue: ([-1], [start]) for queue in self._queues}
+        clocks: list[Clock] = [start for _ in self._queues]
+        history: list[tuple[list[int], list[Clock]]] = [([-1], [start]) for _ in self._queues]
         waits = self.waits
         for events in self._instructions(active):
             queue = waits[events[0].wait].queue
@@ -126,20 +126,17 @@ class WaitReplay:
             history[queue][1].append(clock)
         return verdicts
 
-    def _instructions(self, active: Set[int]) -> list[list[Event]]:
+    def _instructions(self, active: Set[int]) -> Iterator[list[Event]]:
         """The events of active waits, grouped by the instruction that waits."""
-        if self._grouped is not None and self._grouped[0] == active:
-            return self._grouped[1]
-        groups: list[list[Event]] = []
-        position = -1
+        group: list[Event] = []
         for event in self._events:
             if event.wait in active:
-                if event.position != position:
-                    position = event.position
-                    groups.append([])
-                groups[-1].append(event)
-        self._grouped = (frozenset(active), groups)
-        return groups
+                if group and group[0].position != event.position:
+                    yield group
+                    group = []
+                group.append(event)
+        if group:
+            yield group
 
     def _judge(
         self,
@@ -166,46 +163,39 @@ class WaitReplay:
                 if self._conflicts(event, known):
                     verdicts.guarding.add(event.wait)
 
-    def guards(self, number: int, active: Set[int], removed: Set[int] = frozenset()) -> bool:
-        """Whether some conflict is not ordered any more when this wait is away and the other active ones stay.
+    def orders_all(self, watched: Set[int], active: Set[int]) -> bool:
+        """Whether the active waits order all conflicts that the watched ones, all of one stream, are there for.
 
-        Conflicts that waits of `removed` were there for count too: they rely on what is still active.
+        The watched waits themselves do not count, active or not.
         """
-        away = removed | {number}
-        others: dict[int, set[int]] = {}
-        for wait in sorted(away):
-            others.setdefault(self.waits[wait].stream, set()).add(wait)
-        # The wait's own stream first: that is where its removal mostly shows.
-        watched = [others.pop(self.waits[number].stream), *others.values()]
-        return any(self._misses(waits, active, away) for waits in watched)
-
-    def _misses(self, watched: Set[int], active: Set[int], away: Set[int]) -> bool:
-        """Whether a conflict that one of the watched waits, all for one stream, was there for is not ordered."""
-        waits = self.waits
-        stream = waits[min(watched)].stream
-        known: dict[str, int] = dict.fromkeys(self._queues, 0)
-        history: dict[str, tuple[list[int], list[int]]] = {queue: ([-1], [0]) for queue in self._queues}
+        stream = self.waits[min(watched)].stream
+        streams = [wait.stream for wait in self.waits]
+        queues = [wait.queue for wait in self.waits]
+        counts = [wait.number in active and wait.number not in watched for wait in self.waits]
         # Only what is known of the one stream matters, so that clocks are single numbers.
-        for events in self._instructions(active | away):
-            queue = waits[events[0].wait].queue
-            before = now = known[queue]
-            missing: list[Event] = []
-            for event in events:
-                if event.wait in away:
-                    if event.wait in watched:
-                        missing.append(event)
-                elif waits[event.wait].stream == stream:
-                    now = max(now, event.least)
-                else:
-                    positions, past = history[self._queues[waits[event.wait].stream]]
-                    now = max(now, past[bisect_right(positions, event.awaited) - 1])
-            if now > before:
-                known[queue] = now
-                history[queue][0].append(events[0].position)
-                history[queue][1].append(now)
-            if any(self._conflicts(event, now) for event in missing):
-                return True
-        return False
+        known = [0 for _ in self._queues]
+        changes: list[list[int]] = [[-1] for _ in self._queues]
+        values: list[list[int]] = [[0] for _ in self._queues]
+        waiting: list[Event] = []
+        for event in self._events:
+            position, wait, least, _, awaited = event
+            if waiting and waiting[0].position != position:
+                # All waits of that instruction are over now.
+                if any(self._conflicts(e, known[queues[e.wait]]) for e in waiting):
+                    return False
+                waiting.clear()
+            if wait in watched:
+                waiting.append(event)
+            elif counts[wait]:
+                if streams[wait] != stream:
+                    owner = self._queues[streams[wait]]
+                    least = values[owner][bisect_right(changes[owner], awaited) - 1]
+                queue = queues[wait]
+                if least > known[queue]:
+                    known[queue] = least
+                    changes[queue].append(position)
+                    values[queue].append(least)
+        return not any(self._conflicts(event, known[queues[event.wait]]) for event in waiting)
 
     def _conflicts(self, event: Event, known: int) -> bool:
         """Whether an instruction between the first `known` ones and the awaited one conflicts with the waiting one."""

@@ -197,8 +197,9 @@ def _append_control(entry: QueueEntry, body: list[bytes]) -> int:
 
 def _short_control(entry: QueueEntry) -> bytes | None:
     """The short form of a control instruction, None where it does not apply."""
-    plain = entry.control is not None and not entry.waits and entry.signal is None and not entry.origin
-    if not plain or entry.ring is not None or len(entry.numbers) != len(CONTROL_KINDS.get(entry.control or "", ())):
+    roles = CONTROL_KINDS.get(entry.control) if entry.control is not None else None
+    bare = not entry.waits and entry.signal is None and entry.ring is None and not entry.origin
+    if roles is None or not bare or len(entry.numbers) != len(roles):
         return None
     if not all(-(2**31) <= number < 2**31 for number in entry.numbers):
         return None

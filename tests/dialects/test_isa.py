@@ -208,13 +208,38 @@ def test_check_functions():
     assert transpose_shapes(named("nc_transpose", "pe", dst=psum(8, 16), data=sbuf(16, 8)), None) is None
 
 
+# The operator table of the engines: the vector engine has no power, the pool engine neither subtracts nor compares.
+@pytest.mark.parametrize(
+    ("engine", "op", "allowed"),
+    [
+        ("dve", "subtract", True),
+        ("dve", "power", False),
+        ("pool", "power", True),
+        ("pool", "multiply", True),
+        ("pool", "subtract", False),
+        ("pool", "less", False),
+    ],
+)
+def test_alu_operators_of_engines(engine: str, op: str, allowed: bool):
+    tensor_tensor = named("tensor_tensor", engine, {"op": op}, dst=TILE, data=TILE, other=TILE)
+    expected = [] if allowed else [f"tensor_tensor: engine {engine} has no ALU operator {op}"]
+    assert verify_instruction(tensor_tensor, load_target("trn1")) == expected
+
+
+def test_arithmetic_on_the_scalar_engine_needs_v3():
+    assert verify_instruction(copy(TILE, TILE, "act"), load_target("trn2")) == []
+    assert verify_instruction(copy(TILE, TILE, "act"), load_target("trn1")) == [
+        "tensor_copy: engine act of target trn1 has no tensor_copy"
+    ]
+
+
 # Every check that the table refers to is one of those tested above.
 def test_no_check_is_left_out():
     tested = {same_elements, not_both_psum, row_limit, ge_one_dimension, reduce_axes, partition_reduce_shapes}
     names = {f.__name__ for f in (*tested, matmul_shapes, transpose_shapes)}
     used = {c.__qualname__.split(".")[0] for d in INSTRUCTIONS.values() for c in d.checks}
     assert used <= names
-    assert len(CHECKS_COMMON) == 5
+    assert len(CHECKS_COMMON) == 6
 
 
 def test_table_is_consistent():

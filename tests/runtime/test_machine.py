@@ -174,7 +174,7 @@ def test_control_instructions():
     b.control("act", "reg_rotate", 0, 3, 7)
     b.control("act", "reg_rotate", 0, 3, 7)
     b.control("act", "reg_rotate", 0, 3, 7)
-    b.add("act", "tensor_copy", {"dve": 1, "ctl": 1}, "act", dst=sbuf((0, 1), reg(0), 1), data=sbuf((0, 1), 2, 1))
+    b.add("act", "activation", {"dve": 1, "ctl": 1}, "act", dst=sbuf((0, 1), reg(0), 1), data=sbuf((0, 1), 2, 1))
     b.add("sp", "dma_copy", {"act": 1}, ring="q", src=sbuf((0, 1), 0, 8), dst=dram(y, 0, 8))
     b.queues["dve"][5] = dataclasses.replace(b.queues["dve"][5], numbers=(6, 2, 8))
     row = Machine(b.program(), TARGET).run({}, {}).outputs["y"][0]
@@ -206,7 +206,7 @@ def test_deadlock():
     b = ProgramBuilder()
     tile = sbuf(ROWS, 0, 4)
     b.add("dve", "memset", {"act": 1}, "dve", dst=tile, origin="Add_1")
-    b.add("act", "tensor_copy", {"dve": 2}, "act", dst=tile, data=tile)
+    b.add("act", "activation", {"dve": 2}, "act", dst=tile, data=tile)
     error = error_of(b.program())
     assert (error.code, error.node) == ("NX-RUN-003", "Add_1")
     assert error.message == (

@@ -39,7 +39,7 @@ def test_default(neff: Path) -> None:
     assert '  input   "tokens" i64 128x256 (device i32)\n' in done.stdout
     assert '  NeuronCore sg01  "neuron_1" ("y") -> ("z")\n' in done.stdout
     assert '  CPU        host/00.onnx  "cast" ("tokens") -> ("x", "length")\n' in done.stdout
-    assert "  pe               7 entries           376 bytes\n" in done.stdout
+    assert "  pe               7 entries           272 bytes\n" in done.stdout
     assert ".queue" not in done.stdout
 
 

@@ -20,13 +20,11 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
   // CHECK: %1 = tile.alloc : memref<64x1x1xf32, #neuron.space<sbuf>>
   // CHECK-NEXT: tile.load dst %1[0:64][0 : 1] src %c[0 : 64]
   // CHECK-NEXT: scf.for %i = %c0 to %c4 step %c1 {
-  // CHECK-NEXT: scf.for %i_1 = %c0 to %c2 step %c1 {
-  // CHECK-NEXT: %2 = tile.alloc copies 2 : memref<64x1x1568xf32, #neuron.space<sbuf>>
-  // CHECK-NEXT: tile.load dst %2[0:64][0 : 1568] src %x[200704*%i + 1568*%i_1 : 64 step 3136, 1568]
-  // CHECK-NEXT: %3 = tile.alloc copies 2 : memref<64x1x1568xf32, #neuron.space<sbuf>>
-  // CHECK-NEXT: tile.tensor_scalar dst %3[0:64][0 : 1568] data %2[0:64][0 : 1568] operand0 %1[0:64][0 : 1] {op0 = multiply}
-  // CHECK-NEXT: tile.store dst %0[200704*%i + 1568*%i_1 : 64 step 3136, 1568] src %3[0:64][0 : 1568]
-  // CHECK-NEXT: }
+  // CHECK-NEXT: %2 = tile.alloc copies 2 : memref<64x1x3136xf32, #neuron.space<sbuf>>
+  // CHECK-NEXT: tile.load dst %2[0:64][0 : 3136] src %x[200704*%i : 200704]
+  // CHECK-NEXT: %3 = tile.alloc copies 2 : memref<64x1x3136xf32, #neuron.space<sbuf>>
+  // CHECK-NEXT: tile.tensor_scalar dst %3[0:64][0 : 3136] data %2[0:64][0 : 3136] operand0 %1[0:64][0 : 1] {op0 = multiply}
+  // CHECK-NEXT: tile.store dst %0[200704*%i : 200704] src %3[0:64][0 : 3136]
   // CHECK-NEXT: }
   // CHECK-NEXT: func.return
   func.func private @per_channel(%x: tensor<4x64x56x56xf32>, %c: tensor<64x1x1xf32>) -> tensor<4x64x56x56xf32> attributes {neuron.executor = #neuron.executor<core>} {
@@ -94,19 +92,18 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
   // CHECK-NEXT: tile.tensor_tensor dst %4[0:128][0 : 8] data %1[0:128][0 : 8] other %5[0:128][0 : 8] {op = multiply}
   // CHECK-NEXT: %6 = tile.alloc : memref<128x8xf32, #neuron.space<sbuf>>
   // CHECK-NEXT: %7 = tile.alloc : memref<128x8xf32, #neuron.space<sbuf>>
-  // CHECK-NEXT: tile.tensor_scalar dst %7[0:128][0 : 8] data %4[0:128][0 : 8] {op0 = minimum, scalar0 = 8388608.0, op1 = maximum, scalar1 = -8388608.0}
-  // CHECK-NEXT: %8 = tile.alloc : memref<128x8xf32, #neuron.space<sbuf>>
-  // CHECK-NEXT: tile.tensor_tensor dst %8[0:128][0 : 8] data %4[0:128][0 : 8] other %7[0:128][0 : 8] {op = subtract}
-  // CHECK-NEXT: %9 = tile.alloc : memref<128x8xi32, #neuron.space<sbuf>>
-  // CHECK-NEXT: tile.copy dst %9[0:128][0 : 8] data %7[0:128][0 : 8]
-  // CHECK-NEXT: %10 = tile.alloc : memref<128x8xf32, #neuron.space<sbuf>>
-  // CHECK-NEXT: tile.tensor_tensor dst %10[0:128][0 : 8] data %9[0:128][0 : 8] other %7[0:128][0 : 8] {op = greater}
-  // CHECK-NEXT: tile.tensor_tensor dst %10[0:128][0 : 8] data %9[0:128][0 : 8] other %10[0:128][0 : 8] {op = subtract}
-  // CHECK-NEXT: tile.tensor_tensor dst %6[0:128][0 : 8] data %10[0:128][0 : 8] other %8[0:128][0 : 8]
-  // CHECK-NEXT: %11 = tile.alloc : memref<128x8xi1, #neuron.space<sbuf>>
-  // CHECK-NEXT: tile.tensor_tensor dst %11[0:128][0 : 8] data %6[0:128][0 : 8] other %2[0:128][0 : 8] {op = greater}
-  // CHECK-NEXT: tile.copy dst %3[0:128][0 : 8] data %6[0:128][0 : 8]
-  // CHECK-NEXT: tile.select dst %3[0:128][0 : 8] data %1[0:128][0 : 8] predicate %11[0:128][0 : 8]
+  // CHECK-NEXT: %8 = tile.alloc : memref<128x8xi32, #neuron.space<sbuf>>
+  // CHECK-NEXT: tile.tensor_scalar dst %6[0:128][0 : 8] data %4[0:128][0 : 8] {op0 = minimum, scalar0 = 8388608.0, op1 = maximum, scalar1 = -8388608.0}
+  // CHECK-NEXT: tile.tensor_tensor dst %7[0:128][0 : 8] data %4[0:128][0 : 8] other %6[0:128][0 : 8] {op = subtract}
+  // CHECK-NEXT: tile.copy dst %8[0:128][0 : 8] data %6[0:128][0 : 8]
+  // CHECK-NEXT: %9 = tile.alloc : memref<128x8xf32, #neuron.space<sbuf>>
+  // CHECK-NEXT: tile.tensor_tensor dst %9[0:128][0 : 8] data %8[0:128][0 : 8] other %6[0:128][0 : 8] {op = greater}
+  // CHECK-NEXT: tile.tensor_tensor dst %9[0:128][0 : 8] data %8[0:128][0 : 8] other %9[0:128][0 : 8] {op = subtract}
+  // CHECK-NEXT: tile.tensor_tensor dst %5[0:128][0 : 8] data %9[0:128][0 : 8] other %7[0:128][0 : 8]
+  // CHECK-NEXT: %10 = tile.alloc : memref<128x8xi1, #neuron.space<sbuf>>
+  // CHECK-NEXT: tile.tensor_tensor dst %10[0:128][0 : 8] data %5[0:128][0 : 8] other %2[0:128][0 : 8] {op = greater}
+  // CHECK-NEXT: tile.copy dst %3[0:128][0 : 8] data %5[0:128][0 : 8]
+  // CHECK-NEXT: tile.select dst %3[0:128][0 : 8] data %1[0:128][0 : 8] predicate %10[0:128][0 : 8]
   // CHECK-NEXT: tile.store dst %0[0 : 1024] src %3[0:128][0 : 8]
   // CHECK-NEXT: func.return
   func.func private @recipes(%x: tensor<128x8xf32>, %y: tensor<128x8xf32>) -> tensor<128x8xf32> attributes {neuron.executor = #neuron.executor<core>} {

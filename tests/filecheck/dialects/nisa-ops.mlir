@@ -66,7 +66,7 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 
     // Elementwise instructions.
     // CHECK-NEXT: nisa.tensor_tensor on dve dst %a[0:128][0 : 512] data %a[0:128][0 : 512] other %p[0:128][0 : 512] {op = multiply}
-    // CHECK-NEXT: nisa.tensor_scalar on pool dst %a[0:128][0 : 512] data %a[0:128][0 : 512] operand0 %r[0:128][0 : 1] {op0 = subtract, op1 = maximum, scalar1 = -1.5}
+    // CHECK-NEXT: nisa.tensor_scalar on pool dst %a[0:128][0 : 512] data %a[0:128][0 : 512] operand0 %r[0:128][0 : 1] {op0 = multiply, op1 = maximum, scalar1 = -1.5}
     // CHECK-NEXT: nisa.tensor_scalar_reduce on dve dst %a[0:128][0 : 512] data %a[0:128][0 : 512] result %r[0:128][0 : 1] {op0 = multiply, scalar0 = 2.0, reduce = maximum}
     // CHECK-NEXT: nisa.scalar_tensor_tensor on dve dst %a[0:128][0 : 512] data %a[0:128][0 : 512] operand0 %r[0:128][0 : 1] other %p[0:128][0 : 512] {op0 = multiply, op1 = add}
     // CHECK-NEXT: nisa.tensor_tensor_scan on dve dst %a[0:128][0 : 512] data %a[0:128][0 : 512] other %p[0:128][0 : 512] {initial_value = 1.0}
@@ -76,7 +76,7 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
     // CHECK-NEXT: nisa.memset on pool dst %a[0:128][0 : 512] {value = -1.0}
     // CHECK-NEXT: nisa.reciprocal on dve dst %a[0:128][0 : 512] data %p[0:128][0 : 512]
     nisa.tensor_tensor on dve dst %a[0:128][0 : 512] data %a[0:128][0 : 512] other %p[0:128][0 : 512] {op = multiply}
-    nisa.tensor_scalar on pool dst %a[0:128][0 : 512] data %a[0:128][0 : 512] operand0 %r[0:128][0 : 1] {op0 = subtract, op1 = maximum, scalar1 = -1.5}
+    nisa.tensor_scalar on pool dst %a[0:128][0 : 512] data %a[0:128][0 : 512] operand0 %r[0:128][0 : 1] {op0 = multiply, op1 = maximum, scalar1 = -1.5}
     nisa.tensor_scalar_reduce on dve dst %a[0:128][0 : 512] data %a[0:128][0 : 512] result %r[0:128][0 : 1] {op0 = multiply, scalar0 = 2.0, reduce = maximum}
     nisa.scalar_tensor_tensor on dve dst %a[0:128][0 : 512] data %a[0:128][0 : 512] operand0 %r[0:128][0 : 1] other %p[0:128][0 : 512] {op0 = multiply, op1 = add}
     nisa.tensor_tensor_scan on dve dst %a[0:128][0 : 512] data %a[0:128][0 : 512] other %p[0:128][0 : 512] {initial_value = 1.0}

@@ -111,10 +111,16 @@ def expected(make: Make, *inputs: Array) -> list[Array]:
     return run_graph(build(make, inputs), list(inputs), no_weights)
 
 
-def check(make: Make, *inputs: Array, target: str = "trn1", tolerance: float = 2e-6) -> list[Array]:
-    """Lower, run, and compare with the graph interpreter, before and after engines are chosen; returns the results."""
+def check(
+    make: Make, *inputs: Array, target: str = "trn1", tolerance: float = 2e-6, engines: bool = False
+) -> list[Array]:
+    """Lower, run, and compare with the graph interpreter; returns the results.
+
+    With `engines`, the instructions that the function becomes are run and compared as well.
+    """
     results = run_core(make, *inputs, target=target)
-    for level in (results, run_on_engines(make, *inputs, target=target)):
+    levels = [results, run_on_engines(make, *inputs, target=target)] if engines else [results]
+    for level in levels:
         for have, want in zip(level, expected(make, *inputs), strict=True):
             assert_near(have.reshape(want.shape), want, tolerance)
     return results

@@ -57,8 +57,10 @@ def test_splitting_keeps_the_elements_and_their_order() -> None:
 
 def test_divisors_and_equal_chunks() -> None:
     assert [largest_divisor(n) for n in (1, 96, 128, 130, 384, 10007)] == [1, 96, 128, 65, 128, 1]
-    # 3,755 elements against a limit of 3,754: two halves rather than one element left over.
-    assert balanced(3755, 3754) == 1878
+    # 3,761 elements, a prime number, against a limit of 3,754: two halves rather than seven elements left over.
+    assert balanced(3761, 3754) == 1881
+    # 2,048 at a time leave no remainder, which the equal parts of 3,745 would.
+    assert balanced(131072, 3754) == 2048
     assert [balanced(n, 100) for n in (1, 100, 101, 250)] == [1, 100, 51, 84]
 
 

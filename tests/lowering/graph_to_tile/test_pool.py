@@ -144,7 +144,7 @@ def test_resident_operand_and_result(kind: PoolKind, halo: Sequence[tuple[int, i
         Window((1, 100, 9, 7), (2, 3), (1, 1)),
     ):
         for target in TARGETS:
-            check(layer, random(window.shape), target=target)
+            check(layer, random(window.shape), target=target, engines=True)
 
 
 # Another dimension than the channels lies on the partitions: the operand must leave the chip, the result cannot stay.

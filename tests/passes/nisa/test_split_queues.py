@@ -2,10 +2,12 @@
 
 from hypothesis import given, settings
 from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
 
+from neuron_dialects.ssa_order import ssa_order_problems
 from passes.nisa.split_queues import NisaSplitQueuesPass
 from tests.passes.nisa.abstract_machine import Step, program_order, queue_traces
-from tests.passes.nisa.random_programs import parse, programs
+from tests.passes.nisa.random_programs import programs
 from tests.passes.nisa.test_synchronize import synchronized
 
 
@@ -24,8 +26,8 @@ def test_queues_execute_their_part_of_the_program(text: str) -> None:
     function = synchronized(text)
     expected = by_engine(program_order(function))
     module = function.parent_op()
-    assert module is not None
+    assert isinstance(module, ModuleOp)
     NisaSplitQueuesPass().apply(Context(), module)
     module.verify()
-    parse(str(module))
+    assert ssa_order_problems(module) == []
     assert {e: [step.content for step in steps] for e, steps in queue_traces(function).items()} == expected

@@ -23,14 +23,14 @@ def test_a_queue_of_a_loop() -> None:
         "",
         ".queue act",
         "L0 0x000018: reg_move r0, 0",
-        "L1 0x000038: reg_move r1, 0",
-        "L2 0x000058: wait(pe >= r0 + 1, q_store >= r0) activation dst sbuf f32 [0:64][96 : 128]"
+        "L1 0x000028: reg_move r1, 0",
+        "L2 0x000038: wait(pe >= r0 + 1, q_store >= r0) activation dst sbuf f32 [0:64][96 : 128]"
         " data psum f32 [0:64][0 : 128] {func = relu, scale = 0.5} signal(act)"
         '  ; "Relu \\"\\u00fcn\\u00efcode\\"\\n"',
-        "L3 0x0000c8: reg_add r0, r0, 1",
-        "L4 0x0000f0: reg_add r1, r1, 128",
-        "L5 0x000118: branch_less r0, 2, L2",
-        "L6 0x000140: halt",
+        "L3 0x0000a8: reg_add r0, r0, 1",
+        "L4 0x0000b8: reg_add r1, r1, 128",
+        "L5 0x0000c8: branch_less r0, 2, L2",
+        "L6 0x0000d8: halt",
     ]
 
 
