@@ -19,9 +19,13 @@ from neuron_dialects.errors import NeuronError
 from neuron_dialects.neuron import TARGET_ATTRIBUTE, TargetAttr
 from neuron_dialects.target import load_target
 from neuron_dialects.weights import WeightStore
+from passes.graph.auto_cast import casts_of
+from passes.graph.partition import partition_report
 from runtime.neff import Neff
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from lowering.onnx_to_graph.result import ImportInfo
 
 AUTO_CAST = ("none", "matmult", "all")
@@ -66,9 +70,9 @@ class CompileResult:
 
 
 def compile_model(
-    path: str | Path, options: CompileOptions | None = None, progress: Progress | None = None
+    source: "str | Path | ModelProto", options: CompileOptions | None = None, progress: Progress | None = None
 ) -> CompileResult:
-    """Compile an ONNX file. Raises NeuronError for whatever a user can cause."""
+    """Compile an ONNX file, or a model in memory. Raises NeuronError for whatever a user can cause."""
     from lowering.onnx_to_graph import import_onnx
 
     options = options or CompileOptions()
@@ -76,7 +80,7 @@ def compile_model(
     tell = progress or (lambda _: None)
     started = time.perf_counter()
     tell("import")
-    imported = import_onnx(path, input_shapes=dict(options.input_shapes), target=options.target)
+    imported = import_onnx(source, input_shapes=dict(options.input_shapes), target=options.target)
     module = imported.module
     module.attributes[TARGET_ATTRIBUTE] = TargetAttr(options.target)
     seconds: dict[str, float] = {"import": time.perf_counter() - started}
@@ -96,7 +100,8 @@ def compile_model(
         from runtime.neff import encode_queue
 
         begun = time.perf_counter()
-        neff = emit_neff(module, imported.weights, Path(path).stem, report)
+        name = Path(source).stem if isinstance(source, str | Path) else source.graph.name
+        neff = emit_neff(module, imported.weights, name, report)
         report["instruction_bytes"] = sum(
             len(encode_queue(entries)) for image in neff.subgraphs for entries in image.program.queues.values()
         )
@@ -130,19 +135,18 @@ def _report(module: ModuleOp, options: CompileOptions, info: "ImportInfo") -> di
 def decisions(module: ModuleOp) -> dict[str, Any]:
     """What the passes left in attributes, as plain data: `partition`, `casts`, `spills`, `peak_sbuf_bytes`."""
     functions = [op for op in module.body.block.ops if isinstance(op, func.FuncOp)]
-    partition = [
-        dict(zip(("node", "op", "where", "why"), row.split("|", 3), strict=False))
-        for row in _rows(module, "neuron.partition")
-    ]
     return {
-        "partition": partition,
-        "casts": [row for f in (module, *functions) for row in _rows(f, "neuron.casts")],
+        "partition": [
+            {"node": entry.node, "op": entry.op, "where": entry.executor.value, "why": entry.reason}
+            for entry in partition_report(module)
+        ],
+        "casts": ["|".join(cast) for f in functions for cast in casts_of(f)],
         "spills": [row for f in functions for row in _rows(f, "neuron.spills")],
         "peak_sbuf_bytes": max((_number(f, "neuron.peak_sbuf_bytes") for f in functions), default=0),
     }
 
 
-def _rows(op: ModuleOp | func.FuncOp, name: str) -> list[str]:
+def _rows(op: func.FuncOp, name: str) -> list[str]:
     value = op.attributes.get(name)
     return [row.data for row in value.data if isinstance(row, StringAttr)] if isinstance(value, ArrayAttr) else []
 

@@ -50,7 +50,6 @@ ERROR_CODES: dict[str, str] = {
     "NX-NEFF-020": "a buffer has no address when the program is emitted",
     "NX-NEFF-021": "a program is not in queues with registers when it is emitted",
     "NX-NEFF-022": "the main function does more than launch segments when it is emitted",
-    "NX-NEFF-023": "an output of the model is computed by no segment",
     # Running a program.
     "NX-RUN-001": "an access lies outside of the memory that it names",
     "NX-RUN-002": "an index of a gather or scatter lies outside of its table",

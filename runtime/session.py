@@ -99,7 +99,11 @@ class Session:
 
     def run(self, inputs: Mapping[str, Array], mode: Mode = "functional") -> RunResult:
         """One inference. Raises NeuronError for missing, unknown or misshapen inputs and for faults of the program."""
-        values = bind_inputs({spec.name: (spec.shape, spec.dtype) for spec in self.neff.inputs}, inputs)
+        # Strings, sequences and the like are only for the host, which checks them itself.
+        opaque = {spec.name for spec in self.neff.inputs if spec.dtype == OPAQUE}
+        specs = {spec.name: (spec.shape, spec.dtype) for spec in self.neff.inputs if spec.name not in opaque}
+        values: dict[str, Any] = dict(bind_inputs(specs, {k: v for k, v in inputs.items() if k not in opaque}))
+        values |= {name: inputs[name] for name in opaque if name in inputs}
         timings: list[Timing] = []
         for node in self.neff.graph:
             if node.executor == CORE:
@@ -149,36 +153,79 @@ class Session:
 
 
 class _HostModel:
-    """An ONNX model run by onnxruntime, or by ONNX's reference evaluator where onnxruntime has no kernel."""
+    """An ONNX model run by onnxruntime, or by ONNX's reference evaluator where that is better or the only one able.
+
+    The evaluator takes over for element types that onnxruntime's arrays lack, for operators whose kernels there are
+    less exact than single precision, and when onnxruntime refuses the model or fails on it.
+    """
 
     def __init__(self, model: bytes):
+        import onnx
+
+        self._model = onnx.load_from_string(model)
+        graph = self._model.graph
+        self._names = [value.name for value in graph.input]
+        self._types = {value.name: value.type.tensor_type.elem_type for value in graph.input}
+        boundary = {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
+        self._refusal: Exception | None = None
+        self._evaluator: Any = None
+        if not boundary & _evaluator_types() and not {node.op_type for node in graph.node} & _EVALUATOR_OPERATORS:
+            self._evaluator = self._onnxruntime(model)
+        if self._evaluator is None:
+            self._evaluator = self._reference()
+
+    def _onnxruntime(self, model: bytes) -> Any:
+        """A session of onnxruntime, None if it refuses the model."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
-        self._evaluator: Any
         try:
-            self._evaluator = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-            self._names = [value.name for value in self._evaluator.get_inputs()]
-        except Exception as refused:
-            import onnx
-            from onnx.reference import ReferenceEvaluator
+            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as refused:  # its exception classes are private to its extension module
+            self._refusal = refused
+            return None
 
-            try:
-                self._evaluator = ReferenceEvaluator(onnx.load_from_string(model))
-            except Exception:
-                reason = str(refused).splitlines()[0]
-                raise NeuronError("NX-OP-001", f"the host cannot run a segment: {reason}") from refused
-            self._names = list(self._evaluator.input_names)
+    def _reference(self) -> Any:
+        """The reference evaluator; NeuronError NX-OP-001 when it cannot run the model either."""
+        from onnx.reference import ReferenceEvaluator
+
+        try:
+            return ReferenceEvaluator(self._model)
+        except Exception as error:
+            reason = str(self._refusal or error).splitlines()[0]
+            raise NeuronError("NX-OP-001", f"the host cannot run a segment: {reason}") from error
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
-        """Outputs in order; types that numpy lacks (bf16, 8-bit floats) enter as float32, as the model expects."""
+        """Outputs in order. bf16 and the like enter as float32 where that is what the model declares."""
+        from onnx import TensorProto
+
         feeds = {
-            name: value.astype(np.float32) if isinstance(value, np.ndarray) and value.dtype.isbuiltin != 1 else value
+            name: value.astype(np.float32)
+            if isinstance(value, np.ndarray) and value.dtype.isbuiltin != 1 and self._types[name] == TensorProto.FLOAT
+            else value
             for name, value in zip(self._names, inputs, strict=True)
         }
         try:
             return list(self._evaluator.run(None, feeds))
         except Exception as error:
-            raise NeuronError("NX-OP-002", f"a host segment failed: {str(error).splitlines()[0]}") from error
+            failure = error
+        try:
+            results = list(self._reference().run(None, feeds))
+        except Exception:
+            reason = next(iter(str(failure).splitlines()), type(failure).__name__)
+            raise NeuronError("NX-OP-002", f"a host segment failed: {reason}") from failure
+        return results
+
+
+_EVALUATOR_OPERATORS = frozenset(("DFT", "STFT"))
+"""Operators whose onnxruntime kernels lose more than single precision's last bits near zero."""
+
+
+def _evaluator_types() -> set[int]:
+    """ONNX element types that onnxruntime's Python arrays do not carry: four bits and less, and floats of eight."""
+    from onnx import TensorProto
+
+    prefixes = ("FLOAT8", "FLOAT4", "INT4", "UINT4", "INT2", "UINT2")
+    return {number for name, number in TensorProto.DataType.items() if name.startswith(prefixes)}

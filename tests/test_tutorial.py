@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from examples.tutorial.make_model import MODEL, two_layers
+from examples.tutorial.make_model import INPUTS, MODEL, two_layers, values
 from tests.tutorial_runner import PAGES, PageError, blocks_of, differences, prepare, updated
 
 _SPAN = re.compile(r"`([^`]+)`")
@@ -39,8 +41,23 @@ def test_prose_quotes_what_the_blocks_show(page: Path) -> None:
     assert [span for span in quotes if span not in shown] == []
 
 
-def test_the_shipped_model_is_what_the_script_makes() -> None:
+def test_the_shipped_files_are_what_the_script_makes() -> None:
     assert MODEL.read_bytes() == two_layers().SerializeToString(deterministic=True)
+    with np.load(INPUTS) as inputs:
+        np.testing.assert_array_equal(inputs["x"], values()["x"])
+
+
+# What the tutorial prints may not depend on the order in which a computer's libraries add.
+def test_every_sum_of_the_model_is_exact_in_float32() -> None:
+    v = values()
+    by_type: list[np.ndarray[Any, np.dtype[Any]]] = []
+    for dtype in (np.float32, np.float64):
+        w1, b1, w2, b2, x = (
+            v[name].astype(dtype) for name in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias", "x")
+        )
+        hidden = np.maximum(np.add.accumulate(x[:, :, None] * w1.T, axis=1)[:, -1] + b1, 0)
+        by_type.append(np.add.accumulate(hidden[:, :, None] * w2.T, axis=1)[:, -1] + b2)
+    np.testing.assert_array_equal(by_type[0], by_type[1])
 
 
 # -- the runner ------------------------------------------------------------------------------------------------------

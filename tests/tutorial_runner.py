@@ -89,7 +89,7 @@ class Difference:
 def prepare(folder: Path) -> None:
     """Put what the pages start from into an empty folder."""
     for source in sorted(EXAMPLES.iterdir()):
-        if source.suffix in (".onnx", ".mlir"):
+        if source.suffix in (".onnx", ".npz", ".mlir"):
             shutil.copy(source, folder)
 
 
@@ -265,14 +265,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     stale = 0
     for page in options.pages:
         text = page.read_text(encoding="utf-8")
-        with tempfile.TemporaryDirectory() as folder:
-            prepare(Path(folder))
-            if options.update:
-                page.write_text(updated(text, Path(folder)), encoding="utf-8")
-                continue
-            for difference in differences(text, Path(folder)):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            prepare(folder)
+            try:
+                if options.update:
+                    page.write_text(updated(text, folder), encoding="utf-8")
+                    continue
+                for difference in differences(text, folder):
+                    stale += 1
+                    print(f"{page}:{difference.line}: must read", *difference.real, sep="\n")
+            except PageError as error:
                 stale += 1
-                print(f"{page}:{difference.line}: must read", *difference.real, sep="\n")
+                print(f"{page}: {error}", file=sys.stderr)
     return int(stale > 0)
 
 

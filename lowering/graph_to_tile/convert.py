@@ -33,6 +33,7 @@ from neuron_dialects.graph import (
     spec_of,
 )
 from neuron_dialects.neuron import Executor, ExecutorAttr, location_name, target_of
+from neuron_dialects.tile import ParamOp
 from passes.graph.fuse import split_bias
 
 MACS = "neuron.macs"
@@ -111,6 +112,7 @@ def lower_function(module: ModuleOp, function: func.FuncOp) -> None:
     for op in body.ops:
         lower_op(k, op)
     finish_outputs(k, pending)
+    erase_unused_parameters(block)
     block.add_op(func.ReturnOp())
     lowered = func.FuncOp(
         function.sym_name.data, FunctionType.from_lists(types, []), Region(block), function.sym_visibility
@@ -146,6 +148,13 @@ def finish_outputs(k: Kernel, pending: list[tuple[SSAValue, DramTensor]]) -> Non
     for value, tensor in k.destinations.items():
         if k.tensor(value) is not tensor:
             materialize(k, k.dram(value), tensor)
+
+
+def erase_unused_parameters(block: Block) -> None:
+    """Erase the weights that kernels read only in derived form."""
+    for op in list(block.ops):
+        if isinstance(op, ParamOp) and not any(op.buffer.uses):
+            block.erase_op(op)
 
 
 def lower_op(k: Kernel, op: Operation) -> None:

@@ -4,19 +4,20 @@ Weights are computed here, once: raw ones come from the store as they are (memor
 recipe. Host functions become ONNX models.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from xdsl.dialects import func
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr, TensorType
-from xdsl.ir import SSAValue
+from xdsl.ir import Block, Region, SSAValue
 
 from lowering.nisa_to_neff.host_model import host_model_bytes
 from lowering.nisa_to_neff.program import core_program
 from neuron_dialects.dtypes import dtype_of_or_none
 from neuron_dialects.errors import NeuronError
-from neuron_dialects.graph import ConstantOp, WeightOp
 from neuron_dialects.neuron import Executor, LaunchOp, target_of
+from neuron_dialects.target import Target
 from neuron_dialects.weights import WeightStore
 from runtime.graph_interpreter import WeightResolver
 from runtime.neff import CORE, HOST, OPAQUE, CoreImage, GraphNode, Neff, TensorSpec
@@ -26,71 +27,112 @@ DEVICE_DTYPES = {"i64": "i32", "ui64": "ui32", "f64": "f32"}
 
 
 def emit_neff(module: ModuleOp, store: WeightStore, name: str, report: Mapping[str, Any] | None = None) -> Neff:
-    """The compiled model of `module`, whose core functions are in nisa form 5."""
-    target = target_of(module)
+    """The compiled model of `module`, whose core functions are in nisa form 5.
+
+    NeuronError NX-IR-002 without a main function, NX-NEFF-022 when that does more than launch segments, and those of
+    `core_program` and `host_model_bytes`.
+    """
     functions = {f.sym_name.data: f for f in module.body.block.ops if isinstance(f, func.FuncOp)}
+    if "main" not in functions:
+        raise NeuronError("NX-IR-002", "the module has no function @main")
     main = functions["main"]
-    weights = WeightResolver(module, store)
     names = _Names(main)
-    subgraphs: list[CoreImage] = []
-    hosts: list[bytes] = []
+    segments = _Segments(functions, target_of(module), WeightResolver(module, store))
     nodes: list[GraphNode] = []
-    images: dict[str, int] = {}
     for op in main.body.block.ops:
-        if isinstance(op, func.ReturnOp):
-            continue
-        if not isinstance(op, LaunchOp):
+        if isinstance(op, LaunchOp):
+            arguments, results = (tuple(names.of(v) for v in values) for values in (op.arguments, op.results))
+            callee = op.callee.root_reference.data
+            executor = CORE if op.executor.data == Executor.CORE else HOST
+            nodes.append(GraphNode(executor, segments.index(callee, executor), arguments, results, callee))
+        elif not isinstance(op, func.ReturnOp):
             raise NeuronError(
                 "NX-NEFF-022", f"{op.name} in the main function", help="run graph-partition before emission"
             )
-        callee = op.callee.root_reference.data
-        core = op.executor.data == Executor.CORE
-        if callee not in images:
-            if core:
-                program = core_program(functions[callee], target)
-                parameters = {v.name: weights(v.name) for v in program.variables if v.kind == "file"}
-                images[callee] = len(subgraphs)
-                subgraphs.append(CoreImage(program, parameters))
-            else:
-                images[callee] = len(hosts)
-                hosts.append(host_model_bytes(functions[callee], weights))
-        nodes.append(
-            GraphNode(
-                CORE if core else HOST,
-                images[callee],
-                tuple(names.of(v) for v in op.arguments),
-                tuple(names.of(v) for v in op.results),
-                callee,
-            )
-        )
-    returned = main.body.block.last_op
-    assert returned is not None
+    if names.copies:
+        labels, values = zip(*names.copies, strict=True)
+        position = segments.add_copies(values)
+        nodes.append(GraphNode(HOST, position, tuple(names.of(v) for v in values), labels, "copied_outputs"))
+    returned = _returned(main)
     inputs = [_spec(value, names.of(value)) for value in main.body.block.args]
-    outputs = [_spec(value, label) for value, label in zip(returned.operands, names.outputs, strict=True)]
-    inner = [_spec(v, names.of(v)) for op in main.body.block.ops for v in op.results if v not in returned.operands]
-    return Neff(name, target.name, subgraphs, hosts, nodes, inputs, outputs, inner, dict(report or {}))
+    outputs = [_spec(value, label) for value, label in zip(returned, names.outputs, strict=True)]
+    inside = (v for op in main.body.block.ops for v in op.results)
+    inner = [_spec(v, names.of(v)) for v in inside if v not in names.boundary]
+    target = segments.target.name
+    return Neff(name, target, segments.cores, segments.hosts, nodes, inputs, outputs, inner, dict(report or {}))
+
+
+@dataclass
+class _Segments:
+    """Segments of a model, each emitted when it is first launched."""
+
+    functions: Mapping[str, func.FuncOp]
+    target: Target
+    weights: WeightResolver
+    cores: list[CoreImage] = field(default_factory=list[CoreImage])
+    hosts: list[bytes] = field(default_factory=list[bytes])
+    _emitted: dict[str, int] = field(default_factory=dict[str, int])
+
+    def index(self, callee: str, executor: str) -> int:
+        """Position of a segment among those of its executor."""
+        if callee not in self._emitted:
+            function = self.functions[callee]
+            if executor == CORE:
+                program = core_program(function, self.target)
+                parameters = {v.name: self.weights(v.name) for v in program.variables if v.kind == "file"}
+                self._emitted[callee] = len(self.cores)
+                self.cores.append(CoreImage(program, parameters))
+            else:
+                self._emitted[callee] = len(self.hosts)
+                self.hosts.append(host_model_bytes(function, self.weights))
+        return self._emitted[callee]
+
+    def add_copies(self, values: Sequence[SSAValue]) -> int:
+        """Position of a new host segment that returns values like these as they are."""
+        types = [value.type for value in values]
+        block = Block(arg_types=types)
+        block.add_op(func.ReturnOp(*block.args))
+        function = func.FuncOp("copied_outputs", (types, types), Region(block))
+        self.hosts.append(host_model_bytes(function, self.weights))
+        return len(self.hosts) - 1
 
 
 class _Names:
-    """Tensor names of the main function: the model's own at its boundary, `t0`, `t1`, ... inside."""
+    """Tensor names of the main function: the model's own at its boundary, `t0`, `t1`, ... inside.
+
+    `outputs` are the names of the model's outputs; `copies` those (name, value) whose value has a name already, because
+    it is an input or another output too; `boundary` the values at the model's boundary.
+    """
 
     def __init__(self, main: func.FuncOp):
-        block = main.body.block
-        returned = block.last_op
-        assert returned is not None
+        block, returned = main.body.block, _returned(main)
         arguments = _strings(main, "neuron.input_names", len(block.args), "input")
-        self.outputs = _strings(main, "neuron.output_names", len(returned.operands), "output")
+        self.outputs = _strings(main, "neuron.output_names", len(returned), "output")
+        self.copies: list[tuple[str, SSAValue]] = []
         self._names: dict[SSAValue, str] = dict(zip(block.args, arguments, strict=True))
-        for value, label in zip(returned.operands, self.outputs, strict=True):
-            if value in self._names or isinstance(value.owner, ConstantOp | WeightOp):
-                raise NeuronError("NX-NEFF-023", f"output '{label}' is not computed by any segment")
-            self._names[value] = label
+        for value, label in zip(returned, self.outputs, strict=True):
+            if value in self._names:
+                self.copies.append((label, value))
+            else:
+                self._names[value] = label
+        self.boundary = set(self._names)
+        self._taken = {*arguments, *self.outputs}
 
     def of(self, value: SSAValue) -> str:
         """Name of a value; made up on first use."""
         if value not in self._names:
-            self._names[value] = f"t{len(self._names)}"
+            number = len(self._names)
+            while f"t{number}" in self._taken:
+                number += 1
+            self._names[value] = f"t{number}"
+            self._taken.add(f"t{number}")
         return self._names[value]
+
+
+def _returned(main: func.FuncOp) -> tuple[SSAValue, ...]:
+    last = main.body.block.last_op
+    assert isinstance(last, func.ReturnOp)
+    return tuple(last.arguments)
 
 
 def _strings(main: func.FuncOp, attribute: str, count: int, prefix: str) -> list[str]:

@@ -4,10 +4,11 @@ Given a function in nisa form 5 (queues, registers, addresses); leaves behind th
 share.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from xdsl.dialects import func
+from xdsl.dialects import arith, func
 from xdsl.dialects.builtin import IntegerAttr, LocationAttr, MemRefType
 from xdsl.ir import Operation, SSAValue
 
@@ -82,6 +83,8 @@ class _Emitter:
             if isinstance(inner, nisa.NisaOp):
                 entries.append(self.entry(inner))
             elif isinstance(inner, nisa.ControlOp) and inner.kind.data == "label":
+                if inner.operand_numbers[0] in labels:
+                    raise _broken(f"queue {op.engine.data} has label L{inner.operand_numbers[0]} twice")
                 labels[inner.operand_numbers[0]] = len(entries)
             elif isinstance(inner, nisa.ControlOp):
                 entries.append(QueueEntry(control=inner.kind.data, numbers=inner.operand_numbers))
@@ -91,27 +94,44 @@ class _Emitter:
                     f"{inner.name} in queue {op.engine.data}",
                     help="run nisa-allocate-registers before emission",
                 )
-        return [
-            replace(e, numbers=(*e.numbers[:2], labels[e.numbers[2]])) if e.control == "branch_less" else e
-            for e in entries
-        ]
+        return [replace(e, numbers=_resolved(e, labels, op)) if e.control == "branch_less" else e for e in entries]
+
+
+def _resolved(branch: QueueEntry, labels: Mapping[int, int], queue: nisa.QueueOp) -> tuple[int, ...]:
+    """Numbers of a branch with its label as an entry number."""
+    *others, label = branch.numbers
+    if label not in labels:
+        raise _broken(f"queue {queue.engine.data} branches to L{label}, which it does not have")
+    return (*others, labels[label])
+
+
+def _broken(message: str) -> NeuronError:
+    return NeuronError("NX-NEFF-007", message)
 
 
 def core_program(function: func.FuncOp, target: Target) -> CoreProgram:
-    """The program of a core function; NeuronError NX-NEFF-020/021 when passes are missing before emission."""
+    """The program of a core function.
+
+    NeuronError NX-NEFF-020/021 when passes are missing before emission, NX-NEFF-007 for a queue that the target lacks.
+    """
     emitter = _Emitter(target)
+    block = function.body.block
     inputs = _number(function, INPUT_COUNT)
-    for position, argument in enumerate(function.body.block.args):
+    taken = {op.symbol.data for op in block.ops if isinstance(op, nisa.ParamOp)}
+    for position, argument in enumerate(block.args):
         kind = "input" if position < inputs else "output"
         number = position if position < inputs else position - inputs
-        emitter.variable(argument, f"{kind}{number}", kind)
+        emitter.variable(argument, _free_name(f"{kind}{number}", taken), kind)
     queues: dict[str, list[QueueEntry]] = {}
-    for op in function.body.block.ops:
-        _declare(emitter, op)
+    for op in block.ops:
         if isinstance(op, nisa.QueueOp):
-            queues[op.engine.data] = emitter.queue(op)
-        elif isinstance(op, nisa.NisaOp):
-            raise NeuronError("NX-NEFF-021", f"{op.name} outside a queue", help="run nisa-split-queues before emission")
+            engine = op.engine.data
+            if engine in queues or engine not in target.engines:
+                problem = "two queues" if engine in queues else f"a queue, which target {target.name} does not have,"
+                raise _broken(f"engine {engine} has {problem}")
+            queues[engine] = emitter.queue(op)
+        else:
+            _declare(emitter, op, taken)
     return CoreProgram(
         target=target.name,
         queues={engine: queues.get(engine, []) for engine in target.engines},
@@ -123,15 +143,24 @@ def core_program(function: func.FuncOp, target: Target) -> CoreProgram:
     )
 
 
-def _declare(emitter: _Emitter, op: Operation) -> None:
-    """Note the buffer that an op defines."""
+def _free_name(name: str, taken: set[str]) -> str:
+    """`name`, or with underscores behind it where a weight of the model is called so."""
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _declare(emitter: _Emitter, op: Operation, taken: set[str]) -> None:
+    """Note the buffer that an op defines. NX-NEFF-021 for an op that belongs into a queue."""
     if isinstance(op, nisa.ParamOp):
         name = op.symbol.data
         emitter.variable(op.buffer, name, "file", parameter_file_name(len(emitter.variables), name))
     elif isinstance(op, nisa.AllocOp) and space_of(op.buffer) == "dram":
-        emitter.variable(op.buffer, f"scratch{len(emitter.variables)}", "tmp")
+        emitter.variable(op.buffer, _free_name(f"scratch{len(emitter.variables)}", taken), "tmp")
     elif isinstance(op, nisa.AllocOp) and op.address is not None and op.partition is not None:
         emitter.addresses[op.buffer] = (op.partition.value.data, op.address.value.data)
+    elif not isinstance(op, nisa.AllocOp | arith.ConstantOp | func.ReturnOp):
+        raise NeuronError("NX-NEFF-021", f"{op.name} outside a queue", help="run nisa-split-queues before emission")
 
 
 def _number(function: func.FuncOp, name: str) -> int:

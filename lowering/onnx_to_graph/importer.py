@@ -194,6 +194,7 @@ class _Importer:
                 scope=frame.scope,
                 emitter=self.emitter,
                 used_outputs=tuple(name in frame.read for name in proto.output),
+                notes=self.info.notes,
             )
             outputs = self._import_node(node, frame)
             for name, value in outputs.items():

@@ -43,8 +43,8 @@ def window_pads(
     return pads
 
 
-def _conv(node: Node) -> Sequence[Value]:
-    x, w = node.operand(0), node.operand(1)
+def convolution(node: Node, x: SSAValue, w: SSAValue, bias: SSAValue | None = None) -> SSAValue:
+    """The convolution of x and w with the attributes that the node has in common with Conv."""
     kernel = shape_of(w)[2:]
     strides = spatial_attr(node, "strides", len(kernel), 1)
     dilations = spatial_attr(node, "dilations", len(kernel), 1)
@@ -54,13 +54,17 @@ def _conv(node: Node) -> Sequence[Value]:
     op = ConvOp(
         x,
         w,
-        node.optional_operand(2),
+        bias,
         strides=strides,
         pads=window_pads(node, size, kernel, strides, dilations),
         dilations=dilations,
         groups=node.int_attr("group", 1),
     )
-    return [node.emit(op)]
+    return node.emit(op)
+
+
+def _conv(node: Node) -> Sequence[Value]:
+    return [convolution(node, node.operand(0), node.operand(1), node.optional_operand(2))]
 
 
 def _conv_transpose(node: Node) -> Sequence[Value]:
@@ -118,9 +122,8 @@ def _transpose_pads(
     return [*low, *high]
 
 
-def _matmul(node: Node) -> Sequence[Value]:
-    """Operands of rank 1 are a row on the left and a column on the right; the added dimension goes again."""
-    a, b = node.operand(0), node.operand(1)
+def matrix_product(node: Node, a: SSAValue, b: SSAValue) -> SSAValue:
+    """As numpy.matmul: an operand of rank 1 is a row on the left, a column on the right; its new dimension goes again."""
     a_shape, b_shape = shape_of(a), shape_of(b)
     if not a_shape or not b_shape:
         raise ShapeError("a scalar cannot be multiplied as a matrix")
@@ -134,7 +137,11 @@ def _matmul(node: Node) -> Sequence[Value]:
         del shape[-1]
     if len(a_shape) == 1:
         del shape[len(shape) - 1 if len(b_shape) == 1 else len(shape) - 2]
-    return [product if len(shape) == len(shape_of(product)) else node.emit(ReshapeOp(product, shape))]
+    return product if len(shape) == len(shape_of(product)) else node.emit(ReshapeOp(product, shape))
+
+
+def _matmul(node: Node) -> Sequence[Value]:
+    return [matrix_product(node, node.operand(0), node.operand(1))]
 
 
 def _gemm(node: Node) -> Sequence[Value]:

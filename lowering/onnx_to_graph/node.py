@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -36,6 +36,8 @@ class Node:
     emitter: Emitter
     used_outputs: tuple[bool, ...]
     """For each output, whether anything reads it."""
+    notes: list[str] = field(default_factory=list[str])
+    """Where a converter tells the user of what it decided, one sentence each; it does so when it cannot fail any more."""
 
     # Inputs
 

@@ -38,10 +38,20 @@ Table: TypeAlias = Mapping[str, Row]
 
 def converters() -> Table:
     """The whole table, for operators of ONNX's own domain."""
-    from lowering.onnx_to_graph import elementwise, linear, movement, normalization, pooling, reduction, resizing
+    from lowering.onnx_to_graph import (
+        contraction,
+        elementwise,
+        linear,
+        movement,
+        normalization,
+        pooling,
+        quantization,
+        reduction,
+        resizing,
+    )
 
     table: dict[str, Row] = {}
-    for family in (elementwise, linear, pooling, reduction, normalization, movement, resizing):
+    for family in (elementwise, linear, contraction, pooling, reduction, normalization, movement, resizing, quantization):
         for op_type, row in family.CONVERTERS.items():
             if op_type in table:
                 raise ValueError(f"two converters for {op_type}")

@@ -166,6 +166,8 @@ class _Converter:
                 )
             chosen = self.balance.choose(options, executions)
             chosen_name, chosen_fields = chosen.name, dict(chosen.fields)
+            # Another instruction may know the same operand by another role.
+            views = [(role, *_view_of(operand, operands, views)) for role, operand in chosen.operands.items()]
             extra = {"engine": StringAttr(chosen.engine)}
         block.add_op(nisa.NISA_OPS[chosen_name].make(views, indices, chosen_fields, extra, op.location))
 
@@ -188,3 +190,11 @@ class _Converter:
                 self.top.insert_op_before(op, first)
             self.constants[value] = op.result
         return self.constants[value]
+
+
+def _view_of(
+    operand: Operand, operands: Mapping[str, Operand], views: list[tuple[str, SSAValue, AccessPattern]]
+) -> tuple[SSAValue, AccessPattern]:
+    """The view that `operand` was made from."""
+    position = next(i for i, known in enumerate(operands.values()) if known is operand)
+    return views[position][1], views[position][2]

@@ -53,7 +53,23 @@ def choices(instruction: Instruction, target: Target) -> list[Instruction]:
         found.append(Instruction("tensor_copy", "dve", instruction.operands, {}))
     if instruction.name == "activation" and _plain_relu(instruction):
         found.append(Instruction("tensor_scalar", "dve", instruction.operands, {"op0": "maximum", "scalar0": 0.0}))
+    if instruction.name == "tensor_scalar" and (as_activation := _biased_activation(instruction)) is not None:
+        found.append(as_activation)
     return [replace(i, fields=_fields_without_defaults(i.name, i.fields)) for i in found]
+
+
+def _biased_activation(instruction: Instruction) -> Instruction | None:
+    """(data + column) and max(data + column, 0) on floats as an activation with that bias; None for anything else."""
+    bias = instruction.operands.get("operand0")
+    func = {"bypass": "copy", "maximum": "relu"}.get(str(instruction.field("op1")))
+    plain = not instruction.field("reverse0") and not instruction.field("reverse1") and instruction.field("op0") == "add"
+    zero = func == "copy" or instruction.field("scalar1") == 0.0
+    if bias is None or func is None or not plain or not zero or "operand1" in instruction.operands:
+        return None
+    if not _float_copy(instruction):
+        return None
+    operands = {"dst": instruction.operands["dst"], "data": instruction.operands["data"], "bias": bias}
+    return Instruction("activation", "act", operands, {"func": func})
 
 
 def _float_copy(instruction: Instruction) -> bool:

@@ -23,7 +23,7 @@ from neuron_dialects.graph.source import ConstantOp, WeightOp
 from neuron_dialects.graph.structure import FusedOp, OnnxNodeOp, YieldOp
 from neuron_dialects.target import Target
 
-HOST_DTYPES = tuple(dtype_by_name(name) for name in ("f64", "ui64", "f8e4m3fn"))
+HOST_DTYPES = tuple(dtype_by_name(name) for name in ("f64", "ui64", "ui32", "f8e3m4", "f8e4m3", "f8e4m3fn", "f8e5m2"))
 """Element types that no core has. i64 is not among them: cores compute it as i32."""
 
 I32_LIMITS = (-(2**31), 2**31 - 1)

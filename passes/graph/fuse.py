@@ -155,6 +155,33 @@ def fuse_block(block: Block) -> None:
         _outline(block, [ops[i] for i in members])
 
 
+def sink_broadcast_adds(block: Block) -> None:
+    """(x + b) + r  ->  (x + r) + b, where b is broadcast and r is not, and nobody else reads x + b.
+
+    The two streams of x + r are then read from PSUM and SBUF, which costs half of reading both from SBUF, and b ends up
+    beside an activation, which adds it for nothing.
+    """
+    for outer in list(block.ops):
+        if not isinstance(outer, BinaryOp) or outer.kind.data != BinaryKind.ADD:
+            continue
+        for inner_value, other in ((outer.a, outer.b), (outer.b, outer.a)):
+            inner = inner_value.owner
+            if not isinstance(inner, BinaryOp) or inner.kind.data != BinaryKind.ADD or not inner_value.has_one_use():
+                continue
+            full, broadcast = (inner.a, inner.b) if shape_of(inner.a) == shape_of(inner.result) else (inner.b, inner.a)
+            if shape_of(broadcast) == shape_of(inner.result) or shape_of(other) != shape_of(outer.result):
+                continue
+            first = BinaryOp(BinaryKind.ADD, full, other)
+            second = BinaryOp(BinaryKind.ADD, first.result, broadcast)
+            first.location, second.location = outer.location, inner.location
+            block.insert_op_before(first, outer)
+            block.insert_op_before(second, outer)
+            outer.result.replace_all_uses_with(second.result)
+            block.erase_op(outer)
+            block.erase_op(inner)
+            break
+
+
 def _joinable(op: Operation) -> bool:
     """Scalars and empty tensors stay outside groups: there is nothing to sweep."""
     shape = shape_of(op.results[0])
@@ -181,6 +208,7 @@ def _outline(block: Block, members: list[Operation]) -> None:
     terminator = YieldOp(*(mapping[v] for v in outputs))
     terminator.location = members[-1].location
     body.add_op(terminator)
+    sink_broadcast_adds(body)
     fused = FusedOp(inputs, [v.type for v in outputs], Region(body))
     fused.location = members[0].location
     block.insert_op_after(fused, members[-1])

@@ -22,7 +22,7 @@ from neuron_dialects.errors import NeuronError
 from neuron_dialects.neuron import location_name, target_of
 from neuron_dialects.target import Target
 from passes.nisa.live_ranges import OnChipBuffer, on_chip_buffers, top_level_statements
-from passes.nisa.memory_plan import LiveBuffer, MemoryPlan, plan_memory
+from passes.nisa.memory_plan import LiveBuffer, MemoryPlan, plan_with_prefetch
 from passes.nisa.place_buffers import PlacedBuffer, hoist_dram_buffers, place_buffers
 from passes.nisa.program_tree import nisa_functions
 from passes.nisa.spill import Spill, spill_buffer
@@ -188,7 +188,8 @@ class _Allocator:
             for key, buffer in enumerate(buffers)
             if buffer.space == memory.space
         ]
-        plan = plan_memory(live, memory.capacity)
+        loaded = {key for key, buffer in enumerate(buffers) if buffer.space == memory.space and buffer.is_loaded}
+        plan = plan_with_prefetch(live, memory.capacity, loaded)
         if plan.placement is None and not plan.victims:
             raise self.shortage(memory, plan, buffers)
         return plan

@@ -41,6 +41,17 @@ class OnChipBuffer:
         return not isinstance(self.alloc.parent_op(), FuncOp)
 
     @property
+    def is_loaded(self) -> bool:
+        """Whether it is one buffer of the whole program that only transfers write, so that they may run ahead."""
+        writers = [
+            op
+            for use in self.alloc.buffer.uses
+            if isinstance(op := use.operation, NisaOp)
+            and op.DEFINITION.operand(op.access.data[use.index][0]).writes
+        ]
+        return not self.in_loop and all(op.is_dma for op in writers)
+
+    @property
     def copies(self) -> int:
         """Copies that can be used: one outside of loops, and never more than there are executions."""
         return max(1, min(self.alloc.copies.value.data, self.executions)) if self.in_loop else 1

@@ -8,8 +8,8 @@ lie idle where memory is short. Spilling them changes the program, so the caller
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from passes.nisa.allocation import Interval, Placement, load_profile, place
 
@@ -19,7 +19,8 @@ class LiveBuffer:
     """A buffer over the positions of a program's top-level statements.
 
     `units`: size of one copy (bytes of a partition, or banks); `uses`: positions that access it, ascending, without
-    gaps for a buffer of a loop nest (there is one). `movable`: it may be spilled to DRAM between its uses.
+    gaps for a buffer of a loop nest (there is one). `movable`: it may be spilled to DRAM between its uses. `lead`: how
+    many positions before its first use its memory should be free already, so that a transfer can run ahead.
     """
 
     key: int
@@ -27,6 +28,12 @@ class LiveBuffer:
     copies: int
     uses: tuple[int, ...]
     movable: bool = False
+    lead: int = 0
+
+    @property
+    def start(self) -> int:
+        """The position from which its memory is taken."""
+        return max(0, self.uses[0] - self.lead)
 
     @property
     def idle_gaps(self) -> list[tuple[int, int]]:
@@ -64,7 +71,7 @@ class _Planner:
         self.copies = {buffer.key: buffer.copies for buffer in self.buffers}
 
     def intervals(self) -> list[Interval]:
-        return [Interval(b.key, b.uses[0], b.uses[-1], b.units * self.copies[b.key]) for b in self.buffers]
+        return [Interval(b.key, b.start, b.uses[-1], b.units * self.copies[b.key]) for b in self.buffers]
 
     def rotating(self, first: int, last: int) -> list[LiveBuffer]:
         """Buffers with copies to give away that are live between two positions."""
@@ -143,3 +150,24 @@ def plan_memory(buffers: Sequence[LiveBuffer], capacity: int) -> MemoryPlan:
             keys = tuple(b.key for b in planner.idle(first, last)[:1])
             return MemoryPlan(planner.copies, None, keys, (first, placement.needed), live)
         planner.take_copy(rotating)
+
+
+PREFETCH_LEADS = (64, 32, 16, 8, 4, 2)
+"""Leads that `plan_with_prefetch` tries, in positions."""
+
+
+def plan_with_prefetch(buffers: Sequence[LiveBuffer], capacity: int, loaded: Collection[int]) -> MemoryPlan:
+    """`plan_memory`, with the memory of the `loaded` buffers free as early as there is room for.
+
+    A transfer into a buffer starts when the last reader of what lay there before is done. Spare memory is best spent on
+    letting transfers of later kernels (their weights) run during earlier ones; copies and spills are as without.
+    """
+    base = plan_memory(buffers, capacity)
+    if base.placement is None or base.victims or not loaded:
+        return base
+    for lead in PREFETCH_LEADS:
+        early = [replace(b, lead=lead) if b.key in loaded else b for b in buffers]
+        plan = plan_memory(early, capacity)
+        if plan.placement is not None and plan.copies == base.copies:
+            return replace(plan, live_units=base.live_units)
+    return base

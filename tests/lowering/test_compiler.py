@@ -8,13 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from xdsl.dialects.func import FuncOp
 
 from lowering.compiler import AUTO_CAST, AUTO_CAST_TYPES, CompileOptions, compile_model, decisions
 from lowering.onnx_to_graph import import_onnx
 from lowering.pipeline import LEVELS, pass_specs
 from neuron_dialects.errors import NeuronError
-from neuron_dialects.neuron import Executor, ExecutorAttr
+from neuron_dialects.neuron import Executor
 from neuron_dialects.target import load_target, target_names
 from tests.numerics.models import SHIPPED
 
@@ -74,7 +73,9 @@ def test_the_neff_holds_every_segment() -> None:
     result = compile_model(LENET, CompileOptions(target="trn1"))
     assert result.neff is not None
     core = ExecutorAttr(Executor.CORE)
-    functions = [op for op in result.module.ops if isinstance(op, FuncOp) and op.attributes.get("neuron.executor") == core]
+    functions = [
+        op for op in result.module.ops if isinstance(op, FuncOp) and op.attributes.get("neuron.executor") == core
+    ]
     assert len(result.neff.subgraphs) == len(functions) == 1
     assert (result.neff.name, result.neff.target) == ("lenet5", "trn1")
     assert [spec.name for spec in result.neff.inputs] == ["input"]

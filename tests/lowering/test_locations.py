@@ -1,7 +1,8 @@
-"""Locations: whatever a pass makes of an op still names the ONNX node that the op came from, down to the instruction.
+"""Locations: whatever a pass makes of an op still names the ONNX node that it came from, down to the instruction.
 
-xDSL's rewrites drop locations, so each pass carries them on purpose; here every pass of the default pipeline is watched on
-whole models. What belongs to no node (loops and their constants, functions, queues, control instructions) may have none.
+xDSL's rewrites drop locations, so each pass carries them on purpose; here every pass of the default pipeline is watched
+on whole models. What belongs to no node (loops and their constants, functions, queues, control instructions) may have
+none.
 """
 
 from __future__ import annotations

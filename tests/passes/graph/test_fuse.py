@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Block, SSAValue
 
-from passes.graph.fuse import MAX_GROUP, grow_group
+from neuron_dialects.graph import BinaryKind, BinaryOp, ConvOp, FusedOp, UnaryKind, UnaryOp, shape_of
+from passes.graph.fuse import MAX_GROUP, GraphFusePass, grow_group
+from runtime.graph_interpreter import run_graph
+from tests.core_kernels import core_function, core_module, random_inputs
 
 
 def test_a_chain_joins_until_an_op_that_is_not_eligible() -> None:
@@ -36,3 +46,38 @@ def test_outside_users_come_after_the_last_member(jumps: list[set[int]], refused
     outside = [user for member in group for user in users[member] if user not in group]
     assert all(user > group[-1] for user in outside)
     assert not refused & set(group[1:])
+
+
+def residual_block(bias_first: bool) -> ModuleOp:
+    """conv + bias + residual, relu; the residual is added last or in the middle."""
+
+    def make(block: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        conv = ConvOp(arguments[0], weights["w"], None, strides=[1, 1], pads=[1, 1, 1, 1], dilations=[1, 1])
+        first, second = (weights["b"], arguments[1]) if bias_first else (arguments[1], weights["b"])
+        one = BinaryOp(BinaryKind.ADD, conv.result, first)
+        two = BinaryOp(BinaryKind.ADD, second, one.result)
+        relu = UnaryOp(UnaryKind.RELU, two.result)
+        block.add_ops([conv, one, two, relu])
+        return [relu.result]
+
+    return core_module("trn1", [("f32", (1, 8, 6, 6)), ("f32", (1, 16, 6, 6))], WEIGHTS, make)
+
+
+WEIGHTS = {
+    "w": np.random.default_rng(0).standard_normal((16, 8, 3, 3)).astype(np.float32),
+    "b": np.random.default_rng(1).standard_normal((16, 1, 1)).astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("bias_first", [True, False])
+def test_the_broadcast_add_ends_up_behind_the_residual(bias_first: bool) -> None:
+    module = residual_block(bias_first)
+    inputs = random_inputs([("f32", (1, 8, 6, 6)), ("f32", (1, 16, 6, 6))])
+    expected = run_graph(core_function(module), [a.copy() for a in inputs], WEIGHTS.__getitem__)
+    GraphFusePass().apply(Context(), module)
+    module.verify()
+    (actual,) = run_graph(core_function(module), inputs, WEIGHTS.__getitem__)
+    np.testing.assert_allclose(actual, expected[0], rtol=1e-5, atol=1e-5)
+    (fused,) = (op for op in core_function(module).body.block.ops if isinstance(op, FusedOp))
+    adds = [op for op in fused.body.block.ops if isinstance(op, BinaryOp)]
+    assert [{shape_of(v)[-2:] for v in op.operands} for op in adds] == [{(6, 6)}, {(6, 6), (1, 1)}]

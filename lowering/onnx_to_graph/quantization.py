@@ -1,0 +1,327 @@
+"""Converters of ONNX's quantised operators, as float operators on the integers.
+
+A quantised number q stands for (q - zero point) * scale. Integers of 8 bits less their zero point have a magnitude of
+at most 255, which bf16 and everything wider hold exactly, so that products of them are exact in f32 and sums are exact
+as long as they stay below 2**24. A product whose sums may get larger is right to f32's precision instead of to the last
+integer; the report says so. Quantised weights stay as they are in the file: the operators that widen them are folded
+later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil, prod
+
+import numpy as np
+from xdsl.ir import SSAValue
+
+from lowering.onnx_to_graph.linear import convolution, matrix_product
+from lowering.onnx_to_graph.node import Node, Unsupported
+from lowering.onnx_to_graph.registry import Row
+from lowering.onnx_to_graph.values import Constant, Value
+from neuron_dialects.dtypes import F32, I32, UI8, DType, dtype_of_onnx
+from neuron_dialects.graph import (
+    BinaryKind,
+    BinaryOp,
+    BroadcastOp,
+    CastOp,
+    ClipOp,
+    CompareKind,
+    CompareOp,
+    ReduceKind,
+    ReduceOp,
+    ReshapeOp,
+    SelectOp,
+    SliceOp,
+    UnaryKind,
+    UnaryOp,
+    shape_of,
+    spec_of,
+)
+from neuron_dialects.graph.shapes import Shape, ShapeError, element_count
+
+_QUANTIZED = ("i8", "ui8", "i16", "ui16")
+"""Element types that QuantizeLinear makes here; f32 holds every one of their values."""
+_EXACT_SUM = 2**24
+"""f32 holds every integer up to this magnitude."""
+
+
+# Pieces
+
+
+def _cast(node: Node, x: SSAValue, dtype: DType) -> SSAValue:
+    return x if spec_of(x)[0] is dtype else node.emit(CastOp(x, dtype))
+
+
+def _binary(node: Node, kind: BinaryKind, a: SSAValue, b: SSAValue) -> SSAValue:
+    return node.emit(BinaryOp(kind, a, b))
+
+
+def _reshape(node: Node, x: SSAValue, shape: Sequence[int]) -> SSAValue:
+    return x if shape_of(x) == tuple(shape) else node.emit(ReshapeOp(x, shape))
+
+
+def _zero_point(node: Node, index: int) -> SSAValue | None:
+    """An optional zero point in f32; None where it is absent or known to be zero."""
+    if not node.has(index):
+        return None
+    value = node.value(index)
+    if isinstance(value, Constant) and not value.read().any():
+        return None
+    return _cast(node, node.operand(index), F32)
+
+
+def _centered(node: Node, x: SSAValue, zero_point: SSAValue | None) -> SSAValue:
+    """x less its zero point, in f32."""
+    wide = _cast(node, x, F32)
+    return wide if zero_point is None else _binary(node, BinaryKind.SUB, wide, zero_point)
+
+
+def _saturated(node: Node, x: SSAValue, zero_point: SSAValue | None, dtype: DType) -> SSAValue:
+    """The f32 tensor x rounded half to even, moved by the zero point, clipped to the range of `dtype` and cast."""
+    if dtype.name not in _QUANTIZED:
+        raise Unsupported(f"quantised values of type {dtype}")
+    rounded = node.emit(UnaryOp(UnaryKind.ROUND, x))
+    moved = rounded if zero_point is None else _binary(node, BinaryKind.ADD, rounded, zero_point)
+    limits = np.iinfo(dtype.numpy)
+    return _cast(node, node.emit(ClipOp(moved, minimum=float(limits.min), maximum=float(limits.max))), dtype)
+
+
+def _per_axis(node: Node, parameter: SSAValue, shape: Shape, axis: int) -> SSAValue:
+    """A scale or zero point (one for the tensor, or one per index along `axis`) so that it broadcasts to `shape`."""
+    given = shape_of(parameter)
+    if element_count(given) == 1:
+        return _reshape(node, parameter, ())
+    axis = axis + len(shape) if axis < 0 else axis
+    if not 0 <= axis < len(shape) or given != (shape[axis],):
+        raise ShapeError(f"{element_count(given)} scales or zero points do not fit axis {axis} of {list(shape)}")
+    return _reshape(node, parameter, (*given, *[1] * (len(shape) - axis - 1)))
+
+
+def _per_block(node: Node, parameter: SSAValue, shape: Shape, axis: int, block: int) -> SSAValue:
+    """A scale or zero point with one value per `block` elements along `axis`, repeated to `shape`."""
+    given = shape_of(parameter)
+    axis = axis + len(shape) if axis < 0 else axis
+    if not 0 <= axis < len(shape) or given != (*shape[:axis], ceil(shape[axis] / block), *shape[axis + 1 :]):
+        raise ShapeError(f"scales or zero points of {list(given)} do not fit blocks of {block} in {list(shape)}")
+    before, count, after = given[:axis], given[axis], given[axis + 1 :]
+    apart = _reshape(node, parameter, (*before, count, 1, *after))
+    repeated = node.emit(BroadcastOp(apart, (*before, count, block, *after)))
+    joined = _reshape(node, repeated, (*before, count * block, *after))
+    return (
+        joined if shape_of(joined) == shape else node.emit(SliceOp(joined, [0] * len(shape), shape, [1] * len(shape)))
+    )
+
+
+def _parameters(node: Node) -> tuple[SSAValue, SSAValue | None]:
+    """Scale and zero point of QuantizeLinear and DequantizeLinear in f32, broadcasting to input 0."""
+    shape, axis, block = node.shape(0), node.int_attr("axis", 1), node.int_attr("block_size", 0)
+
+    def fitted(parameter: SSAValue) -> SSAValue:
+        if block:
+            return _per_block(node, parameter, shape, axis, block)
+        return _per_axis(node, parameter, shape, axis)
+
+    zero_point = _zero_point(node, 2)
+    scale = fitted(_cast(node, node.operand(1), F32))
+    return scale, None if zero_point is None else fitted(zero_point)
+
+
+# Between floats and quantised numbers
+
+
+def _quantize_linear(node: Node) -> Sequence[Value]:
+    """round(x / scale) + zero point, saturated."""
+    wanted = node.int_attr("output_dtype", 0)
+    dtype = node.dtype(2) if node.has(2) else dtype_of_onnx(wanted) if wanted else UI8
+    if dtype is None:
+        raise Unsupported("quantised values of a type that only the host understands")
+    scale, zero_point = _parameters(node)
+    scaled = _binary(node, BinaryKind.DIV, _cast(node, node.operand(0), F32), scale)
+    return [_saturated(node, scaled, zero_point, dtype)]
+
+
+def _dequantize_linear(node: Node) -> Sequence[Value]:
+    """(x - zero point) * scale."""
+    if not node.dtype(0).is_integer:
+        raise Unsupported(f"quantised values of type {node.dtype(0)}")
+    wanted = node.int_attr("output_dtype", 0)
+    dtype = dtype_of_onnx(wanted) if wanted else node.dtype(1)
+    if dtype is None:
+        raise Unsupported("a result of a type that only the host understands")
+    scale, zero_point = _parameters(node)
+    product = _binary(node, BinaryKind.MUL, _centered(node, node.operand(0), zero_point), scale)
+    return [_cast(node, product, dtype)]
+
+
+def _dynamic_quantize_linear(node: Node) -> Sequence[Value]:
+    """Scale and zero point from the range of x and zero; 255 steps. Where x is zero everywhere the scale is one."""
+    x = node.operand(0)
+    axes = tuple(range(len(shape_of(x))))
+
+    def bound(kind: ReduceKind, with_zero: BinaryKind) -> SSAValue:
+        extreme = node.emit(ReduceOp(kind, x, axes, keep_dims=False)) if axes else x
+        return _binary(node, with_zero, extreme, zero)
+
+    zero = node.constant_value("zero", 0.0, F32)
+    low, high = bound(ReduceKind.MIN, BinaryKind.MIN), bound(ReduceKind.MAX, BinaryKind.MAX)
+    step = _binary(
+        node, BinaryKind.DIV, _binary(node, BinaryKind.SUB, high, low), node.constant_value("steps", 255.0, F32)
+    )
+    empty = node.emit(CompareOp(CompareKind.EQ, step, zero))
+    scale = node.emit(SelectOp(empty, node.constant_value("one", 1.0, F32), step))
+    offset = _binary(node, BinaryKind.DIV, _binary(node, BinaryKind.SUB, zero, low), scale)
+    zero_point = _saturated(node, offset, None, UI8)
+    scaled = _binary(node, BinaryKind.DIV, x, scale)
+    return [_saturated(node, scaled, _cast(node, zero_point, F32), UI8), scale, zero_point]
+
+
+# Products of quantised numbers
+
+
+def _largest_magnitude(node: Node, index: int, zero_index: int) -> int:
+    """The largest magnitude that an 8-bit input less its zero point can have."""
+    limits = np.iinfo(node.dtype(index).numpy)
+    if not node.has(zero_index):
+        return max(-limits.min, limits.max)
+    value = node.value(zero_index)
+    if not isinstance(value, Constant):
+        return limits.max - limits.min
+    zero_points = value.read().astype(np.int64)
+    return int(max((zero_points - limits.min).max(initial=0), (limits.max - zero_points).max(initial=0)))
+
+
+def _largest_sum(node: Node, x: tuple[int, int], w: tuple[int, int], zero_shape: Shape, axes: tuple[int, ...]) -> int:
+    """A bound on the magnitude of every partial sum of products of x and w, summed over the axes `axes` of w.
+
+    x, w: positions of an input and of its zero point. `zero_shape`: w's zero point in a shape that broadcasts to w.
+    Weights known at import count with their values, all else with its range.
+    """
+    weights = node.value(w[0])
+    zero = node.value(w[1]) if node.has(w[1]) else None
+    if isinstance(weights, Constant) and (zero is None or isinstance(zero, Constant)):
+        centered = weights.read().astype(np.int32)
+        if isinstance(zero, Constant):
+            centered = centered - zero.read().astype(np.int32).reshape(zero_shape)
+        per_output = int(np.abs(centered).sum(axis=axes, dtype=np.int64).max(initial=0))
+    else:
+        per_output = prod(node.shape(w[0])[axis] for axis in axes) * _largest_magnitude(node, *w)
+    return per_output * _largest_magnitude(node, *x)
+
+
+def _note_sums(node: Node, largest: int) -> None:
+    if largest > _EXACT_SUM:
+        node.notes.append(
+            f"{node.name}: integer sums may reach {largest}, beyond the {_EXACT_SUM} that f32 counts to;"
+            " those that do are rounded"
+        )
+
+
+def _matrix_parameter(shape: Shape, columns: bool) -> Shape:
+    """The shape in which a parameter of a matrix (one value, one per row, or one per column) broadcasts to it."""
+    if element_count(shape) == 1:
+        return ()
+    return shape if columns or len(shape) > 1 else (*shape, 1)
+
+
+def _integer_product(node: Node, a: int, a_zero: int, b: int, b_zero: int) -> SSAValue:
+    """The product of two 8-bit matrices less their zero points, in f32; arguments are input positions."""
+    operands: list[SSAValue] = []
+    for index, zero_index, columns in ((a, a_zero, False), (b, b_zero, True)):
+        x = node.operand(index)
+        zero_point = _zero_point(node, zero_index)
+        if zero_point is not None:
+            zero_point = _reshape(node, zero_point, _matrix_parameter(shape_of(zero_point), columns))
+        centered = _centered(node, x, zero_point)
+        if shape_of(centered) != shape_of(x):
+            raise ShapeError(f"a zero point of {list(node.shape(zero_index))} does not fit {list(shape_of(x))}")
+        operands.append(centered)
+    product = matrix_product(node, *operands)
+    zero_shape = node.shape(b_zero) if node.has(b_zero) and element_count(node.shape(b_zero)) > 1 else ()
+    rank = len(node.shape(b))
+    _note_sums(node, _largest_sum(node, (a, a_zero), (b, b_zero), zero_shape, (max(rank - 2, 0),)))
+    return product
+
+
+def _matmul_integer(node: Node) -> Sequence[Value]:
+    return [_cast(node, _integer_product(node, 0, 2, 1, 3), I32)]
+
+
+def _integer_convolution(node: Node, x: int, x_zero: int, w: int, w_zero: int) -> SSAValue:
+    """The convolution of 8-bit x and w less their zero points, in f32; padding counts as x's zero point."""
+    if element_count(node.shape(x_zero) if node.has(x_zero) else ()) != 1:
+        raise Unsupported("a zero point per channel of the input")
+    x_point, w_point = _zero_point(node, x_zero), _zero_point(node, w_zero)
+    data = _centered(node, node.operand(x), None if x_point is None else _reshape(node, x_point, ()))
+    shape = node.shape(w)
+    weights = _centered(node, node.operand(w), None if w_point is None else _per_axis(node, w_point, shape, 0))
+    result = convolution(node, data, weights)
+    count = element_count(node.shape(w_zero)) if node.has(w_zero) else 1
+    zero_shape = (count, *[1] * (len(shape) - 1)) if count > 1 else ()
+    _note_sums(node, _largest_sum(node, (x, x_zero), (w, w_zero), zero_shape, tuple(range(1, len(shape)))))
+    return result
+
+
+def _conv_integer(node: Node) -> Sequence[Value]:
+    return [_cast(node, _integer_convolution(node, 0, 2, 1, 3), I32)]
+
+
+# Products that are quantised again
+
+
+def _combined_scale(node: Node, scales: Sequence[tuple[int, Shape]]) -> SSAValue:
+    """scale of a * scale of b / scale of y; `scales` has the position of each and the shape to use it in."""
+    values = [(node.value(index), shape) for index, shape in scales]
+    known = [value.read().astype(np.float32).reshape(shape) for value, shape in values if isinstance(value, Constant)]
+    if len(known) == len(values):
+        return node.constant_value("scale", known[0] * known[1] / known[2], F32)
+    a, b, y = (_reshape(node, _cast(node, node.operand(index), F32), shape) for index, shape in scales)
+    return _binary(node, BinaryKind.DIV, _binary(node, BinaryKind.MUL, a, b), y)
+
+
+def _scalar(node: Node, index: int) -> Shape:
+    """The shape () of a parameter that has to be a single value."""
+    if element_count(node.shape(index)) != 1:
+        raise Unsupported(f"input {index} has more than one value")
+    return ()
+
+
+def _qlinear_matmul(node: Node) -> Sequence[Value]:
+    """a, its scale, its zero point; the same of b; scale and zero point of y: sums scaled, rounded and saturated."""
+    product = _integer_product(node, 0, 2, 3, 5)
+    scale = _combined_scale(
+        node, [(index, _matrix_parameter(node.shape(index), columns=index == 4)) for index in (1, 4, 6)]
+    )
+    zero_point = _zero_point(node, 7)
+    if zero_point is not None:
+        zero_point = _reshape(node, zero_point, _matrix_parameter(shape_of(zero_point), columns=False))
+    result = _saturated(node, _binary(node, BinaryKind.MUL, product, scale), zero_point, node.dtype(7))
+    if shape_of(result) != shape_of(product):
+        raise ShapeError("a scale or zero point does not fit the product")
+    return [result]
+
+
+def _qlinear_conv(node: Node) -> Sequence[Value]:
+    """x, its scale, its zero point; the same of w; scale and zero point of y; a bias in steps of x's and w's scales."""
+    sums = _integer_convolution(node, 0, 2, 3, 5)
+    shape = shape_of(sums)
+    per_channel = (shape[1], *[1] * (len(shape) - 2))
+    if node.has(8):
+        sums = _binary(node, BinaryKind.ADD, sums, _reshape(node, _cast(node, node.operand(8), F32), per_channel))
+    weight_scale = () if element_count(node.shape(4)) == 1 else per_channel
+    scale = _combined_scale(node, [(1, _scalar(node, 1)), (4, weight_scale), (6, _scalar(node, 6))])
+    zero_point = _zero_point(node, 7)
+    if zero_point is not None:
+        zero_point = _reshape(node, zero_point, _scalar(node, 7))
+    return [_saturated(node, _binary(node, BinaryKind.MUL, sums, scale), zero_point, node.dtype(7))]
+
+
+CONVERTERS: dict[str, Row] = {
+    "QuantizeLinear": Row(_quantize_linear, since=10),
+    "DequantizeLinear": Row(_dequantize_linear, since=10),
+    "DynamicQuantizeLinear": Row(_dynamic_quantize_linear, since=11),
+    "MatMulInteger": Row(_matmul_integer, since=10),
+    "ConvInteger": Row(_conv_integer, since=10),
+    "QLinearMatMul": Row(_qlinear_matmul, since=10),
+    "QLinearConv": Row(_qlinear_conv, since=10),
+}
