@@ -219,8 +219,10 @@ class _HostModel:
         return results
 
 
-_EVALUATOR_OPERATORS = frozenset(("DFT", "STFT"))
-"""Operators whose onnxruntime kernels lose more than single precision's last bits near zero."""
+_EVALUATOR_OPERATORS = frozenset(("DFT", "STFT", "MaxUnpool", "Dropout"))
+"""Operators that the evaluator runs: onnxruntime's DFT and STFT lose more than single precision's last bits near zero,
+its MaxUnpool misplaces values when an output shape is given, and ONNX defines the mask of a training Dropout by the
+evaluator's generator."""
 
 
 def _evaluator_types() -> set[int]:

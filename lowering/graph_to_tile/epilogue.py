@@ -15,7 +15,20 @@ from lowering.graph_to_tile.pointwise import Pointwise
 from lowering.graph_to_tile.tensors import LANES, DramTensor, Ranges, SbufTensor, Tensor, transfer
 from lowering.graph_to_tile.view import View, as_affine
 from neuron_dialects.access import Affine
-from neuron_dialects.graph import BinaryOp, CastOp, ClipOp, CompareOp, FusedOp, SelectOp, UnaryOp, YieldOp, spec_of
+from neuron_dialects.graph import (
+    BinaryOp,
+    CastOp,
+    ClipOp,
+    CompareOp,
+    ConvOp,
+    ConvTransposeOp,
+    FusedOp,
+    MatMulOp,
+    SelectOp,
+    UnaryOp,
+    YieldOp,
+    spec_of,
+)
 
 Window = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """(starts, sizes, steps) of a strided part of a tensor."""
@@ -152,21 +165,13 @@ class Epilogue:
             v: x.slice(0, lane, lanes) if isinstance(x, View) else x for v, x in loaded.items()
         }
         values[self.source] = psum
-        if self.source in outputs:
-            b.activation(outputs[self.source].slice(0, lane, lanes), psum, "copy")
-        pointwise = Pointwise(b, self.k.target)
-        anchor_location = b.location
-        for op in self.ops:
-            result = op.results[0]
-            b.location = op.location
-            if result in outputs:
-                dst = outputs[result].slice(0, lane, lanes)
-            else:
-                dtype, _ = spec_of(result)
-                dst = b.alloc((lanes, *psum.shape[1:]), dtype.name, "sbuf", 2).view()
-            pointwise.emit(op, [values[v] for v in op.operands], dst)
-            values[result] = dst
-        b.location = anchor_location
+        targets = {value: view.slice(0, lane, lanes) for value, view in outputs.items()}
+        if self.source in targets:
+            b.activation(targets.pop(self.source), psum, "copy")
+        if targets:
+            location = b.location
+            Pointwise(b, self.k.target).emit_group(self.ops, values, targets)
+            b.location = location
 
 
 def lower_fused(k: Kernel, op: FusedOp) -> None:
@@ -179,7 +184,7 @@ def lower_fused(k: Kernel, op: FusedOp) -> None:
             k.constants[argument] = k.constants[operand]
         if operand in k.tensors:
             k.tensors[argument] = k.tensors[operand]
-        elif k.scalar(operand) is None:
+        elif k.scalar(operand) is None or _is_multiplied(argument):
             k.tensors[argument] = k.tensor(operand)
     terminator = block.last_op
     assert isinstance(terminator, YieldOp)
@@ -199,3 +204,10 @@ def lower_fused(k: Kernel, op: FusedOp) -> None:
         elementwise.lower_group(k, ops, results)
     for value, result in zip(terminator.values, op.results, strict=True):
         k.tensors[result] = k.tensors[value]
+
+
+def _is_multiplied(value: SSAValue) -> bool:
+    """Whether an anchor multiplies this value: then even a constant of one number is wanted as a tensor."""
+    return any(
+        isinstance(use.operation, MatMulOp | ConvOp | ConvTransposeOp) and use.index < 2 for use in value.uses
+    )

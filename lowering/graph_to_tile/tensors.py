@@ -1,13 +1,15 @@
 """Where a tensor lives while a core function runs, and how kernels get at pieces of it.
 
-A `DramTensor` is a strided window on a DRAM buffer: reshape, transpose, slice and broadcast of such a tensor are new windows,
-not copies. An `SbufTensor` is resident on chip in the layout its encoding names: one logical dimension lies on the partitions
-in tiles of 128, the others follow in order behind the tile number. Both give kernels the same two things: `load` returns an
-SBUF view of one piece (issuing DMA only where needed), and `store` returns where to write a piece and how to finish it.
+A `DramTensor` is a strided window on a DRAM buffer: reshape, transpose, slice and broadcast of such a tensor are new
+windows, not copies. An `SbufTensor` is resident on chip in the layout its encoding names: one logical dimension lies on
+the partitions in tiles of 128, the others follow in order behind the tile number. Both give kernels the same two
+things: `load` returns an SBUF view of one piece (issuing DMA only where needed), and `store` returns where to write a
+piece and how to finish it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import ceil, prod
 
 from lowering.graph_to_tile.builder import KernelBuilder
@@ -113,7 +115,8 @@ class DramTensor:
         free = [d for d in range(len(sizes)) if d != partition]
         stored = [1 if self.strides[d] == 0 else sizes[d] for d in free]
         tile = b.alloc((sizes[partition], *(stored or [1])), dtype or self.dtype, "sbuf", copies, name)
-        once = {d: (start, 1 if d != partition and self.strides[d] == 0 else size) for d, (start, size) in ranges.items()}
+        repeated = {d for d in free if self.strides[d] == 0}
+        once = {d: (start, 1 if d in repeated else size) for d, (start, size) in ranges.items()}
         for d in free:
             if self.strides[d] == 0:
                 once[d] = (0, 1)
@@ -138,10 +141,10 @@ class DramTensor:
 
 @dataclass(frozen=True)
 class SbufTensor:
-    """A tensor resident in SBUF: buffer [128, ceil(size / 128), other dims...], dimension `partition` on the partitions.
+    """A tensor resident in SBUF: buffer [128, ceil(size / 128), other dims...], dimension `partition` on partitions.
 
-    `halo` elements before and after each of the trailing dims of the buffer belong to it but not to the tensor (zeros that
-    a convolution reads as padding): (before, after) per logical dimension other than `partition`, all (0, 0) if empty.
+    `halo` elements before and after each of the trailing dims of the buffer belong to it but not to the tensor (zeros
+    that a convolution reads as padding): (before, after) per logical dimension other than `partition`, all (0, 0) if empty.
     """
 
     buffer: Buffer
@@ -250,7 +253,7 @@ def reshape_strides(shape: Sequence[int], strides: Sequence[int], new: Sequence[
                 pending.append(old[i])
                 have *= old[i][0]
                 i += 1
-        for (_, outer), (inner_size, inner) in zip(pending, pending[1:], strict=False):
+        for (_, outer), (inner_size, inner) in pairwise(pending):
             if outer != inner * inner_size:
                 return None
         stride = pending[-1][1]
@@ -286,8 +289,8 @@ def sweep(
 ) -> None:
     """`body(ranges)` for pieces of `shape`: up to 128 positions of `partition` and up to `limit_elements` in the rest.
 
-    Dimensions in `whole` are never cut. Outer free dimensions become loops of one position each; one dimension is cut into
-    equal chunks, its remainder peeled. `ranges` names every dimension that is cut.
+    Dimensions in `whole` are never cut. Outer free dimensions become loops of one position each; one dimension is cut
+    into equal chunks, its remainder peeled. `ranges` names every dimension that is cut.
     """
     free = [d for d in range(len(shape)) if d != partition and d not in whole]
     budget = max(1, limit_elements // prod([shape[d] for d in whole if d != partition] or [1]))

@@ -1,8 +1,8 @@
 """Views: rectangular, strided, possibly broadcast pieces of a buffer, with starts that are affine in loop variables.
 
-Kernel templates slice, permute, split and broadcast views the way numpy code would, and hand them to the builder, which turns
-them into access patterns. A view of an on-chip buffer has the partition as dimension 0; a DRAM view has no such dimension.
-Variables of the affine starts are loop numbers given out by the builder. Nothing here touches the IR.
+Kernel templates slice, permute, split and broadcast views the way numpy code would, and hand them to the builder, which
+turns them into access patterns. A view of an on-chip buffer has the partition as dimension 0; a DRAM view has no such
+dimension. Variables of the affine starts are loop numbers given out by the builder. Nothing here touches the IR.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def as_affine(value: Start) -> Affine:
 
 @dataclass(frozen=True)
 class Buffer:
-    """A buffer of a kernel: `key` identifies it to the builder; `shape` is row-major, dimension 0 the partition on chip."""
+    """A buffer of a kernel: `key` identifies it to the builder; `shape` is row-major, on chip the partition first."""
 
     key: int
     shape: tuple[int, ...]
@@ -47,7 +47,7 @@ class Buffer:
 
 @dataclass(frozen=True)
 class View:
-    """`partitions` partitions from `partition` (0 partitions: DRAM), and free dims (stride, size) from `offset` elements."""
+    """`partitions` partitions from `partition` (none: DRAM), and free dims (stride, size) from `offset` elements."""
 
     buffer: Buffer
     partition: Affine

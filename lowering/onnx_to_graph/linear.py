@@ -123,7 +123,7 @@ def _transpose_pads(
 
 
 def matrix_product(node: Node, a: SSAValue, b: SSAValue) -> SSAValue:
-    """As numpy.matmul: an operand of rank 1 is a row on the left, a column on the right; its new dimension goes again."""
+    """As numpy.matmul: an operand of rank 1 is a row or a column, whose added dimension goes again."""
     a_shape, b_shape = shape_of(a), shape_of(b)
     if not a_shape or not b_shape:
         raise ShapeError("a scalar cannot be multiplied as a matrix")

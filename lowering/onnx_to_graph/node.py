@@ -37,7 +37,7 @@ class Node:
     used_outputs: tuple[bool, ...]
     """For each output, whether anything reads it."""
     notes: list[str] = field(default_factory=list[str])
-    """Where a converter tells the user of what it decided, one sentence each; it does so when it cannot fail any more."""
+    """Where a converter tells the user of what it decided, one sentence each, once it cannot fail any more."""
 
     # Inputs
 

@@ -51,7 +51,17 @@ def converters() -> Table:
     )
 
     table: dict[str, Row] = {}
-    for family in (elementwise, linear, contraction, pooling, reduction, normalization, movement, resizing, quantization):
+    for family in (
+        elementwise,
+        linear,
+        contraction,
+        pooling,
+        reduction,
+        normalization,
+        movement,
+        resizing,
+        quantization,
+    ):
         for op_type, row in family.CONVERTERS.items():
             if op_type in table:
                 raise ValueError(f"two converters for {op_type}")

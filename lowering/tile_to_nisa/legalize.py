@@ -1,6 +1,7 @@
 """Cutting an op's access patterns along a common outer dimension until each piece is within the rank limit."""
 
 from collections.abc import Sequence
+from math import gcd
 
 from neuron_dialects.access import AccessPattern, Affine, Dims, merge_dims
 from neuron_dialects.isa.limits import MAX_DMA_DIMS, MAX_ON_CHIP_DIMS
@@ -30,7 +31,8 @@ def split_outer(dims: Dims, count: int) -> tuple[int, Dims] | None:
 def cut(patterns: Sequence[AccessPattern], variable: int) -> tuple[int, list[AccessPattern]] | None:
     """Peel a common outer dimension: (trip count, patterns of iteration `$variable`), or None when there is none."""
     longest = max(patterns, key=lambda p: len(p.dims))
-    for trips in dict.fromkeys((longest.dims[0][1], *(p.dims[0][1] for p in patterns))):
+    outer = [p.dims[0][1] for p in patterns]
+    for trips in dict.fromkeys((longest.dims[0][1], *outer, gcd(*outer))):
         if trips == 1:
             continue
         pieces: list[AccessPattern] = []

@@ -53,9 +53,27 @@ def choices(instruction: Instruction, target: Target) -> list[Instruction]:
         found.append(Instruction("tensor_copy", "dve", instruction.operands, {}))
     if instruction.name == "activation" and _plain_relu(instruction):
         found.append(Instruction("tensor_scalar", "dve", instruction.operands, {"op0": "maximum", "scalar0": 0.0}))
+    if instruction.name == "activation" and (as_scalar := _bias_on_the_vector_engine(instruction)) is not None:
+        found.append(as_scalar)
     if instruction.name == "tensor_scalar" and (as_activation := _biased_activation(instruction)) is not None:
         found.append(as_activation)
     return [replace(i, fields=_fields_without_defaults(i.name, i.fields)) for i in found]
+
+
+def _bias_on_the_vector_engine(instruction: Instruction) -> Instruction | None:
+    """copy(data + bias) and relu(data + bias) as one tensor_scalar; None for anything else."""
+    func = instruction.field("func")
+    if set(instruction.operands) != {"dst", "data", "bias"} or instruction.field("scale") != 1.0:
+        return None
+    if func not in ("copy", "relu") or not _float_copy(instruction):
+        return None
+    operands = {
+        "dst": instruction.operands["dst"],
+        "data": instruction.operands["data"],
+        "operand0": instruction.operands["bias"],
+    }
+    rectify = {"op1": "maximum", "scalar1": 0.0} if func == "relu" else {}
+    return Instruction("tensor_scalar", "dve", operands, {"op0": "add", **rectify})
 
 
 def _biased_activation(instruction: Instruction) -> Instruction | None:

@@ -15,6 +15,7 @@ from lowering.pipeline import LEVELS, pass_specs
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.neuron import Executor
 from neuron_dialects.target import load_target, target_names
+from passes.graph.partition import functions_of
 from tests.numerics.models import SHIPPED
 
 LENET, MLP = SHIPPED / "lenet5.onnx", SHIPPED / "mnist_mlp.onnx"
@@ -72,11 +73,7 @@ def test_a_level_stops_with_its_ops(emit: str, inside: str, outside: str) -> Non
 def test_the_neff_holds_every_segment() -> None:
     result = compile_model(LENET, CompileOptions(target="trn1"))
     assert result.neff is not None
-    core = ExecutorAttr(Executor.CORE)
-    functions = [
-        op for op in result.module.ops if isinstance(op, FuncOp) and op.attributes.get("neuron.executor") == core
-    ]
-    assert len(result.neff.subgraphs) == len(functions) == 1
+    assert len(result.neff.subgraphs) == len(functions_of(result.module, Executor.CORE)) == 1
     assert (result.neff.name, result.neff.target) == ("lenet5", "trn1")
     assert [spec.name for spec in result.neff.inputs] == ["input"]
 

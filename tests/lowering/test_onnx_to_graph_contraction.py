@@ -9,12 +9,13 @@ import onnx
 import pytest
 
 from lowering.compiler import CompileOptions, compile_model
+from lowering.onnx_to_graph import import_onnx
 from lowering.onnx_to_graph.contraction import parse_equation
 from neuron_dialects.graph.shapes import ShapeError
 from runtime.session import Session
-from tests.graph_level import Array
+from tests.graph_level import Array, assert_close
 from tests.lowering.test_onnx_to_graph_converters import case, check, floats, ints, model_and_feeds
-from tests.onnx_models import onnxruntime_results
+from tests.onnx_models import onnxruntime_results, results_of
 
 EQUATIONS: list[tuple[str, list[Array]]] = [
     # One operand: order, sums, diagonals.
@@ -48,8 +49,8 @@ EQUATIONS: list[tuple[str, list[Array]]] = [
     (",ij->ji", [floats(), floats(2, 3)]),
     ("iij,j->i", [floats(3, 3, 4), floats(4)]),
     # Dimensions that an ellipsis stands for broadcast, as do dimensions of 1.
-    ("...ij,...jk->...ik", [floats(2, 3, 4), floats(4, 5)]),
-    ("...ij,...jk", [floats(2, 1, 3, 4), floats(3, 4, 5)]),
+    ("...ij,...jk->...ik", [floats(2, 3, 4), floats(2, 4, 5)]),
+    ("...ij,...jk", [floats(2, 1, 3, 4), floats(2, 6, 4, 5)]),
     ("b...,b...->b...", [floats(2, 3, 4), floats(2, 3, 4)]),
     ("bij,bjk->bik", [floats(1, 3, 4), floats(2, 4, 5)]),
     ("ij,jk->ik", [floats(3, 1), floats(4, 5)]),
@@ -63,6 +64,15 @@ EQUATIONS: list[tuple[str, list[Array]]] = [
 @pytest.mark.parametrize(("equation", "operands"), EQUATIONS, ids=[equation for equation, _ in EQUATIONS])
 def test_as_onnxruntime(equation: str, operands: list[Array]) -> None:
     check(case("Einsum", *operands, equation=equation))
+
+
+# onnxruntime wants an ellipsis to stand for equally many dimensions everywhere; numpy does not.
+@pytest.mark.parametrize("equation", ["...ij,...jk->...ik", "...ij,...jk"])
+def test_ellipsis_of_different_ranks(equation: str) -> None:
+    operands = [floats(2, 1, 3, 4), floats(6, 4, 5)]
+    model, feeds = model_and_feeds(case("Einsum", *operands, equation=equation))
+    actual = results_of(import_onnx(model), feeds)[0]
+    assert_close(actual, np.einsum(equation, *operands))
 
 
 # Attention scores with the keys in the order of the model: one product, nothing is moved.
