@@ -167,9 +167,11 @@ class _HostModel:
         self._names = [value.name for value in graph.input]
         self._types = {value.name: value.type.tensor_type.elem_type for value in graph.input}
         boundary = {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
+        bodies = (graph.node, *(function.node for function in self._model.functions))
+        operators = {node.op_type for nodes in bodies for node in nodes}
         self._refusal: Exception | None = None
         self._evaluator: Any = None
-        if not boundary & _evaluator_types() and not {node.op_type for node in graph.node} & _EVALUATOR_OPERATORS:
+        if not boundary & _evaluator_types() and not operators & _EVALUATOR_OPERATORS:
             self._evaluator = self._onnxruntime(model)
         if self._evaluator is None:
             self._evaluator = self._reference()

@@ -29,7 +29,9 @@ Make = Callable[[Block, Sequence[SSAValue], Mapping[str, SSAValue]], Sequence[SS
 """Adds ops to the block, given arguments and weights; returns the function's results."""
 
 
-def core_module(target: str, inputs: Sequence[tuple[str, tuple[int, ...]]], weights: Mapping[str, Array], make: Make) -> ModuleOp:
+def core_module(
+    target: str, inputs: Sequence[tuple[str, tuple[int, ...]]], weights: Mapping[str, Array], make: Make
+) -> ModuleOp:
     """A module with one core function @neuron_0."""
     types = [tensor_type(dtype_by_name(dtype), shape) for dtype, shape in inputs]
     block = Block(arg_types=types)
@@ -92,7 +94,8 @@ def lowered_error(
     ConvertTileToNisaPass().apply(Context(), module)
     module.verify()
     description = load_target(target)
-    problems = [p for op in module.walk() if isinstance(op, NisaOp) for p in verify_instruction(op.instruction(), description)]
+    instructions = [op.instruction() for op in module.walk() if isinstance(op, NisaOp)]
+    problems = [problem for instruction in instructions for problem in verify_instruction(instruction, description)]
     assert not problems, problems[0]
     selected = run_function(core_function(module), flat, WeightResolver(module, store))
     for a, b in zip(tiled, selected, strict=True):

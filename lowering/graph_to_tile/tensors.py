@@ -144,7 +144,7 @@ class SbufTensor:
     """A tensor resident in SBUF: buffer [128, ceil(size / 128), other dims...], dimension `partition` on partitions.
 
     `halo` elements before and after each of the trailing dims of the buffer belong to it but not to the tensor (zeros
-    that a convolution reads as padding): (before, after) per logical dimension other than `partition`, all (0, 0) if empty.
+    that a convolution reads as padding): (before, after) per logical dimension other than `partition`, none if empty.
     """
 
     buffer: Buffer

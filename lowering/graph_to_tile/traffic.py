@@ -9,7 +9,7 @@ from math import prod
 from xdsl.dialects import func
 from xdsl.ir import Operation, SSAValue
 
-from neuron_dialects.graph import ConvOp, ConvTransposeOp, FusedOp, GatherOp, MatMulOp, WeightOp, shape_of, spec_of
+from neuron_dialects.graph import ConvOp, ConvTransposeOp, GatherOp, MatMulOp, WeightOp, shape_of, spec_of
 
 
 def tensor_bytes(value: SSAValue) -> int:
@@ -29,15 +29,15 @@ def model_macs(op: Operation) -> int:
     return 0
 
 
-def _weight_bytes(weight: WeightOp) -> int:
-    """Bytes of a weight that any program must read."""
+def _bytes_read(weight: WeightOp) -> int:
+    """Bytes of a weight that any program must read for the uses of one op."""
     gathered = 0
     for use in weight.result.uses:
         user = use.operation
-        if isinstance(user, FusedOp) or not isinstance(user, GatherOp) or user.data is not weight.result:
+        if not isinstance(user, GatherOp) or user.data is not weight.result:
             return tensor_bytes(weight.result)
         gathered += tensor_bytes(user.result)
-    return min(gathered, tensor_bytes(weight.result))
+    return gathered
 
 
 def compulsory_bytes(function: func.FuncOp) -> int:
@@ -46,5 +46,10 @@ def compulsory_bytes(function: func.FuncOp) -> int:
     returned = block.last_op
     assert isinstance(returned, func.ReturnOp)
     boundary = sum(tensor_bytes(value) for value in (*block.args, *returned.arguments))
-    weights = {op.weight_name: op for op in block.ops if isinstance(op, WeightOp)}
-    return boundary + sum(_weight_bytes(op) for op in weights.values())
+    weights: dict[str, list[WeightOp]] = {}
+    for op in block.ops:
+        if isinstance(op, WeightOp):
+            weights.setdefault(op.weight_name, []).append(op)
+    return boundary + sum(
+        min(tensor_bytes(ops[0].result), sum(_bytes_read(op) for op in ops)) for ops in weights.values()
+    )

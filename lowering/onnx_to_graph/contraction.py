@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from xdsl.ir import SSAValue
 
+from lowering.onnx_to_graph.movement import reshaped
 from lowering.onnx_to_graph.node import Node, Unsupported
 from lowering.onnx_to_graph.registry import Row
 from lowering.onnx_to_graph.values import Value
@@ -23,7 +24,6 @@ from neuron_dialects.graph import (
     MatMulOp,
     ReduceKind,
     ReduceOp,
-    ReshapeOp,
     SliceOp,
     TransposeOp,
     shape_of,
@@ -96,10 +96,6 @@ class _Operand:
         return tuple(self.size(label) for label in labels)
 
 
-def _reshaped(node: Node, value: SSAValue, shape: Sequence[int]) -> SSAValue:
-    return value if shape_of(value) == tuple(shape) else node.emit(ReshapeOp(value, shape))
-
-
 def _permuted(node: Node, x: _Operand, labels: Labels) -> _Operand:
     """x with its dimensions in another order."""
     if labels == x.labels:
@@ -119,7 +115,7 @@ def _diagonal(node: Node, x: _Operand) -> _Operand:
         others = [d for d in range(len(shape)) if d not in (first, second)]
         value = node.emit(TransposeOp(x.value, [*others, first, second]))
         kept = [shape[d] for d in others]
-        value = _reshaped(node, value, (*kept, size * size))
+        value = reshaped(node, value, (*kept, size * size))
         steps = [*[1] * len(kept), size + 1]
         value = node.emit(SliceOp(value, [0] * len(steps), [*kept, size], steps))
         x = _Operand(value, (*(x.labels[d] for d in others), repeated))
@@ -131,7 +127,7 @@ def _reduced(node: Node, x: _Operand, needed: Set[str], sizes: dict[str, int]) -
     broadcast = [label for label in x.labels if x.size(label) == 1 != sizes[label]]
     if broadcast:
         labels = tuple(label for label in x.labels if label not in broadcast)
-        x = _Operand(_reshaped(node, x.value, x.sizes(labels)), labels)
+        x = _Operand(reshaped(node, x.value, x.sizes(labels)), labels)
     summed = [d for d, label in enumerate(x.labels) if label not in needed]
     if not summed:
         return x
@@ -155,7 +151,7 @@ def _product(node: Node, a: _Operand, b: _Operand, needed: Labels) -> _Operand:
     right, transpose_b = _matrices(node, b, batch, inner, columns)
     product = node.emit(MatMulOp(left, right, transpose_a=transpose_a, transpose_b=transpose_b))
     shape = (*a.sizes(batch), *a.sizes(rows), *b.sizes(columns))
-    return _Operand(_reshaped(node, product, shape), (*batch, *rows, *columns))
+    return _Operand(reshaped(node, product, shape), (*batch, *rows, *columns))
 
 
 def _matrices(node: Node, x: _Operand, batch: Labels, rows: Labels, columns: Labels) -> tuple[SSAValue, bool]:
@@ -165,7 +161,7 @@ def _matrices(node: Node, x: _Operand, batch: Labels, rows: Labels, columns: Lab
     moved = _permuted(node, x, (*batch, *first, *second))
     leading = (element_count(x.sizes(batch)),) if batch else ()
     shape = (*leading, element_count(x.sizes(first)), element_count(x.sizes(second)))
-    return _reshaped(node, moved.value, shape), transposed
+    return reshaped(node, moved.value, shape), transposed
 
 
 def _outer_product(node: Node, a: _Operand, b: _Operand, labels: Labels) -> _Operand:
@@ -174,7 +170,7 @@ def _outer_product(node: Node, a: _Operand, b: _Operand, labels: Labels) -> _Ope
     for x in (a, b):
         ordered = _permuted(node, x, tuple(label for label in labels if label in x.labels))
         shape = [x.size(label) if label in x.labels else 1 for label in labels]
-        factors.append(_reshaped(node, ordered.value, shape))
+        factors.append(reshaped(node, ordered.value, shape))
     return _Operand(node.emit(BinaryOp(BinaryKind.MUL, *factors)), labels)
 
 

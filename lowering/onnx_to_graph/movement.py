@@ -15,6 +15,8 @@ from neuron_dialects.dtypes import I1, I32, I64, DType, dtype_of_onnx
 from neuron_dialects.graph import (
     BroadcastOp,
     CastOp,
+    CompareKind,
+    CompareOp,
     ConcatOp,
     ConstantOp,
     GatherOp,
@@ -28,6 +30,7 @@ from neuron_dialects.graph import (
     spec_of,
 )
 from neuron_dialects.graph.shapes import (
+    Shape,
     ShapeError,
     broadcast_shapes,
     element_count,
@@ -323,34 +326,28 @@ def _gather(node: Node) -> Sequence[Value]:
     return [reshaped(node, taken, (*shape[:axis], *indices.shape, *shape[axis + 1 :]))]
 
 
-def _gather_nd(node: Node) -> Sequence[Value]:
-    """Constant index tuples become positions in the flattened leading dimensions."""
-    data, tuples = node.operand(0), node.constant(1)
-    shape = shape_of(data)
-    if node.int_attr("batch_dims", 0) or tuples.ndim < 1 or not 1 <= tuples.shape[-1] <= len(shape):
-        raise Unsupported("batch dimensions, or index tuples that do not fit the data")
-    depth = tuples.shape[-1]
-    indexed = np.array(shape[:depth], np.int64)
-    positive = np.where(tuples < 0, tuples + indexed, tuples)
-    if ((positive < 0) | (positive >= indexed)).any():
-        raise ShapeError(f"an index is outside the dimensions {list(shape[:depth])}")
-    strides = np.array([element_count(shape[d + 1 : depth]) for d in range(depth)], np.int64)
-    positions = node.constant_value("positions", (positive * strides).sum(-1), I64)
-    rows = reshaped(node, data, (element_count(shape[:depth]), *shape[depth:]))
-    return [node.emit(GatherOp(rows, positions, 0))]
-
-
 def _trilu(node: Node) -> Sequence[Value]:
     """The upper or lower triangle of the last two dimensions; zero elsewhere."""
     x = node.operand(0)
     dtype, shape = spec_of(x)
     if len(shape) < 2:
         raise ShapeError(f"rank {len(shape)} is below 2")
+    zero = node.constant_value("zero", 0, dtype)
+    if node.has(1) and not isinstance(node.value(1), Constant):
+        return [node.emit(SelectOp(_diagonal_mask(node, shape), x, zero))]
     offset = node.constant_ints(1)[0] if node.has(1) else 0
     ones = np.ones(shape[-2:], np.bool_)
     kept = np.triu(ones, offset) if node.int_attr("upper", 1) else np.tril(ones, offset)
     mask = node.constant_value("triangle", kept, I1)
-    return [node.emit(SelectOp(mask, x, node.constant_value("zero", 0, dtype)))]
+    return [node.emit(SelectOp(mask, x, zero))]
+
+
+def _diagonal_mask(node: Node, shape: Shape) -> SSAValue:
+    """Which elements of a matrix a Trilu keeps whose diagonal is known only at run time: those on its side of it."""
+    rows, columns = shape[-2:]
+    diagonals = node.constant_value("diagonals", np.arange(columns) - np.arange(rows)[:, np.newaxis], I64)
+    kind = CompareKind.GE if node.int_attr("upper", 1) else CompareKind.LE
+    return node.emit(CompareOp(kind, diagonals, reshaped(node, node.operand(1), ())))
 
 
 # Descriptions of shapes, and constants
@@ -423,7 +420,6 @@ CONVERTERS: dict[str, Row] = {
     "Slice": Row(_slice, since=1),
     "Pad": Row(_pad, since=1),
     "Gather": Row(_gather, since=1),
-    "GatherND": Row(_gather_nd),
     "Trilu": Row(_trilu),
     "Shape": Row(_shape, since=1),
     "Size": Row(_size, since=1),

@@ -16,6 +16,7 @@ import numpy as np
 from xdsl.ir import SSAValue
 
 from lowering.onnx_to_graph.linear import convolution, matrix_product
+from lowering.onnx_to_graph.movement import reshaped
 from lowering.onnx_to_graph.node import Node, Unsupported
 from lowering.onnx_to_graph.registry import Row
 from lowering.onnx_to_graph.values import Constant, Value
@@ -30,7 +31,6 @@ from neuron_dialects.graph import (
     CompareOp,
     ReduceKind,
     ReduceOp,
-    ReshapeOp,
     SelectOp,
     SliceOp,
     UnaryKind,
@@ -55,10 +55,6 @@ def _cast(node: Node, x: SSAValue, dtype: DType) -> SSAValue:
 
 def _binary(node: Node, kind: BinaryKind, a: SSAValue, b: SSAValue) -> SSAValue:
     return node.emit(BinaryOp(kind, a, b))
-
-
-def _reshape(node: Node, x: SSAValue, shape: Sequence[int]) -> SSAValue:
-    return x if shape_of(x) == tuple(shape) else node.emit(ReshapeOp(x, shape))
 
 
 def _zero_point(node: Node, index: int) -> SSAValue | None:
@@ -91,11 +87,11 @@ def _per_axis(node: Node, parameter: SSAValue, shape: Shape, axis: int) -> SSAVa
     """A scale or zero point (one for the tensor, or one per index along `axis`) so that it broadcasts to `shape`."""
     given = shape_of(parameter)
     if element_count(given) == 1:
-        return _reshape(node, parameter, ())
+        return reshaped(node, parameter, ())
     axis = axis + len(shape) if axis < 0 else axis
     if not 0 <= axis < len(shape) or given != (shape[axis],):
         raise ShapeError(f"{element_count(given)} scales or zero points do not fit axis {axis} of {list(shape)}")
-    return _reshape(node, parameter, (*given, *[1] * (len(shape) - axis - 1)))
+    return reshaped(node, parameter, (*given, *[1] * (len(shape) - axis - 1)))
 
 
 def _per_block(node: Node, parameter: SSAValue, shape: Shape, axis: int, block: int) -> SSAValue:
@@ -105,9 +101,9 @@ def _per_block(node: Node, parameter: SSAValue, shape: Shape, axis: int, block: 
     if not 0 <= axis < len(shape) or given != (*shape[:axis], ceil(shape[axis] / block), *shape[axis + 1 :]):
         raise ShapeError(f"scales or zero points of {list(given)} do not fit blocks of {block} in {list(shape)}")
     before, count, after = given[:axis], given[axis], given[axis + 1 :]
-    apart = _reshape(node, parameter, (*before, count, 1, *after))
+    apart = reshaped(node, parameter, (*before, count, 1, *after))
     repeated = node.emit(BroadcastOp(apart, (*before, count, block, *after)))
-    joined = _reshape(node, repeated, (*before, count * block, *after))
+    joined = reshaped(node, repeated, (*before, count * block, *after))
     return (
         joined if shape_of(joined) == shape else node.emit(SliceOp(joined, [0] * len(shape), shape, [1] * len(shape)))
     )
@@ -231,7 +227,7 @@ def _integer_product(node: Node, a: int, a_zero: int, b: int, b_zero: int) -> SS
         x = node.operand(index)
         zero_point = _zero_point(node, zero_index)
         if zero_point is not None:
-            zero_point = _reshape(node, zero_point, _matrix_parameter(shape_of(zero_point), columns))
+            zero_point = reshaped(node, zero_point, _matrix_parameter(shape_of(zero_point), columns))
         centered = _centered(node, x, zero_point)
         if shape_of(centered) != shape_of(x):
             raise ShapeError(f"a zero point of {list(node.shape(zero_index))} does not fit {list(shape_of(x))}")
@@ -252,7 +248,7 @@ def _integer_convolution(node: Node, x: int, x_zero: int, w: int, w_zero: int) -
     if element_count(node.shape(x_zero) if node.has(x_zero) else ()) != 1:
         raise Unsupported("a zero point per channel of the input")
     x_point, w_point = _zero_point(node, x_zero), _zero_point(node, w_zero)
-    data = _centered(node, node.operand(x), None if x_point is None else _reshape(node, x_point, ()))
+    data = _centered(node, node.operand(x), None if x_point is None else reshaped(node, x_point, ()))
     shape = node.shape(w)
     weights = _centered(node, node.operand(w), None if w_point is None else _per_axis(node, w_point, shape, 0))
     result = convolution(node, data, weights)
@@ -275,7 +271,7 @@ def _combined_scale(node: Node, scales: Sequence[tuple[int, Shape]]) -> SSAValue
     known = [value.read().astype(np.float32).reshape(shape) for value, shape in values if isinstance(value, Constant)]
     if len(known) == len(values):
         return node.constant_value("scale", known[0] * known[1] / known[2], F32)
-    a, b, y = (_reshape(node, _cast(node, node.operand(index), F32), shape) for index, shape in scales)
+    a, b, y = (reshaped(node, _cast(node, node.operand(index), F32), shape) for index, shape in scales)
     return _binary(node, BinaryKind.DIV, _binary(node, BinaryKind.MUL, a, b), y)
 
 
@@ -294,7 +290,7 @@ def _qlinear_matmul(node: Node) -> Sequence[Value]:
     )
     zero_point = _zero_point(node, 7)
     if zero_point is not None:
-        zero_point = _reshape(node, zero_point, _matrix_parameter(shape_of(zero_point), columns=False))
+        zero_point = reshaped(node, zero_point, _matrix_parameter(shape_of(zero_point), columns=False))
     result = _saturated(node, _binary(node, BinaryKind.MUL, product, scale), zero_point, node.dtype(7))
     if shape_of(result) != shape_of(product):
         raise ShapeError("a scale or zero point does not fit the product")
@@ -307,12 +303,12 @@ def _qlinear_conv(node: Node) -> Sequence[Value]:
     shape = shape_of(sums)
     per_channel = (shape[1], *[1] * (len(shape) - 2))
     if node.has(8):
-        sums = _binary(node, BinaryKind.ADD, sums, _reshape(node, _cast(node, node.operand(8), F32), per_channel))
+        sums = _binary(node, BinaryKind.ADD, sums, reshaped(node, _cast(node, node.operand(8), F32), per_channel))
     weight_scale = () if element_count(node.shape(4)) == 1 else per_channel
     scale = _combined_scale(node, [(1, _scalar(node, 1)), (4, weight_scale), (6, _scalar(node, 6))])
     zero_point = _zero_point(node, 7)
     if zero_point is not None:
-        zero_point = _reshape(node, zero_point, _scalar(node, 7))
+        zero_point = reshaped(node, zero_point, _scalar(node, 7))
     return [_saturated(node, _binary(node, BinaryKind.MUL, sums, scale), zero_point, node.dtype(7))]
 
 

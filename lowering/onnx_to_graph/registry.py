@@ -41,6 +41,7 @@ def converters() -> Table:
     from lowering.onnx_to_graph import (
         contraction,
         elementwise,
+        indexing,
         linear,
         movement,
         normalization,
@@ -50,18 +51,20 @@ def converters() -> Table:
         resizing,
     )
 
-    table: dict[str, Row] = {}
-    for family in (
-        elementwise,
-        linear,
+    families = (
         contraction,
-        pooling,
-        reduction,
-        normalization,
+        elementwise,
+        indexing,
+        linear,
         movement,
-        resizing,
+        normalization,
+        pooling,
         quantization,
-    ):
+        reduction,
+        resizing,
+    )
+    table: dict[str, Row] = {}
+    for family in families:
         for op_type, row in family.CONVERTERS.items():
             if op_type in table:
                 raise ValueError(f"two converters for {op_type}")

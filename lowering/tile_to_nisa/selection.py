@@ -80,7 +80,8 @@ def _biased_activation(instruction: Instruction) -> Instruction | None:
     """(data + column) and max(data + column, 0) on floats as an activation with that bias; None for anything else."""
     bias = instruction.operands.get("operand0")
     func = {"bypass": "copy", "maximum": "relu"}.get(str(instruction.field("op1")))
-    plain = not instruction.field("reverse0") and not instruction.field("reverse1") and instruction.field("op0") == "add"
+    in_order = not instruction.field("reverse0") and not instruction.field("reverse1")
+    plain = in_order and instruction.field("op0") == "add"
     zero = func == "copy" or instruction.field("scalar1") == 0.0
     if bias is None or func is None or not plain or not zero or "operand1" in instruction.operands:
         return None

@@ -36,7 +36,7 @@ def scales(*shape: int, seed: int = 5) -> Array:
     return np.random.default_rng(seed).uniform(0.01, 0.1, shape).astype(F32)
 
 
-def quantize(x: Array, scale: Any, zero: Array, **attributes: Any) -> Case:
+def quantize(x: Array, scale: Any, zero: Array | np.generic, **attributes: Any) -> Case:
     opset = attributes.pop("opset", 21)
     return with_constants(case("QuantizeLinear", x, opset=opset, **attributes), at1=np.asarray(scale, F32), at2=zero)
 

@@ -1,4 +1,4 @@
-"""A model stopped at any level gives the same outputs as its NEFF: through the command lines, with weights beside the text."""
+"""A model stopped at any level gives the outputs of its NEFF: through the command lines, weights beside the text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compiled programs are free of races, and every semaphore wait in them is needed: without any one of them they are not."""
+"""Compiled programs are free of races, and every semaphore wait in them is needed: without any one they are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The matmul template against the graph level: shapes with remainders, batches, orientations, weights, both array widths."""
+"""The matmul template against the graph level: remainders, batches, orientations, weights, both array widths."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def test_fp32_matmul_keeps_fp32_accuracy() -> None:
     assert lowered_error("trn1", [("f32", (200, 300)), ("f32", (300, 600))], {}, matmul()) < 1e-6
 
 
-@pytest.mark.parametrize(("m", "k", "n", "batch"), [(4096, 4096, 4096, 1), (128, 768, 3072, 8), (77, 10, 5, 3), (1, 25088, 4096, 1)])
+@pytest.mark.parametrize(
+    ("m", "k", "n", "batch"), [(4096, 4096, 4096, 1), (128, 768, 3072, 8), (77, 10, 5, 3), (1, 25088, 4096, 1)]
+)
 def test_plan_fits_its_budget(m: int, k: int, n: int, batch: int) -> None:
     budget = 110_000
     plan = plan_matmul(m, k, n, batch, 2, budget, 512)
