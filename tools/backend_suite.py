@@ -14,7 +14,7 @@ import sys
 import tempfile
 import unittest
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -98,7 +98,7 @@ def suite() -> Mapping[str, Mapping[str, Case]]:
 
 
 @contextmanager
-def private_onnx_home() -> Iterator[None]:
+def private_onnx_home() -> Generator[None]:
     """The light models' data are written to and read from $ONNX_HOME: a folder of our own for one case."""
     before = environ.get("ONNX_HOME")
     with tempfile.TemporaryDirectory() as folder:

@@ -2,6 +2,8 @@
 
     neuron-cc compile model.onnx -o model.neff --target trn1
     neuron-cc compile model.onnx -o model.mlir --emit tile
+    neuron-cc analyze model.onnx --target trn1 --json analysis.json
+    neuron-cc list-operators
 
 `--emit graph|tile|nisa` stops at that level, `--emit import` before the first pass, and writes MLIR with its weights
 beside it (model.safetensors), which `neuron-run` executes and `neuron-opt` continues from. With `--print-debuginfo` the
@@ -14,16 +16,17 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuron_dialects.errors import NeuronError
 from tools.errors import run_main
+from tools.fast_math import auto_cast_of
 
 if TYPE_CHECKING:
-    from lowering.compiler import CompileResult
+    from lowering.compiler import CompileOptions, CompileResult
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,23 +38,40 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="neuron-cc", description="Compile ONNX models for NeuronCores.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     compile_ = verbs.add_parser("compile", help="compile a model to a NEFF", description="Compile a model to a NEFF.")
-    compile_.add_argument("model", type=Path, help="the ONNX file")
+    _add_model_arguments(compile_)
     compile_.add_argument(
         "-o", "--output", type=Path, help="file to write (default: the model's name with .neff or .mlir)"
-    )
-    compile_.add_argument("--target", default="inf1", help="inf1 (default), inf2, trn1 or trn2")
-    compile_.add_argument(
-        "--auto-cast", default="matmult", help="what is computed in the 16-bit type: none, matmult (default) or all"
-    )
-    compile_.add_argument("--auto-cast-type", default="bf16", help="bf16 (default), fp16 or tf32")
-    compile_.add_argument(
-        "--input-shape", action="append", default=[], metavar="NAME=1,3,224,224", help="shape of an input; repeatable"
     )
     compile_.add_argument("--emit", default="neff", help="where to stop: import, graph, tile, nisa or neff (default)")
     compile_.add_argument("--print-debuginfo", action="store_true", help="write locations into the MLIR")
     compile_.add_argument("--report", type=Path, metavar="FILE.json", help="write the compile report")
-    compile_.add_argument("--debug", action="store_true", help="show tracebacks")
+    compile_.set_defaults(run=_compile)
+    about = "Tell what of a model runs on the core and on the host, and why."
+    analyze = verbs.add_parser("analyze", help="tell what of a model runs where and why", description=about)
+    _add_model_arguments(analyze)
+    analyze.add_argument("--json", type=Path, metavar="FILE", help="write the analysis as JSON too")
+    analyze.set_defaults(run=_analyze)
+    about = "List the ONNX operators that can run on a core."
+    operators = verbs.add_parser("list-operators", help="list the ONNX operators of the core", description=about)
+    operators.add_argument("--framework", default="ONNX", choices=("ONNX",), help="ONNX (default)")
+    operators.add_argument("--verbose", action="store_true", help="tell versions and how they are converted")
+    operators.set_defaults(run=_list_operators)
+    for verb in (compile_, analyze, operators):
+        verb.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The model, and what to compile it for."""
+    parser.add_argument("model", type=Path, help="the ONNX file")
+    parser.add_argument("--target", default="inf1", help="inf1 (default), inf2, trn1 or trn2")
+    parser.add_argument("--auto-cast", help="what is computed in the 16-bit type: none, matmult (default) or all")
+    parser.add_argument("--auto-cast-type", help="bf16 (default), fp16 or tf32")
+    parser.add_argument("--fast-math", metavar="OPTIONS", help="neuron-cc's spelling of --auto-cast, such as all, none")
+    parser.add_argument("--fp32-cast", metavar="CAST", help="neuron-cc's older spelling; wins over --fast-math")
+    parser.add_argument(
+        "--input-shape", action="append", default=[], metavar="NAME=1,3,224,224", help="shape of an input; repeatable"
+    )
 
 
 def parse_input_shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -69,21 +89,49 @@ def parse_input_shape(text: str) -> tuple[str, tuple[int, ...]]:
 
 def _run(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
-    from lowering.compiler import CompileOptions, compile_model
+    run: Callable[[argparse.Namespace], int] = options.run
+    return run(options)
 
-    settings = CompileOptions(
-        target=options.target,
-        auto_cast=options.auto_cast,
-        auto_cast_type=options.auto_cast_type,
-        input_shapes=dict(parse_input_shape(text) for text in options.input_shape),
-        emit=options.emit,
-    )
+
+def _settings(options: argparse.Namespace, emit: str) -> CompileOptions:
+    """What to compile for; NeuronError NX-ARG-002 when number formats are asked for in two spellings."""
+    from lowering.compiler import CompileOptions
+
+    cast = auto_cast_of(options.fast_math, options.fp32_cast)
+    if cast is not None and (options.auto_cast is not None or options.auto_cast_type is not None):
+        raise NeuronError("NX-ARG-002", "--auto-cast cannot be given together with --fast-math or --fp32-cast")
+    mode, cast_type = cast or (options.auto_cast or "matmult", options.auto_cast_type or "bf16")
+    shapes = dict(parse_input_shape(text) for text in options.input_shape)
+    return CompileOptions(options.target, mode, cast_type, shapes, emit)
+
+
+def _compile(options: argparse.Namespace) -> int:
+    from lowering.compiler import compile_model
+
+    settings = _settings(options, options.emit)
     output = options.output or options.model.with_suffix(".neff" if options.emit == "neff" else ".mlir").name
     result = compile_model(options.model, settings)
     write_result(result, Path(output), options.print_debuginfo)
     if options.report is not None:
         write_text(options.report, json.dumps(result.report, indent=2) + "\n")
     print(summary_line(result.report, Path(output)))
+    return 0
+
+
+def _analyze(options: argparse.Namespace) -> int:
+    from tools.analyze import analyze, rendered
+
+    analysis = analyze(options.model, _settings(options, "graph"))
+    if options.json is not None:
+        write_text(options.json, json.dumps(analysis.data(), indent=2) + "\n")
+    print(rendered(analysis))
+    return 0
+
+
+def _list_operators(options: argparse.Namespace) -> int:
+    from tools.list_operators import listed
+
+    print(listed(options.verbose))
     return 0
 
 

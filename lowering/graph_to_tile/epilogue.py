@@ -208,6 +208,4 @@ def lower_fused(k: Kernel, op: FusedOp) -> None:
 
 def _is_multiplied(value: SSAValue) -> bool:
     """Whether an anchor multiplies this value: then even a constant of one number is wanted as a tensor."""
-    return any(
-        isinstance(use.operation, MatMulOp | ConvOp | ConvTransposeOp) and use.index < 2 for use in value.uses
-    )
+    return any(isinstance(use.operation, MatMulOp | ConvOp | ConvTransposeOp) and use.index < 2 for use in value.uses)

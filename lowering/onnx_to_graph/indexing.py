@@ -133,12 +133,8 @@ def _top_k(node: Node) -> Sequence[Value]:
     if not dtype.is_float and not dtype.is_integer:
         raise Unsupported(f"an order of type {dtype}")
     largest = bool(node.int_attr("largest", 1))
-    numbers = np.iinfo(dtype.numpy) if dtype.is_integer else None
-    worst = -np.inf if largest else np.inf
-    if numbers is not None:
-        worst = numbers.min if largest else numbers.max
     positions = contest = _positions(node, shape[axis], axis, len(shape))
-    beaten, away = node.constant_value("beaten", worst, dtype), node.constant_value("away", 2 * _MOST_POSITIONS, F32)
+    away = node.constant_value("away", 2 * _MOST_POSITIONS, F32)
     values: list[SSAValue] = []
     indices: list[SSAValue] = []
     for _ in range(count):
@@ -146,9 +142,10 @@ def _top_k(node: Node) -> Sequence[Value]:
         values.append(extreme)
         indices.append(position)
         if len(values) < count:
-            # An element as bad as a beaten one still wins against it, by position.
+            # What was found counts as the worst there is; an element as bad still wins against it, by position.
             taken = node.emit(CompareOp(CompareKind.EQ, positions, position))
-            x = node.emit(SelectOp(taken, beaten, x))
+            worst = node.emit(ReduceOp(ReduceKind.MIN if largest else ReduceKind.MAX, x, (axis,), keep_dims=True))
+            x = node.emit(SelectOp(taken, worst, x))
             contest = node.emit(SelectOp(taken, away, contest))
     joined = [parts[0] if count == 1 else node.emit(ConcatOp(parts, axis)) for parts in (values, indices)]
     return [joined[0], _cast(node, joined[1], I64)]
@@ -195,7 +192,7 @@ def _cum_sum(node: Node) -> Sequence[Value]:
     """
     x = node.operand(0)
     dtype, shape = spec_of(x)
-    axis = normalize_axis(node.constant_ints(1)[0], len(shape))
+    axis = 0 if len(shape) == 1 else normalize_axis(node.constant_ints(1)[0], len(shape))
     exclusive, reverse = node.int_attr("exclusive", 0), node.int_attr("reverse", 0)
     if dtype.is_float and shape[axis] <= _LARGEST_TRIANGLE:
         ones = np.ones((shape[axis], shape[axis]))

@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 Numbers = npt.NDArray[np.int64]
 
-MANY_DIMENSIONS = 3
-"""With more loops than this only the most frequent slope and 0 are tried for each of them."""
+MANY_DIMENSIONS, MANY_NEEDS = 3, 4096
+"""With more loops or more needs than this only the most frequent slope and 0 are tried for each loop."""
 
 
 def affine_upper_bound(
@@ -62,7 +62,7 @@ def _slope_candidates(needs: Numbers, defined: npt.NDArray[np.bool_]) -> list[li
             steps, counts = np.unique(np.diff(along, axis=0)[known[1:] & known[:-1]], return_counts=True)
             if steps.size:
                 found.append(int(steps[counts.argmax()]))
-                if needs.ndim <= MANY_DIMENSIONS:
+                if needs.ndim <= MANY_DIMENSIONS and needs.size <= MANY_NEEDS:
                     mean = float((steps * counts).sum() / counts.sum())
                     found += [int(steps[0]), int(steps[-1]), int(np.floor(mean)), int(np.ceil(mean))]
         candidates.append(list(dict.fromkeys([*found, 0])))

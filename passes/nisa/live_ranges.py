@@ -46,8 +46,7 @@ class OnChipBuffer:
         writers = [
             op
             for use in self.alloc.buffer.uses
-            if isinstance(op := use.operation, NisaOp)
-            and op.DEFINITION.operand(op.access.data[use.index][0]).writes
+            if isinstance(op := use.operation, NisaOp) and op.DEFINITION.operand(op.access.data[use.index][0]).writes
         ]
         return not self.in_loop and all(op.is_dma for op in writers)
 

@@ -78,9 +78,10 @@ class _Planner:
         return [b for b in self.buffers if self.copies[b.key] > 1 and b.uses[0] <= last and b.uses[-1] >= first]
 
     def take_copy(self, buffers: Sequence[LiveBuffer]) -> None:
-        """Take one copy from the buffer with the most copies, the largest of equals."""
-        victim = max(buffers, key=lambda b: (self.copies[b.key], b.units, -b.key))
-        self.copies[victim.key] -= 1
+        """Take one copy from the buffer that has most of them, the largest of equals, if any has more than one."""
+        victim = max(buffers, key=lambda b: (self.copies[b.key], b.units, -b.key), default=None)
+        if victim is not None and self.copies[victim.key] > 1:
+            self.copies[victim.key] -= 1
 
     def reduce_copies(self) -> None:
         """Take copies away wherever more is live than fits, as long as that helps."""
@@ -131,6 +132,7 @@ def plan_memory(buffers: Sequence[LiveBuffer], capacity: int) -> MemoryPlan:
     """Copies and addresses for all buffers, or who must be spilled; see `MemoryPlan`."""
     planner = _Planner(buffers, capacity)
     planner.reduce_copies()
+    by_key = {buffer.key: buffer for buffer in buffers}
     while True:
         profile = load_profile(planner.intervals())
         live = max(profile, default=0)
@@ -142,14 +144,15 @@ def plan_memory(buffers: Sequence[LiveBuffer], capacity: int) -> MemoryPlan:
         placement = place(planner.intervals(), capacity)
         if not placement.misfits:
             return MemoryPlan(planner.copies, placement, live_units=live)
-        # There is enough memory, but in pieces: relieve the positions where the first misfit is live.
-        misfit = next(b for b in buffers if b.key == placement.misfits[0])
-        first, last = misfit.uses[0], misfit.uses[-1]
-        rotating = planner.rotating(first, last)
-        if not rotating:
-            keys = tuple(b.key for b in planner.idle(first, last)[:1])
-            return MemoryPlan(planner.copies, None, keys, (first, placement.needed), live)
-        planner.take_copy(rotating)
+        # There is enough memory, but in pieces: relieve the positions where something did not find a place.
+        misfits = [by_key[key] for key in placement.misfits]
+        crowded = [planner.rotating(b.uses[0], b.uses[-1]) for b in misfits]
+        if not any(crowded):
+            idle = [b.key for misfit in misfits for b in planner.idle(misfit.uses[0], misfit.uses[-1])[:1]]
+            shortage = (misfits[0].uses[0], placement.needed)
+            return MemoryPlan(planner.copies, None, tuple(dict.fromkeys(idle)), shortage, live)
+        for rotating in crowded:
+            planner.take_copy(rotating)
 
 
 PREFETCH_LEADS = (64, 32, 16, 8, 4, 2)
@@ -163,11 +166,13 @@ def plan_with_prefetch(buffers: Sequence[LiveBuffer], capacity: int, loaded: Col
     letting transfers of later kernels (their weights) run during earlier ones; copies and spills are as without.
     """
     base = plan_memory(buffers, capacity)
-    if base.placement is None or base.victims or not loaded:
+    if base.placement is None or not loaded:
         return base
     for lead in PREFETCH_LEADS:
         early = [replace(b, lead=lead) if b.key in loaded else b for b in buffers]
-        plan = plan_memory(early, capacity)
-        if plan.placement is not None and plan.copies == base.copies:
-            return replace(plan, live_units=base.live_units)
+        intervals = [Interval(b.key, b.start, b.uses[-1], b.units * base.copies[b.key]) for b in early]
+        if max(load_profile(intervals), default=0) <= capacity:
+            placement = place(intervals, capacity)
+            if not placement.misfits:
+                return replace(base, placement=replace(placement, needed=base.needed))
     return base

@@ -8,11 +8,14 @@ instructions.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from neuron_dialects.access import Affine
 from passes.nisa.memory_access import Access
@@ -27,6 +30,7 @@ FEW_INSTANCES = 16
 """Instances of a wait that are tested while all waits are there; one that guards nothing in them is doubtful."""
 
 Clock = tuple[int, ...]
+Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,20 @@ class WaitReplay:
             queue = queues.index(wait_set.statement.engine)
             for stream, count in wait_set.waits():
                 self.waits.append(StaticWait(len(self.waits), wait_set.statement, queue, number[stream], count))
-        self._events = self._all_events()
+        self._rows = self._all_rows()
+        self._events_made: list[Event] | None = None
         self._looked: dict[tuple[int, int], tuple[int, bool]] = {}
         self._tests = [0] * len(self.waits)
 
-    def _all_events(self) -> list[Event]:
+    @property
+    def _events(self) -> list[Event]:
         """Every instance of a wait for more than nothing, in program order."""
+        if self._events_made is None:
+            self._events_made = _as_events(self._rows)
+        return self._events_made
+
+    def _all_rows(self) -> Rows:
+        """The events as columns: position, wait, least, instance, awaited."""
         parts = [np.zeros((5, 0), dtype=np.int64)]
         positions_of = [np.array(positions, dtype=np.int64) for positions, _, _ in self._order]
         for wait in self.waits:
@@ -94,8 +106,25 @@ class WaitReplay:
             numbers = np.full_like(positions, wait.number)
             parts.append(np.stack([positions, numbers, counts, instances, positions_of[wait.stream][counts - 1]]))
         rows = np.concatenate(parts, axis=1)
-        rows = rows[:, np.lexsort((rows[1], rows[0]))]
-        return list(map(Event._make, zip(*rows.tolist(), strict=True)))
+        return rows[:, np.lexsort((rows[1], rows[0]))]
+
+    def _teaching(self, active: Set[int]) -> list[Event]:
+        """The events of active waits that ask for more than their queue asked of that stream before.
+
+        All others are known when they come up. In a loop those are most: its first iteration waited already.
+        """
+        kept = np.isin(self._rows[1], list(active))
+        rows = self._rows[:, kept]
+        queue_of = np.array([wait.queue for wait in self.waits], dtype=np.int64)
+        stream_of = np.array([wait.stream for wait in self.waits], dtype=np.int64)
+        keys = queue_of[rows[1]] * len(self._order) + stream_of[rows[1]] if rows.size else rows[1]
+        more = np.zeros(rows.shape[1], dtype=bool)
+        for key in np.unique(keys):
+            (places,) = np.nonzero(keys == key)
+            least = rows[2][places]
+            before = np.concatenate([[0], np.maximum.accumulate(least)[:-1]])
+            more[places] = least > before
+        return _as_events(rows[:, more])
 
     def run(self, active: Set[int]) -> Verdicts:
         """Replay the active waits; what they are is judged one by one, all others being there."""
@@ -105,7 +134,7 @@ class WaitReplay:
         clocks: list[Clock] = [start for _ in self._queues]
         history: list[tuple[list[int], list[Clock]]] = [([-1], [start]) for _ in self._queues]
         waits = self.waits
-        for events in self._instructions(active):
+        for events in _by_instruction(self._teaching(active)):
             queue = waits[events[0].wait].queue
             clock = clocks[queue]
             unknown = [event for event in events if clock[waits[event.wait].stream] < event.least]
@@ -125,18 +154,6 @@ class WaitReplay:
             history[queue][0].append(events[0].position)
             history[queue][1].append(clock)
         return verdicts
-
-    def _instructions(self, active: Set[int]) -> Iterator[list[Event]]:
-        """The events of active waits, grouped by the instruction that waits."""
-        group: list[Event] = []
-        for event in self._events:
-            if event.wait in active:
-                if group and group[0].position != event.position:
-                    yield group
-                    group = []
-                group.append(event)
-        if group:
-            yield group
 
     def _judge(
         self,
@@ -216,3 +233,13 @@ class WaitReplay:
                 done -= 0 if found else 1
             self._looked[key] = (done, found)
         return found and done > known
+
+
+def _as_events(rows: Rows) -> list[Event]:
+    return list(map(Event._make, zip(*rows.tolist(), strict=True)))
+
+
+def _by_instruction(events: Iterable[Event]) -> Iterator[list[Event]]:
+    """The events grouped by the instruction that waits."""
+    for _, group in groupby(events, key=itemgetter(0)):
+        yield list(group)

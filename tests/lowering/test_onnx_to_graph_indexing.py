@@ -78,6 +78,8 @@ SUMS = [
 ] + [
     with_constants(case("CumSum", ints(2, 37, dtype=np.int32)), at1=np.array(1, np.int32)),
     with_constants(case("CumSum", floats(2, 3000)), at1=listed(1)),
+    # A list has only one axis, known or not.
+    case("CumSum", floats(7), np.array(0, np.int64)),
 ]
 
 
@@ -160,7 +162,7 @@ def test_constant_index_out_of_range(op_type: str) -> None:
 
 ON_CORE: list[Any] = [
     *(EXTREMES[i] for i in (1, 6, 9, 11, 14)),
-    *(TOP_K[i] for i in (0, 3, 5)),
+    *(TOP_K[i] for i in (0, 3, 5, 6)),
     *(ONE_HOT[i] for i in (0, 1)),
     *(SUMS[i] for i in (4, 11, 13, 24)),
     *(GATHERED[i] for i in (0, 2, 5, 7, 8, 10, 11)),

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from lowering.onnx_backend import NeuronBackend, parameters
 from neuron_dialects.errors import NeuronError
@@ -105,8 +105,8 @@ def test_shares():
     ]
 
 
-def model_of(op_type: str, inputs: Mapping[str, tuple[int, Sequence[int | str]]], **attributes: object) -> ModelProto:
-    node = helper.make_node(op_type, list(inputs), ["y"], **attributes)
+def model_of(op_type: str, inputs: Mapping[str, tuple[int, Sequence[int | str]]]) -> ModelProto:
+    node = helper.make_node(op_type, list(inputs), ["y"])
     values = [helper.make_tensor_value_info(name, type_, shape) for name, (type_, shape) in inputs.items()]
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     graph = helper.make_graph([node], "g", values, [output])
@@ -154,3 +154,24 @@ def test_refusals_are_skips():
     model.opset_import[0].version = onnx.defs.onnx_opset_version() + 1
     with pytest.raises(unittest.SkipTest, match="NX-ONNX-003"):
         SuiteBackend.prepare(model).run([np.zeros(1, np.float32)])
+
+
+# A filter of one repeated number is a constant without a weight in the file; the convolution still wants a tensor.
+def test_filter_of_one_number():
+    nodes = [
+        helper.make_node(
+            "ConstantOfShape", ["shape"], ["w"], value=numpy_helper.from_array(np.array([0.5], np.float32))
+        ),
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("Relu", ["c"], ["y"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 5, 5])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2, 3, 3])
+    shape = numpy_helper.from_array(np.array([2, 3, 3, 3]), "shape")
+    graph = helper.make_graph(nodes, "g", [x], [y], [shape])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    image = np.arange(75, dtype=np.float32).reshape(1, 3, 5, 5) - 30
+    windows = np.lib.stride_tricks.sliding_window_view(image[0], (3, 3), (1, 2))
+    expected = np.maximum(0.5 * windows.sum((0, 3, 4)), 0)
+    (result,) = NeuronBackend.run_model(model, [image])
+    np.testing.assert_allclose(result[0], np.stack([expected] * 2), rtol=1e-6)

@@ -20,8 +20,8 @@ def function(arguments: str, body: str) -> FuncOp:
     return main_of(parse(text))
 
 
-# 2·3·5·7 for a batched product, whichever way its operands lie; 4·6·8·8 outputs of 3 channels x 3 x 3 taps, or of half of
-# the channels in two groups; a transposed convolution spends 2 x 3 x 3 on each of its 4·3·8·8 inputs.
+# 2·3·5·7 for a batched product, whichever way its operands lie; 4·6·8·8 outputs of 3 channels x 3 x 3 taps, or of half
+# of the channels in two groups; a transposed convolution spends 2 x 3 x 3 on each of its 4·3·8·8 inputs.
 @pytest.mark.parametrize(
     ("arguments", "op", "expected"),
     [

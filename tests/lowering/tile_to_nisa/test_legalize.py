@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 
 import pytest
@@ -64,7 +65,7 @@ def test_limits_are_those_of_the_instructions() -> None:
         assert needs_split([on_chip(dims[1:]), on_chip(dims)], is_dma)
 
 
-def regrouped(draw: st.DrawFn, sizes: list[int]) -> Dims:
+def regrouped(draw: st.DrawFn, sizes: Sequence[int]) -> Dims:
     """Dims that run over as many elements as `sizes`, with neighbouring dimensions joined at random."""
     groups: list[list[int]] = [[sizes[0]]]
     for size in sizes[1:]:

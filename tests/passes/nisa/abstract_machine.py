@@ -195,6 +195,41 @@ def _run_flat(queue: QueueOp, run: _Run) -> list[Step]:
     return steps
 
 
+def run_to_the_end(traces: dict[str, list[Step]]) -> int:
+    """Execute all queues side by side; returns how many instructions are left when nobody can go on.
+
+    Transfers complete as late as possible: only when every queue waits.
+    """
+    counts: dict[str, int] = {}
+    position = dict.fromkeys(traces, 0)
+    transfers: dict[str, list[Step]] = {}
+
+    def complete(step: Step) -> None:
+        if step.signal is not None:
+            counts[step.signal] = counts.get(step.signal, 0) + 1
+
+    def may_start(step: Step) -> bool:
+        return all(counts.get(name, 0) >= value for name, value in step.waits)
+
+    going = True
+    while going:
+        going = False
+        for engine, steps in traces.items():
+            while position[engine] < len(steps) and may_start(steps[position[engine]]):
+                step = steps[position[engine]]
+                position[engine] += 1
+                going = True
+                if step.op.is_dma:
+                    transfers.setdefault(step.stream, []).append(step)
+                else:
+                    complete(step)
+        for waiting in transfers.values():
+            if waiting:
+                complete(waiting.pop(0))
+                going = True
+    return sum(len(steps) - position[engine] for engine, steps in traces.items())
+
+
 class Ordering:
     """Which instructions of a synchronised program are ordered, from program order, queues, rings and waits."""
 

@@ -43,7 +43,7 @@ def allocs(function: FuncOp) -> list[AllocOp]:
 # Any program, memory from plenty to scarce: the results are the same, every address is inside of the memory, and the
 # program can be synchronised; or the error says what is needed and what there is. The second kind of programs has
 # hardly any loops and many buffers, so that some must be spilled.
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     programs() | programs(instructions=12, buffers=5, depth=1),
     st.sampled_from([256, 256, 384, 512, 65536]),

@@ -20,7 +20,7 @@ def by_engine(steps: list[Step]) -> dict[str, list[tuple[object, ...]]]:
 
 
 # Any program: each queue executes, with the same addresses and waits, what its engine executed before the split.
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(programs())
 def test_queues_execute_their_part_of_the_program(text: str) -> None:
     function = synchronized(text)
