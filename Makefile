@@ -12,7 +12,7 @@ SOURCES := neuron_dialects passes lowering runtime tools tests examples benchmar
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format filecheck docs-tables clean
+.PHONY: help demo test nightly check format filecheck docs-tables clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ demo: $(VENV)/run.stamp ## compile a digit classifier, run it on the machine, co
 test: $(VENV)/dev.stamp ## run every test
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10
 
+nightly: $(VENV)/dev.stamp ## run the tests that take minutes: every case of ONNX's backend suite
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10 -m nightly
+
 check: $(VENV)/dev.stamp ## linter, formatter check and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -49,7 +52,10 @@ format: $(VENV)/dev.stamp ## format the sources and repair what the linter can r
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-filecheck: $(VENV)/dev.stamp ## run the regression tests with lit, one process for each command
+filenightly: $(VENV)/dev.stamp ## run the tests that take minutes: every case of ONNX's backend suite
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10 -m nightly
+
+check: $(VENV)/dev.stamp ## run the regression tests with lit, one process for each command
 	$(BIN)/lit --workers=$(JOBS) tests/filecheck
 
 docs-tables: $(VENV)/run.stamp ## regenerate the pages of docs/ that are derived from definitions

@@ -24,8 +24,8 @@ from runtime.session import Session
 PARAMETER_MAX_ELEMENTS = 64
 """An integer input of at most this many elements and at most one dimension may be an axis, a shape or the like."""
 
-SHAPE_GIVING_FLOATS = {("Resize", 1), ("Resize", 2), ("Upsample", 1)}
-"""Operator and input number of floats that decide about shapes: scales and regions of interest."""
+SHAPE_GIVING_FLOATS = {("Resize", 1), ("Resize", 2), ("Upsample", 1), ("OneHot", 1)}
+"""Operator and input number of floats that decide about shapes: scales, regions of interest, a depth."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def compile_for(model: ModelProto, inputs: Mapping[str, Any], options: CompileOp
 
 
 def parameters(model: ModelProto, inputs: Mapping[str, Any]) -> tuple[str, ...]:
-    """Inputs that may be axes, shapes or similar; none if nothing else would be left to compute from."""
+    """Inputs that may be axes, shapes or similar; not the first one if nothing else would be left to compute from."""
     floats = {
         name
         for node in model.graph.node
@@ -177,7 +177,7 @@ def parameters(model: ModelProto, inputs: Mapping[str, Any]) -> tuple[str, ...]:
         and (value.dtype in (np.int32, np.int64) or name in floats)
     ]
     left = [name for name, value in inputs.items() if value is not None and name not in names]
-    return tuple(names) if left else ()
+    return tuple(names) if left else tuple(names[1:])
 
 
 def _compile(

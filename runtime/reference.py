@@ -12,8 +12,11 @@ import numpy as np
 
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.errors import NeuronError
+from runtime.semantics.numerics import round_to_tf32
 
 Array = np.ndarray[Any, np.dtype[Any]]
+MAX_MODEL_BYTES = 2**31 - 1
+"""Largest protobuf message."""
 
 
 def run_onnxruntime(model: str | Path | bytes, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -33,7 +36,7 @@ def run_onnxruntime(model: str | Path | bytes, inputs: Mapping[str, Array]) -> d
     except KeyError as error:
         raise NeuronError("NX-RUN-011", f"input {error} of the reference model is missing") from error
     except Exception as error:
-        return _run_evaluator(model, inputs, str(error).splitlines()[0])
+        return _run_evaluator(model, inputs, _first_line(error))
     return {o.name: np.asarray(value) for o, value in zip(session.get_outputs(), results, strict=True)}
 
 
@@ -54,30 +57,49 @@ def _run_evaluator(model: str | Path | bytes, inputs: Mapping[str, Array], refus
 def rounded(array: Array, dtype: str) -> Array:
     """Values rounded to an element type and back; tf32 keeps 10 bits of mantissa."""
     if dtype == "tf32":
-        bits = array.astype(np.float32).view(np.uint32)
-        return ((bits + 0xFFF + ((bits >> 13) & 1)) & np.uint32(0xFFFFE000)).view(np.float32)
+        return round_to_tf32(array)
     with np.errstate(over="ignore"):
         return array.astype(dtype_by_name(dtype).numpy).astype(array.dtype)
 
 
 def rounded_model(path: str | Path, dtype: str) -> bytes:
-    """The model with every float32 initializer rounded to `dtype`, as bytes that onnxruntime takes."""
+    """The model with every float32 initializer rounded to `dtype`, as bytes that onnxruntime takes.
+
+    NeuronError NX-RUN-020 for a file that is no model, or a model that is too large to be passed in memory (2 GB).
+    """
     import onnx
     from onnx import numpy_helper
 
-    model = onnx.load(str(path))
+    try:
+        model = onnx.load(str(path))
+    except Exception as error:  # protobuf's exception classes differ between its implementations
+        raise NeuronError("NX-RUN-020", f"{path} is not an ONNX model: {_first_line(error)}") from error
     for tensor in model.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT:
             values = numpy_helper.to_array(tensor)
             tensor.CopyFrom(numpy_helper.from_array(rounded(values, dtype), tensor.name))
+    if model.ByteSize() > MAX_MODEL_BYTES:
+        raise NeuronError(
+            "NX-RUN-020",
+            f"the rounded reference model has {model.ByteSize()} bytes, limit {MAX_MODEL_BYTES}",
+            help="compare with expected outputs in an .npz file",
+        )
     return model.SerializeToString()
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def errors(actual: Array, expected: Array) -> dict[str, float]:
     """max_abs_error and rel_l2_error: norm of the difference over the norm of the finite expected values.
 
-    Equal infinities agree; a NaN in the difference makes both errors infinite.
+    Equal infinities agree; a NaN in the difference makes both errors infinite. Values that are not numbers (texts) are
+    equal, or infinitely far apart.
     """
+    if "O" in (actual.dtype.kind, expected.dtype.kind) or "U" in (actual.dtype.kind, expected.dtype.kind):
+        distance = 0.0 if np.array_equal(actual, expected) else float("inf")
+        return {"max_abs_error": distance, "rel_l2_error": distance}
     a, e = actual.astype(np.float64).ravel(), expected.astype(np.float64).ravel()
     with np.errstate(invalid="ignore", over="ignore"):
         difference = np.where(a == e, 0.0, np.abs(a - e))

@@ -146,10 +146,29 @@ class Session:
         if node.callee not in self._hosts:
             self._hosts[node.callee] = _HostModel(self.neff.host_models[node.callee])
         results = self._hosts[node.callee].run([values[name] for name in node.inputs])
+        if len(results) != len(node.outputs):
+            raise NeuronError("NX-RUN-005", f"a host segment gives {len(results)} tensors, not {len(node.outputs)}")
         for name, value in zip(node.outputs, results, strict=True):
-            spec = self._specs[name]
-            narrow = spec.dtype != OPAQUE and dtype_by_name(spec.dtype).numpy.isbuiltin != 1
-            values[name] = value.astype(dtype_by_name(spec.dtype).numpy) if narrow else value
+            values[name] = _from_host(self._specs[name], value)
+
+
+def _from_host(spec: TensorSpec, value: Any) -> Any:
+    """What a host segment gave for a tensor, in its element type; NeuronError NX-RUN-005 if it is not such a tensor."""
+    if spec.dtype == OPAQUE:
+        return value
+    dtype = dtype_by_name(spec.dtype).numpy
+    array = np.asarray(value)
+    if dtype.isbuiltin != 1 and array.dtype.kind in "fV":
+        array = array.astype(dtype)
+    fits = len(array.shape) == len(spec.shape) and all(
+        w in (-1, n) for w, n in zip(spec.shape, array.shape, strict=True)
+    )
+    if not fits or array.dtype != dtype:
+        given = f"{array.dtype}{list(array.shape)}"
+        raise NeuronError(
+            "NX-RUN-005", f"a host segment gives '{spec.name}' as {given}, not {spec.dtype}{list(spec.shape)}"
+        )
+    return array
 
 
 class _HostModel:
@@ -162,7 +181,10 @@ class _HostModel:
     def __init__(self, model: bytes):
         import onnx
 
-        self._model = onnx.load_from_string(model)
+        try:
+            self._model = onnx.load_from_string(model)
+        except Exception as error:  # protobuf's exception classes differ between its implementations
+            raise NeuronError("NX-OP-001", "the host cannot run a segment: it is not an ONNX model") from error
         graph = self._model.graph
         self._names = [value.name for value in graph.input]
         self._types = {value.name: value.type.tensor_type.elem_type for value in graph.input}
@@ -203,6 +225,10 @@ class _HostModel:
         """Outputs in order. bf16 and the like enter as float32 where that is what the model declares."""
         from onnx import TensorProto
 
+        if len(inputs) != len(self._names):
+            raise NeuronError(
+                "NX-RUN-005", f"a host segment is given {len(inputs)} tensors, it takes {len(self._names)}"
+            )
         feeds = {
             name: value.astype(np.float32)
             if isinstance(value, np.ndarray) and value.dtype.isbuiltin != 1 and self._types[name] == TensorProto.FLOAT

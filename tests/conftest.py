@@ -1,8 +1,9 @@
-"""What all tests share: the collector of lit's tests, and hypothesis set up for machines of unknown speed."""
+"""What all tests share: lit's tests, hypothesis set up for machines of unknown speed, nightly tests left out."""
 
 import os
 
 import hypothesis
+import pytest
 
 from tests.filecheck_collector import pytest_collect_file
 
@@ -12,3 +13,13 @@ __all__ = ["pytest_collect_file"]
 hypothesis.settings.register_profile("local", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked nightly run only when the expression of `-m` speaks of them."""
+    if "nightly" in str(config.getoption("markexpr")):
+        return
+    left_out = [item for item in items if item.get_closest_marker("nightly")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MAX_NPZ_BYTES = 8 << 30
+"""Largest .npz file that is read, packed or unpacked."""
+
 CAST_TYPES = ("bf16", "f16", "tf32")
 """Element types that a floor can be computed for."""
 
@@ -54,11 +57,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    from runtime.boundary import bind_inputs
+
     options = _parser().parse_args(arguments)
     runner = _open(options.file)
     if options.check_races:
         refuse_races(runner.programs())
-    inputs = read_npz(options.inputs) if options.inputs else random_inputs(runner.specs, options.random or 0)
+    if options.mode == "timing" and (options.check is not None or options.outputs is not None):
+        raise NeuronError("NX-RUN-013", "mode timing computes no outputs", help="--mode both computes and times them")
+    given = read_npz(options.inputs) if options.inputs else random_inputs(runner.specs, options.random or 0)
+    inputs = bind_inputs(runner.specs, given)
     outputs, figures = runner.run(inputs, options.mode)
     report: dict[str, Any] = {
         "outputs": [
@@ -66,7 +74,7 @@ def _run(arguments: Sequence[str]) -> int:
         ],
         **figures,
     }
-    if options.check is not None and options.mode != "timing":
+    if options.check is not None:
         report["check"] = check(options.check, inputs, outputs, runner.cast_type)
         for row, item in zip(report["outputs"], report["check"], strict=True):
             row.update(item)
@@ -140,11 +148,9 @@ class _ModuleRunner(Runner):
         """Interpret at the module's level; queues run on the machine and have a time."""
         from lowering.execute import run_module
         from neuron_dialects.neuron import target_of
-        from runtime.boundary import bind_inputs
         from runtime.session import timing_figures
 
-        given = bind_inputs(self.specs, inputs)
-        run = run_module(self.module, self.store, [given[name] for name in self.inputs], mode)
+        run = run_module(self.module, self.store, [inputs[name] for name in self.inputs], mode)
         figures = timing_figures(run.timings, target_of(self.module)) if run.timings else {}
         return ({} if mode == "timing" else dict(zip(self.output_names, run.outputs, strict=True))), figures
 
@@ -178,19 +184,25 @@ def read_npz(path: Path) -> dict[str, Array]:
     if path.stat().st_size > MAX_NPZ_BYTES:
         raise NeuronError("NX-FILE-002", f"{path}: {path.stat().st_size} bytes exceed {MAX_NPZ_BYTES}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        with zipfile.ZipFile(path) as members:
+            size = sum(member.file_size for member in members.infolist())
+        if size <= MAX_NPZ_BYTES:
+            with np.load(path, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
     except Exception as error:
-        raise NeuronError("NX-FILE-002", f"{path}: not a valid .npz file: {str(error).splitlines()[0]}") from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise NeuronError("NX-FILE-002", f"{path}: not a valid .npz file: {reason}") from error
+    raise NeuronError("NX-FILE-002", f"{path}: {size} bytes when unpacked exceed {MAX_NPZ_BYTES}")
 
 
 def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write arrays by name; types that .npz does not know (bf16) are written as float32."""
-    plain = {
-        name: a.astype(np.float32) if a.dtype.kind == "V" or a.dtype.name == "bfloat16" else a
-        for name, a in arrays.items()
-    }
-    np.savez(path, **plain)  # pyright: ignore[reportArgumentType]
+    """Write arrays by name, the same bytes for the same arrays; types that .npz does not know (bf16) as float32."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            plain = array.astype(np.float32) if array.dtype.kind == "V" else array
+            # A member made by name would have the time of day in it.
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.ascontiguousarray(plain).reshape(plain.shape), allow_pickle=False)
 
 
 def random_inputs(specs: Mapping[str, tuple[tuple[int, ...], str]], seed: int) -> dict[str, Array]:

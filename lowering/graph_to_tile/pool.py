@@ -29,10 +29,8 @@ from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import PoolKind, PoolOp, ints, shape_of
 from neuron_dialects.graph.shapes import window_extent
+from neuron_dialects.graph.support import pool_window_limit
 from neuron_dialects.neuron import location_name
-
-TILES = 4
-"""Input tiles' worth of SBUF that one piece takes at most: the input twice, and what the passes leave."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ def lower_pool(k: Kernel, op: PoolOp) -> None:
     dimensions = dimensions_of(op)
     limit = k.row_budget_elements
     window = prod(d.reach for d in dimensions)
-    most = int(k.target.sbuf_bytes_per_partition) // 4 // TILES
+    most = pool_window_limit(k.target)
     if window > most:
         raise NeuronError(
             "NX-OP-002",

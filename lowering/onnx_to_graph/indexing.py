@@ -62,10 +62,18 @@ def _along(array: Array, axis: int, rank: int) -> Array:
     return array.reshape(len(array), *[1] * (rank - axis - 1))
 
 
+def _number(node: Node, index: int) -> int:
+    """An input that is one whole number, known at import."""
+    values = node.constant(index).reshape(-1)
+    if len(values) != 1 or not np.isfinite(values[0]):
+        raise ShapeError(f"input {index} is not one number")
+    return int(values[0])
+
+
 def _positions(node: Node, count: int, axis: int, rank: int, dtype: DType = F32) -> SSAValue:
     """0, 1, 2, ... below `count` along one of `rank` dimensions."""
-    if count > _MOST_POSITIONS:
-        raise Unsupported(f"{count} positions exceed the {_MOST_POSITIONS} that cores count to")
+    if not 1 <= count <= _MOST_POSITIONS:
+        raise Unsupported(f"{count} positions, where cores count from 1 to {_MOST_POSITIONS}")
     return node.constant_value(f"positions{count}_{rank - axis}", _along(np.arange(count), axis, rank), dtype)
 
 
@@ -125,7 +133,7 @@ def _top_k(node: Node) -> Sequence[Value]:
     x = node.operand(0)
     dtype, shape = spec_of(x)
     axis = node.axis(-1, len(shape))
-    count = node.constant_ints(1)[0] if node.opset >= 10 else node.int_attr("k")
+    count = _number(node, 1) if node.opset >= 10 else node.int_attr("k")
     if not 0 <= count <= shape[axis]:
         raise ShapeError(f"{count} of {shape[axis]} elements are asked for")
     if not 1 <= count <= _MOST_EXTREMES:
@@ -157,7 +165,7 @@ def _top_k(node: Node) -> Sequence[Value]:
 def _one_hot(node: Node) -> Sequence[Value]:
     """The second of two values where the new dimension's position is the index, else the first."""
     indices = node.operand(0)
-    depth = int(node.constant(1).reshape(-1)[0])
+    depth = _number(node, 1)
     shape = shape_of(indices)
     rank = len(shape) + 1
     axis = normalize_axis(node.int_attr("axis", -1), rank)
@@ -192,11 +200,11 @@ def _cum_sum(node: Node) -> Sequence[Value]:
     """
     x = node.operand(0)
     dtype, shape = spec_of(x)
-    axis = 0 if len(shape) == 1 else normalize_axis(node.constant_ints(1)[0], len(shape))
-    exclusive, reverse = node.int_attr("exclusive", 0), node.int_attr("reverse", 0)
+    axis = 0 if len(shape) == 1 else normalize_axis(_number(node, 1), len(shape))
+    exclusive, reverse = bool(node.int_attr("exclusive", 0)), bool(node.int_attr("reverse", 0))
     if dtype.is_float and shape[axis] <= _LARGEST_TRIANGLE:
         ones = np.ones((shape[axis], shape[axis]))
-        triangle = np.tril(ones, -exclusive) if reverse else np.triu(ones, exclusive)
+        triangle = np.tril(ones, -int(exclusive)) if reverse else np.triu(ones, int(exclusive))
         order = [*(d for d in range(len(shape)) if d != axis), axis]
         moved = x if axis == len(shape) - 1 else node.emit(TransposeOp(x, order))
         rows = reshaped(node, moved, (element_count(shape) // max(shape[axis], 1), shape[axis]))
@@ -212,7 +220,7 @@ def _cum_sum(node: Node) -> Sequence[Value]:
     return [total]
 
 
-def _moved(node: Node, x: SSAValue, axis: int, distance: int, reverse: int) -> SSAValue:
+def _moved(node: Node, x: SSAValue, axis: int, distance: int, reverse: bool) -> SSAValue:
     """x moved along the axis, towards the front if `reverse`; zeros follow."""
     sizes = list(shape_of(x))
     distance = min(distance, sizes[axis])

@@ -7,18 +7,19 @@ compile report. Everything that is not refused here must have a kernel template.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 from xdsl.dialects.builtin import TensorType
 from xdsl.ir import Attribute, Operation
 
 from neuron_dialects.dtypes import F32, I64, DType, dtype_by_name, dtype_of_or_none
-from neuron_dialects.graph.attrs import BinaryKind, OpaqueType, ReduceKind
+from neuron_dialects.graph.attrs import BinaryKind, OpaqueType, ReduceKind, ints
 from neuron_dialects.graph.base import ComputeOp, spec_of
 from neuron_dialects.graph.elementwise import BinaryOp, CompareOp
-from neuron_dialects.graph.linear import ConvOp, ConvTransposeOp, MatMulOp
+from neuron_dialects.graph.linear import ConvOp, ConvTransposeOp, MatMulOp, PoolOp
 from neuron_dialects.graph.reduction import ReduceOp
-from neuron_dialects.graph.shapes import element_count, text
+from neuron_dialects.graph.shapes import element_count, text, window_extent
 from neuron_dialects.graph.source import ConstantOp, WeightOp
 from neuron_dialects.graph.structure import FusedOp, OnnxNodeOp, YieldOp
 from neuron_dialects.target import Target
@@ -102,6 +103,22 @@ def _multiplied(op: Any, target: Target) -> str | None:
     return f"{target.name} does not multiply {dtype}"
 
 
+def pool_window_limit(target: Target) -> int:
+    """Most input positions that a pool window spans: a partition of SBUF holds four tiles of f32.
+
+    These are the input, twice, and what two passes leave.
+    """
+    return int(target.sbuf_bytes_per_partition) // 4 // 4
+
+
+def _windowed(op: Any, target: Target) -> str | None:
+    window = prod(
+        window_extent(size, dilation) for size, dilation in zip(ints(op.kernel), ints(op.dilations), strict=True)
+    )
+    limit = pool_window_limit(target)
+    return f"a pool window spans {window} elements, limit {limit}" if window > limit else None
+
+
 def _reduced(op: Any, _: Target) -> str | None:
     kind = op.kind.data
     dtype = spec_of(op.result)[0]
@@ -112,6 +129,7 @@ _CHECKS: dict[type[Operation], tuple[Callable[[Any, Target], str | None], ...]] 
     MatMulOp: (_multiplied,),
     ConvOp: (_multiplied,),
     ConvTransposeOp: (_multiplied,),
+    PoolOp: (_windowed,),
     ReduceOp: (_reduced,),
 }
 """Operator -> what else can be wrong with it, beyond its types."""

@@ -165,10 +165,11 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 
 
 def compiled(folder: Path, nodes: list[onnx.NodeProto], inputs: list[str], outputs: list[str]) -> CompileResult:
-    """A model of 2x8 tensors, compiled for trn1 without casts; the weight `w` is 8x8. It is left in model.onnx."""
+    """A model of 2x8 tensors, left in model.onnx, compiled for trn1 without casts; it has weights `w` and `lengths`."""
     values = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [2, 8]) for n in (*inputs, *outputs)]
-    weight = numpy_helper.from_array(np.random.default_rng(1).standard_normal((8, 8), np.float32), "w")
-    graph = helper.make_graph(nodes, "g", values[: len(inputs)], values[len(inputs) :], [weight])
+    weights = {"w": np.random.default_rng(1).standard_normal((8, 8), np.float32), "lengths": np.full(2, 8)}
+    initializers = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "g", values[: len(inputs)], values[len(inputs) :], initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.save(model, folder / "model.onnx")
     return compile_model(folder / "model.onnx", CompileOptions(target="trn1", auto_cast="none"))
@@ -192,7 +193,7 @@ def check_numbers(folder: Path, result: CompileResult) -> None:
 def test_tensors_between_segments_are_named_apart(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("MatMul", ["t3", "w"], ["a"]),
-        helper.make_node("Hardmax", ["a"], ["b"]),  # onnxruntime's, on the host
+        helper.make_node("ReverseSequence", ["a", "lengths"], ["b"], batch_axis=0, time_axis=1),  # for the host
         helper.make_node("Add", ["b", "t4"], ["y"]),
     ]
     result = compiled(tmp_path, nodes, ["t3", "t4"], ["y"])

@@ -12,6 +12,7 @@ from onnx import TensorProto
 
 from lowering.compiler import CompileOptions, compile_model
 from lowering.onnx_to_graph import import_onnx
+from neuron_dialects.errors import NeuronError
 from runtime.session import Session
 from tests.graph_level import Array, assert_close
 from tests.lowering.test_onnx_to_graph_converters import (
@@ -143,12 +144,20 @@ def test_position_of_nan_is_in_range() -> None:
         case("TopK", X, listed(2), outputs=2),
         case("CumSum", X, np.array(1, np.int64)),
         case("OneHot", ints(3, low=0, high=4), np.array(4, np.int64), floats(2)),
+        with_constants(case("TopK", ints(0, 5), outputs=2, axis=0), at1=listed(0)),
     ],
     ids=str,
 )
 def test_left_to_the_host(made: Case) -> None:
     model, _ = model_and_feeds(made)
     assert [node.op_type for node in import_onnx(model).info.onnx_nodes] == [made.op_type]
+
+
+# A depth that is no number is an error of the model.
+def test_depth_that_is_no_number() -> None:
+    made = with_constants(case("OneHot", ints(3, low=0, high=4)), at1=np.float32(np.nan), at2=floats(2))
+    with pytest.raises(NeuronError, match="input 1 is not one number"):
+        import_onnx(model_and_feeds(made)[0])
 
 
 # Constant indices that name no element are the model's mistake; the host's runtime is left to report it.

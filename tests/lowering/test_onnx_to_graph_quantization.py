@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -155,7 +156,7 @@ def test_eight_bit_floats_are_left_to_the_host() -> None:
     assert [left.op_type for left in import_onnx(model).info.onnx_nodes] == ["QuantizeLinear"]
 
 
-def on_core(made: Case, tmp_path: Any) -> tuple[list[Array], list[Array]]:
+def on_core(made: Case, tmp_path: Path) -> tuple[list[Array], list[Array]]:
     """A case's outputs on the core and by onnxruntime; nothing of it runs on the host."""
     model, feeds = model_and_feeds(made)
     onnx.save(model, tmp_path / "model.onnx")
@@ -181,10 +182,26 @@ def on_core(made: Case, tmp_path: Any) -> tuple[list[Array], list[Array]]:
     ],
     ids=str,
 )
-def test_on_the_core(made: Case, tmp_path: Any) -> None:
+def test_on_the_core(made: Case, tmp_path: Path) -> None:
     for have, want in zip(*on_core(made, tmp_path), strict=True):
         assert have.dtype == want.dtype
         if want.dtype.kind == "f":
             np.testing.assert_allclose(have, want, rtol=1e-6, atol=1e-7)
         else:
             np.testing.assert_array_equal(have, want)
+
+
+# Quotients next to a tie, where a product with the rounded reciprocal of the scale goes to the other side.
+@pytest.mark.parametrize("scale", [5 / 255, 0.05, 0.1, 1 / 3, 0.75])
+def test_quotients_next_to_ties_on_the_core(scale: float, tmp_path: Path) -> None:
+    ties = (np.arange(-128, 128, dtype=F32) + F32(0.5)) * F32(scale)
+    x = np.concatenate([ties, np.nextafter(ties, F32(9999)), np.nextafter(ties, F32(-9999))])
+    (have,), (want,) = on_core(quantize(x, scale, np.int8(0)), tmp_path)
+    np.testing.assert_array_equal(have, want)
+
+
+# The example of ONNX's own suite: -2.5 / (5 / 255) lies just beside -127.5.
+def test_dynamic_quotients_next_to_ties_on_the_core(tmp_path: Path) -> None:
+    x = np.array([0, 2, -3, -2.5, 1.34, 0.5], F32)
+    for have, want in zip(*on_core(case("DynamicQuantizeLinear", x, outputs=3), tmp_path), strict=True):
+        np.testing.assert_allclose(have, want, rtol=1e-6 if want.dtype.kind == "f" else 0)

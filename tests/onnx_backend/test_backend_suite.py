@@ -1,4 +1,4 @@
-"""ONNX's backend test suite on our backend: a sample in every run, all of it under the mark `slow`.
+"""ONNX's backend test suite on our backend: a sample in every run, all of it under the mark `nightly`.
 
 A case is expected to pass unless `excluded.txt` names it with a reason, and one that is named must not pass.
 """
@@ -16,6 +16,7 @@ from neuron_dialects.errors import NeuronError
 from tools.backend_suite import (
     CATEGORIES,
     PASSED,
+    RANDOM,
     SKIPPED,
     Outcome,
     SuiteBackend,
@@ -29,7 +30,7 @@ from tools.backend_suite import (
 SAMPLE = 8
 """Every such case runs in each test run."""
 PARTS = 16
-"""The slow run is cut into this many tests, so that several workers share it."""
+"""The nightly run is cut into this many tests, so that several workers share it."""
 LIGHT_MODELS = (
     *("test_bvlc_alexnet", "test_densenet121", "test_inception_v1", "test_inception_v2", "test_resnet50"),
     *("test_shufflenet", "test_squeezenet", "test_vgg19", "test_zfnet512"),
@@ -48,24 +49,30 @@ def complaint(outcome: Outcome, reasons: Mapping[tuple[str, str], str]) -> str |
 
 def complaints(cases: list[tuple[str, str]]) -> list[str]:
     reasons = excluded()
-    found = [complaint(run_case(category, name), reasons) for category, name in cases]
+    run = [case for case in cases if not reasons.get(case, "").startswith(RANDOM)]
+    found = [complaint(run_case(category, name), reasons) for category, name in run]
     return [text for text in found if text is not None]
 
 
-# Parts interleave with the sample: the slow run takes what the sample leaves.
+# The sample is what every test run sees of the suite; the nightly run takes what it leaves.
 @pytest.mark.parametrize("part", range(4))
 def test_sample(part: int):
     assert complaints(selected(SMALL, 0, SAMPLE)[part::4]) == []
 
 
-@pytest.mark.slow
+# The smallest of the light models stands for them.
+def test_squeezenet():
+    assert complaints([("Real", "test_squeezenet")]) == []
+
+
+@pytest.mark.nightly
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_case(part: int):
     sample = set(selected(SMALL, 0, SAMPLE))
     assert complaints([case for case in selected(SMALL, part, PARTS) if case not in sample]) == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", LIGHT_MODELS)
 def test_light_model(name: str):
     assert complaints([("Real", name)]) == []
@@ -125,10 +132,10 @@ def test_values_of_shapes_are_specialised():
         assert rep.compiled.host_segments == 0
 
 
-# A model of nothing but small integers would become a constant: nothing of it is specialised.
+# A model of nothing but small integers would become a constant: its first input stays one.
 def test_not_every_input_is_specialised():
     model = model_of("Add", {"a": (TensorProto.INT64, [2]), "b": (TensorProto.INT64, [2])})
-    assert parameters(model, {"a": np.zeros(2, np.int64), "b": np.zeros(2, np.int64)}) == ()
+    assert parameters(model, {"a": np.zeros(2, np.int64), "b": np.zeros(2, np.int64)}) == ("b",)
 
 
 # Inputs of another shape than before are compiled for; numpy scalars are arrays of no dimension.

@@ -25,7 +25,7 @@ BASE_OPSET = 21
 """The oldest version of ONNX's operator set that models are written in; it has all the operators we write."""
 _ASYMMETRIC_BEFORE = 11
 """Until this version Resize, then without a choice, mapped coordinates asymmetrically and rounded them down."""
-_CHANGED_IN_MEANING = {"Hardmax": 13, "GroupNormalization": 21}
+_CHANGED_IN_MEANING = {"Scan": 9, "Hardmax": 13, "GroupNormalization": 21}
 """Operators that the converter passes unchanged although the same node means something else from this version on."""
 
 
