@@ -5,9 +5,9 @@ entry's semaphores, then executes a control instruction (`control_ns`), triggers
 instruction to the datapath, at most the target's `dispatch_depth` ahead of it. The datapath starts an instruction when
 it is free, the ports it shares with other engines are free, and earlier instructions of the same engine have completed
 what it reads; it reads its operands then, is busy for the issue time, and the result is written and the semaphore
-incremented after the latency. A transfer reaches its ring `dma_start_ns` after the trigger; transfers of all rings are served in
-the order of their arrival, and the semaphore is incremented `dma_completion_ns` after the last byte. A semaphore is the
-list of the times of its increments.
+incremented after the latency. A transfer reaches its ring `dma_start_ns` after the trigger; transfers of all rings are
+served in the order of their arrival, and the semaphore is incremented `dma_completion_ns` after the last byte. A
+semaphore is the list of the times of its increments.
 
 Data moves at those times and no others, so what a missing wait lets through is seen in the results.
 """
