@@ -165,6 +165,8 @@ def lower_op(k: Kernel, op: Operation) -> None:
     for result in op.results:
         layout = layout_of(result)
         if layout is not None:
+            if problem := layout.misfit(len(spec_of(result)[1])):
+                raise NeuronError("NX-IR-001", f"{op.name}: {problem}", node=location_name(op.location))
             k.residents[result] = (layout.partition_dimension, layout.halo_pairs)
     if isinstance(op, WeightOp):
         dtype, shape = spec_of(op.result)

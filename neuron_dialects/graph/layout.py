@@ -43,6 +43,14 @@ class LayoutAttr(ParametrizedAttribute):
         flat = [int(width) for width in self.halo.get_values()]
         return tuple(zip(flat[::2], flat[1::2], strict=True))
 
+    def misfit(self, rank: int) -> str | None:
+        """Why a tensor of so many dimensions cannot lie like this, None if it can."""
+        if self.partition_dimension >= rank:
+            return f"layout names dimension {self.partition_dimension} of a tensor of rank {rank}"
+        if self.halo_pairs and len(self.halo_pairs) != rank - 1:
+            return f"layout gives a halo to {len(self.halo_pairs)} dimensions, a tensor of rank {rank} has {rank - 1}"
+        return None
+
     def verify(self) -> None:
         """Non-negative numbers, halo in pairs."""
         widths = [int(width) for width in self.halo.get_values()]

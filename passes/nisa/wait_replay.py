@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -27,10 +27,12 @@ MANY_TESTS = 20_000
 """Pairs of instances that are tested for conflicts of one wait; then it is taken to guard one, without a proof."""
 
 FEW_INSTANCES = 16
-"""Instances of a wait that are tested while all waits are there; one that guards nothing in them is doubtful."""
+"""First instances of a wait that are tested while all waits are there, besides every later one whose number is a power
+of two; a wait that guards nothing in them is doubtful."""
 
 Clock = tuple[int, ...]
 Rows = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,19 @@ class Verdicts:
     """Some instance guards a conflict that nothing else guards, other instances of the same wait included."""
 
 
+@dataclass
+class _Judgement:
+    """What a replay has found so far.
+
+    `ties`: waits of one instruction for the same count of a stream that order something together, with an instance of
+    them and what is known without them. `tried`: instances of each wait that were tested for conflicts.
+    """
+
+    verdicts: Verdicts = field(default_factory=Verdicts)
+    ties: dict[frozenset[int], tuple[Event, int]] = field(default_factory=dict)
+    tried: dict[int, int] = field(default_factory=dict)
+
+
 class WaitReplay:
     """The waits of a program and all their instances."""
 
@@ -83,16 +98,11 @@ class WaitReplay:
             for stream, count in wait_set.waits():
                 self.waits.append(StaticWait(len(self.waits), wait_set.statement, queue, number[stream], count))
         self._rows = self._all_rows()
-        self._events_made: list[Event] | None = None
+        order = np.argsort(self._rows[1], kind="stable")
+        ends = np.searchsorted(self._rows[1][order], np.arange(len(self.waits) + 1))
+        self._rows_of = [order[first:last] for first, last in pairwise(ends.tolist())]
         self._looked: dict[tuple[int, int], tuple[int, bool]] = {}
         self._tests = [0] * len(self.waits)
-
-    @property
-    def _events(self) -> list[Event]:
-        """Every instance of a wait for more than nothing, in program order."""
-        if self._events_made is None:
-            self._events_made = _as_events(self._rows)
-        return self._events_made
 
     def _all_rows(self) -> Rows:
         """The events as columns: position, wait, least, instance, awaited."""
@@ -108,33 +118,30 @@ class WaitReplay:
         rows = np.concatenate(parts, axis=1)
         return rows[:, np.lexsort((rows[1], rows[0]))]
 
-    def _teaching(self, active: Set[int]) -> list[Event]:
-        """The events of active waits that ask for more than their queue asked of that stream before.
+    def _teaching(self, active: Set[int]) -> Flags:
+        """Which events of active waits ask for more than their queue asked of that stream before, by row.
 
         All others are known when they come up. In a loop those are most: its first iteration waited already.
         """
-        kept = np.isin(self._rows[1], list(active))
-        rows = self._rows[:, kept]
-        queue_of = np.array([wait.queue for wait in self.waits], dtype=np.int64)
-        stream_of = np.array([wait.stream for wait in self.waits], dtype=np.int64)
-        keys = queue_of[rows[1]] * len(self._order) + stream_of[rows[1]] if rows.size else rows[1]
-        more = np.zeros(rows.shape[1], dtype=bool)
-        for key in np.unique(keys):
-            (places,) = np.nonzero(keys == key)
-            least = rows[2][places]
-            before = np.concatenate([[0], np.maximum.accumulate(least)[:-1]])
-            more[places] = least > before
-        return _as_events(rows[:, more])
+        more = np.zeros(self._rows.shape[1], dtype=bool)
+        pairs: dict[tuple[int, int], list[int]] = {}
+        for wait in self.waits:
+            if wait.number in active:
+                pairs.setdefault((wait.queue, wait.stream), []).append(wait.number)
+        for numbers in pairs.values():
+            rows = np.sort(np.concatenate([self._rows_of[number] for number in numbers]))
+            least = self._rows[2][rows]
+            more[rows[least > np.concatenate([[0], np.maximum.accumulate(least)[:-1]])]] = True
+        return more
 
     def run(self, active: Set[int]) -> Verdicts:
         """Replay the active waits; what they are is judged one by one, all others being there."""
-        verdicts = Verdicts()
-        tried = [0] * len(self.waits)
+        judgement = _Judgement()
         start: Clock = (0,) * len(self._order)
         clocks: list[Clock] = [start for _ in self._queues]
         history: list[tuple[list[int], list[Clock]]] = [([-1], [start]) for _ in self._queues]
         waits = self.waits
-        for events in _by_instruction(self._teaching(active)):
+        for events in _by_instruction(_as_events(self._rows[:, self._teaching(active)])):
             queue = waits[events[0].wait].queue
             clock = clocks[queue]
             unknown = [event for event in events if clock[waits[event.wait].stream] < event.least]
@@ -147,38 +154,62 @@ class WaitReplay:
                 positions, past = history[self._queues[stream]]
                 then = past[bisect_right(positions, event.awaited) - 1]
                 learned.append((*then[:stream], event.least, *then[stream + 1 :]))
-            self._judge(unknown, learned, clock, verdicts, tried)
+            self._judge(unknown, learned, clock, judgement)
             for other in learned:
                 clock = tuple(map(max, clock, other))
             clocks[queue] = clock
             history[queue][0].append(events[0].position)
             history[queue][1].append(clock)
-        return verdicts
+        self._break_ties(judgement)
+        return judgement.verdicts
 
-    def _judge(
-        self,
-        events: Sequence[Event],
-        learned: Sequence[Clock],
-        clock: Clock,
-        verdicts: Verdicts,
-        tried: list[int],
-    ) -> None:
+    def _judge(self, events: Sequence[Event], learned: Sequence[Clock], clock: Clock, judgement: _Judgement) -> None:
         """Decide for each wait of one instruction whether the clock and its other waits imply it."""
         for i, event in enumerate(events):
             stream = self.waits[event.wait].stream
             known = clock[stream]
+            equal: list[Event] = []
             for j, other in enumerate(events):
-                # Of two equal waits the first one stays.
-                equal = self.waits[other.wait].stream == stream and other.least == event.least
-                if i != j and not (equal and j > i):
+                if self.waits[other.wait].stream == stream and other.least == event.least:
+                    equal.append(other)
+                elif i != j:
                     known = max(known, learned[j][stream])
             if known >= event.least:
                 continue
-            verdicts.needed.add(event.wait)
-            if event.wait not in verdicts.guarding and tried[event.wait] < FEW_INSTANCES:
-                tried[event.wait] += 1
-                if self._conflicts(event, known):
-                    verdicts.guarding.add(event.wait)
+            if len(equal) > 1:
+                judgement.ties.setdefault(frozenset(other.wait for other in equal), (event, known))
+            else:
+                self._find_needed(event, known, judgement)
+
+    def _find_needed(self, event: Event, known: int, judgement: _Judgement) -> None:
+        """An instance that orders something alone, where `known` instructions of its stream are known otherwise."""
+        verdicts, tried = judgement.verdicts, judgement.tried
+        verdicts.needed.add(event.wait)
+        if event.wait in verdicts.guarding:
+            return
+        # The first instances often guard nothing (a fresh buffer), so some later ones are tested too.
+        seen = tried.get(event.wait, 0)
+        tried[event.wait] = seen + 1
+        if (seen < FEW_INSTANCES or seen & (seen - 1) == 0) and self._conflicts(event, known):
+            verdicts.guarding.add(event.wait)
+
+    def _break_ties(self, judgement: _Judgement) -> None:
+        """Where equal waits of one instruction are needed only together, one of them will do.
+
+        One that is needed elsewhere is preferred; of the others, those that turn out superfluous are left out again.
+        """
+        elsewhere = set(judgement.verdicts.needed)
+        chosen: dict[int, tuple[Event, int]] = {}
+        for tied, (event, known) in judgement.ties.items():
+            if not tied & (elsewhere | chosen.keys()):
+                first = min(tied)
+                chosen[first] = (event._replace(wait=first), known)
+        for number in list(chosen):
+            rest = elsewhere | (chosen.keys() - {number})
+            if all(tied & rest for tied in judgement.ties if number in tied):
+                del chosen[number]
+        for event, known in chosen.values():
+            self._find_needed(event, known, judgement)
 
     def orders_all(self, watched: Set[int], active: Set[int]) -> bool:
         """Whether the active waits order all conflicts that the watched ones, all of one stream, are there for.
@@ -194,7 +225,10 @@ class WaitReplay:
         changes: list[list[int]] = [[-1] for _ in self._queues]
         values: list[list[int]] = [[0] for _ in self._queues]
         waiting: list[Event] = []
-        for event in self._events:
+        chosen = self._teaching({wait.number for wait in self.waits if counts[wait.number]})
+        for number in watched:
+            chosen[self._rows_of[number]] = True
+        for event in _as_events(self._rows[:, chosen]):
             position, wait, least, _, awaited = event
             if waiting and waiting[0].position != position:
                 # All waits of that instruction are over now.

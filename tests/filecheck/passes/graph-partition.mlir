@@ -76,7 +76,7 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 // CHECK-SAME: "empty|graph.unary|host|a tensor of 0x2 has no elements"
 // CHECK-SAME: "number|graph.binary|host|the constant 4294967296 does not fit the 32-bit integers of a core"
 // CHECK-SAME: "compared|graph.compare|core|supported"
-// CHECK-SAME: "float8|graph.matmul|core|supported"
+// CHECK-SAME: "float8|graph.matmul|host|cores have no element type f8e5m2"
 builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
   func.func @main(%a: tensor<2xf64>, %b: tensor<0x2xf32>, %c: tensor<2xi64>, %e: tensor<2x2xf8E5M2>) -> (tensor<2xf64>, tensor<0x2xf32>, tensor<2xi64>, tensor<2xi1>, tensor<2x2xf8E5M2>) {
     %large = graph.constant 4294967296 : tensor<i64>
