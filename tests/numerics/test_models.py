@@ -22,8 +22,8 @@ from tests.numerics.models import (
 )
 
 MODELS = (
-    "mnist_mlp", "lenet5", "resnet50", "resnet50_bn", "vgg16", "squeezenet1_1", "mobilenet_v2", "densenet121", "unet",
-    "bert_base", "distilbert", "vit_base_16", "gpt2_prefill",
+    "digits_cnn", "mnist_mlp", "lenet5", "resnet50", "resnet50_bn", "vgg16", "squeezenet1_1", "mobilenet_v2",
+    "densenet121", "unet", "bert_base", "distilbert", "vit_base_16", "gpt2_prefill",
 )  # fmt: skip
 HEAVY = ("matmul", "conv", "conv_transpose")
 
