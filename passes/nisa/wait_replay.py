@@ -130,8 +130,10 @@ class WaitReplay:
                 pairs.setdefault((wait.queue, wait.stream), []).append(wait.number)
         for numbers in pairs.values():
             rows = np.sort(np.concatenate([self._rows_of[number] for number in numbers]))
-            least = self._rows[2][rows]
-            more[rows[least > np.concatenate([[0], np.maximum.accumulate(least)[:-1]])]] = True
+            positions, _, least, _, _ = self._rows[:, rows]
+            # Compared with earlier instructions only: equal waits of one instruction are judged together.
+            asked = np.concatenate([[0], np.maximum.accumulate(least)])
+            more[rows[least > asked[np.searchsorted(positions, positions)]]] = True
         return more
 
     def run(self, active: Set[int]) -> Verdicts:
