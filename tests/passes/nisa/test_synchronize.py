@@ -1,6 +1,7 @@
 """Semaphores: every conflict is ordered, nothing blocks, and no wait is there in vain."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -43,6 +44,18 @@ def test_every_conflict_is_ordered(text: str) -> None:
 def test_no_wait_is_redundant(text: str) -> None:
     function = synchronized(text)
     steps = program_order(function)
+    for op in function.walk():
+        if isinstance(op, NisaOp) and op.sync is not None:
+            for index in range(len(op.sync.data.waits)):
+                assert Ordering(steps, removed=(op, index)).races(), f"wait {index} of {op} guards nothing"
+
+
+# Of equal waits of one instruction, one is needed elsewhere too: to keep another one would be one too many.
+def test_of_equal_waits_the_one_needed_elsewhere_stays() -> None:
+    text = Path(__file__).with_name("equal_waits.mlir").read_text(encoding="utf-8")
+    function = synchronized(text)
+    steps = program_order(function)
+    assert not Ordering(steps).races()
     for op in function.walk():
         if isinstance(op, NisaOp) and op.sync is not None:
             for index in range(len(op.sync.data.waits)):
