@@ -52,10 +52,7 @@ format: $(VENV)/dev.stamp ## format the sources and repair what the linter can r
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-filenightly: $(VENV)/dev.stamp ## run the tests that take minutes: every case of ONNX's backend suite
-	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10 -m nightly
-
-check: $(VENV)/dev.stamp ## run the regression tests with lit, one process for each command
+filecheck: $(VENV)/dev.stamp ## run the regression tests with lit, one process for each command
 	$(BIN)/lit --workers=$(JOBS) tests/filecheck
 
 docs-tables: $(VENV)/run.stamp ## regenerate the pages of docs/ that are derived from definitions
