@@ -11,8 +11,11 @@ import onnxruntime
 from onnx import ModelProto, NodeProto, TypeProto, helper, numpy_helper
 from xdsl.dialects.func import FuncOp
 
+from lowering.compiler import CompileOptions, compile_model
 from lowering.onnx_to_graph import INPUT_NAMES, OUTPUT_NAMES, ImportResult, import_onnx
 from runtime.graph_interpreter import WeightResolver, run_graph
+from runtime.neff import HOST
+from runtime.session import Session
 from tests.graph_level import Array, assert_close, main_of
 
 
@@ -95,3 +98,13 @@ def check_import(
     for have, want in zip(actual, expected, strict=True):
         assert_close(np.asarray(have), np.asarray(want), tolerance)
     return result
+
+
+def core_results(model: ModelProto, feeds: Mapping[str, Array], target: str = "trn1") -> list[Any]:
+    """Compile a model without casts and run it on the interpreted machine; nothing of it may run on the host."""
+    compiled = compile_model(model, CompileOptions(target=target, auto_cast="none"))
+    assert {row["where"] for row in compiled.report["partition"]} <= {"core"}, compiled.report["partition"]
+    assert compiled.neff is not None
+    assert all(node.executor != HOST for node in compiled.neff.graph)
+    outputs = Session(compiled.neff).run(dict(feeds)).outputs
+    return [outputs[value.name] for value in model.graph.output]

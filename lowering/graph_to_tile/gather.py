@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
-from xdsl.ir import Operation
+from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.copy_plan import fit
 from lowering.graph_to_tile.kernel import Kernel
@@ -25,11 +25,9 @@ from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import GatherOp, shape_of
+from neuron_dialects.graph.support import EXACT_INTEGERS
 from neuron_dialects.isa.limits import MAX_ON_CHIP_DIMS
 from neuron_dialects.neuron import location_name
-
-EXACT_INTEGERS = 2**24
-"""Engines add in fp32, which holds every integer up to here."""
 
 Ranges = dict[int, tuple[Affine, int]]
 
@@ -56,7 +54,7 @@ def lower_gather(k: Kernel, op: GatherOp) -> None:
     window = None if destination is None else destination.reshape(flat)
     place = window or DramTensor.dense(k.b.alloc_outer(flat, data.dtype, "dram"))
     if prod(flat):
-        gather_rows(k, data, axis, flat_indices(k, op), place)
+        gather_rows(k, data, axis, flat_indices(k, op.indices), place)
     if window is not None:
         k.output(op.result)
     else:
@@ -78,13 +76,13 @@ def known_row(data: DramTensor, axis: int, index: int, index_shape: Sequence[int
     return replace(row, shape=shape, strides=strides)
 
 
-def flat_indices(k: Kernel, op: GatherOp) -> DramTensor:
+def flat_indices(k: Kernel, value: SSAValue) -> DramTensor:
     """All indices as one dimension."""
-    indices = k.dram(op.indices)
+    indices = k.dram(value)
     count = prod(indices.shape)
     flat = indices.reshape((count,))
     if flat is None:
-        dense = k.scratch(op.indices)
+        dense = k.scratch(value)
         copy_window(k, indices, dense)
         flat = dense.reshape((count,))
         assert flat is not None, "a dense tensor has any shape"
@@ -113,30 +111,49 @@ def row_chunks(shape: Sequence[int], axis: int, limit_elements: int) -> RowChunk
 
 def gather_rows(k: Kernel, data: DramTensor, axis: int, indices: DramTensor, output: DramTensor) -> None:
     """output[o..., i, n...] = data[o..., indices[i], n...]; indices of one dimension, any integer type."""
+
+    def piece(column: View, tile: View, ranges: Ranges) -> None:
+        roles, fields = indirect(data, axis, ranges)
+        k.b.emit("gather", {"dst": tile, **roles, "indices": column}, fields)
+        k.b.store(output.view(ranges, row_order(data, axis)), tile)
+
+    indexed_pieces(k, data, axis, indices, piece)
+
+
+def row_order(table: DramTensor, axis: int) -> list[int]:
+    """Dimensions of rows that lie on partitions."""
+    return [axis, *(d for d in range(len(table.shape)) if d != axis)]
+
+
+def indirect(table: DramTensor, axis: int, ranges: Ranges) -> tuple[dict[str, View], dict[str, int]]:
+    """Operand and fields of an indirect DMA on the part of the rows that `ranges` tells."""
+    within = {d: position for d, position in ranges.items() if d != axis}
+    window = table.view({**within, axis: (0, 1)}, row_order(table, axis)[1:])
+    return {"table": window}, {"rows": table.shape[axis], "row_stride": table.strides[axis]}
+
+
+def indexed_pieces(
+    k: Kernel, table: DramTensor, axis: int, indices: DramTensor, piece: Callable[[View, View, Ranges], None]
+) -> None:
+    """`piece(column, tile, ranges)` for up to 128 indices at a time, on the column, and for each chunk of their rows.
+
+    The tile is a fresh one for the chunk; `ranges` has the range of indices as that of the axis.
+    """
     b = k.b
-    elements = k.row_budget_elements * 4 // dtype_by_name(data.dtype).size_bytes
-    chunks = row_chunks(data.shape, axis, elements)
-    row = [d for d in range(len(data.shape)) if d != axis]
+    elements = k.row_budget_elements * 4 // dtype_by_name(table.dtype).size_bytes
+    chunks = row_chunks(table.shape, axis, elements)
 
-    def piece(column: View, ranges: Ranges) -> None:
-        sizes = [ranges[d][1] if d in ranges else data.shape[d] for d in row]
-        tile = b.alloc((column.partitions, *(sizes or [1])), data.dtype, "sbuf", 2, "rows").view()
-        within = {d: position for d, position in ranges.items() if d != axis}
-        table = data.view({**within, axis: (0, 1)}, row)
-        fields = {"rows": data.shape[axis], "row_stride": data.strides[axis]}
-        b.emit("gather", {"dst": tile, "table": table, "indices": column}, fields)
-        b.store(output.view(ranges, [axis, *row]), tile)
-
-    def nest(dims: Sequence[int], ranges: Ranges, body: Callable[[Ranges], None]) -> None:
+    def nest(dims: Sequence[int], column: View, ranges: Ranges) -> None:
         if not dims:
-            body(ranges)
+            sizes = [ranges[d][1] if d in ranges else table.shape[d] for d in row_order(table, axis)[1:]]
+            tile = b.alloc((column.partitions, *(sizes or [1])), table.dtype, "sbuf", 2, "rows").view()
+            piece(column, tile, ranges)
             return
-        d = dims[0]
-        b.tiles(data.shape[d], chunks.sizes[d], lambda start, size: nest(dims[1:], {**ranges, d: (start, size)}, body))
+        d, *others = dims
+        b.tiles(table.shape[d], chunks.sizes[d], lambda start, size: nest(others, column, {**ranges, d: (start, size)}))
 
     def one_tile(start: Affine, size: int) -> None:
-        column = load_indices(k, indices, start, size, data.shape[axis])
-        nest(chunks.dims, {axis: (start, size)}, lambda ranges: piece(column, ranges))
+        nest(chunks.dims, load_indices(k, indices, start, size, table.shape[axis]), {axis: (start, size)})
 
     b.tiles(indices.shape[0], LANES, one_tile)
 

@@ -13,15 +13,23 @@ from functools import partial
 import numpy as np
 from xdsl.ir import SSAValue
 
+from lowering.onnx_to_graph.arithmetic import Arithmetic
 from lowering.onnx_to_graph.movement import reshaped
 from lowering.onnx_to_graph.node import Node, Unsupported
+from lowering.onnx_to_graph.positions import (
+    Positions,
+    along,
+    element_positions,
+    from_front,
+    positions_value,
+    tuple_positions,
+)
 from lowering.onnx_to_graph.registry import Row
-from lowering.onnx_to_graph.values import Array, Constant, Value, constant_of, readonly
+from lowering.onnx_to_graph.values import Value, constant_of, readonly
 from neuron_dialects.dtypes import F32, I64, DType, dtype_of_onnx
 from neuron_dialects.graph import (
     BinaryKind,
     BinaryOp,
-    CastOp,
     CompareKind,
     CompareOp,
     ConcatOp,
@@ -37,9 +45,8 @@ from neuron_dialects.graph import (
     spec_of,
 )
 from neuron_dialects.graph.shapes import Shape, ShapeError, element_count, normalize_axis
+from neuron_dialects.graph.support import EXACT_INTEGERS
 
-_MOST_POSITIONS = 2**24
-"""Positions up to here are exact in f32, which cores count in."""
 _MOST_EXTREMES = 8
 """TopK finds its elements one after the other, each in several passes over the data; beyond this the host is faster."""
 _LARGEST_TRIANGLE = 2048
@@ -50,16 +57,11 @@ _LARGEST_TRIANGLE = 2048
 
 
 def _cast(node: Node, x: SSAValue, dtype: DType) -> SSAValue:
-    return x if spec_of(x)[0] is dtype else node.emit(CastOp(x, dtype))
+    return Arithmetic(node).cast(x, dtype)
 
 
 def _binary(node: Node, kind: BinaryKind, a: SSAValue, b: SSAValue) -> SSAValue:
     return node.emit(BinaryOp(kind, a, b))
-
-
-def _along(array: Array, axis: int, rank: int) -> Array:
-    """A list of numbers so that it broadcasts along one of `rank` dimensions."""
-    return array.reshape(len(array), *[1] * (rank - axis - 1))
 
 
 def _number(node: Node, index: int) -> int:
@@ -72,16 +74,9 @@ def _number(node: Node, index: int) -> int:
 
 def _positions(node: Node, count: int, axis: int, rank: int, dtype: DType = F32) -> SSAValue:
     """0, 1, 2, ... below `count` along one of `rank` dimensions."""
-    if not 1 <= count <= _MOST_POSITIONS:
-        raise Unsupported(f"{count} positions, where cores count from 1 to {_MOST_POSITIONS}")
-    return node.constant_value(f"positions{count}_{rank - axis}", _along(np.arange(count), axis, rank), dtype)
-
-
-def _from_front(node: Node, indices: SSAValue, size: SSAValue) -> SSAValue:
-    """Indices that may count from the end, counted from the front."""
-    zero = node.constant_value("zero", 0, spec_of(indices)[0])
-    negative = node.emit(CompareOp(CompareKind.LT, indices, zero))
-    return node.emit(SelectOp(negative, _binary(node, BinaryKind.ADD, indices, size), indices))
+    if not 1 <= count <= EXACT_INTEGERS:
+        raise Unsupported(f"{count} positions, where cores count from 1 to {EXACT_INTEGERS}")
+    return node.constant_value(f"positions{count}_{rank - axis}", along(np.arange(count), axis, rank), dtype)
 
 
 # Positions of extremes
@@ -96,7 +91,7 @@ def _extreme_position(
     """
     extreme = node.emit(ReduceOp(ReduceKind.MAX if largest else ReduceKind.MIN, x, (axis,), keep_dims=True))
     short = node.emit(CompareOp(CompareKind.LT if largest else CompareKind.GT, x, extreme))
-    away = node.constant_value("away", -1 if last else 2 * _MOST_POSITIONS, F32)
+    away = node.constant_value("away", -1 if last else 2 * EXACT_INTEGERS, F32)
     reached = node.emit(SelectOp(short, away, positions))
     return extreme, node.emit(ReduceOp(ReduceKind.MAX if last else ReduceKind.MIN, reached, (axis,), keep_dims=True))
 
@@ -142,7 +137,7 @@ def _top_k(node: Node) -> Sequence[Value]:
         raise Unsupported(f"an order of type {dtype}")
     largest = bool(node.int_attr("largest", 1))
     positions = contest = _positions(node, shape[axis], axis, len(shape))
-    away = node.constant_value("away", 2 * _MOST_POSITIONS, F32)
+    away = node.constant_value("away", 2 * EXACT_INTEGERS, F32)
     values: list[SSAValue] = []
     indices: list[SSAValue] = []
     for _ in range(count):
@@ -174,7 +169,7 @@ def _one_hot(node: Node) -> Sequence[Value]:
     if element_count(node.shape(2)) != 2:
         raise ShapeError(f"{element_count(node.shape(2))} values instead of two")
     apart = reshaped(node, _cast(node, indices, I64), (*shape[:axis], 1, *shape[axis:]))
-    front = _from_front(node, apart, node.constant_value("depth", depth, I64))
+    front = from_front(node, apart, depth)
     hit = node.emit(CompareOp(CompareKind.EQ, front, _positions(node, depth, axis, rank, I64)))
     off, on = (reshaped(node, node.emit(SliceOp(node.operand(2), [i], [1], [1])), ()) for i in (0, 1))
     return [node.emit(SelectOp(hit, on, off))]
@@ -184,7 +179,7 @@ def _eye_like(node: Node) -> Sequence[Value]:
     """Ones on a diagonal, in the shape of the input; nothing of it depends on the input's elements."""
     dtype = dtype_of_onnx(node.int_attr("dtype")) if "dtype" in node.attributes else node.dtype(0)
     shape = node.shape(0)
-    if dtype is None or len(shape) != 2 or element_count(shape) > _MOST_POSITIONS:
+    if dtype is None or len(shape) != 2 or element_count(shape) > EXACT_INTEGERS:
         raise Unsupported("a diagonal of this type or shape")
     ones = readonly(np.eye(*shape, node.int_attr("k", 0)).astype(dtype.numpy))
     return [constant_of(f"{node.scope.prefix}{node.proto.output[0]}", ones)]
@@ -234,86 +229,21 @@ def _moved(node: Node, x: SSAValue, axis: int, distance: int, reverse: bool) -> 
 # Elements that indices name
 
 
-def _gather_rows(node: Node, data: SSAValue, shape: Shape, positions: SSAValue | Array) -> SSAValue:
+def _gather_rows(node: Node, shape: Shape, positions: Positions) -> SSAValue:
     """The rows at `positions` of the data, reshaped to `shape`."""
-    if shape[0] > _MOST_POSITIONS:
-        raise Unsupported(f"{shape[0]} positions exceed the {_MOST_POSITIONS} that cores count to")
-    if not isinstance(positions, SSAValue):
-        if ((positions < 0) | (positions >= shape[0])).any():
-            raise ShapeError(f"an index is outside the {shape[0]} positions of the data")
-        positions = node.constant_value("positions", positions, I64)
-    return node.emit(GatherOp(reshaped(node, data, shape), positions, 0))
-
-
-def _offsets(shape: Shape, strides: Sequence[int], skipped: int) -> Array:
-    """Position of every element of `shape` in data of these strides; dimension `skipped`, of size 1, adds nothing."""
-    total: Array = np.zeros([1] * len(shape), np.int64)
-    for d, (size, stride) in enumerate(zip(shape, strides, strict=True)):
-        if d != skipped:
-            total = total + _along(np.arange(size) * stride, d, len(shape))
-    return total
-
-
-def _strides(shape: Sequence[int]) -> list[int]:
-    """Elements between neighbours along each dimension."""
-    return [element_count(shape[d + 1 :]) for d in range(len(shape))]
+    return node.emit(GatherOp(reshaped(node, node.operand(0), shape), positions_value(node, positions, shape[0]), 0))
 
 
 def _gather_elements(node: Node) -> Sequence[Value]:
     """The element at the same coordinates, but along the axis at the index."""
-    data, shape, wanted = node.operand(0), node.shape(0), node.shape(1)
-    axis = node.axis(0, len(shape))
-    if len(wanted) != len(shape) or any(
-        want > have for d, (want, have) in enumerate(zip(wanted, shape, strict=True)) if d != axis
-    ):
-        raise ShapeError(f"indices of {list(wanted)} do not fit data of {list(shape)}")
-    strides = _strides(shape)
-    offsets = _offsets(wanted, strides, axis)
-    flat = (element_count(shape),)
-    indices = node.value(1)
-    if isinstance(indices, Constant):
-        front = _checked(indices.read(), np.array(shape[axis]))
-        return [_gather_rows(node, data, flat, front * strides[axis] + offsets)]
-    dtype = node.dtype(1)
-    front = _from_front(node, node.operand(1), node.constant_value("size", shape[axis], dtype))
-    scaled = _binary(node, BinaryKind.MUL, front, node.constant_value("stride", strides[axis], dtype))
-    positions = _binary(node, BinaryKind.ADD, scaled, node.constant_value("offsets", offsets, dtype))
-    return [_gather_rows(node, data, flat, positions)]
+    shape = node.shape(0)
+    return [_gather_rows(node, (element_count(shape),), element_positions(node, node.axis(0, len(shape))))]
 
 
 def _gather_nd(node: Node) -> Sequence[Value]:
     """The parts of the data that index tuples name, position by position of the batch."""
-    data, shape, tuples = node.operand(0), node.shape(0), node.shape(1)
-    batch = node.int_attr("batch_dims", 0)
-    if not tuples or not 0 <= batch < len(tuples) or tuples[:batch] != shape[:batch]:
-        raise ShapeError(f"indices of {list(tuples)} do not fit data of {list(shape)} with {batch} batch dimensions")
-    depth = tuples[-1]
-    if not 1 <= depth <= len(shape) - batch:
-        raise ShapeError(f"index tuples of {depth} in {len(shape) - batch} dimensions")
-    indexed = np.array(shape[batch : batch + depth], np.int64)
-    strides = np.array(_strides(shape[batch : batch + depth]), np.int64)
-    padded = (*shape[:batch], *[1] * (len(tuples) - 1 - batch))
-    batch_strides = [stride * element_count(indexed.tolist()) for stride in _strides(shape[:batch])]
-    offsets = _offsets(padded, [*batch_strides, *[0] * (len(padded) - batch)], -1)
-    rows = (element_count(shape[: batch + depth]), *shape[batch + depth :])
-    indices = node.value(1)
-    if isinstance(indices, Constant):
-        return [_gather_rows(node, data, rows, (_checked(indices.read(), indexed) * strides).sum(-1) + offsets)]
-    dtype = node.dtype(1)
-    front = _from_front(node, node.operand(1), node.constant_value("sizes", indexed, dtype))
-    scaled = _binary(node, BinaryKind.MUL, front, node.constant_value("strides", strides, dtype))
-    positions = node.emit(ReduceOp(ReduceKind.SUM, scaled, (len(tuples) - 1,), keep_dims=False))
-    if batch:
-        positions = _binary(node, BinaryKind.ADD, positions, node.constant_value("offsets", offsets, dtype))
-    return [_gather_rows(node, data, rows, positions)]
-
-
-def _checked(indices: Array, sizes: Array) -> Array:
-    """Constant indices counted from the front; ShapeError for one that is outside its dimension."""
-    front = np.where(indices < 0, indices + sizes, indices).astype(np.int64)
-    if ((front < 0) | (front >= sizes)).any():
-        raise ShapeError(f"an index is outside the dimensions {sizes.tolist()}")
-    return front
+    positions, rows = tuple_positions(node, node.int_attr("batch_dims", 0))
+    return [_gather_rows(node, rows, positions)]
 
 
 CONVERTERS: dict[str, Row] = {

@@ -49,6 +49,7 @@ def converters() -> Table:
         quantization,
         reduction,
         resizing,
+        scattering,
     )
 
     families = (
@@ -62,6 +63,7 @@ def converters() -> Table:
         quantization,
         reduction,
         resizing,
+        scattering,
     )
     table: dict[str, Row] = {}
     for family in families:

@@ -31,7 +31,16 @@ from neuron_dialects.graph.base import ComputeOp, TensorSpec, Value, shape_of, s
 from neuron_dialects.graph.elementwise import UNARY_PARAMETERS, BinaryOp, CastOp, ClipOp, CompareOp, SelectOp, UnaryOp
 from neuron_dialects.graph.layout import LayoutAttr, layout_of
 from neuron_dialects.graph.linear import ConvOp, ConvTransposeOp, MatMulOp, PoolOp
-from neuron_dialects.graph.movement import BroadcastOp, ConcatOp, GatherOp, PadOp, ReshapeOp, SliceOp, TransposeOp
+from neuron_dialects.graph.movement import (
+    BroadcastOp,
+    ConcatOp,
+    GatherOp,
+    PadOp,
+    ReshapeOp,
+    ScatterOp,
+    SliceOp,
+    TransposeOp,
+)
 from neuron_dialects.graph.reduction import BatchNormOp, LayerNormOp, ReduceOp, SoftmaxOp
 from neuron_dialects.graph.shapes import Shape, ShapeError
 from neuron_dialects.graph.source import MAX_CONSTANT_BYTES, ConstantOp, DerivedWeightOp, WeightOp
@@ -61,6 +70,7 @@ Graph = Dialect(
         SliceOp,
         PadOp,
         GatherOp,
+        ScatterOp,
         ConstantOp,
         WeightOp,
         DerivedWeightOp,
@@ -117,6 +127,7 @@ __all__ = [
     "ReduceKindAttr",
     "ReduceOp",
     "ReshapeOp",
+    "ScatterOp",
     "SelectOp",
     "Shape",
     "ShapeError",

@@ -1,4 +1,4 @@
-"""Operators that only move elements: transpose, reshape, broadcast, concat, slice, pad, gather.
+"""Operators that only move elements: transpose, reshape, broadcast, concat, slice, pad, gather, scatter.
 
 They accept every element type of the table. Attributes are canonical: axes count from the front, slices name their
 first element and size, paddings are not negative.
@@ -33,6 +33,7 @@ from neuron_dialects.graph.shapes import (
     gather_shape,
     pad_shape,
     slice_shape,
+    text,
     transpose_shape,
 )
 
@@ -271,3 +272,49 @@ class GatherOp(ComputeOp):
 
     def inferred(self) -> TensorSpec:
         return self.infer(spec_of(self.data), spec_of(self.indices), self.axis.value.data)
+
+
+@irdl_op_definition
+class ScatterOp(ComputeOp):
+    """`graph.scatter %data, %indices, %updates axis 0`: data with the slices that the indices name replaced by updates.
+
+    The reverse of gather. data: rank >= 1. indices: i32 or i64, any shape, each within [-dim, dim). updates: data's
+    element type, data's shape with dimension `axis` replaced by the dimensions of indices. Where two indices are equal,
+    the later update stays. result: data's type.
+    """
+
+    name = "graph.scatter"
+    data = operand_def(TensorType)
+    indices = operand_def(TensorType)
+    updates = operand_def(TensorType)
+    axis = prop_def(IntegerAttr)
+    result = result_def(TensorType)
+    traits = traits_def(Pure())
+    irdl_options = GRAPH_OPTIONS
+    custom_directives = DIRECTIVES
+    assembly_format = (
+        "$data `,` $indices `,` $updates custom<Integer>($axis) attr-dict `:` functional-type(operands, results)"
+    )
+
+    def __init__(self, data: Value, indices: Value, updates: Value, axis: int) -> None:
+        super().__init__(
+            operands=[data, indices, updates],
+            properties={"axis": int_attr(axis)},
+            result_types=[tensor_type(*self.infer(spec_of(data), spec_of(indices), spec_of(updates), axis))],
+        )
+
+    @staticmethod
+    def infer(data: TensorSpec, indices: TensorSpec, updates: TensorSpec, axis: int) -> TensorSpec:
+        """Result of scattering updates into data."""
+        require_dtype(indices[0] in (I32, I64), "a scatter index", indices[0])
+        if not data[1]:
+            raise ShapeError("nothing can be scattered into a scalar")
+        require_same_dtype(data[0], updates[0])
+        wanted = gather_shape(data[1], indices[1], axis)
+        if updates[1] != wanted:
+            raise ShapeError(f"updates are {text(updates[1])}, the indices name {text(wanted)}")
+        return data
+
+    def inferred(self) -> TensorSpec:
+        operands = spec_of(self.data), spec_of(self.indices), spec_of(self.updates)
+        return self.infer(*operands, self.axis.value.data)

@@ -15,9 +15,10 @@ from xdsl.ir import Attribute, Operation
 
 from neuron_dialects.dtypes import F32, I64, DType, dtype_by_name, dtype_of_or_none
 from neuron_dialects.graph.attrs import BinaryKind, OpaqueType, ReduceKind, ints
-from neuron_dialects.graph.base import ComputeOp, spec_of
+from neuron_dialects.graph.base import ComputeOp, shape_of, spec_of
 from neuron_dialects.graph.elementwise import BinaryOp, CompareOp
 from neuron_dialects.graph.linear import ConvOp, ConvTransposeOp, MatMulOp, PoolOp
+from neuron_dialects.graph.movement import GatherOp, ScatterOp
 from neuron_dialects.graph.reduction import ReduceOp
 from neuron_dialects.graph.shapes import element_count, text, window_extent
 from neuron_dialects.graph.source import ConstantOp, WeightOp
@@ -26,6 +27,9 @@ from neuron_dialects.target import Target
 
 HOST_DTYPES = tuple(dtype_by_name(name) for name in ("f64", "ui64", "ui32", "f8e3m4", "f8e4m3", "f8e4m3fn", "f8e5m2"))
 """Element types that no core has. i64 is not among them: cores compute it as i32."""
+
+EXACT_INTEGERS = 2**24
+"""Engines add in fp32, which holds every integer up to here."""
 
 I32_LIMITS = (-(2**31), 2**31 - 1)
 """Least and largest number that a core's integers hold."""
@@ -125,11 +129,21 @@ def _reduced(op: Any, _: Target) -> str | None:
     return f"{kind} of integers is not exact on a core" if kind is ReduceKind.L2 and dtype.is_integer else None
 
 
+def _indexed(op: Any, _: Target) -> str | None:
+    owner = op.indices.owner
+    if isinstance(owner, ConstantOp) and owner.is_splat:
+        return None
+    rows = shape_of(op.data)[op.axis.value.data]
+    return f"{rows} rows exceed the {EXACT_INTEGERS} that cores count to" if rows > EXACT_INTEGERS else None
+
+
 _CHECKS: dict[type[Operation], tuple[Callable[[Any, Target], str | None], ...]] = {
     MatMulOp: (_multiplied,),
     ConvOp: (_multiplied,),
     ConvTransposeOp: (_multiplied,),
     PoolOp: (_windowed,),
     ReduceOp: (_reduced,),
+    GatherOp: (_indexed,),
+    ScatterOp: (_indexed,),
 }
 """Operator -> what else can be wrong with it, beyond its types."""

@@ -37,6 +37,7 @@ from neuron_dialects.graph import (
     PoolOp,
     ReduceOp,
     ReshapeOp,
+    ScatterOp,
     SelectOp,
     SliceOp,
     SoftmaxOp,
@@ -78,6 +79,7 @@ MEANINGS: Mapping[type[Operation], Callable[..., Array]] = {
     SliceOp: movement.slice_,
     PadOp: movement.pad,
     GatherOp: movement.gather,
+    ScatterOp: movement.scatter,
 }
 """Operator -> function of the operator and the arrays of its operands, which gives the array of its result."""
 

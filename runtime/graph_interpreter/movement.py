@@ -12,6 +12,7 @@ from neuron_dialects.graph import (
     PadMode,
     PadOp,
     ReshapeOp,
+    ScatterOp,
     SliceOp,
     TransposeOp,
     ints,
@@ -71,10 +72,27 @@ def pad(op: PadOp, x: Array) -> Array:
 def gather(op: GatherOp, data: Array, indices: Array) -> Array:
     """`graph.gather`; NeuronError for an index outside of the dimension."""
     axis = op.axis.value.data
-    size = data.shape[axis]
+    _check_indices(op, data.shape[axis], indices)
+    return np.take(data, indices, axis=axis)
+
+
+def scatter(op: ScatterOp, data: Array, indices: Array, updates: Array) -> Array:
+    """`graph.scatter`; NeuronError for an index outside of the dimension."""
+    axis = op.axis.value.data
+    _check_indices(op, data.shape[axis], indices)
+    result = data.copy()
+    rows = np.moveaxis(result, axis, 0)
+    flat = updates.reshape(*data.shape[:axis], indices.size, *data.shape[axis + 1 :])
+    # One by one: where two indices are equal, the later update stays.
+    for index, row in zip(indices.reshape(-1), np.moveaxis(flat, axis, 0), strict=True):
+        rows[index] = row
+    return result
+
+
+def _check_indices(op: GatherOp | ScatterOp, size: int, indices: Array) -> None:
     if indices.size and (indices.min() < -size or indices.max() >= size):
         wrong = indices[(indices < -size) | (indices >= size)].flat[0]
+        kind = op.name.removeprefix("graph.")
         raise NeuronError(
-            "NX-OP-002", f"gather index {wrong} is outside [{-size}, {size - 1}]", node=location_name(op.location)
+            "NX-OP-002", f"{kind} index {wrong} is outside [{-size}, {size - 1}]", node=location_name(op.location)
         )
-    return np.take(data, indices, axis=axis)

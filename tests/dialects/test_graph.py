@@ -49,6 +49,7 @@ from neuron_dialects.graph import (
     ReduceKind,
     ReduceOp,
     ReshapeOp,
+    ScatterOp,
     SelectOp,
     ShapeError,
     SliceOp,
@@ -111,6 +112,7 @@ CONSTRUCTED: list[tuple[Callable[[], Operation], DType, tuple[int, ...]]] = [
     (lambda: SliceOp(X, (0, 3, 0), (2, 2, 4), (1, -2, 2)), F32, (2, 2, 4)),
     (lambda: PadOp(X, (0, 0, 1), (0, 0, 2), mode=PadMode.EDGE), F32, (2, 4, 11)),
     (lambda: GatherOp(X, value(I32, 3, 3), 1), F32, (2, 3, 3, 8)),
+    (lambda: ScatterOp(X, value(I32, 3, 3), value(F32, 2, 3, 3, 8), 1), F32, (2, 4, 8)),
 ]
 
 

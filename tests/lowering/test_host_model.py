@@ -38,6 +38,7 @@ from neuron_dialects.graph import (
     ReduceKind,
     ReduceOp,
     ReshapeOp,
+    ScatterOp,
     SelectOp,
     SliceOp,
     SoftmaxOp,
@@ -352,6 +353,9 @@ def test_average_pool(shape: tuple[int, ...], attributes: dict[str, Any], dtype:
 def test_movement(dtype: DType):
     x = values(dtype, 3, 4, 5)
 
+    def corner(x: Any) -> Any:
+        return ReshapeOp(SliceOp(x, [0, 0, 0], [3, 4, 2], [1, 1, 1]), [3, 4, 2, 1])
+
     def moved(x: Any) -> list[Any]:
         return [
             TransposeOp(x, [2, 0, 1]),
@@ -361,6 +365,7 @@ def test_movement(dtype: DType):
             SliceOp(x, [2, 1, 4], [3, 2, 3], [-1, 2, -2]),
             SliceOp(x, [0, 3, 1], [0, 4, 2], [-1, -1, 3]),
             GatherOp(x, ConstantOp(np.array([[0, -1], [2, 1]])), 2),
+            ScatterOp(x, ConstantOp(np.array([[3], [-1]])), corner(x), 2),
         ]
 
     check(moved, x, tolerance=0)

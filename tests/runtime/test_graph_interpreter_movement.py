@@ -7,7 +7,17 @@ import pytest
 
 from neuron_dialects.dtypes import BF16, F16, F32, I1, I32, I64, DType
 from neuron_dialects.errors import NeuronError
-from neuron_dialects.graph import BroadcastOp, ConcatOp, GatherOp, PadMode, PadOp, ReshapeOp, SliceOp, TransposeOp
+from neuron_dialects.graph import (
+    BroadcastOp,
+    ConcatOp,
+    GatherOp,
+    PadMode,
+    PadOp,
+    ReshapeOp,
+    ScatterOp,
+    SliceOp,
+    TransposeOp,
+)
 from tests.graph_level import Array, assert_close, interpret, random_array, run_node
 
 DTYPES = [F32, F16, BF16, I64, I1]
@@ -110,3 +120,22 @@ def test_gather_refuses_an_index_outside(index: int):
     data, indices = array(F32, 3, 2), np.array([0, index], np.int64)
     with pytest.raises(NeuronError, match=rf"gather index {index} is outside \[-3, 2\]"):
         interpret(lambda data, indices: GatherOp(data, indices, 0), data, indices)
+
+
+# Of equal indices the later update stays.
+@pytest.mark.parametrize("axis", [0, 1])
+def test_scatter(axis: int):
+    data, indices = array(F32, 4, 4), np.array([[0, -1], [2, 0]], np.int64)
+    updates = array(F32, *((2, 2, 4) if axis == 0 else (4, 2, 2)))
+    expected = data.copy()
+    if axis == 0:
+        expected[[3, 2, 0]] = updates.reshape(4, 4)[1:]
+    else:
+        expected[:, [3, 2, 0]] = updates.reshape(4, 4)[:, 1:]
+    actual = interpret(lambda d, i, u: ScatterOp(d, i, u, axis), data, indices, updates)
+    np.testing.assert_array_equal(actual, expected)
+
+
+def test_scatter_refuses_an_index_outside():
+    with pytest.raises(NeuronError, match=r"scatter index 3 is outside \[-3, 2\]"):
+        interpret(lambda d, i, u: ScatterOp(d, i, u, 0), array(F32, 3), np.array([3]), array(F32, 1))

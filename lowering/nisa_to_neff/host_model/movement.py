@@ -15,12 +15,14 @@ from neuron_dialects.graph import (
     PadMode,
     PadOp,
     ReshapeOp,
+    ScatterOp,
     SliceOp,
     TransposeOp,
     ints,
     shape_of,
     spec_of,
 )
+from neuron_dialects.graph.shapes import element_count
 
 _BEFORE_THE_FIRST = -(2**63)
 """Where an ONNX slice that counts down to element 0 ends: -1 would be the last element."""
@@ -82,3 +84,16 @@ def pad(writer: ModelWriter, op: PadOp, names: Sequence[str]) -> str:
 def gather(writer: ModelWriter, op: GatherOp, names: Sequence[str]) -> str:
     """`graph.gather`."""
     return writer.node("Gather", *names, axis=op.axis.value.data)
+
+
+def scatter(writer: ModelWriter, op: ScatterOp, names: Sequence[str]) -> str:
+    """`graph.scatter`: indices repeated along the other dimensions name single elements."""
+    data, updates = shape_of(op.data), shape_of(op.updates)
+    axis, rank = op.axis.value.data, len(data)
+    count = element_count(shape_of(op.indices))
+    apart = (*data[:axis], count, *data[axis + 1 :])
+    column = [count if d == axis else 1 for d in range(rank)]
+    flat = writer.node("Reshape", names[1], writer.integers(column), allowzero=1)
+    repeated = writer.node("Expand", flat, writer.integers(apart))
+    rows = names[2] if updates == apart else writer.node("Reshape", names[2], writer.integers(apart), allowzero=1)
+    return writer.node("ScatterElements", names[0], repeated, rows, axis=axis)

@@ -37,6 +37,7 @@ from neuron_dialects.graph import (
     PoolOp,
     ReduceOp,
     ReshapeOp,
+    ScatterOp,
     SelectOp,
     SliceOp,
     SoftmaxOp,
@@ -74,6 +75,7 @@ _MOVING: Mapping[type[Operation], Callable[..., str]] = {
     SliceOp: movement.slice_,
     PadOp: movement.pad,
     GatherOp: movement.gather,
+    ScatterOp: movement.scatter,
 }
 """Operators whose results are elements of their type already."""
 

@@ -108,6 +108,8 @@ func.func @movement(%x: tensor<2x3x4xui8>, %y: tensor<2x1x4xui8>, %f: tensor<3xf
   %6 = graph.pad reflect %f low [2] high [2] value 0.0 : (tensor<3xf32>) -> tensor<7xf32>
   // CHECK-NEXT: %{{.*}} = graph.gather %x, %i axis 1 : (tensor<2x3x4xui8>, tensor<5x6xi32>) -> tensor<2x5x6x4xui8>
   %7 = graph.gather %x, %i axis 1 : (tensor<2x3x4xui8>, tensor<5x6xi32>) -> tensor<2x5x6x4xui8>
+  // CHECK-NEXT: %{{.*}} = graph.scatter %x, %i, %{{.*}} axis 1 : (tensor<2x3x4xui8>, tensor<5x6xi32>, tensor<2x5x6x4xui8>) -> tensor<2x3x4xui8>
+  %8 = graph.scatter %x, %i, %7 axis 1 : (tensor<2x3x4xui8>, tensor<5x6xi32>, tensor<2x5x6x4xui8>) -> tensor<2x3x4xui8>
   func.return
 }
 

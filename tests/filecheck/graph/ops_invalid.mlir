@@ -270,6 +270,23 @@ func.func @f(%a: tensor<8xf32>) {
 
 // -----
 
+// CHECK: a scatter index is not defined on f32
+func.func @f(%a: tensor<8xf32>) {
+  %0 = graph.scatter %a, %a, %a axis 0 : (tensor<8xf32>, tensor<8xf32>, tensor<8xf32>) -> tensor<8xf32>
+  func.return
+}
+
+// -----
+
+// The updates have one row for each index.
+// CHECK: updates are 4x2, the indices name 3x2
+func.func @f(%a: tensor<8x2xf32>, %i: tensor<3xi32>, %u: tensor<4x2xf32>) {
+  %0 = graph.scatter %a, %i, %u axis 0 : (tensor<8x2xf32>, tensor<3xi32>, tensor<4x2xf32>) -> tensor<8x2xf32>
+  func.return
+}
+
+// -----
+
 // CHECK: a gather index is not defined on f32
 func.func @f(%a: tensor<8xf32>) {
   %0 = graph.gather %a, %a axis 0 : (tensor<8xf32>, tensor<8xf32>) -> tensor<8xf32>

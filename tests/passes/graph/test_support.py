@@ -123,3 +123,22 @@ def test_constants_that_fit():
     )
     fitting = [fits_i32(op) for op in function.body.block.ops if op.name == "graph.constant"]  # pyright: ignore[reportArgumentType]
     assert fitting == [True, False, True]
+
+
+# Index arithmetic is exact up to 2^24; one index that is known is a window, however many rows there are.
+@pytest.mark.parametrize(
+    ("op", "why"),
+    [
+        ("graph.gather %x, %i axis 0 : (tensor<16777217xi8>, tensor<2xi32>) -> tensor<2xi8>", True),
+        ("graph.gather %x, %c axis 0 : (tensor<16777217xi8>, tensor<2xi32>) -> tensor<2xi8>", False),
+        (
+            "graph.scatter %x, %i, %u axis 0"
+            " : (tensor<16777217xi8>, tensor<2xi32>, tensor<2xi8>) -> tensor<16777217xi8>",
+            True,
+        ),
+    ],
+)
+def test_many_rows(op: str, why: bool):
+    text = f"%c = graph.constant 7 : tensor<2xi32>\n%r = {op}"
+    expected = "16777217 rows exceed the 16777216 that cores count to" if why else None
+    assert reason(text, "%x: tensor<16777217xi8>, %i: tensor<2xi32>, %u: tensor<2xi8>") == expected
