@@ -21,14 +21,9 @@ def bind_inputs(specs: Mapping[str, Spec], inputs: Mapping[str, Array]) -> dict[
 
     NeuronError NX-RUN-011 for one that is missing or unknown, NX-RUN-012 for another shape, and those of `converted`.
     """
-    unknown = sorted(set(inputs) - set(specs))
-    if unknown:
-        known = ", ".join(sorted(specs)) or "none"
-        raise NeuronError("NX-RUN-011", f"the model has no input '{unknown[0]}'", help=f"inputs: {known}")
+    known_inputs(specs, inputs)
     values: dict[str, Array] = {}
     for name, (shape, dtype) in specs.items():
-        if name not in inputs:
-            raise NeuronError("NX-RUN-011", f"input '{name}' is missing", help=f"give an array of shape {list(shape)}")
         value = np.asarray(inputs[name])
         if tuple(value.shape) != tuple(shape):
             raise NeuronError(
@@ -38,6 +33,17 @@ def bind_inputs(specs: Mapping[str, Spec], inputs: Mapping[str, Array]) -> dict[
             )
         values[name] = converted(value, name, dtype_by_name(dtype))
     return values
+
+
+def known_inputs(specs: Mapping[str, Spec], inputs: Mapping[str, Array]) -> None:
+    """Raise NX-RUN-011 unless exactly the inputs of a program are given."""
+    unknown = sorted(set(inputs) - set(specs))
+    if unknown:
+        known = ", ".join(sorted(specs)) or "none"
+        raise NeuronError("NX-RUN-011", f"the model has no input '{unknown[0]}'", help=f"inputs: {known}")
+    for name, (shape, _) in specs.items():
+        if name not in inputs:
+            raise NeuronError("NX-RUN-011", f"input '{name}' is missing", help=f"give an array of shape {list(shape)}")
 
 
 def converted(value: Array, name: str, dtype: DType) -> Array:

@@ -1,9 +1,11 @@
 """Runs a compiled model: core segments on the machine, host segments on onnxruntime.
 
 A `Session` is given a `Neff`. `run` takes the model's inputs by name, checks and converts them at the boundary (int64
-values become int32 only when they fit), executes the segments in order and gives the outputs by name, and the machine's
-timing.
+values become int32 only when they fit), chooses a bucket and pads or cuts the inputs where the model allows it,
+executes the segments in order and gives the outputs by name, and the machine's timing.
 """
+
+from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +16,11 @@ import numpy as np
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.target import Target, load_target
-from runtime.boundary import bind_inputs, converted
+from runtime.boundary import bind_inputs, converted, known_inputs
+from runtime.buckets import Assembly, cut, plan_run
 from runtime.machine import Machine, Mode, Timing
 from runtime.machine.timing import EngineTiming
-from runtime.neff import CORE, OPAQUE, CoreImage, GraphNode, Neff, TensorSpec
+from runtime.neff import CORE, OPAQUE, Bucket, CoreImage, GraphNode, Neff, TensorSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -27,11 +30,13 @@ class RunResult:
     """What one inference gave.
 
     `outputs`: arrays by name (none in timing mode); `timings`: one for each core segment that ran, in order (none in
-    functional mode).
+    functional mode); `bucket`: index of the shapes that ran; `pieces`: how many times they ran.
     """
 
     outputs: dict[str, Array]
     timings: list[Timing]
+    bucket: int = 0
+    pieces: int = 1
 
 
 def to_device(value: Array, spec: TensorSpec) -> Array:
@@ -86,6 +91,16 @@ def timing_figures(timings: Sequence[Timing], target: Target) -> dict[str, float
     return {**combined(timings, target).summary(), "is_simulation": True}
 
 
+class _LoadedBucket:
+    """The model at one set of shapes, with its tensors by name."""
+
+    def __init__(self, bucket: Bucket):
+        self.graph = bucket.graph
+        self.outputs = bucket.outputs
+        self.specs = {spec.name: spec for spec in (*bucket.inputs, *bucket.intermediates, *bucket.outputs)}
+        self.input_shapes = {spec.name: spec.shape for spec in bucket.inputs if spec.dtype != OPAQUE}
+
+
 class Session:
     """A loaded model. Not thread-safe; load the model once per thread."""
 
@@ -95,31 +110,61 @@ class Session:
         self._machines: dict[int, Machine] = {}
         self._parameters: dict[int, dict[str, Array]] = {}
         self._hosts: dict[int, Any] = {}
-        self._specs = {spec.name: spec for spec in (*neff.inputs, *neff.intermediates, *neff.outputs)}
+        self._buckets = [_LoadedBucket(bucket) for bucket in neff.buckets]
 
     def run(self, inputs: Mapping[str, Array], mode: Mode = "functional") -> RunResult:
-        """One inference. Raises NeuronError for missing, unknown or misshapen inputs and for faults of the program."""
+        """One inference. Raises NeuronError for missing, unknown or misshapen inputs and for faults of the program.
+
+        Along the model's dynamic dimensions inputs may have sizes that it was not compiled for: the smallest bucket
+        that fits runs, on padded inputs, as often as needed where the dimension can be cut in pieces.
+        """
+        opaque, numbers = self._bound(inputs)
+        dimensions = self.neff.dimensions
+        shapes = {name: value.shape for name, value in numbers.items()}
+        plan = plan_run([bucket.input_shapes for bucket in self._buckets], dimensions, shapes)
+        bucket = self._buckets[plan.bucket]
+        assembly = Assembly(dimensions, plan)
+        timings: list[Timing] = []
+        for piece in plan.pieces:
+            values: dict[str, Any] = dict(opaque)
+            for name, value in numbers.items():
+                shape, padding = bucket.input_shapes[name], self.neff.padding.get(name, 0)
+                values[name] = cut(name, value, shape, dimensions, piece, padding)
+            timings += self._run_bucket(bucket, values, mode)
+            if mode != "timing":
+                assembly.add(piece, {spec.name: values[spec.name] for spec in bucket.outputs})
+        return RunResult(assembly.outputs, timings, plan.bucket, len(plan.pieces))
+
+    def _bound(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Any], dict[str, Array]]:
+        """The inputs that only the host understands, and the others in the model's element types."""
         # Strings, sequences and the like are only for the host, which checks them itself.
         opaque = {spec.name for spec in self.neff.inputs if spec.dtype == OPAQUE}
+        given = {name: value for name, value in inputs.items() if name not in opaque}
         specs = {spec.name: (spec.shape, spec.dtype) for spec in self.neff.inputs if spec.name not in opaque}
-        values: dict[str, Any] = dict(bind_inputs(specs, {k: v for k, v in inputs.items() if k not in opaque}))
-        values |= {name: inputs[name] for name in opaque if name in inputs}
+        if self.neff.dimensions or self.neff.further_buckets:
+            known_inputs(specs, given)
+            specs = {name: (np.shape(given[name]), dtype) for name, (_, dtype) in specs.items()}
+        return {name: inputs[name] for name in opaque if name in inputs}, bind_inputs(specs, given)
+
+    def _run_bucket(self, bucket: _LoadedBucket, values: dict[str, Any], mode: Mode) -> list[Timing]:
+        """Run the nodes on `values`, which holds the inputs and gets every tensor; the timings of core segments."""
         timings: list[Timing] = []
-        for node in self.neff.graph:
+        for node in bucket.graph:
             if node.executor == CORE:
-                timing = self._run_core(node, values, mode)
+                timing = self._run_core(node, bucket.specs, values, mode)
                 if timing is not None:
                     timings.append(timing)
             else:
-                self._run_host(node, values)
-        outputs = {} if mode == "timing" else {spec.name: values[spec.name] for spec in self.neff.outputs}
-        return RunResult(outputs, timings)
+                self._run_host(node, bucket.specs, values)
+        return timings
 
     def summary(self, result: RunResult) -> dict[str, float | int | bool]:
         """Timing figures over all core segments, under the profiler's names (seconds; `_percent` from 0 to 1)."""
         return timing_figures(result.timings, self.target)
 
-    def _run_core(self, node: GraphNode, values: dict[str, Array], mode: Mode) -> Timing | None:
+    def _run_core(
+        self, node: GraphNode, specs: Mapping[str, TensorSpec], values: dict[str, Array], mode: Mode
+    ) -> Timing | None:
         image = self.neff.subgraphs[node.callee]
         if node.callee not in self._machines:
             self._machines[node.callee] = Machine(image.program, self.target)
@@ -129,12 +174,12 @@ class Session:
         sinks = [v for v in program.variables if v.kind == "output"]
         shapes = {v.name: v.shape for v in program.variables}
         given = {
-            variable: to_device(values[name], self._specs[name]).reshape(shapes[variable])
+            variable: to_device(values[name], specs[name]).reshape(shapes[variable])
             for variable, name in zip(sources, node.inputs, strict=True)
         }
         result = self._machines[node.callee].run(given, self._parameters[node.callee], mode)
         for variable, name in zip(sinks, node.outputs, strict=True):
-            spec = self._specs[name]
+            spec = specs[name]
             if mode == "timing":
                 values[name] = np.zeros(spec.shape, dtype_by_name(spec.dtype).numpy)
             else:
@@ -142,14 +187,14 @@ class Session:
                 values[name] = computed.astype(dtype_by_name(spec.dtype).numpy, copy=False)
         return result.timing
 
-    def _run_host(self, node: GraphNode, values: dict[str, Any]) -> None:
+    def _run_host(self, node: GraphNode, specs: Mapping[str, TensorSpec], values: dict[str, Any]) -> None:
         if node.callee not in self._hosts:
             self._hosts[node.callee] = _HostModel(self.neff.host_models[node.callee])
         results = self._hosts[node.callee].run([values[name] for name in node.inputs])
         if len(results) != len(node.outputs):
             raise NeuronError("NX-RUN-005", f"a host segment gives {len(results)} tensors, not {len(node.outputs)}")
         for name, value in zip(node.outputs, results, strict=True):
-            values[name] = _from_host(self._specs[name], value)
+            values[name] = _from_host(specs[name], value)
 
 
 def _from_host(spec: TensorSpec, value: Any) -> Any:

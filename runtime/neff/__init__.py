@@ -7,19 +7,24 @@ from runtime.neff.model import (
     CORE,
     HOST,
     OPAQUE,
+    Bucket,
     CoreImage,
+    DynamicDimension,
     GraphNode,
     Neff,
     Parameter,
     TensorSpec,
     parameter_file_name,
+    shared_file_name,
 )
 
 __all__ = [
     "CORE",
     "HOST",
     "OPAQUE",
+    "Bucket",
     "CoreImage",
+    "DynamicDimension",
     "GraphNode",
     "Limits",
     "Neff",
@@ -33,6 +38,7 @@ __all__ = [
     "open_neff",
     "parameter_file_name",
     "read_neff",
+    "shared_file_name",
     "unpack",
     "write_neff",
 ]

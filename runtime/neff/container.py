@@ -29,7 +29,7 @@ from runtime.neff.encoding import decode_queue, encode_queue
 from runtime.neff.header import HEADER_BYTES, NeffHeader, header_name, parse_header, verify_hash
 from runtime.neff.json_check import Description, dump_json, load_json
 from runtime.neff.limits import DEFAULT_LIMITS, Limits
-from runtime.neff.model import CoreImage, Neff, Parameter
+from runtime.neff.model import CoreImage, Neff, Parameter, is_shared, parameter_member
 from runtime.neff.neff_check import check_neff, parameter_bytes
 from runtime.neff.program_check import variable_bytes
 
@@ -104,7 +104,7 @@ def _write(neff: Neff, stream: BinaryIO, compress: bool) -> None:
         write_member(payload.write, name, data)
     payload.write(END_OF_ARCHIVE)
     payload.finish()
-    header = NeffHeader(header_name(neff.name), len(neff.subgraphs), payload.digest.digest(), payload.size)
+    header = NeffHeader(header_name(neff.name), neff.cores, payload.digest.digest(), payload.size)
     stream.seek(0)
     stream.write(header.pack())
 
@@ -127,7 +127,7 @@ def _parameter_members(neff: Neff) -> Iterator[tuple[str, memoryview]]:
     for index, image in enumerate(neff.subgraphs):
         subgraph = manifest.subgraph_name(index)
         for variable in image.program.variables:
-            if variable.kind == "file":
+            if variable.kind == "file" and not is_shared(variable.file_name):
                 values = parameter_bytes(variable, image.parameters[variable.name], subgraph)
                 yield f"{subgraph}/{variable.file_name}", values
 
@@ -244,16 +244,23 @@ class _Reader:
         host_models = [
             bytes(self.file.view(manifest.host_model_name(index))) for index in range(len(graph["host_models"]))
         ]
+        own = graph.get("neuron_toolkit", {"buckets": [], "dimensions": [], "padding": {}})
+        first, *further = (
+            manifest.bucket_from_json(bucket, subgraphs, len(host_models)) for bucket in (graph, *own["buckets"])
+        )
         return Neff(
             name=info["name"],
             target=info["target"],
             subgraphs=[self.image(manifest.subgraph_name(index)) for index in range(subgraphs)],
             host_models=host_models,
-            graph=manifest.nodes_from_json(graph["nodes"], subgraphs, len(host_models)),
-            inputs=manifest.tensors_from_json(graph["inputs"]),
-            outputs=manifest.tensors_from_json(graph["outputs"]),
-            intermediates=manifest.tensors_from_json(graph["intermediates"]),
+            graph=first.graph,
+            inputs=first.inputs,
+            outputs=first.outputs,
+            intermediates=first.intermediates,
             report=report,
+            further_buckets=further,
+            dimensions=manifest.dimensions_from_json(own["dimensions"]),
+            padding=own["padding"],
         )
 
     def image(self, subgraph: str) -> CoreImage:
@@ -284,7 +291,7 @@ class _Reader:
         return decode_queue(view, name)
 
     def parameter(self, subgraph: str, variable: DramVariable) -> Parameter:
-        name = f"{subgraph}/{variable.file_name}"
+        name = parameter_member(subgraph, variable.file_name)
         view = self.file.view(name)
         if len(view) != variable_bytes(variable):
             size = f"{variable.dtype} {variable.shape} has {variable_bytes(variable)}"
@@ -307,11 +314,11 @@ class _Reader:
         for index, image in enumerate(neff.subgraphs):
             subgraph = manifest.subgraph_name(index)
             names |= {f"{subgraph}/{engine}.bin" for engine in image.program.queues}
-            names |= {f"{subgraph}/{v.file_name}" for v in image.program.variables if v.kind == "file"}
+            names |= {parameter_member(subgraph, v.file_name) for v in image.program.variables if v.kind == "file"}
         unexpected = [name for name in self.file.members if name not in names]
         if unexpected:
             raise NeuronError("NX-NEFF-004", f"the archive has a member {unexpected[0]} that nothing refers to")
 
 
 def _expected_header(neff: Neff, header: NeffHeader) -> NeffHeader:
-    return NeffHeader(header_name(neff.name), len(neff.subgraphs), header.hash, header.data_size, header.build_version)
+    return NeffHeader(header_name(neff.name), neff.cores, header.hash, header.data_size, header.build_version)

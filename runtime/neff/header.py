@@ -17,7 +17,7 @@ HEADER_LAYOUT = Layout(
         ("neff_version_major", "Q", "2"),
         ("neff_version_minor", "Q", "0"),
         ("neff_build_version", "128s", "who wrote the file: `neuron-toolkit VERSION open-encoding`"),
-        ("num_tpb", "I", "number of cores: one per subgraph"),
+        ("num_tpb", "I", "number of cores: one per subgraph that a run of the model calls"),
         ("hash", "32s", "SHA-256 of the archive as stored"),
         ("uuid", "16s", "identity of the file, derived from the hash"),
         ("name", "256s", "name of the model, UTF-8"),
@@ -36,7 +36,9 @@ OPEN_ENCODING_FEATURE = 1 << 62
 """Our feature bit. Vendor runtimes know bits 0 to 7 and 63 and refuse files with any other."""
 
 BUILD_VERSION = f"neuron-toolkit {VERSION} open-encoding"
-MAX_SUBGRAPHS = 64
+MAX_CORES = 64
+"""Cores of one model."""
+
 _UUID_NAMESPACE = uuid.UUID("6e787466-6f72-5d61-9b1e-6e6566662d31")
 _COMPILE_AGAIN = "compile the model with this toolkit; it does not read instructions in other encodings"
 
@@ -111,7 +113,7 @@ def parse_header(data: bytes, file_bytes: int) -> NeffHeader:
         build_version=_text(values["neff_build_version"], "neff_build_version"),
     )
     # What is left (uuid, core counts, padding) follows from these: a header that we would not write is malformed.
-    if header.num_tpb > MAX_SUBGRAPHS or header.pack() != data[:HEADER_BYTES]:
+    if header.num_tpb > MAX_CORES or header.pack() != data[:HEADER_BYTES]:
         raise NeuronError("NX-NEFF-001", "the header's uuid, core counts or padding contradict the rest of it")
     return header
 

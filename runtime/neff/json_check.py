@@ -1,11 +1,13 @@
 """Reading JSON that somebody else wrote: bounded parsing, then a check against a small declarative description.
 
-A description is built from `Text`, `Integer`, `ListOf`, `MapOf`, `Record` and `AnyJson`; `load_json` returns the plain
-value once every part of it has the described type and bounds. Whatever does not fit is a NeuronError NX-NEFF-005 that
-names the member and the path of the value; sizes and depths beyond `Limits` are NX-NEFF-010.
+A description is built from `Text`, `Integer`, `Boolean`, `Number`, `ListOf`, `MapOf`, `Record` and `AnyJson`;
+`load_json` returns the plain value once every part of it has the described type and bounds. Whatever does not fit is a
+NeuronError NX-NEFF-005 that names the member and the path of the value; sizes and depths beyond `Limits` are
+NX-NEFF-010.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -42,6 +44,16 @@ class Integer:
 
 
 @dataclass(frozen=True)
+class Boolean:
+    """True or false."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A finite number, integer or float; an integer within 64 bits."""
+
+
+@dataclass(frozen=True)
 class ListOf:
     """A list whose items fit `item`."""
 
@@ -69,7 +81,7 @@ class AnyJson:
     """Any JSON value."""
 
 
-Description = Text | Integer | ListOf | MapOf | Record | AnyJson
+Description = Text | Integer | Boolean | Number | ListOf | MapOf | Record | AnyJson
 
 
 def load_json(data: bytes, member: str, description: Description, limits: Limits = DEFAULT_LIMITS) -> Any:
@@ -126,6 +138,14 @@ def check_json(value: Any, description: Description, path: str) -> None:
                 _refuse(path, "an integer", value)
             if not description.low <= value <= description.high:
                 raise _malformed(f"{path} is {value}, allowed {description.low} to {description.high}")
+        case Boolean():
+            if not isinstance(value, bool):
+                _refuse(path, "a boolean", value)
+        case Number():
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                _refuse(path, "a number", value)
+            if abs(value) > MAX_INTEGER if isinstance(value, int) else not math.isfinite(value):
+                raise _malformed(f"{path} is not a finite number of 64 bits")
         case ListOf():
             if not isinstance(value, list):
                 _refuse(path, "a list", value)

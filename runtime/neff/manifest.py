@@ -10,9 +10,9 @@ from typing import Any
 
 from neuron_dialects.dtypes import DTYPES
 from neuron_dialects.isa.program import CoreProgram, DramVariable, QueueEntry
-from runtime.neff.header import BUILD_VERSION, MAX_SUBGRAPHS
-from runtime.neff.json_check import AnyJson, Integer, ListOf, MapOf, Record, Text
-from runtime.neff.model import CORE, HOST, OPAQUE, GraphNode, Neff, TensorSpec
+from runtime.neff.header import BUILD_VERSION, MAX_CORES
+from runtime.neff.json_check import AnyJson, Boolean, Description, Integer, ListOf, MapOf, Number, Record, Text
+from runtime.neff.model import CORE, HOST, OPAQUE, Bucket, DynamicDimension, GraphNode, Neff, TensorSpec
 from runtime.neff.program_check import MAX_DIMENSION, MAX_RANK, VARIABLE_KINDS, used_rings, variable_bytes
 from runtime.neff.records import ENCODING_VERSION, ENGINE_CODES, FINGERPRINT
 
@@ -44,26 +44,44 @@ INFO_JSON = Record(
     }
 )
 
-TOP_GRAPH_JSON = Record(
+_BUCKET: dict[str, Description] = {
+    "nodes": ListOf(
+        Record(
+            {
+                "name": Text(),
+                "executor": Text(choices=tuple(EXECUTORS.values())),
+                "callee": Text(),
+                "inputs": _NAMES,
+                "outputs": _NAMES,
+            }
+        )
+    ),
+    "edges": ListOf(Record({"tensor": Text(), "from": Integer(-1), "to": Integer(-1)})),
+    "inputs": _TENSORS,
+    "outputs": _TENSORS,
+    "intermediates": _TENSORS,
+}
+MAX_BUCKETS = 64
+"""Sets of input shapes in one file."""
+
+MAX_DIMENSIONS = 64
+"""Dynamic dimensions of one model."""
+
+_AXES = ListOf(Record({"tensor": Text(), "axis": Integer(0, MAX_RANK - 1)}))
+_SHAPES = Record(
     {
-        "nodes": ListOf(
-            Record(
-                {
-                    "name": Text(),
-                    "executor": Text(choices=tuple(EXECUTORS.values())),
-                    "callee": Text(),
-                    "inputs": _NAMES,
-                    "outputs": _NAMES,
-                }
-            )
+        "buckets": ListOf(Record(_BUCKET), MAX_BUCKETS - 1),
+        "dimensions": ListOf(
+            Record({"name": Text(), "independent": Boolean(), "inputs": _AXES, "outputs": _AXES}), MAX_DIMENSIONS
         ),
-        "edges": ListOf(Record({"tensor": Text(), "from": Integer(-1), "to": Integer(-1)})),
-        "inputs": _TENSORS,
-        "outputs": _TENSORS,
-        "intermediates": _TENSORS,
-        "host_models": _NAMES,
+        "padding": MapOf(Number()),
     }
 )
+
+TOP_GRAPH_JSON = Record({**_BUCKET, "host_models": _NAMES}, {"neuron_toolkit": _SHAPES})
+
+MAX_SUBGRAPHS = MAX_CORES * MAX_BUCKETS
+"""Core programs of one file."""
 
 KELF_JSON = Record({"version": Text(), "graphs": ListOf(Record({"name": Text(), "definition": Text()}), MAX_SUBGRAPHS)})
 
@@ -160,6 +178,25 @@ def _info(neff: Neff) -> dict[str, Any]:
 
 
 def _top_graph(neff: Neff) -> dict[str, Any]:
+    first, *further = neff.buckets
+    top = {**_bucket(first), "host_models": [host_model_name(index) for index in range(len(neff.host_models))]}
+    if further or neff.dimensions or neff.padding:
+        top["neuron_toolkit"] = {
+            "buckets": [_bucket(bucket) for bucket in further],
+            "dimensions": [_dimension(dimension) for dimension in neff.dimensions],
+            "padding": dict(neff.padding),
+        }
+    return top
+
+
+def _dimension(dimension: DynamicDimension) -> dict[str, Any]:
+    inputs, outputs = (
+        [{"tensor": tensor, "axis": axis} for tensor, axis in axes] for axes in (dimension.inputs, dimension.outputs)
+    )
+    return {"name": dimension.name, "independent": dimension.independent, "inputs": inputs, "outputs": outputs}
+
+
+def _bucket(bucket: Bucket) -> dict[str, Any]:
     callee_name = {CORE: subgraph_name, HOST: host_model_name}
     return {
         "nodes": [
@@ -170,22 +207,21 @@ def _top_graph(neff: Neff) -> dict[str, Any]:
                 "inputs": list(node.inputs),
                 "outputs": list(node.outputs),
             }
-            for node in neff.graph
+            for node in bucket.graph
         ],
-        "edges": _edges(neff),
-        "inputs": [_tensor(tensor) for tensor in neff.inputs],
-        "outputs": [_tensor(tensor) for tensor in neff.outputs],
-        "intermediates": [_tensor(tensor) for tensor in neff.intermediates],
-        "host_models": [host_model_name(index) for index in range(len(neff.host_models))],
+        "edges": _edges(bucket),
+        "inputs": [_tensor(tensor) for tensor in bucket.inputs],
+        "outputs": [_tensor(tensor) for tensor in bucket.outputs],
+        "intermediates": [_tensor(tensor) for tensor in bucket.intermediates],
     }
 
 
-def _edges(neff: Neff) -> list[dict[str, Any]]:
+def _edges(bucket: Bucket) -> list[dict[str, Any]]:
     """Who makes and who takes each tensor, by position of the node; -1 is the outside."""
-    makers = {tensor.name: -1 for tensor in neff.inputs}
-    makers |= {name: position for position, node in enumerate(neff.graph) for name in node.outputs}
-    uses = [(name, position) for position, node in enumerate(neff.graph) for name in node.inputs]
-    uses += [(tensor.name, -1) for tensor in neff.outputs]
+    makers = {tensor.name: -1 for tensor in bucket.inputs}
+    makers |= {name: position for position, node in enumerate(bucket.graph) for name in node.outputs}
+    uses = [(name, position) for position, node in enumerate(bucket.graph) for name in node.inputs]
+    uses += [(tensor.name, -1) for tensor in bucket.outputs]
     return [{"tensor": name, "from": makers[name], "to": position} for name, position in uses]
 
 
@@ -229,6 +265,28 @@ def _engine(engine: str, entries: list[QueueEntry]) -> dict[str, Any]:
 
 
 # -- JSON to model -----------------------------------------------------------------------------------------------------
+
+
+def bucket_from_json(value: dict[str, Any], subgraphs: int, host_models: int) -> Bucket:
+    """The bucket of an object that has the keys of one."""
+    return Bucket(
+        nodes_from_json(value["nodes"], subgraphs, host_models),
+        tensors_from_json(value["inputs"]),
+        tensors_from_json(value["outputs"]),
+        tensors_from_json(value["intermediates"]),
+    )
+
+
+def dimensions_from_json(values: list[dict[str, Any]]) -> list[DynamicDimension]:
+    """The dynamic dimensions of a list that fits `TOP_GRAPH_JSON`."""
+    return [
+        DynamicDimension(
+            value["name"],
+            value["independent"],
+            *(tuple((axis["tensor"], axis["axis"]) for axis in value[key]) for key in ("inputs", "outputs")),
+        )
+        for value in values
+    ]
 
 
 def tensors_from_json(values: list[dict[str, Any]]) -> list[TensorSpec]:

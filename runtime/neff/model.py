@@ -54,13 +54,44 @@ class CoreImage:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Bucket:
+    """The model at one set of input shapes: its nodes in execution order and its tensors.
+
+    `intermediates` describes every tensor that a node makes and that is not an output. Nodes of several buckets call
+    programs and host models out of the same lists.
+    """
+
+    graph: list[GraphNode]
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    intermediates: list[TensorSpec] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class DynamicDimension:
+    """A dimension that the caller chooses with every run. `inputs` and `outputs`: (tensor, axis) that have its size.
+
+    The inputs of a run may be smaller than a bucket's along it: they are padded behind their end, and the outputs are
+    cut to the caller's size. `independent`: what the outputs hold at one position depends on the inputs at this
+    position only, so any size can also be run in pieces.
+    """
+
+    name: str
+    independent: bool
+    inputs: tuple[tuple[str, int], ...]
+    outputs: tuple[tuple[str, int], ...]
+
+
 @dataclass
 class Neff:
     """A compiled model.
 
-    `graph` is in execution order. `intermediates` describes every tensor that a node makes and that is not an output.
-    `host_models` are serialised ONNX models. `report` is the compile report, plain JSON data; it is part of the file
-    and must not hold what differs from run to run (times, paths), or equal models no longer give equal bytes.
+    `graph`, `inputs`, `outputs` and `intermediates` are the first bucket's (see `Bucket`), `further_buckets` holds the
+    model at other shapes of the same inputs and outputs. `host_models` are serialised ONNX models. `report` is the
+    compile report, plain JSON data; it is part of the file and must not hold what differs from run to run (times,
+    paths), or equal models no longer give equal bytes. `padding`: input -> value of the elements that are added to it
+    along dynamic `dimensions`, where it is not 0.
     """
 
     name: str
@@ -72,9 +103,37 @@ class Neff:
     outputs: list[TensorSpec]
     intermediates: list[TensorSpec] = field(default_factory=list)
     report: dict[str, Any] = field(default_factory=dict)
+    further_buckets: list[Bucket] = field(default_factory=list)
+    dimensions: list[DynamicDimension] = field(default_factory=list)
+    padding: dict[str, int | float] = field(default_factory=dict)
+
+    @property
+    def buckets(self) -> list[Bucket]:
+        """The model at every set of shapes that it was compiled for."""
+        return [Bucket(self.graph, self.inputs, self.outputs, self.intermediates), *self.further_buckets]
+
+    @property
+    def cores(self) -> int:
+        """Cores that a run takes at most: one for each core program that its bucket calls."""
+        return max(len({node.callee for node in b.graph if node.executor == CORE}) for b in self.buckets)
 
 
 def parameter_file_name(index: int, name: str) -> str:
     """A member name for parameter `index` that is safe on every file system and still readable: `params/0003-fc1_w`."""
     readable = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in name)[-60:]
     return f"params/{index:04d}-{readable or 'unnamed'}"
+
+
+def shared_file_name(subgraph: str, file_name: str) -> str:
+    """How another subgraph calls the parameter file `file_name` of `subgraph`: `../sg00/params/0003-fc1_w`."""
+    return f"../{subgraph}/{file_name}"
+
+
+def is_shared(file_name: str) -> bool:
+    """Whether a parameter's values lie in the file of another subgraph."""
+    return file_name.startswith("../")
+
+
+def parameter_member(subgraph: str, file_name: str) -> str:
+    """The archive's member that a parameter of `subgraph` is in."""
+    return file_name.removeprefix("../") if is_shared(file_name) else f"{subgraph}/{file_name}"

@@ -4,16 +4,29 @@ Runs before writing and after reading, so what passes here is what the runtime m
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.isa.program import CoreProgram, DramVariable
-from runtime.neff.header import MAX_SUBGRAPHS
-from runtime.neff.manifest import subgraph_name
-from runtime.neff.model import CORE, HOST, OPAQUE, CoreImage, GraphNode, Neff, Parameter, TensorSpec
+from runtime.neff.bucket_check import check_buckets
+from runtime.neff.header import MAX_CORES
+from runtime.neff.manifest import MAX_SUBGRAPHS, subgraph_name
+from runtime.neff.model import (
+    CORE,
+    HOST,
+    OPAQUE,
+    Bucket,
+    CoreImage,
+    GraphNode,
+    Neff,
+    Parameter,
+    TensorSpec,
+    is_shared,
+    parameter_member,
+)
 from runtime.neff.program_check import check_program, known_target, variable_bytes
 
 
@@ -28,7 +41,15 @@ def check_neff(neff: Neff) -> None:
             raise NeuronError("NX-NEFF-007", f"{label} is for {image.program.target}, the model for {neff.target}")
         check_program(image.program, label)
         check_parameters(image, label)
-    _check_graph(neff)
+    _check_shared_parameters(neff)
+    for position, bucket in enumerate(neff.buckets):
+        try:
+            _check_graph(neff, bucket)
+        except NeuronError as error:
+            raise _broken(f"bucket {position}: {error.message}") if position else error from None
+    if neff.cores > MAX_CORES:
+        raise NeuronError("NX-NEFF-010", f"a run takes {neff.cores} cores, limit {MAX_CORES}")
+    check_buckets(neff)
 
 
 def check_parameters(image: CoreImage, label: str) -> None:
@@ -40,6 +61,29 @@ def check_parameters(image: CoreImage, label: str) -> None:
         raise NeuronError("NX-NEFF-008", f"{label}: parameter {odd[:80]!a} {problem}")
     for name, variable in files.items():
         parameter_bytes(variable, image.parameters[name], label)
+
+
+def _check_shared_parameters(neff: Neff) -> None:
+    """A parameter in another subgraph's file refers to an earlier one that is there and has the same values."""
+    owned: dict[str, memoryview] = {}
+    for index, image in enumerate(neff.subgraphs):
+        label = subgraph_name(index)
+        files = [variable for variable in image.program.variables if variable.kind == "file"]
+        for variable in files:
+            values = parameter_bytes(variable, image.parameters[variable.name], label)
+            member = parameter_member(label, variable.file_name)
+            if not is_shared(variable.file_name):
+                owned[member] = values
+                continue
+            where = f"{label}: parameter {variable.name[:80]!a}"
+            if member not in owned:
+                raise NeuronError("NX-NEFF-008", f"{where} is in {member}, which no earlier subgraph has")
+            if not _same_bytes(owned[member], values):
+                raise NeuronError("NX-NEFF-008", f"{where} has other values than {member}, which it shares")
+
+
+def _same_bytes(a: memoryview, b: memoryview) -> bool:
+    return a.nbytes == b.nbytes and np.array_equal(np.frombuffer(a, np.uint8), np.frombuffer(b, np.uint8))
 
 
 def parameter_bytes(variable: DramVariable, value: Parameter, label: str) -> memoryview:
@@ -65,10 +109,10 @@ def parameter_bytes(variable: DramVariable, value: Parameter, label: str) -> mem
 # -- the graph ---------------------------------------------------------------------------------------------------------
 
 
-def _check_graph(neff: Neff) -> None:
-    tensors = _tensor_table(neff)
-    made = {tensor.name for tensor in neff.inputs}
-    for position, node in enumerate(neff.graph):
+def _check_graph(neff: Neff, bucket: Bucket) -> None:
+    tensors = _tensor_table(bucket, neff.target)
+    made = {tensor.name for tensor in bucket.inputs}
+    for position, node in enumerate(bucket.graph):
         label = f"node {position} {node.name[:80]!a}"
         _check_callee(node, neff, tensors, label)
         for name in node.inputs:
@@ -85,11 +129,12 @@ def _check_graph(neff: Neff) -> None:
         raise _broken(f"tensor {missing[0][:80]!a} is made by no node")
 
 
-def _tensor_table(neff: Neff) -> dict[str, TensorSpec]:
+def _tensor_table(bucket: Bucket, target: str) -> dict[str, TensorSpec]:
     """Every tensor by name. An output may be an input that is passed through; else names are unique."""
     table: dict[str, TensorSpec] = {}
-    memory_bytes = int(known_target(neff.target).dram_bytes)
-    for kind, tensors in (("input", neff.inputs), ("intermediate", neff.intermediates), ("output", neff.outputs)):
+    memory_bytes = int(known_target(target).dram_bytes)
+    parts = (("input", bucket.inputs), ("intermediate", bucket.intermediates), ("output", bucket.outputs))
+    for kind, tensors in parts:
         names = [tensor.name for tensor in tensors]
         if len(set(names)) != len(names):
             raise _broken(f"an {kind} is listed twice")
@@ -119,7 +164,7 @@ def _elements(tensor: TensorSpec) -> int:
     return math.prod(tensor.shape)
 
 
-def _check_callee(node: GraphNode, neff: Neff, tensors: dict[str, TensorSpec], label: str) -> None:
+def _check_callee(node: GraphNode, neff: Neff, tensors: Mapping[str, TensorSpec], label: str) -> None:
     callees: dict[str, Sequence[object]] = {CORE: neff.subgraphs, HOST: neff.host_models}
     if node.executor not in callees or not 0 <= node.callee < len(callees[node.executor]):
         raise _broken(f"{label} calls {node.executor} {node.callee}, which does not exist")
@@ -130,7 +175,7 @@ def _check_callee(node: GraphNode, neff: Neff, tensors: dict[str, TensorSpec], l
 
 
 def _check_arguments(
-    names: Sequence[str], kind: str, program: CoreProgram, tensors: dict[str, TensorSpec], label: str
+    names: Sequence[str], kind: str, program: CoreProgram, tensors: Mapping[str, TensorSpec], label: str
 ) -> None:
     """The tensors that a core node passes are as many as the program's variables, of their types and sizes."""
     variables = [variable for variable in program.variables if variable.kind == kind]

@@ -4,6 +4,7 @@ Runs before a NEFF is written and after one is read, so that neither the machine
 nothing. What depends on values at run time (bounds of accesses, waits that never end) is the machine's to find.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 
 from neuron_dialects.access import Affine
@@ -13,9 +14,11 @@ from neuron_dialects.isa import INSTRUCTIONS, Instruction, verify_instruction
 from neuron_dialects.isa.program import CONTROL_KINDS, CoreProgram, DramVariable, QueueEntry
 from neuron_dialects.target import Target, load_target, target_names
 from runtime.neff.archive import check_member_name
+from runtime.neff.model import is_shared, parameter_member
 from runtime.neff.records import NO_BUFFER, RING_NAME
 
 VARIABLE_KINDS = ("input", "output", "file", "tmp")
+_PARAMETER_MEMBER = re.compile(r"sg[0-9]{2,4}/params/.+")
 MAX_RANK = 32
 MAX_DIMENSION = (1 << 63) - 1
 REGISTER_ROLES = ("dst", "src", "other")
@@ -91,7 +94,8 @@ def _check_variables(variables: Sequence[DramVariable], target: Target, label: s
             raise _broken(f"{where}: exactly a parameter has a file name, and each its own")
         if variable.file_name:
             _check_file_name(variable.file_name, where)
-            files.add(variable.file_name)
+            if not is_shared(variable.file_name):
+                files.add(variable.file_name)
         ids.add(variable.id)
         names.add(variable.name)
         total_bytes += variable_bytes(variable)
@@ -109,8 +113,9 @@ def _check_shape(variable: DramVariable, where: str) -> None:
 
 
 def _check_file_name(name: str, where: str) -> None:
-    check_member_name(f"sg00/{name}")
-    if not name.startswith("params/"):
+    member = parameter_member("sg00", name)
+    check_member_name(member)
+    if not _PARAMETER_MEMBER.fullmatch(member):
         raise _broken(f"{where}: its file {name} is not in params/")
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from lowering.pipeline import PIPELINES
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Attribute
@@ -13,6 +12,7 @@ from xdsl.passes import ModulePass
 from xdsl.utils.diagnostic import Diagnostic
 from xdsl.utils.exceptions import PassFailedException
 
+from lowering.pipeline import PIPELINES
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.neuron import weights_path
 from neuron_dialects.universe import NEURON_UNIVERSE
