@@ -26,13 +26,32 @@ def latency_ns(engine: str, target: Target) -> float:
     return float(target.figures[f"{engine}_latency_ns"].value)
 
 
+def weight_load_ns(instruction: Instruction, target: Target) -> float:
+    """Nanoseconds from the start of a tensor engine instruction's weight load to the first moving column.
+
+    A fixed part plus M / 4 cycles (fast weight load: four columns a cycle). The load runs behind the instruction before
+    it, so only a tensor engine that has nothing to do waits for it. 0 for every other instruction.
+    """
+    if instruction.engine != "pe":
+        return 0.0
+    columns = instruction.operands["stationary" if instruction.name == "nc_matmul" else "data"].pattern.free_elements
+    return float(target.pe_weight_load_ns) + columns / 4 / target.clock_ghz("pe")
+
+
 @dataclass(frozen=True)
 class DmaCost:
-    """A DMA transfer: bytes moved, descriptors, nanoseconds that all DMA engines are busy, DRAM bytes touched."""
+    """A DMA transfer in bytes, descriptors and nanoseconds.
+
+    `engines`: DMA engines that take part. `work_ns`: how long one of them moves data. `busy_ns`: from the start of this
+    transfer to the earliest start of the next one. `span_ns`: from the first engine's start to the last one's end.
+    """
 
     bytes: int
     descriptors: int
+    engines: int
+    work_ns: float
     busy_ns: float
+    span_ns: float
     dram_read_bytes: int
     dram_write_bytes: int
 
@@ -46,7 +65,15 @@ def dma_cost(instruction: Instruction, target: Target) -> DmaCost:
     """Cost of a DMA: descriptors spread over the DMA engines, each taking max(descriptor time, bytes / rate).
 
     One descriptor covers one run that is contiguous on both sides; a partition boundary ends a run. A long run is cut
-    so that all engines take part. The transfer is also bound by the core's share of the DRAM bandwidth.
+    so that all engines take part. The E engines of a transfer start one after the other, `dma_stagger_ns` apart, which
+    is as fast as transfers can be handed out:
+
+        work = ceil(descriptors / DMA engines) * max(dma_descriptor_ns, bytes per descriptor / rate of an engine)
+        busy = max(work, E * dma_stagger_ns, DRAM bytes / the core's share of the DRAM bandwidth)
+        span = max((E - 1) * dma_stagger_ns + work, busy)
+
+    While transfers queue, each engine goes from one to the next, so the stagger delays a large transfer's end but takes
+    nothing from the rate at which large transfers follow each other.
     """
     if instruction.name == "dma_copy":
         destination, source = instruction.operands["dst"], instruction.operands["src"]
@@ -64,11 +91,13 @@ def dma_cost(instruction: Instruction, target: Target) -> DmaCost:
     if descriptors < target.dma_engines:
         descriptors = max(descriptors, min(int(target.dma_engines), size // 512))
     each = max(float(target.dma_descriptor_ns), size / descriptors / float(target.dma_engine_bytes_per_ns))
-    busy = math.ceil(descriptors / target.dma_engines) * each
+    work = math.ceil(descriptors / target.dma_engines) * each
+    engines, stagger = min(descriptors, int(target.dma_engines)), float(target.dma_stagger_ns)
     dram_read = read_bytes if source.space == "dram" else 0
     dram_write = write_bytes if destination.space == "dram" else 0
-    busy = max(busy, (dram_read + dram_write) / float(target.dram_bytes_per_ns))
-    return DmaCost(size, descriptors, busy, dram_read, dram_write)
+    busy = max(work, engines * stagger, (dram_read + dram_write) / float(target.dram_bytes_per_ns))
+    span = max((engines - 1) * stagger + work, busy)
+    return DmaCost(size, descriptors, engines, work, busy, span, dram_read, dram_write)
 
 
 def matmul_macs(instruction: Instruction) -> int:

@@ -323,8 +323,9 @@ def _piece_ns(*busy: float) -> float:
 
 
 def _round_trip_ns(target: Target) -> float:
-    """From the trigger of a DMA to the start of whoever waits for it, less the transfer itself."""
-    return float(target.dma_start_ns) + float(target.dma_completion_ns)
+    """From the trigger of a DMA to the start of whoever waits for it, less the time that each DMA engine works."""
+    stagger = (int(target.dma_engines) - 1) * float(target.dma_stagger_ns)
+    return float(target.dma_start_ns) + stagger + float(target.dma_completion_ns)
 
 
 def _linear(dims: Iterable[tuple[int, int]]) -> AccessPattern:

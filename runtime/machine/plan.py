@@ -8,7 +8,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-from neuron_dialects.cost import dma_cost, issue_ns, latency_ns, matmul_macs
+from neuron_dialects.cost import dma_cost, issue_ns, latency_ns, matmul_macs, weight_load_ns
 from neuron_dialects.target import Target
 from runtime.machine.control import Control
 from runtime.machine.decode import Access, DecodedProgram, Entry
@@ -24,8 +24,10 @@ SBUF_PORT, PSUM_PORT = 0, 1
 class Work:
     """One entry of a queue as the simulator sees it.
 
-    `busy_ns`: how long the engine (or the DMA engines) cannot start anything else; `latency_ns`: from then until the
-    result can be used. `waits`, `control` and `signal` are the entry's. `hazard_reads` / `hazard_writes`: accesses
+    `prepare_ns`: from an instruction's dispatch to its earliest start (the tensor engine's weight load); `busy_ns`: how
+    long the engine (or the DMA engines) cannot start anything else; `span_ns`: from start to end, which is longer than
+    that for a transfer whose DMA engines start one after the other; `latency_ns`: from the end until the result can be
+    used. `waits`, `control` and `signal` are the entry's. `hazard_reads` / `hazard_writes`: accesses
     through which instructions of this engine may depend on each other. `table`: function table that the scalar engine
     needs, or "". `kernel` and `views` are set when data is computed.
     """
@@ -35,7 +37,9 @@ class Work:
     waits: tuple[tuple[int, int, int], ...]
     control: Control | None
     signal: int
+    prepare_ns: float = 0.0
     busy_ns: float = 0.0
+    span_ns: float = 0.0
     latency_ns: float = 0.0
     ports: tuple[int, ...] = ()
     table: str = ""
@@ -72,15 +76,17 @@ def _work(entry: Entry, target: Target, rings: dict[str, int]) -> Work:
     if entry.ring is not None:
         cost = dma_cost(instruction, target)
         return made(
-            rings[entry.ring], busy_ns=cost.busy_ns, latency_ns=float(target.dma_completion_ns), bytes=cost.bytes,
-            hbm_read_bytes=cost.dram_read_bytes, hbm_write_bytes=cost.dram_write_bytes,
+            rings[entry.ring], busy_ns=cost.busy_ns, span_ns=cost.span_ns, latency_ns=float(target.dma_completion_ns),
+            bytes=cost.bytes, hbm_read_bytes=cost.dram_read_bytes, hbm_write_bytes=cost.dram_write_bytes,
         )  # fmt: skip
     macs = matmul_macs(instruction)
     factor = target.matmul_rate_factor(instruction.operands["moving"].dtype) if macs else 0.0
     function: Any = instruction.field("func") if instruction.name == "activation" else ""
+    busy_ns = issue_ns(instruction, target)
     return made(
-        -1, busy_ns=issue_ns(instruction, target), latency_ns=latency_ns(entry.engine, target),
-        ports=_ports(entry, target), table=TABLE_SET_OF.get(function, ""), macs=macs, pass_macs=macs * factor,
+        -1, prepare_ns=weight_load_ns(instruction, target), busy_ns=busy_ns, span_ns=busy_ns,
+        latency_ns=latency_ns(entry.engine, target), ports=_ports(entry, target),
+        table=TABLE_SET_OF.get(function, ""), macs=macs, pass_macs=macs * factor,
     )  # fmt: skip
 
 

@@ -3,10 +3,11 @@
 Every engine has a sequencer and a datapath. The sequencer takes the entries of its queue in order: it waits for the
 entry's semaphores, then executes a control instruction (`control_ns`), triggers a DMA (`control_ns`), or hands an
 instruction to the datapath, at most the target's `dispatch_depth` ahead of it. The datapath starts an instruction when
-it is free, the ports it shares with other engines are free, and earlier instructions of the same engine have completed
-what it reads; it reads its operands then, is busy for the issue time, and the result is written and the semaphore
-incremented after the latency. A transfer reaches its ring `dma_start_ns` after the trigger; transfers of all rings are
-served in the order of their arrival, and the semaphore is incremented `dma_completion_ns` after the last byte. A
+it is free, the ports it shares with other engines are free, earlier instructions of the same engine have completed
+what it reads, and its weights have had the time to load since its dispatch (tensor engine only); it reads its operands
+then, is busy for the issue time, and the result is written and the semaphore incremented after the latency. A transfer
+reaches its ring `dma_start_ns` after the trigger; transfers of all rings are served in the order of their arrival, and
+the semaphore is incremented `dma_completion_ns` after the last byte, for the transfers of one ring in their order. A
 semaphore is the list of the times of its increments.
 
 Data moves at those times and no others, so what a missing wait lets through is seen in the results.
@@ -97,6 +98,7 @@ class Simulator:
         self._sequence = 0
         self._port_free = [0.0, 0.0]
         self._dma_free = 0.0
+        self._ring_done: dict[int, float] = {}
 
     def run(self) -> None:
         """Run until every queue has halted and everything has completed.
@@ -202,7 +204,8 @@ class Simulator:
 
     def _schedule(self, engine: Engine) -> None:
         """Schedule the start of the next dispatched instruction."""
-        _, time, _, reads, _ = engine.dispatched[0]
+        work, time, _, reads, _ = engine.dispatched[0]
+        time += work.prepare_ns
         if engine.busy_until > time:
             time = engine.busy_until
         in_flight = engine.in_flight
@@ -280,15 +283,17 @@ class Simulator:
     def _arrive(self, time: float, work: Work, operands: Operands | None) -> None:
         """A transfer reaches its ring: it takes the next free time of the DMA engines."""
         start = max(time, self._dma_free)
-        end = start + work.busy_ns
-        self._dma_free = end
+        self._dma_free = start + work.busy_ns
+        end = start + work.span_ns
+        completion = max(end + work.latency_ns, self._ring_done.get(work.ring, 0.0))
+        self._ring_done[work.ring] = completion
         self.dma_active_ns += work.busy_ns
         work.executions += 1
         if self._record is not None:
             self._record(start, end, work.entry.ring or "", work)
         if operands is not None:
             self._push(start, _TRANSFER, (work, end), operands)
-        self._push(end + work.latency_ns, _COMPLETE, work.signal, None)
+        self._push(completion, _COMPLETE, work.signal, None)
 
     def _transfer(self, time: float, transfer: tuple[Work, float], operands: Operands) -> None:
         """The transfer begins: it reads now and has written when its last byte has moved."""
