@@ -52,6 +52,10 @@ MULTIPLYING = frozenset(
 """Operators that cores multiply for, perhaps in bf16."""
 
 
+DISCONTINUOUS = frozenset(("Floor", "Ceil", "Round", "Sign", "Hardmax", "Mod", "ThresholdedRelu"))
+"""Operators on floats whose result jumps, as all results that are not floats do: they take exact values only."""
+
+
 @dataclass(frozen=True, eq=False)
 class Value:
     """A tensor of the model: its name, its elements, and those that it has when every operator before rounds badly."""
@@ -71,6 +75,11 @@ class Value:
     @property
     def is_float(self) -> bool:
         return self.array.dtype.kind == "f"
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether no operator before has rounded."""
+        return np.array_equal(self.array, self.shadow)
 
 
 @dataclass
@@ -214,7 +223,8 @@ class ModelBuilder:
         made = [
             Value(name, array, self._noisy(shadow, noise)) for name, (array, shadow) in zip(names, results, strict=True)
         ]
-        if not all(_tame(value) for value in made):
+        jumps = op_type in DISCONTINUOUS or not all(value.is_float for value in made)
+        if not all(_tame(value) for value in made) or (jumps and not all(value.is_exact for value in present)):
             return []
         self.nodes.append(node)
         self.made += made

@@ -192,6 +192,44 @@ def _gather_nd(b: ModelBuilder, op_type: str) -> None:
     b.add(op_type, x, indices, **({"batch_dims": batch} if b.opset >= 12 else {}))
 
 
+def _reduction(b: ModelBuilder) -> dict[str, Any]:
+    """What happens to the element that is there, where the version of the operator has a choice."""
+    choices = ("none", "add", "mul") if b.opset < 18 else ("none", "add", "mul", "max", "min")
+    return {"reduction": b.one_of(*choices)} if b.opset >= 16 and b.flag() else {}
+
+
+def _scatter_elements(b: ModelBuilder, op_type: str) -> None:
+    x = b.pick(low=1, high=4, dtypes="fffi")
+    axis = axis_of(b, x.rank)
+    reduction = _reduction(b)
+    shape = [b.integer(1, dim) for dim in x.shape]
+    rng = np.random.default_rng((b.seed, len(b.constants)))
+    order = rng.permuted(np.broadcast_to(_column(x.shape[axis], axis % x.rank, x.rank), x.shape), axis=axis)
+    # No element is written twice, unless what is written is combined.
+    array = order[tuple(slice(size) for size in shape)] if not reduction else rng.integers(0, x.shape[axis], shape)
+    array = array - x.shape[axis] * rng.integers(0, 2, array.shape)
+    indices = b.input(array) if b.flag() else b.constant(array)
+    b.add(op_type, x, indices, b.tensor(x.array.dtype, shape, "unit"), axis=axis, **reduction)
+
+
+def _column(size: int, axis: int, rank: int) -> np.ndarray[Any, np.dtype[Any]]:
+    """0, 1, 2, ... along one of `rank` dimensions."""
+    return np.arange(size).reshape(size, *[1] * (rank - axis - 1))
+
+
+def _scatter_nd(b: ModelBuilder, op_type: str) -> None:
+    x = b.pick(low=1, high=4, dtypes="fffi")
+    depth = b.integer(1, x.rank)
+    reduction = _reduction(b)
+    rows = int(np.prod(x.shape[:depth]))
+    count = b.integer(1, min(rows, 20))
+    rng = np.random.default_rng((b.seed, len(b.constants)))
+    flat = rng.integers(0, rows, count) if reduction else rng.permutation(rows)[:count]
+    array = np.stack(np.unravel_index(flat, x.shape[:depth]), -1)
+    indices = b.input(array) if b.flag() else b.constant(array)
+    b.add(op_type, x, indices, b.tensor(x.array.dtype, (count, *x.shape[depth:]), "unit"), **reduction)
+
+
 def _one_hot(b: ModelBuilder, op_type: str) -> None:
     depth = b.integer(1, 9)
     indices = b.input(b.numbers(np.int64, b.shape(0, 2, 33)) % (2 * depth) - depth)
@@ -257,6 +295,8 @@ USES: dict[str, Use] = {
     "Gather": _gather,
     "GatherElements": _gather_elements,
     "GatherND": _gather_nd,
+    "ScatterElements": _scatter_elements,
+    "ScatterND": _scatter_nd,
     "OneHot": _one_hot,
     "Shape": _shape,
     "Size": _shape,
