@@ -12,7 +12,7 @@ SOURCES := neuron_dialects passes lowering runtime tools tests examples benchmar
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test nightly check format filecheck docs-tables clean
+.PHONY: help demo test nightly bench check format filecheck docs-tables clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ test: $(VENV)/dev.stamp ## run every test
 
 nightly: $(VENV)/dev.stamp ## run the tests that take minutes: every case of ONNX's backend suite
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10 -m nightly
+
+bench: $(VENV)/run.stamp ## measure compiled models, compiler and interpreter (BENCH='--quick --against main' to choose)
+	@$(BIN)/python -m benchmarks $(BENCH)
 
 check: $(VENV)/dev.stamp ## linter, formatter check and types
 	$(BIN)/ruff check

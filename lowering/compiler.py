@@ -14,7 +14,7 @@ from xdsl.context import Context
 from xdsl.dialects import func
 from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, ModuleOp, StringAttr
 
-from lowering.pipeline import LEVELS, pass_specs, run_passes
+from lowering.pipeline import LEVELS, pass_name, pass_specs, run_passes
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.neuron import TARGET_ATTRIBUTE, TargetAttr
 from neuron_dialects.target import load_target
@@ -39,13 +39,17 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class CompileOptions:
-    """What to compile for. `auto_cast_type` is spelled as on the command line (bf16, fp16, tf32)."""
+    """What to compile for. `auto_cast_type` is spelled as on the command line (bf16, fp16, tf32).
+
+    `without` names passes of the default pipeline to leave out, to see what each is worth.
+    """
 
     target: str = "inf1"
     auto_cast: str = "matmult"
     auto_cast_type: str = "bf16"
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     emit: str = "neff"
+    without: tuple[str, ...] = ()
 
     def check(self) -> None:
         """NeuronError NX-ARG-001 for a value that is none of the allowed ones."""
@@ -57,6 +61,9 @@ class CompileOptions:
         ):
             if value not in allowed:
                 raise NeuronError("NX-ARG-001", f"{name} {value}: choose one of {', '.join(allowed)}")
+        unknown = set(self.without) - {pass_name(spec) for spec in pass_specs()}
+        if unknown:
+            raise NeuronError("NX-ARG-001", f"no pass {min(unknown)} in the default pipeline")
 
 
 @dataclass
@@ -92,6 +99,7 @@ def compile_model(
     until = options.emit if options.emit in LEVELS else LEVELS[-1]
     cast_type = _TYPE_NAMES[options.auto_cast_type]
     specs = [] if options.emit == "import" else pass_specs(options.auto_cast, cast_type, until)
+    specs = [spec for spec in specs if pass_name(spec) not in options.without]
     run_passes(Context(), module, specs, done)
     report = _report(module, options, imported.info)
     neff = None

@@ -34,7 +34,6 @@ PHASES: tuple[Phase, ...] = (
         "graph",
         (
             "graph-canonicalize",
-            "graph-raise-composites",
             "graph-fold-batch-norm",
             "graph-decompose",
             "graph-fold-weights",
@@ -75,6 +74,11 @@ def pass_specs(auto_cast: str = "matmult", auto_cast_type: str = "bf16", until: 
         if phase.level == until:
             break
     return specs
+
+
+def pass_name(spec: str) -> str:
+    """The name in a pass spec, without its options."""
+    return spec.partition("{")[0]
 
 
 PIPELINES: dict[str, str] = {

@@ -16,7 +16,6 @@ PASSES: dict[str, str] = {
     "graph-fold-batch-norm": "passes.graph.fold_batch_norm:GraphFoldBatchNormPass",
     "graph-fold-weights": "passes.graph.fold_weights:GraphFoldWeightsPass",
     "graph-narrow-integers": "passes.graph.narrow_integers:GraphNarrowIntegersPass",
-    "graph-raise-composites": "passes.graph.raise_composites:GraphRaiseCompositesPass",
     "graph-partition": "passes.graph.partition:GraphPartitionPass",
     "nisa-allocate": "passes.nisa.allocate:NisaAllocatePass",
     "nisa-allocate-registers": "passes.nisa.allocate_registers:NisaAllocateRegistersPass",

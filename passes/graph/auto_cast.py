@@ -22,7 +22,6 @@ from xdsl.rewriter import Rewriter
 from neuron_dialects.dtypes import BF16, F16, F32, TF32, DType, dtype_by_name, dtype_of_or_none
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import (
-    AttentionOp,
     CastOp,
     ComputeOp,
     ConstantOp,
@@ -42,8 +41,8 @@ from passes.graph.partition import EXECUTOR_ATTRIBUTE
 CASTS_ATTRIBUTE = "neuron.casts"
 """Function attribute: an array of strings node|from|to, one for each operator that computes in another type."""
 
-LAYERS: dict[type[Operation], int] = {MatMulOp: 2, ConvOp: 2, ConvTransposeOp: 2, AttentionOp: 3}
-"""Operators that the tensor engine computes, and how many of their first operands it multiplies."""
+LAYERS = (MatMulOp, ConvOp, ConvTransposeOp)
+"""Operators whose first two operands the tensor engine multiplies."""
 
 
 @dataclass(frozen=True)
@@ -147,13 +146,12 @@ class _CastLayers(_Casts):
     def run(self) -> list[str]:
         """Cast; what was cast, in program order."""
         for op in list(self._block.walk()):
-            count = LAYERS.get(type(op), 0)
-            if count and _is_f32(op.operands[0]) and core_support(op, self._target) is None:
+            if isinstance(op, LAYERS) and _is_f32(op.operands[0]) and core_support(op, self._target) is None:
                 block = op.parent_block()
                 assert block is not None
                 self._block = block
-                multiplied = [self._cast(value, self._dtype, op) for value in op.operands[:count]]
-                op.operands = [*multiplied, *op.operands[count:]]
+                multiplied = [self._cast(value, self._dtype, op) for value in op.operands[:2]]
+                op.operands = [*multiplied, *op.operands[2:]]
                 self._note(op)
         return self._casts
 

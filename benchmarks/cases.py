@@ -1,0 +1,95 @@
+"""What is measured: models with their batches and targets, and the published figures that stand beside the results."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+TARGETS = ("trn1", "inf1")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of the benchmark. `source` is "full" for a full-size file, else the name of a generator."""
+
+    name: str
+    source: str = "full"
+    batches: tuple[int, ...] = (1,)
+    targets: tuple[str, ...] = TARGETS
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement: a model with a batch for a target."""
+
+    model: Model
+    batch: int
+    target: str
+
+    @property
+    def name(self) -> str:
+        """The case as one word: model, batch, target."""
+        return f"{self.model.name}-b{self.batch}-{self.target}"
+
+
+MODELS: tuple[Model, ...] = (
+    Model("matmul1024", "square_matmul", targets=("trn1",), quick=True),
+    Model("matmul2048", "square_matmul", targets=("trn1",)),
+    Model("matmul4096", "square_matmul", targets=("trn1",)),
+    Model("attention4096", "causal_attention", targets=("trn1",)),
+    Model("resnet50", batches=(1, 8, 10), quick=True),
+    Model("mobilenet_v2", quick=True),
+    Model("efficientnet_b0"),
+    Model("vgg16"),
+    Model("unet"),
+    Model("yolov5s"),
+    Model("vit_base_16", batches=(1, 8)),
+    Model("bert_base", batches=(1, 8), quick=True),
+    Model("gpt2_prefill"),
+    Model("dlrm"),
+    Model("llama_1b_prefill"),
+    Model("lstm_lm"),
+    Model("convnext_tiny"),
+    Model("densenet121"),
+    Model("swin_tiny"),
+    Model("t5_small_encoder"),
+    Model("whisper_tiny_encoder"),
+    Model("distilbert"),
+)
+"""Every model of the benchmark."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """Throughput of one chip that its vendor published: samples per second, at which batch, how it was measured."""
+
+    samples_per_second: float
+    batch: int
+    how: str
+
+
+PUBLISHED: dict[tuple[str, str], Published] = {
+    ("resnet50", "inf1"): Published(2207.0, 10, "TensorFlow fp16, inf1.xlarge, 4 cores"),
+    ("bert_base", "inf1"): Published(1180.7, 6, "uncased, 128 tokens, inf1.xlarge, 4 cores"),
+    ("distilbert", "inf1"): Published(1876.7, 8, "uncased, 128 tokens, inf1.xlarge, 4 cores"),
+}
+"""(model, target) -> the best published figure."""
+
+
+def select(
+    models: Sequence[str] = (), targets: Sequence[str] = (), batches: Sequence[int] = (), quick: bool = False
+) -> list[Case]:
+    """Cases whose model matches one of the shell patterns, with one of the targets and batches; empty means all.
+
+    `quick` keeps the smallest batch of a few models. A model that is named is measured at any batch that is asked for.
+    """
+    chosen: list[Case] = []
+    for model in MODELS:
+        if models and not any(fnmatch(model.name, pattern) for pattern in models):
+            continue
+        if quick and not models and not model.quick:
+            continue
+        wanted = batches if batches and models else [b for b in model.batches if not batches or b in batches]
+        for batch in wanted[:1] if quick else wanted:
+            chosen += [Case(model, batch, t) for t in model.targets if not targets or t in targets]
+    return chosen

@@ -1,0 +1,178 @@
+"""Where the models come from: full-size files beside the clone, whose weights a script fills, and generated ones.
+
+Everything is made once in a cache folder and is the same on every machine. `prepare` leaves behind the path of an ONNX
+file and of its inputs. A model that is not there raises `Missing`, which the table shows instead of figures.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cases import Model
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS_VARIABLE, CACHE_VARIABLE = "NEURON_BENCH_MODELS", "NEURON_BENCH_CACHE"
+"""Environment: the folder of the full-size models, and the one that filled and generated models are kept in."""
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Missing(Exception):
+    """A model is not there; the message says where it was looked for."""
+
+
+def models_folder() -> Path:
+    """The folder of the full-size models."""
+    return Path(os.environ.get(MODELS_VARIABLE) or ROOT.parent / "shared" / "models" / "full")
+
+
+def cache_folder() -> Path:
+    """The folder of models that were filled or generated, outside of the clone."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neuron-toolkit" / "benchmarks"
+    return Path(os.environ.get(CACHE_VARIABLE) or default)
+
+
+def prepare(model: Model, batch: int, cache: Path) -> tuple[Path, Path]:
+    """(ONNX file, inputs .npz) of a model at a batch; `Missing` when it is not there or has no such batch."""
+    cache.mkdir(parents=True, exist_ok=True)
+    path, inputs = (cache / f"{model.name}-b{batch}{suffix}" for suffix in (".onnx", ".npz"))
+    if path.is_file() and inputs.is_file():
+        return path, inputs
+    arrays = _full(model.name, batch, path) if model.source == "full" else GENERATORS[model.source](model.name, path)
+    np.savez(inputs, allow_pickle=False, **arrays)
+    return path, inputs
+
+
+def _full(name: str, batch: int, path: Path) -> dict[str, Array]:
+    """A full-size model: weights filled into the cache, its batch set; gives the inputs."""
+    folder, script = models_folder(), models_folder() / "fill_weights.py"
+    if not (folder / f"{name}.onnx").is_file() or not script.is_file():
+        raise Missing(f"no {name}.onnx in {folder} (set {MODELS_VARIABLE})")
+    if not (path.parent / f"{name}.weights").is_file():
+        subprocess.run([sys.executable, str(script), name, "--out", str(path.parent)], check=True, capture_output=True)
+    with np.load(folder / f"{name}.inputs.npz", allow_pickle=False) as data:
+        stored = {key: data[key] for key in data.files}
+    if batch > 1:
+        set_batch(path.parent / f"{name}.onnx", path, batch)
+    else:
+        path.write_bytes((path.parent / f"{name}.onnx").read_bytes())
+    return {key: samples(value, batch) for key, value in stored.items()}
+
+
+def samples(value: Array, batch: int) -> Array:
+    """`batch` different samples from one: its values, shifted along the last axis."""
+    return np.concatenate([np.roll(value, index, axis=-1) for index in range(batch)])
+
+
+def set_batch(source: Path, path: Path, batch: int) -> None:
+    """Write a model whose inputs have a leading dimension of 1 with a leading dimension of `batch`.
+
+    Exporters write the batch into the constants of Reshape and Expand as well: a leading 1 of such a shape becomes the
+    batch. `Missing` when the shapes do not fit afterwards.
+    """
+    import onnx
+    from onnx import numpy_helper, shape_inference
+
+    model = onnx.load(str(source), load_external_data=False)
+    shapes = {node.input[1] for node in model.graph.node if node.op_type in ("Reshape", "Expand")}
+
+    def batched(tensor: onnx.TensorProto) -> None:
+        values = numpy_helper.to_array(tensor).copy()
+        if values.size and values[0] == 1:
+            values[0] = batch
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+    for tensor in model.graph.initializer:
+        if tensor.name in shapes and tensor.data_location != onnx.TensorProto.EXTERNAL:
+            batched(tensor)
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.output[0] in shapes:
+            batched(node.attribute[0].t)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    for value in model.graph.input:
+        if value.name not in constants:
+            value.type.tensor_type.shape.dim[0].dim_value = batch
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    try:
+        shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    except shape_inference.InferenceError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise Missing(f"{source.stem} has its batch written into it: {reason}") from error
+    path.write_bytes(model.SerializeToString())
+
+
+def square_matmul(name: str, path: Path) -> dict[str, Array]:
+    """`matmulN`: C = A . B of N x N matrices in bf16, both given as inputs."""
+    import onnx
+    from ml_dtypes import bfloat16
+    from onnx import TensorProto, helper
+
+    size = int(name.removeprefix("matmul"))
+    shape, kind = [size, size], TensorProto.BFLOAT16
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["a", "b"], ["c"], name="matmul")],
+        "square_matmul",
+        [helper.make_tensor_value_info(operand, kind, shape) for operand in "ab"],
+        [helper.make_tensor_value_info("c", kind, shape)],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), str(path))
+    rng = np.random.default_rng(size)
+    # Stored in 32 bits, for .npz files have no bf16; the boundary rounds them back without a change.
+    return {n: rng.standard_normal(shape).astype(bfloat16).astype(np.float32) for n in "ab"}
+
+
+def causal_attention(name: str, path: Path) -> dict[str, Array]:
+    """`attentionN`: causal attention over N tokens, one head of 128 features."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    shape = [1, 1, int(name.removeprefix("attention")), 128]
+    graph = helper.make_graph(
+        [helper.make_node("Attention", ["q", "k", "v"], ["y"], name="attention", is_causal=1)],
+        "causal_attention",
+        [helper.make_tensor_value_info(operand, TensorProto.FLOAT, shape) for operand in "qkv"],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=11), str(path))
+    rng = np.random.default_rng(0)
+    return {operand: rng.standard_normal(shape, dtype=np.float32) for operand in "qkv"}
+
+
+def decoder(name: str, path: Path) -> dict[str, Array]:
+    """`decoderL`: L equal layers like GPT-2's, 128 tokens of 768 features, with weights of their own."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    from benchmarks.decoder import decoder_nodes
+
+    layers = int(name.removeprefix("decoder"))
+    nodes, weights = decoder_nodes(layers)
+    shape = [1, 128, 768]
+    graph = helper.make_graph(
+        nodes,
+        "decoder",
+        [helper.make_tensor_value_info("x0", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(f"x{layers}", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(value, key) for key, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    location = f"{path.stem}.weights"
+    path.with_suffix(".weights").unlink(missing_ok=True)
+    onnx.save(model, str(path), save_as_external_data=True, location=location, size_threshold=1024)
+    return {"x0": np.random.default_rng(0).standard_normal(shape, dtype=np.float32)}
+
+
+GENERATORS: dict[str, Callable[[str, Path], dict[str, Array]]] = {
+    "square_matmul": square_matmul,
+    "causal_attention": causal_attention,
+    "decoder": decoder,
+}
+"""Name of a source -> what writes the model of a name to a file and gives its inputs."""

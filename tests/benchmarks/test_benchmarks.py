@@ -1,0 +1,151 @@
+"""The benchmark harness on models of a few milliseconds: measuring, selecting, comparing, batching."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from rich.console import Console
+
+from benchmarks.__main__ import main
+from benchmarks.ablation import markdown, relative
+from benchmarks.cases import MODELS, Case, Model, select
+from benchmarks.compare import Change, changes
+from benchmarks.models import MODELS_VARIABLE, Missing, decoder, prepare, samples, set_batch
+from benchmarks.runner import Settings, measure
+from benchmarks.table import mean_efficiency, show
+from runtime.reference import run_onnxruntime
+
+TINY = Case(Model("matmul128", "square_matmul"), 1, "trn1")
+
+
+# A matmul of 128: compiled, timed, run and compared in processes of its own, and its tables can be printed.
+def test_measuring_a_case(tmp_path: Path) -> None:
+    record = measure(TINY, Settings(cache=tmp_path))
+    assert record["status"] == "ok", record["message"]
+    assert record["rel_l2_error"] < record["rel_l2_limit"]
+    assert record["efficiency"] == pytest.approx(record["roofline_time"] / record["total_time"])
+    assert record["dram_bytes"] == record["compulsory_bytes"] == 3 * 128 * 128 * 2
+    assert record["samples_per_second_per_chip"] == pytest.approx(2 / record["total_time"])
+    assert record["compile_peak_bytes"] > 10e6
+    assert record["dynamic_instructions"] > 0
+    console = Console(record=True, width=250)
+    show([record, {"case": "absent", "status": "missing", "message": "no file"}], console)
+    text = console.export_text()
+    assert "matmul128-b1-trn1" in text
+    assert "absent: missing: no file" in text
+    assert "not measured" in text
+
+
+# A pass left out that everything needs: the case fails and says why, nothing is raised.
+def test_a_case_that_fails(tmp_path: Path) -> None:
+    record = measure(TINY, Settings(cache=tmp_path, check=False, without=("nisa-allocate",)))
+    assert record["status"] == "failed"
+    assert record["message"]
+
+
+def test_a_model_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path))
+    record = measure(Case(Model("resnet50"), 1, "trn1"), Settings(cache=tmp_path / "cache"))
+    assert (record["status"], record["message"]) == (
+        "missing",
+        f"no resnet50.onnx in {tmp_path} (set {MODELS_VARIABLE})",
+    )
+    assert main(["--model", "resnet50", "--json", str(tmp_path / "out.json"), "--cache", str(tmp_path / "cache")]) == 0
+
+
+def test_selection() -> None:
+    assert {case.model.name for case in select()} == {model.name for model in MODELS}
+    assert [c.name for c in select(["resnet50"], ["inf1"])] == [f"resnet50-b{b}-inf1" for b in (1, 8, 10)]
+    assert [c.name for c in select(["resnet50"], ["inf1"], [4])] == ["resnet50-b4-inf1"]
+    assert {c.batch for c in select(batches=[8])} == {8}
+    assert [c.name for c in select(["matmul*"], quick=True)] == [f"matmul{n}-b1-trn1" for n in (1024, 2048, 4096)]
+    assert all(case.model.quick for case in select(quick=True))
+
+
+# A slower program is a regression, within the tolerance it is none; seconds need a difference that is no noise.
+@pytest.mark.parametrize(
+    ("figure", "before", "now", "expected"),
+    [
+        ("total_time", 1e-3, 1.02e-3, True),
+        ("total_time", 1e-3, 1.005e-3, False),
+        ("total_time", 1e-3, 0.5e-3, False),
+        ("spill_bytes", 0, 1, True),
+        ("compile_cpu_seconds", 0.1, 0.2, False),
+        ("compile_cpu_seconds", 1.0, 2.0, True),
+    ],
+)
+def test_regressions(figure: str, before: float, now: float, expected: bool) -> None:
+    assert Change("case", figure, before, now).is_regression is expected
+
+
+# Cases are matched by name; one that was right and is wrong now is a regression, one that is new is none.
+def test_changes() -> None:
+    old = [{"case": "a", "status": "ok", "total_time": 1.0}, {"case": "b", "status": "ok", "total_time": 1.0}]
+    new = [
+        {"case": "a", "status": "wrong", "total_time": 1.0}, {"case": "b", "status": "ok", "total_time": 0.9},
+        {"case": "c", "status": "ok", "total_time": 5.0},
+    ]  # fmt: skip
+    assert [(c.case, c.is_regression) for c in changes(old, new)] == [("a", True), ("b", False)]
+
+
+def test_mean_efficiency() -> None:
+    assert mean_efficiency([{"efficiency": 0.25}, {"efficiency": 1.0}]) == pytest.approx(0.5)
+    assert mean_efficiency([]) == 0.0
+
+
+def test_ablation_table() -> None:
+    full = {"case": "a", "without": "", "total_time": 1e-6, "dram_bytes": 1}
+    rows = [full, full | {"without": "p", "total_time": 1.5e-6}, {"case": "a", "without": "q", "message": "no"}]
+    assert [row.get("slowdown") for row in relative(rows)] == [pytest.approx(0.5), None]
+    assert "| a | `p` | 1.5 us | +50.0 % | 0.0 MB |" in markdown(rows)
+    assert "| a | `q` | needed |" in markdown(rows)
+
+
+def write_reshaping(path: Path, rows: int) -> None:
+    """y = reshape(x, [1, 2, `rows`]) of x [1, 6]."""
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["x", "shape"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2, rows])],
+        [numpy_helper.from_array(np.array([1, 2, rows]), "shape")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), str(path))
+
+
+# The batch is also a constant of Reshape: every sample of the batched model gives what it gives alone.
+def test_setting_the_batch(tmp_path: Path) -> None:
+    write_reshaping(tmp_path / "one.onnx", 3)
+    set_batch(tmp_path / "one.onnx", tmp_path / "four.onnx", 4)
+    x = samples(np.arange(6, dtype=np.float32).reshape(1, 6), 4)
+    y = run_onnxruntime(tmp_path / "four.onnx", {"x": x})["y"]
+    assert y.shape == (4, 2, 3)
+    assert not np.array_equal(y[0], y[1])
+    for index in range(4):
+        alone = run_onnxruntime(tmp_path / "one.onnx", {"x": x[index : index + 1]})["y"]
+        np.testing.assert_array_equal(y[index], alone[0])
+
+
+# A batch that shapes contradict is refused.
+def test_a_batch_that_does_not_fit(tmp_path: Path) -> None:
+    write_reshaping(tmp_path / "one.onnx", 3)
+    model = onnx.load(str(tmp_path / "one.onnx"))
+    model.graph.node.append(helper.make_node("Concat", ["y", "c"], ["z"], axis=1))
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((1, 1, 3), np.float32), "c"))
+    model.graph.output[0].name = "z"
+    onnx.save(model, str(tmp_path / "one.onnx"))
+    with pytest.raises(Missing, match="has its batch written into it"):
+        set_batch(tmp_path / "one.onnx", tmp_path / "four.onnx", 4)
+
+
+# The generated decoder runs, is finite, and is made once.
+def test_decoder(tmp_path: Path) -> None:
+    inputs = decoder("decoder1", tmp_path / "d.onnx")
+    (y,) = run_onnxruntime(tmp_path / "d.onnx", inputs).values()
+    assert y.shape == (1, 128, 768)
+    assert np.isfinite(y).all()
+    assert prepare(TINY.model, 1, tmp_path) == prepare(TINY.model, 1, tmp_path)
