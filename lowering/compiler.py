@@ -1,7 +1,8 @@
-"""ONNX file in, NEFF out: the compiler as a function.
+"""Model file in, NEFF out: the compiler as a function.
 
-`compile_model` imports a model, runs the default pipeline and emits. Every decision that a user should know of (where
-each op runs and why, casts, spills, peak memory, assumed machine figures) is collected in the report.
+`compile_model` imports a model (files of other frameworks than ONNX through `lowering.frontends`), runs the default
+pipeline and emits. Every decision that a user should know of (where each op runs and why, casts, spills, peak memory,
+assumed machine figures) is collected in the report.
 """
 
 import time
@@ -79,7 +80,8 @@ class CompileResult:
 def compile_model(
     source: "str | Path | ModelProto", options: CompileOptions | None = None, progress: Progress | None = None
 ) -> CompileResult:
-    """Compile an ONNX file, or a model in memory. Raises NeuronError for whatever a user can cause."""
+    """Compile a model file, or an ONNX model in memory. Raises NeuronError for whatever a user can cause."""
+    from lowering.frontends import model_name, to_onnx
     from lowering.onnx_to_graph import import_onnx
 
     options = options or CompileOptions()
@@ -87,7 +89,8 @@ def compile_model(
     tell = progress or (lambda _: None)
     started = time.perf_counter()
     tell("import")
-    imported = import_onnx(source, input_shapes=dict(options.input_shapes), target=options.target)
+    model = to_onnx(source)
+    imported = import_onnx(model, input_shapes=dict(options.input_shapes), target=options.target)
     module = imported.module
     module.attributes[TARGET_ATTRIBUTE] = TargetAttr(options.target)
     seconds: dict[str, float] = {"import": time.perf_counter() - started}
@@ -108,7 +111,7 @@ def compile_model(
         from runtime.neff import encode_queue
 
         begun = time.perf_counter()
-        name = Path(source).stem if isinstance(source, str | Path) else source.graph.name
+        name = model_name(Path(source)) if isinstance(source, str | Path) else source.graph.name
         neff = emit_neff(module, imported.weights, name, report)
         report["instruction_bytes"] = sum(
             len(encode_queue(entries)) for image in neff.subgraphs for entries in image.program.queues.values()

@@ -1,9 +1,13 @@
-"""`neuron-cc`: compile an ONNX model.
+"""`neuron-cc`: compile a model.
 
     neuron-cc compile model.onnx -o model.neff --target trn1
     neuron-cc compile model.onnx -o model.mlir --emit tile
     neuron-cc analyze model.onnx --target trn1 --json analysis.json
+    neuron-cc convert model.pt2 -o model.onnx
     neuron-cc list-operators
+
+Models are ONNX files, or files of the frameworks that docs/frontends.md tells of; `convert` writes the ONNX model that
+such a file becomes, which `neuron-run --check` takes.
 
 `--emit graph|tile|nisa` stops at that level, `--emit import` before the first pass, and writes MLIR with its weights
 beside it (model.safetensors), which `neuron-run` executes and `neuron-opt` continues from. With `--print-debuginfo` the
@@ -29,13 +33,16 @@ if TYPE_CHECKING:
     from lowering.compiler import CompileOptions, CompileResult
 
 
+_MODEL_HELP = "model.onnx, model.pt2, model.keras, a SavedModel folder or model-symbol.json"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     return run_main(_run, argv)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="neuron-cc", description="Compile ONNX models for NeuronCores.")
+    parser = argparse.ArgumentParser(prog="neuron-cc", description="Compile models for NeuronCores.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     compile_ = verbs.add_parser("compile", help="compile a model to a NEFF", description="Compile a model to a NEFF.")
     _add_model_arguments(compile_)
@@ -51,19 +58,24 @@ def _parser() -> argparse.ArgumentParser:
     _add_model_arguments(analyze)
     analyze.add_argument("--json", type=Path, metavar="FILE", help="write the analysis as JSON too")
     analyze.set_defaults(run=_analyze)
+    about = "Write the ONNX model that a file of another framework becomes."
+    convert = verbs.add_parser("convert", help="turn another framework's model into ONNX", description=about)
+    convert.add_argument("model", type=Path, help=_MODEL_HELP)
+    convert.add_argument("-o", "--output", type=Path, help="file to write (default: the model's name with .onnx)")
+    convert.set_defaults(run=_convert)
     about = "List the ONNX operators that can run on a core."
     operators = verbs.add_parser("list-operators", help="list the ONNX operators of the core", description=about)
     operators.add_argument("--framework", default="ONNX", choices=("ONNX",), help="ONNX (default)")
     operators.add_argument("--verbose", action="store_true", help="tell versions and how they are converted")
     operators.set_defaults(run=_list_operators)
-    for verb in (compile_, analyze, operators):
+    for verb in (compile_, analyze, convert, operators):
         verb.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
 
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """The model, and what to compile it for."""
-    parser.add_argument("model", type=Path, help="the ONNX file")
+    parser.add_argument("model", type=Path, help=_MODEL_HELP)
     parser.add_argument("--target", default="inf1", help="inf1 (default), inf2, trn1 or trn2")
     parser.add_argument("--auto-cast", help="what is computed in the 16-bit type: none, matmult (default) or all")
     parser.add_argument("--auto-cast-type", help="bf16 (default), fp16 or tf32")
@@ -107,9 +119,11 @@ def _settings(options: argparse.Namespace, emit: str) -> CompileOptions:
 
 def _compile(options: argparse.Namespace) -> int:
     from lowering.compiler import compile_model
+    from lowering.frontends import model_name
 
     settings = _settings(options, options.emit)
-    output = options.output or options.model.with_suffix(".neff" if options.emit == "neff" else ".mlir").name
+    suffix = ".neff" if options.emit == "neff" else ".mlir"
+    output = options.output or f"{model_name(options.model)}{suffix}"
     result = compile_model(options.model, settings)
     write_result(result, Path(output), options.print_debuginfo)
     if options.report is not None:
@@ -125,6 +139,19 @@ def _analyze(options: argparse.Namespace) -> int:
     if options.json is not None:
         write_text(options.json, json.dumps(analysis.data(), indent=2) + "\n")
     print(rendered(analysis))
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from lowering.frontends import frontend_of, model_name, to_onnx
+
+    if frontend_of(options.model) == "onnx":
+        raise NeuronError("NX-ARG-002", f"{options.model} is taken for an ONNX file: there is nothing to convert")
+    model = to_onnx(options.model)
+    assert not isinstance(model, str | os.PathLike)
+    output = options.output or Path(f"{model_name(options.model)}.onnx")
+    write_bytes(output, model.SerializeToString())
+    print(f"{output}: {len(model.graph.node)} nodes, {output.stat().st_size} bytes")
     return 0
 
 
@@ -156,9 +183,14 @@ def write_result(result: CompileResult, output: Path, print_debuginfo: bool = Fa
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, all at once."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
     """Write a file all at once: a reader sees the old one or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(data)
     temporary.replace(path)
 
 
