@@ -19,6 +19,7 @@ from tools.reference_pages.dialects import graph_page, neuron_page, nisa_page, t
 from tools.reference_pages.errors import errors_page
 from tools.reference_pages.isa import isa_page
 from tools.reference_pages.markdown import bullets, page
+from tools.reference_pages.mxnet import mxnet_page
 from tools.reference_pages.passes import passes_page
 from tools.reference_pages.targets import targets_page
 
@@ -32,6 +33,7 @@ REFERENCE: dict[str, tuple[str, Callable[[], str]]] = {
     "isa.md": ("the instruction set: operands, fields, limits and cost of every instruction", isa_page),
     "targets.md": ("the targets: every figure with its source", targets_page),
     "passes.md": ("the passes and conversions, with examples", passes_page),
+    "mxnet.md": ("the operators of MXNet that have a converter", mxnet_page),
     "errors.md": ("the error codes", errors_page),
 }
 """Page in docs/reference -> what it is about, and the function that makes it."""

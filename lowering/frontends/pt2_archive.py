@@ -135,7 +135,7 @@ def _checked_config(config: Any, name: str, members: dict[str, zipfile.ZipInfo])
             raise _refusal(f"tensor '{key}' is pickled", help="save dense CPU tensors by the pinned version of torch")
         payload = members.get(f"{folder}{entry.get('path_name')}")
         meta = entry.get("tensor_meta")
-        sizes = [size.get("as_int") for size in meta.get("sizes", [])] if isinstance(meta, dict) else [None]
+        sizes: list[Any] = [size.get("as_int") for size in meta.get("sizes", [])] if isinstance(meta, dict) else [None]
         if payload is None or not all(isinstance(size, int) and size >= 0 for size in sizes):
             raise _refusal(f"tensor '{key}' has no data, or no fixed shape")
         if prod(sizes) > (MAX_TENSOR_ELEMENTS if payload.file_size else 0):
