@@ -293,7 +293,7 @@ def test_what_has_no_converter(tmp_path: Path, op: str, attributes: dict[str, ob
     assert message in caught.value.message
 
 
-# Operators of one operand, of two, and with a scalar (3: on the right, or on the left for reversed ones); x in 0.1 … 0.9.
+# Operators of one operand, of two, and with a scalar (3: on the right, or on the left for reversed ones).
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "relu": lambda x: np.maximum(x, 0), "sigmoid": lambda x: 1 / (1 + np.exp(-x)), "tanh": np.tanh,
     "softsign": lambda x: x / (1 + abs(x)), "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "abs": np.abs,
