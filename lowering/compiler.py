@@ -20,7 +20,7 @@ from neuron_dialects.errors import NeuronError
 from neuron_dialects.neuron import TARGET_ATTRIBUTE, TargetAttr
 from neuron_dialects.target import load_target
 from neuron_dialects.weights import WeightStore
-from passes.graph.auto_cast import casts_of
+from passes.graph.auto_cast import casts_of, products_of
 from passes.graph.partition import partition_report
 from runtime.neff import Neff
 
@@ -144,7 +144,7 @@ def _report(module: ModuleOp, options: CompileOptions, info: "ImportInfo") -> di
 
 
 def decisions(module: ModuleOp) -> dict[str, Any]:
-    """What the passes left in attributes, as plain data: `partition`, `casts`, `spills`, `peak_sbuf_bytes`."""
+    """What passes left in attributes, as plain data: `partition`, `casts`, `products`, `spills`, `peak_sbuf_bytes`."""
     functions = [op for op in module.body.block.ops if isinstance(op, func.FuncOp)]
     return {
         "partition": [
@@ -152,6 +152,11 @@ def decisions(module: ModuleOp) -> dict[str, Any]:
             for entry in partition_report(module)
         ],
         "casts": ["|".join(cast) for f in functions for cast in casts_of(f)],
+        "products": [
+            {"node": entry.node, "type": entry.dtype, "arithmetic": entry.arithmetic, "largest_sum": entry.largest_sum}
+            for f in functions
+            for entry in products_of(f)
+        ],
         "spills": [row for f in functions for row in _rows(f, "neuron.spills")],
         "peak_sbuf_bytes": max((_number(f, "neuron.peak_sbuf_bytes") for f in functions), default=0),
     }

@@ -36,6 +36,7 @@ PHASES: tuple[Phase, ...] = (
             "graph-canonicalize",
             "graph-fold-batch-norm",
             "graph-decompose",
+            "graph-lift-scales",
             "graph-fold-weights",
             "graph-partition",
             "graph-narrow-integers",

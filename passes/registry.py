@@ -15,6 +15,7 @@ PASSES: dict[str, str] = {
     "graph-decompose": "passes.graph.decompose:GraphDecomposePass",
     "graph-fold-batch-norm": "passes.graph.fold_batch_norm:GraphFoldBatchNormPass",
     "graph-fold-weights": "passes.graph.fold_weights:GraphFoldWeightsPass",
+    "graph-lift-scales": "passes.graph.lift_scales:GraphLiftScalesPass",
     "graph-narrow-integers": "passes.graph.narrow_integers:GraphNarrowIntegersPass",
     "graph-partition": "passes.graph.partition:GraphPartitionPass",
     "nisa-allocate": "passes.nisa.allocate:NisaAllocatePass",

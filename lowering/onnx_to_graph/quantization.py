@@ -2,17 +2,19 @@
 
 A quantised number q stands for (q - zero point) * scale. Integers of 8 bits less their zero point have a magnitude of
 at most 255, which bf16 and everything wider hold exactly, so that products of them are exact in f32 and sums are exact
-as long as they stay below 2**24. A product whose sums may get larger is right to f32's precision instead of to the last
-integer; the report says so. Quantised weights stay as they are in the file: the operators that widen them are folded
-later.
+as long as they stay below 2**24. Where a bound from the weights cannot promise that, the sum is cut into pieces that
+are exact, and these are added as 32-bit integers. Quantised weights stay as they are in the file: the operators that
+widen them are folded later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from math import ceil, prod
 
 import numpy as np
+import numpy.typing as npt
 from xdsl.ir import SSAValue
 
 from lowering.onnx_to_graph.linear import convolution, matrix_product
@@ -205,42 +207,121 @@ def _require_bytes(node: Node, *indices: int) -> None:
             raise Unsupported(f"products of quantised values of type {node.dtype(index)}")
 
 
-def _largest_magnitude(node: Node, index: int, zero_index: int) -> int:
-    """The largest magnitude that an 8-bit input less its zero point can have."""
+def _extent(node: Node, index: int, zero_index: int) -> tuple[int, int]:
+    """Bounds, with zero between them, of an 8-bit input less its zero point, as its element type has them."""
     limits = np.iinfo(node.dtype(index).numpy)
     if not node.has(zero_index):
-        return max(-limits.min, limits.max)
+        return min(limits.min, 0), limits.max
     value = node.value(zero_index)
     if not isinstance(value, Constant):
-        return limits.max - limits.min
+        return limits.min - limits.max, limits.max - limits.min
     zero_points = value.read().astype(np.int64)
-    return int(max((zero_points - limits.min).max(initial=0), (limits.max - zero_points).max(initial=0)))
+    low, high = limits.min - zero_points.max(initial=0), limits.max - zero_points.min(initial=0)
+    return min(int(low), 0), max(int(high), 0)
 
 
-def _largest_sum(node: Node, x: tuple[int, int], w: tuple[int, int], zero_shape: Shape, axes: tuple[int, ...]) -> int:
-    """A bound on the magnitude of every partial sum of products of x and w, summed over the axes `axes` of w.
+@dataclass(frozen=True)
+class _Sums:
+    """What bounds the sums of products of x and w."""
 
-    x, w: positions of an input and of its zero point. `zero_shape`: w's zero point in a shape that broadcasts to w.
-    Weights known at import count with their values, all else with its range.
+    x: tuple[int, int]
+    """Bounds of x less its zero point."""
+    shape: tuple[int, int, int]
+    """Of w, as outputs, what can be cut into pieces, and what is summed over too."""
+    w: npt.NDArray[np.int16] | tuple[int, int]
+    """w less its zero point in that shape, or its bounds where it is not known."""
+
+    def largest(self, start: int, stop: int) -> int:
+        """A bound on the magnitude of every partial sum over a piece."""
+        low, high = self.x
+        if isinstance(self.w, tuple):
+            largest = max(abs(a * b) for a in self.x for b in self.w)
+            return largest * (stop - start) * self.shape[2]
+        piece = self.w[:, start:stop].astype(np.int64)
+        positive, negative = (np.maximum(part, 0).sum(axis=(1, 2)) for part in (piece, -piece))
+        sums = np.maximum(positive * high - negative * low, negative * high - positive * low)
+        return int(sums.max(initial=0))
+
+    def pieces(self) -> list[tuple[int, int]]:
+        """Ranges whose sums f32 holds, as few as doubling finds; single indices where even two are too many."""
+        length, count = self.shape[1], 1
+        while True:
+            step = ceil(length / count)
+            ranges = [(start, min(start + step, length)) for start in range(0, length, max(step, 1))]
+            if step <= 1 or all(self.largest(*ends) <= _EXACT_SUM for ends in ranges):
+                return ranges
+            count *= 2
+
+
+def _matrix_sums(node: Node, a: tuple[int, int], b: tuple[int, int]) -> _Sums:
+    """What bounds the sums of a matrix product; a and b are the positions of an input and of its zero point."""
+    shape = node.shape(b[0])
+    rows = shape[max(len(shape) - 2, 0)] if shape else 1
+    outputs = element_count(shape) // max(rows, 1)
+    known = _known_weights(node, *b, () if not node.has(b[1]) else node.shape(b[1]))
+    if known is not None:
+        known = (known if len(shape) > 1 else known.reshape(-1, 1)).swapaxes(-1, -2).reshape(outputs, rows, 1)
+    return _Sums(_extent(node, *a), (outputs, rows, 1), _extent(node, *b) if known is None else known)
+
+
+def _window_sums(node: Node, x: tuple[int, int], w: tuple[int, int]) -> _Sums:
+    """The same of a convolution; channels are what can be cut."""
+    outputs, channels, *window = node.shape(w[0])
+    count = element_count(node.shape(w[1])) if node.has(w[1]) else 1
+    known = _known_weights(node, *w, (count, *[1] * (len(window) + 1)) if count > 1 else ())
+    shape = (outputs, channels, prod(window))
+    return _Sums(_extent(node, *x), shape, _extent(node, *w) if known is None else known.reshape(shape))
+
+
+def _known_weights(node: Node, index: int, zero_index: int, zero_shape: Shape) -> npt.NDArray[np.int16] | None:
+    """Weights less their zero point, whose values take `zero_shape`; None unless both are known at import."""
+    weights = node.value(index)
+    zero = node.value(zero_index) if node.has(zero_index) else None
+    if not isinstance(weights, Constant) or not (zero is None or isinstance(zero, Constant)):
+        return None
+    centered = weights.read().astype(np.int16)
+    if zero is None:
+        return centered
+    values = zero.read().astype(np.int16)
+    return np.asarray(centered - (values.reshape(()) if values.size == 1 else values.reshape(zero_shape)), np.int16)
+
+
+def _summed(
+    node: Node,
+    sums: _Sums,
+    operands: tuple[SSAValue, SSAValue],
+    axes: tuple[int, int],
+    multiply: Callable[[SSAValue, SSAValue], SSAValue],
+) -> SSAValue:
+    """The sums of products of two operands: in f32 if that is exact, else i32 sums of pieces that are.
+
+    `axes`: of each operand, the axis that is cut.
     """
-    weights = node.value(w[0])
-    zero = node.value(w[1]) if node.has(w[1]) else None
-    if isinstance(weights, Constant) and (zero is None or isinstance(zero, Constant)):
-        centered = weights.read().astype(np.int32)
-        if isinstance(zero, Constant):
-            centered = centered - zero.read().astype(np.int32).reshape(zero_shape)
-        per_output = int(np.abs(centered).sum(axis=axes, dtype=np.int64).max(initial=0))
-    else:
-        per_output = prod(node.shape(w[0])[axis] for axis in axes) * _largest_magnitude(node, *w)
-    return per_output * _largest_magnitude(node, *x)
-
-
-def _note_sums(node: Node, largest: int) -> None:
+    pieces = sums.pieces()
+    largest = max(sums.largest(*ends) for ends in pieces) if pieces else 0
     if largest > _EXACT_SUM:
         node.notes.append(
             f"{node.name}: integer sums may reach {largest}, beyond the {_EXACT_SUM} that f32 counts to;"
             " those that do are rounded"
         )
+    if len(pieces) <= 1:
+        return multiply(*operands)
+    node.notes.append(f"{node.name}: summed in {len(pieces)} pieces, so that every sum is exact")
+    total: SSAValue | None = None
+    for start, stop in pieces:
+        parts = [_piece(node, value, axis, start, stop) for value, axis in zip(operands, axes, strict=True)]
+        part = _cast(node, multiply(*parts), I32)
+        total = part if total is None else _binary(node, BinaryKind.ADD, total, part)
+    assert total is not None
+    return total
+
+
+def _piece(node: Node, value: SSAValue, axis: int, start: int, stop: int) -> SSAValue:
+    """The elements start..stop of an axis."""
+    shape = shape_of(value)
+    starts = [start if d == axis else 0 for d in range(len(shape))]
+    sizes = [stop - start if d == axis else size for d, size in enumerate(shape)]
+    return node.emit(SliceOp(value, starts, sizes, [1] * len(shape)))
 
 
 def _matrix_parameter(shape: Shape, columns: bool) -> Shape:
@@ -251,7 +332,7 @@ def _matrix_parameter(shape: Shape, columns: bool) -> Shape:
 
 
 def _integer_product(node: Node, a: int, a_zero: int, b: int, b_zero: int) -> SSAValue:
-    """The product of two 8-bit matrices less their zero points, in f32; arguments are input positions."""
+    """The product of two 8-bit matrices less their zero points, in f32 or i32; arguments are input positions."""
     _require_bytes(node, a, b)
     operands: list[SSAValue] = []
     for index, zero_index, columns in ((a, a_zero, False), (b, b_zero, True)):
@@ -263,11 +344,10 @@ def _integer_product(node: Node, a: int, a_zero: int, b: int, b_zero: int) -> SS
         if shape_of(centered) != shape_of(x):
             raise ShapeError(f"a zero point of {list(node.shape(zero_index))} does not fit {list(shape_of(x))}")
         operands.append(centered)
-    product = matrix_product(node, *operands)
-    zero_shape = node.shape(b_zero) if node.has(b_zero) and element_count(node.shape(b_zero)) > 1 else ()
-    rank = len(node.shape(b))
-    _note_sums(node, _largest_sum(node, (a, a_zero), (b, b_zero), zero_shape, (max(rank - 2, 0),)))
-    return product
+    left, right = operands
+    axes = (len(shape_of(left)) - 1, max(len(shape_of(right)) - 2, 0))
+    sums = _matrix_sums(node, (a, a_zero), (b, b_zero))
+    return _summed(node, sums, (left, right), axes, lambda x, y: matrix_product(node, x, y))
 
 
 def _matmul_integer(node: Node) -> Sequence[Value]:
@@ -275,7 +355,7 @@ def _matmul_integer(node: Node) -> Sequence[Value]:
 
 
 def _integer_convolution(node: Node, x: int, x_zero: int, w: int, w_zero: int) -> SSAValue:
-    """The convolution of 8-bit x and w less their zero points, in f32; padding counts as x's zero point."""
+    """The convolution of 8-bit x and w less their zero points, in f32 or i32; padding counts as x's zero point."""
     _require_bytes(node, x, w)
     if element_count(node.shape(x_zero) if node.has(x_zero) else ()) != 1:
         raise Unsupported("a zero point per channel of the input")
@@ -283,11 +363,15 @@ def _integer_convolution(node: Node, x: int, x_zero: int, w: int, w_zero: int) -
     data = _centered(node, node.operand(x), None if x_point is None else reshaped(node, x_point, ()))
     shape = node.shape(w)
     weights = _centered(node, node.operand(w), None if w_point is None else _per_axis(node, w_point, shape, 0))
-    result = convolution(node, data, weights)
-    count = element_count(node.shape(w_zero)) if node.has(w_zero) else 1
-    zero_shape = (count, *[1] * (len(shape) - 1)) if count > 1 else ()
-    _note_sums(node, _largest_sum(node, (x, x_zero), (w, w_zero), zero_shape, tuple(range(1, len(shape)))))
-    return result
+    sums = _window_sums(node, (x, x_zero), (w, w_zero))
+    if node.int_attr("group", 1) > 1:
+        # Each group has channels of its own: they cannot be cut all at once, and are few.
+        sums = replace(sums, shape=(shape[0], 1, prod(shape[1:])), w=_in_one_piece(sums.w))
+    return _summed(node, sums, (data, weights), (1, 1), lambda a, b: convolution(node, a, b))
+
+
+def _in_one_piece(w: npt.NDArray[np.int16] | tuple[int, int]) -> npt.NDArray[np.int16] | tuple[int, int]:
+    return w if isinstance(w, tuple) else w.reshape(len(w), 1, -1)
 
 
 def _conv_integer(node: Node) -> Sequence[Value]:
@@ -316,7 +400,7 @@ def _scalar(node: Node, index: int) -> Shape:
 
 def _qlinear_matmul(node: Node) -> Sequence[Value]:
     """a, its scale, its zero point; the same of b; scale and zero point of y: sums scaled, rounded and saturated."""
-    product = _integer_product(node, 0, 2, 3, 5)
+    product = _cast(node, _integer_product(node, 0, 2, 3, 5), F32)
     scale = _combined_scale(
         node, [(index, _matrix_parameter(node.shape(index), columns=index == 4)) for index in (1, 4, 6)]
     )
@@ -335,7 +419,9 @@ def _qlinear_conv(node: Node) -> Sequence[Value]:
     shape = shape_of(sums)
     per_channel = (shape[1], *[1] * (len(shape) - 2))
     if node.has(8):
-        sums = _binary(node, BinaryKind.ADD, sums, reshaped(node, _cast(node, node.operand(8), F32), per_channel))
+        bias = reshaped(node, _cast(node, node.operand(8), spec_of(sums)[0]), per_channel)
+        sums = _binary(node, BinaryKind.ADD, sums, bias)
+    sums = _cast(node, sums, F32)
     weight_scale = () if element_count(node.shape(4)) == 1 else per_channel
     scale = _combined_scale(node, [(1, _scalar(node, 1)), (4, weight_scale), (6, _scalar(node, 6))])
     zero_point = _zero_point(node, 7)

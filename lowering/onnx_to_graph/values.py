@@ -114,7 +114,7 @@ class Emitter:
         else:
             name = self._unused_name(constant.name)
             self.store.add_lazy(name, constant.dtype, constant.shape, constant.read)
-            op = WeightOp(name, tensor_type(constant.dtype, constant.shape))
+            op = WeightOp(name, tensor_type(constant.dtype, constant.shape), _bounds(constant))
         value = self.emit(op, node_name)[0]
         self._held[constant] = value
         self._holders[op] = constant
@@ -144,6 +144,15 @@ class Emitter:
         """Move the operators into a block."""
         block.add_ops(self._ops)
         self._ops = []
+
+
+def _bounds(constant: Constant) -> tuple[int, int] | None:
+    """The least and the largest element of integers that i64 holds."""
+    if not constant.dtype.is_integer or constant.size == 0:
+        return None
+    values = constant.read()
+    low, high = int(values.min()), int(values.max())
+    return (low, high) if high < 2**63 else None
 
 
 def readonly(array: Any) -> Array:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 from xdsl.dialects.builtin import (
+    ArrayAttr,
     DenseIntOrFPElementsAttr,
     FloatAttr,
     IntegerAttr,
@@ -36,6 +37,9 @@ from neuron_dialects.graph.structure import YieldOp
 
 MAX_CONSTANT_BYTES = 1024
 """Largest non-splat constant that the IR holds; anything larger is a weight."""
+
+RANGE_ATTRIBUTE = "neuron.range"
+"""Attribute of a `graph.weight` of integers: its least and its largest element, an array of two i64."""
 
 
 def _wrapped(value: int) -> int:
@@ -194,8 +198,19 @@ class WeightOp(IRDLOperation):
     irdl_options = GRAPH_OPTIONS
     assembly_format = "$symbol attr-dict `:` type($result)"
 
-    def __init__(self, symbol: str, type_: Attribute) -> None:
-        super().__init__(properties={"symbol": SymbolRefAttr(symbol)}, result_types=[type_])
+    def __init__(self, symbol: str, type_: Attribute, bounds: tuple[int, int] | None = None) -> None:
+        """The weight `symbol`; `bounds`: the least and the largest of its elements, if they are integers and known."""
+        attributes = {} if bounds is None else {RANGE_ATTRIBUTE: ArrayAttr(IntegerAttr(b, i64) for b in bounds)}
+        super().__init__(properties={"symbol": SymbolRefAttr(symbol)}, attributes=attributes, result_types=[type_])
+
+    @property
+    def bounds(self) -> tuple[int, int] | None:
+        """The least and the largest element where they are known."""
+        match self.attributes.get(RANGE_ATTRIBUTE):
+            case ArrayAttr(data=(IntegerAttr(value=low), IntegerAttr(value=high))):
+                return low.data, high.data
+            case _:
+                return None
 
     @property
     def weight_name(self) -> str:

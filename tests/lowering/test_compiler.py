@@ -87,6 +87,8 @@ def test_the_report_says_what_was_decided() -> None:
         assert set(row) == {"node", "op", "where", "why"}
         assert row["where"] in ("core", "host") and row["why"]
     assert "/0/Conv|f32|bf16" in report["casts"]
+    product = {"node": "/0/Conv", "type": "bf16", "arithmetic": "float", "largest_sum": None}
+    assert product in report["products"]
     assert report["spills"] == []
     assert 0 < report["peak_sbuf_bytes"] <= load_target("trn1").sbuf_bytes_per_partition
     assert report["instruction_bytes"] > 1000
@@ -111,14 +113,14 @@ def test_the_report_says_what_was_decided() -> None:
 def test_decisions_stay_in_the_module(level: str) -> None:
     result = compile_model(MLP, CompileOptions(target="inf1", auto_cast="none", emit=level))
     found = decisions(result.module)
-    assert found == {key: result.report[key] for key in ("partition", "casts", "spills", "peak_sbuf_bytes")}
+    assert found == {key: result.report[key] for key in ("partition", "casts", "products", "spills", "peak_sbuf_bytes")}
     assert found["casts"]  # inf1 does not multiply f32, whatever was asked for.
     assert (found["peak_sbuf_bytes"] > 0) == (level == "nisa")
 
 
 def test_nothing_is_decided_for_an_imported_module() -> None:
     module = import_onnx(MLP).module
-    assert decisions(module) == {"partition": [], "casts": [], "spills": [], "peak_sbuf_bytes": 0}
+    assert decisions(module) == {"partition": [], "casts": [], "products": [], "spills": [], "peak_sbuf_bytes": 0}
 
 
 @pytest.mark.parametrize("name", ["no such file.onnx", "pyproject.toml"])

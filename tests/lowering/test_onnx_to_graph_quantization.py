@@ -133,11 +133,26 @@ def test_dynamic_quantization(x: Array) -> None:
     check(case("DynamicQuantizeLinear", x, outputs=3))
 
 
-# A sum of 2000 products of up to 255 * 255 does not fit f32's integers: the report says so.
-def test_large_sums_are_reported() -> None:
-    model, _ = model_and_feeds(case("MatMulInteger", bytes_(2, 2000), bytes_(2000, 3)))
-    result = check_import(model, dict(zip(("x0", "x1"), (bytes_(2, 2000) // 9, bytes_(2000, 3) // 9), strict=True)))
-    assert [note for note in result.info.notes if "the node: integer sums may reach 130050000" in note]
+# Sums of 2000 products of up to 255 * 255 do not fit f32's integers: they are cut into 8 pieces that do, and exact.
+@pytest.mark.parametrize("rank_one", [False, True])
+def test_large_sums_are_cut(rank_one: bool) -> None:
+    a, b = (bytes_(2000), bytes_(2000, seed=1)) if rank_one else (bytes_(2, 2000), bytes_(2000, 3, seed=1))
+    a[..., :] |= 192
+    made = case("MatMulInteger", a, b | np.uint8(192))
+    model, feeds = model_and_feeds(made)
+    assert check_import(model, feeds).info.notes == ["the node: summed in 8 pieces, so that every sum is exact"]
+
+
+# The same of a convolution over channels; a group's own window cannot be cut, which the report says.
+def test_large_sums_of_windows() -> None:
+    x, w = bytes_(1, 64, 9, 9) | np.uint8(192), bytes_(4, 64, 5, 5, seed=1) | np.uint8(192)
+    model, feeds = model_and_feeds(case("ConvInteger", x, w))
+    (note,) = check_import(model, feeds).info.notes
+    assert "summed in 8 pieces" in note
+    x, w = bytes_(1, 2, 17, 17) // 8, bytes_(2, 1, 17, 17, seed=1) // 8
+    model, feeds = model_and_feeds(case("ConvInteger", x, w, group=2))
+    (note,) = check_import(model, feeds).info.notes
+    assert "integer sums may reach 18792225, beyond the 16777216" in note
 
 
 # Weights known at import are summed: 2000 ones times at most 255 fit.

@@ -6,7 +6,7 @@
 builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
   // What is multiplied is cast, once for each value; the f32 sum, a bias and what is not multiplied stay.
   // CHECK-LABEL: func.func @layers
-  // CHECK-SAME:    attributes {neuron.casts = ["conv node|f32|bf16", "matmul node|f32|bf16", "graph.matmul|f32|bf16"]} {
+  // CHECK-SAME:    attributes {neuron.casts = ["conv node|f32|bf16", "matmul node|f32|bf16", "graph.matmul|f32|bf16"], neuron.products = ["conv node|bf16|", "matmul node|bf16|", "graph.matmul|bf16|"]} {
   // CHECK-NEXT:    %w = graph.weight @w
   // CHECK-NEXT:    %b = graph.weight @b
   // CHECK-NEXT:    %x_1 = graph.cast %x : (tensor<1x3x4x4xf32>) -> tensor<1x3x4x4xbf16>
@@ -67,6 +67,30 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
     %2 = graph.onnx_node "Foo"(%1) domain "" opset 1 node "" : (tensor<4xf32>) -> tensor<4xf32>
     %3 = graph.unary exp %2 : (tensor<4xf32>) -> tensor<4xf32>
     func.return %3 : tensor<4xf32>
+  }
+
+  // Small integers are multiplied in bf16 in every mode, which loses nothing: it is no cast that the report lists. What
+  // decides an integer, from the layer on, is computed in f32 in every mode.
+  // NONE-LABEL: func.func @integers
+  // NONE-SAME:    attributes {neuron.products = ["product|bf16|260100"]} {
+  // NONE:         %4 = graph.matmul %2, %3 : (tensor<4x4xbf16>, tensor<4x4xbf16>) -> tensor<4x4xf32>
+  // ALL-LABEL:  func.func @integers
+  // ALL-SAME:     attributes {neuron.casts = ["graph.cast|f32|f16", "graph.binary|f32|f16", "graph.unary|f32|f16"], neuron.products = ["product|f16|260100"]} {
+  // ALL:          %0 = graph.cast %q : (tensor<4x4xui8>) -> tensor<4x4xf16>
+  // ALL:          graph.matmul {{.*}} : (tensor<4x4xf16>, tensor<4x4xf16>) -> tensor<4x4xf32>
+  // ALL-NEXT:     graph.binary mul {{.*}} -> tensor<4x4xf32>
+  // ALL-NEXT:     graph.unary round {{.*}} -> tensor<4x4xf32>
+  // ALL:          graph.cast {{.*}} : (tensor<4x4xf32>) -> tensor<4x4xui8>
+  // ALL:          graph.unary exp {{.*}} -> tensor<4x4xf16>
+  func.func @integers(%q: tensor<4x4xui8>, %s: tensor<f32>) -> (tensor<4x4xui8>, tensor<4x4xf32>) {
+    %0 = graph.cast %q : (tensor<4x4xui8>) -> tensor<4x4xf32>
+    %1 = graph.binary max %0, %0 : (tensor<4x4xf32>, tensor<4x4xf32>) -> tensor<4x4xf32>
+    %2 = graph.matmul %0, %1 : (tensor<4x4xf32>, tensor<4x4xf32>) -> tensor<4x4xf32> loc("product")
+    %3 = graph.binary mul %2, %s : (tensor<4x4xf32>, tensor<f32>) -> tensor<4x4xf32>
+    %4 = graph.unary round %3 : (tensor<4x4xf32>) -> tensor<4x4xf32>
+    %5 = graph.cast %4 : (tensor<4x4xf32>) -> tensor<4x4xui8>
+    %6 = graph.unary exp %3 : (tensor<4x4xf32>) -> tensor<4x4xf32>
+    func.return %5, %6 : tensor<4x4xui8>, tensor<4x4xf32>
   }
 
   // Functions of the host are left alone.
