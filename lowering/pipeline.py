@@ -34,6 +34,7 @@ PHASES: tuple[Phase, ...] = (
         "graph",
         (
             "graph-canonicalize",
+            "graph-raise-composites",
             "graph-fold-batch-norm",
             "graph-decompose",
             "graph-lift-scales",

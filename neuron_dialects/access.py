@@ -74,6 +74,12 @@ class Affine:
 
     __rmul__ = __mul__
 
+    def divided(self, divisor: int) -> "Affine":
+        """The expression divided by a number that divides the constant and each coefficient; ValueError otherwise."""
+        if self.constant % divisor or any(c % divisor for _, c in self.terms):
+            raise ValueError(f"{self} is not a multiple of {divisor}")
+        return Affine(self.constant // divisor, tuple((v, c // divisor) for v, c in self.terms))
+
     def value(self, variables: Mapping[int, int]) -> int:
         """The number for given values of the variables."""
         return self.constant + sum(c * variables[v] for v, c in self.terms)

@@ -140,8 +140,7 @@ class Epilogue:
         free = [n for d, n in enumerate(sizes) if d != self.partition]
         if operand in self.columns:
             start = as_affine(ranges.get(self.partition, (0, 0))[0])
-            step = self.lane_step
-            tile = Affine.of(start.constant // step, [(v, c // step) for v, c in start.terms])
+            tile = start.divided(self.lane_step)
             column = self.columns[operand].slice(0, 0, sizes[self.partition]).at(1, tile)
             for _ in free:
                 column = column.insert(0)

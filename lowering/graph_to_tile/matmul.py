@@ -18,6 +18,7 @@ from lowering.graph_to_tile.epilogue import Epilogue
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.matmul_plan import plan_matmul
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, transfer
+from lowering.graph_to_tile.turning import turn_rows
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
@@ -58,12 +59,7 @@ class KMajor:
             if rest:
                 self.load_tile(panel.slice(0, 0, rest).slice(1, full, 1), ranges, Affine(full))
             return
-        staged = self._staged(ranges)
-        group = self._group(staged)
-        if full:
-            self.kernel.b.tiles(full, group, lambda start, count: self._turn(panel, staged, start, count, LANES))
-        if rest:
-            self._turn(panel, staged, Affine(full), 1, rest)
+        turn_rows(self.kernel, panel, self.staged(ranges), parts=2)
 
     def load_tile(self, panel: View, ranges: Rows, index: Affine) -> None:
         """Load k tile `index` of a direct source into `panel` [k, 1, rows]."""
@@ -73,7 +69,7 @@ class KMajor:
         k_dim, rows = window.dims
         transfer(b, b.load, panel, View(window.buffer, Affine(), 0, window.offset, (k_dim, (0, 1), rows)))
 
-    def _staged(self, ranges: Rows) -> View:
+    def staged(self, ranges: Rows) -> View:
         """The rows as they lie: [rows, k] on chip."""
         if isinstance(self.tensor, SbufTensor):
             view = self.tensor.view(ranges)
@@ -84,24 +80,6 @@ class KMajor:
             if d != position:
                 view = view.at(1 + d, 0)
         return view
-
-    def _group(self, staged: View) -> int:
-        """Blocks of 128 k that are turned together: what one PSUM bank takes, but two groups where there is enough."""
-        target = self.kernel.target
-        room = int(target.psum_bank_bytes) // dtype_by_name(staged.dtype).size_bytes // staged.partitions
-        return max(1, min(room, ceil(self.k // LANES / 2)))
-
-    def _turn(self, panel: View, staged: View, start: Affine, count: int, size: int) -> None:
-        """Turn `count` blocks of `size` k from k tile `start` and copy them into the panel."""
-        b, rows = self.kernel.b, staged.partitions
-        columns = int(self.kernel.target.pe_columns)
-        for low in range(0, size, columns):
-            width = min(columns, size - low)
-            turned = b.alloc((width, count, rows), staged.dtype, "psum", 2, "turned").view()
-            with b.loop(count) as j:
-                block = staged.slice(1, (start + j) * LANES + low, width)
-                b.transpose(turned.at(1, j), block)
-            b.copy(panel.slice(0, low, width).slice(1, start, count), turned)
 
 
 def canonical_windows(k: Kernel, op: MatMulOp) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from xdsl.ir import Operation
 
-_MODULES = ("elementwise", "rows", "pool", "movement", "gather", "scatter", "matmul", "conv")
+_MODULES = ("elementwise", "rows", "pool", "movement", "gather", "scatter", "matmul", "attention", "conv")
 
 
 @functools.cache

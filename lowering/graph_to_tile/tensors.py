@@ -176,10 +176,7 @@ class SbufTensor:
         With `with_halo`, starts and sizes of the other dims count from the first halo element.
         """
         start, size = ranges.get(self.partition, (0, self.shape[self.partition]))
-        start = as_affine(start)
-        divided = Affine.of(start.constant // LANES, [(v, c // LANES) for v, c in start.terms])
-        assert divided * LANES == start, f"resident tile starts at {start}"
-        view = self.buffer.view().slice(0, 0, size).at(1, divided)
+        view = self.buffer.view().slice(0, 0, size).at(1, as_affine(start).divided(LANES))
         others = [d for d in range(len(self.shape)) if d != self.partition]
         for position, d in enumerate(others):
             low = self.halo[position][0] if self.halo and not with_halo else 0

@@ -9,7 +9,7 @@ from math import prod
 from xdsl.dialects import func
 from xdsl.ir import Operation, SSAValue
 
-from neuron_dialects.graph import ConvOp, ConvTransposeOp, GatherOp, MatMulOp, WeightOp, shape_of, spec_of
+from neuron_dialects.graph import AttentionOp, ConvOp, ConvTransposeOp, GatherOp, MatMulOp, WeightOp, shape_of, spec_of
 
 
 def tensor_bytes(value: SSAValue) -> int:
@@ -19,7 +19,10 @@ def tensor_bytes(value: SSAValue) -> int:
 
 
 def model_macs(op: Operation) -> int:
-    """Multiply-adds of a matmul or convolution; 0 for other ops."""
+    """Multiply-adds of a matmul, convolution or attention; 0 for other ops."""
+    if isinstance(op, AttentionOp):
+        positions = shape_of(op.q)[0] * op.heads.value.data * shape_of(op.q)[1] * shape_of(op.k)[1]
+        return positions * (op.head_size + op.value_size)
     if isinstance(op, MatMulOp):
         return prod(shape_of(op.result)) * shape_of(op.a)[-2 if op.transpose_a else -1]
     if isinstance(op, ConvOp):

@@ -186,15 +186,25 @@ def _dynamic_quantize_linear(node: Node) -> Sequence[Value]:
 
     zero = node.constant_value("zero", 0.0, F32)
     low, high = bound(ReduceKind.MIN, BinaryKind.MIN), bound(ReduceKind.MAX, BinaryKind.MAX)
-    step = _binary(
-        node, BinaryKind.DIV, _binary(node, BinaryKind.SUB, high, low), node.constant_value("steps", 255.0, F32)
-    )
+    step = _per_step(node, _binary(node, BinaryKind.SUB, high, low))
     empty = node.emit(CompareOp(CompareKind.EQ, step, zero))
     scale = node.emit(SelectOp(empty, node.constant_value("one", 1.0, F32), step))
     offset = _quotient(node, _binary(node, BinaryKind.SUB, zero, low), scale, UI8)
     zero_point = _saturated(node, offset, None, UI8)
     scaled = _quotient(node, x, scale, UI8)
     return [_saturated(node, scaled, _cast(node, zero_point, F32), UI8), scale, zero_point]
+
+
+def _per_step(node: Node, span: SSAValue) -> SSAValue:
+    """A 255th of a range, rounded as a division: an error in its last place moves the zero point where that is a tie.
+
+    What a first quotient q leaves, span - 256 * q + q, is exact: in each sum the terms are within a factor of two.
+    """
+    steps = node.constant_value("steps", 255.0, F32)
+    first = _binary(node, BinaryKind.DIV, span, steps)
+    wide = _binary(node, BinaryKind.MUL, first, node.constant_value("wide", 256.0, F32))
+    rest = _binary(node, BinaryKind.ADD, _binary(node, BinaryKind.SUB, span, wide), first)
+    return _binary(node, BinaryKind.ADD, first, _binary(node, BinaryKind.DIV, rest, steps))
 
 
 # Products of quantised numbers

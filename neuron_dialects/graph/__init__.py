@@ -7,6 +7,7 @@ is a `graph.onnx_node` and runs on the host. `Graph` is the dialect to load into
 
 from xdsl.ir import Dialect
 
+from neuron_dialects.graph.attention import AttentionOp
 from neuron_dialects.graph.attrs import (
     BinaryKind,
     BinaryKindAttr,
@@ -60,6 +61,7 @@ Graph = Dialect(
         LayerNormOp,
         BatchNormOp,
         MatMulOp,
+        AttentionOp,
         ConvOp,
         ConvTransposeOp,
         PoolOp,
@@ -93,6 +95,7 @@ Graph = Dialect(
 __all__ = [
     "MAX_CONSTANT_BYTES",
     "UNARY_PARAMETERS",
+    "AttentionOp",
     "BatchNormOp",
     "BinaryKind",
     "BinaryKindAttr",

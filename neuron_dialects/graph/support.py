@@ -14,6 +14,7 @@ from xdsl.dialects.builtin import TensorType
 from xdsl.ir import Attribute, Operation
 
 from neuron_dialects.dtypes import F32, I64, DType, dtype_by_name, dtype_of_or_none
+from neuron_dialects.graph.attention import AttentionOp, has_kernel
 from neuron_dialects.graph.attrs import BinaryKind, OpaqueType, ReduceKind, ints
 from neuron_dialects.graph.base import ComputeOp, shape_of, spec_of
 from neuron_dialects.graph.elementwise import BinaryOp, CompareOp
@@ -137,8 +138,22 @@ def _indexed(op: Any, _: Target) -> str | None:
     return f"{rows} rows exceed the {EXACT_INTEGERS} that cores count to" if rows > EXACT_INTEGERS else None
 
 
+def attention_key_limit(target: Target) -> int:
+    """Most keys of an attention: a partition of SBUF holds rows of f32 scores and of probabilities, twice each."""
+    return int(target.sbuf_bytes_per_partition) // 2 // 16
+
+
+def _attended(op: Any, target: Target) -> str | None:
+    keys, limit = spec_of(op.k)[1][1], attention_key_limit(target)
+    if keys > limit:
+        return f"attention over {keys} keys, limit {limit}"
+    sizes = [size for size in (op.head_size,) if not has_kernel(size)]
+    return f"heads of {sizes[0]} elements are neither at most 128 nor a multiple of it" if sizes else None
+
+
 _CHECKS: dict[type[Operation], tuple[Callable[[Any, Target], str | None], ...]] = {
     MatMulOp: (_multiplied,),
+    AttentionOp: (_multiplied, _attended),
     ConvOp: (_multiplied,),
     ConvTransposeOp: (_multiplied,),
     PoolOp: (_windowed,),

@@ -11,6 +11,7 @@ from xdsl.pattern_rewriter import PatternRewriter
 
 from neuron_dialects.dtypes import BF16, F16, F32, F64, I1, DType
 from neuron_dialects.graph import (
+    AttentionOp,
     BinaryKind,
     BinaryOp,
     BroadcastOp,
@@ -124,6 +125,22 @@ def cast_of_splat(op: CastOp, rewriter: PatternRewriter) -> None:
             rewriter.replace(op, ConstantOp(float(inner.array().flat[0]), dtype, shape))
 
 
+@rewrites(CastOp)
+def cast_of_f32_attention(op: CastOp, rewriter: PatternRewriter) -> None:
+    """cast(attention(q, k, v)) of an f32 result that nobody else reads -> attention(q, k, v) in the type of q"""
+    inner = op.x.owner
+    if not isinstance(inner, AttentionOp) or not op.x.has_one_use() or spec_of(op.x)[0] is not F32:
+        return
+    if spec_of(inner.q)[0] is spec_of(op.result)[0]:
+        rewriter.replace(
+            op,
+            AttentionOp(
+                inner.q, inner.k, inner.v, inner.mask, heads=inner.heads.value.data,
+                kv_heads=inner.kv_heads.value.data, scale=inner.scale.value.data, causal=bool(inner.causal),
+            ),
+        )  # fmt: skip
+
+
 @rewrites(ClipOp)
 def clip_without_bounds(op: ClipOp, rewriter: PatternRewriter) -> None:
     """clip(x) without minimum and maximum -> x"""
@@ -171,6 +188,7 @@ ELEMENTWISE_IDENTITIES: tuple[Rewrite, ...] = (
     cast_to_same_type,
     cast_of_widening_cast,
     cast_of_splat,
+    cast_of_f32_attention,
     clip_without_bounds,
     not_of_not,
     select_between_equals,

@@ -18,6 +18,7 @@ from xdsl.traits import IsTerminator
 
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import (
+    AttentionOp,
     BatchNormOp,
     BinaryOp,
     BroadcastOp,
@@ -46,7 +47,7 @@ from neuron_dialects.graph import (
     WeightOp,
 )
 from neuron_dialects.neuron import LaunchOp, location_name
-from runtime.graph_interpreter import elementwise, linear, movement, reduction
+from runtime.graph_interpreter import attention, elementwise, linear, movement, reduction
 from runtime.graph_interpreter.boundary import check_inputs, convert_element_type, is_lowered, misfit
 from runtime.graph_interpreter.host import run_onnx_node
 from runtime.graph_interpreter.numerics import Array
@@ -69,6 +70,7 @@ MEANINGS: Mapping[type[Operation], Callable[..., Array]] = {
     LayerNormOp: reduction.layer_norm,
     BatchNormOp: reduction.batch_norm,
     MatMulOp: linear.matmul,
+    AttentionOp: attention.attention,
     ConvOp: linear.conv,
     ConvTransposeOp: linear.conv_transpose,
     PoolOp: linear.pool,

@@ -11,13 +11,14 @@ from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 from xdsl.traits import IsTerminator
 
-from lowering.nisa_to_neff.host_model import elementwise, linear, movement, reduction
+from lowering.nisa_to_neff.host_model import attention, elementwise, linear, movement, reduction
 from lowering.nisa_to_neff.host_model.onnx_node import emit_onnx_node, model_opset
 from lowering.nisa_to_neff.host_model.unary import unary
 from lowering.nisa_to_neff.host_model.writer import Array, ModelWriter, is_narrow
 from neuron_dialects.dtypes import F16, F32, DType, dtype_of_or_none
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import (
+    AttentionOp,
     BatchNormOp,
     BinaryOp,
     BroadcastOp,
@@ -59,6 +60,7 @@ _COMPUTING: Mapping[type[Operation], Callable[..., str]] = {
     LayerNormOp: reduction.layer_norm,
     BatchNormOp: reduction.batch_norm,
     MatMulOp: linear.matmul,
+    AttentionOp: attention.attention,
     ConvOp: linear.conv,
     ConvTransposeOp: linear.conv_transpose,
     PoolOp: linear.pool,

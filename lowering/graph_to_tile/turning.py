@@ -1,0 +1,47 @@
+"""Turning: rows on partitions become features on partitions, by the tensor engine.
+
+    panel[f, tile, r] = staged[r, tile * 128 + f]
+
+Products contract along partitions, so that what one kernel leaves as rows another may want turned. A turned block
+leaves the array through PSUM; as many blocks as fit one bank leave it together.
+"""
+
+from lowering.graph_to_tile.kernel import Kernel
+from lowering.graph_to_tile.tensors import LANES
+from lowering.graph_to_tile.view import View
+from neuron_dialects.access import Affine
+from neuron_dialects.dtypes import dtype_by_name
+
+
+def turn_rows(kernel: Kernel, panel: View, staged: View, parts: int = 1) -> None:
+    """Fill `panel` [128, tiles, rows] with the turned `staged` [rows <= 128, elements], of one element type.
+
+    `parts`: into how many groups at least the tiles are cut, where there are so many, so that one group leaves PSUM
+    while the next is turned.
+    """
+    full, rest = divmod(staged.free_elements, LANES)
+    if full:
+        group = min(blocks_per_bank(kernel, staged), -(-full // parts))
+        kernel.b.tiles(full, group, lambda start, count: turn_blocks(kernel, panel, staged, start, count, LANES))
+    if rest:
+        turn_blocks(kernel, panel, staged, Affine(full), 1, rest)
+
+
+def blocks_per_bank(kernel: Kernel, staged: View) -> int:
+    """Turned blocks of all rows of `staged` that one PSUM bank takes."""
+    return max(1, int(kernel.target.psum_bank_bytes) // dtype_by_name(staged.dtype).size_bytes // staged.partitions)
+
+
+def turn_blocks(
+    kernel: Kernel, panel: View, staged: View, start: Affine, count: int, size: int, stride: int = LANES
+) -> None:
+    """Turn `count` blocks of `size` elements, `stride` apart, from block `start` on, into tiles of the panel."""
+    b, rows = kernel.b, staged.partitions
+    columns = int(kernel.target.pe_columns)
+    for low in range(0, size, columns):
+        width = min(columns, size - low)
+        turned = b.alloc((width, count, rows), staged.dtype, "psum", 2, "turned").view()
+        with b.loop(count) as j:
+            block = staged.slice(1, (start + j) * stride + low, width)
+            b.transpose(turned.at(1, j), block)
+        b.copy(panel.slice(0, low, width).slice(1, start, count), turned)

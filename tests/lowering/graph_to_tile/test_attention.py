@@ -1,0 +1,69 @@
+"""The attention template against the graph level: masks, shared key heads, long sequences, both array widths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from xdsl.ir import Block, SSAValue
+
+from lowering.graph_to_tile.attention import HeadGroups
+from neuron_dialects.graph import AttentionOp
+from tests.core_kernels import Make, lowered_error
+
+BF16_TOLERANCE = 6e-3
+"""Probabilities and result rounded to bf16."""
+
+
+def attention(heads: int, kv_heads: int | None = None, scale: float = 0.125, causal: bool = False) -> Make:
+    def make(block: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        op = AttentionOp(*arguments, heads=heads, kv_heads=kv_heads or heads, scale=scale, causal=causal)
+        block.add_op(op)
+        return [op.result]
+
+    return make
+
+
+CASES: dict[str, tuple[list[tuple[int, ...]], Make]] = {
+    "one tile": ([(1, 128, 128)] * 3, attention(2)),
+    "remainders": ([(2, 50, 192)] * 3, attention(3)),
+    "two tiles of queries": ([(2, 197, 256)] * 3, attention(4)),
+    "other keys": ([(1, 40, 128), (1, 300, 128), (1, 300, 128)], attention(2)),
+    "large heads": ([(1, 64, 512)] * 3, attention(2, scale=0.06)),
+    "small heads": ([(1, 64, 256)] * 3, attention(8, scale=0.2)),
+    "heads that do not pack": ([(1, 40, 96), (1, 140, 96), (1, 140, 60)], attention(12, scale=0.3)),
+    "shared key heads that do not pack": ([(1, 96, 160), (1, 96, 80), (1, 96, 80)], attention(2, 1)),
+    "shared key heads": ([(1, 96, 512), (1, 96, 128), (1, 96, 128)], attention(8, 2)),
+    "other value size": ([(1, 64, 128), (1, 64, 128), (1, 64, 64)], attention(2)),
+    "more keys than a bank": ([(1, 160, 64), (1, 1100, 64), (1, 1100, 64)], attention(1)),
+    "mask of keys": ([*[(2, 130, 128)] * 3, (2, 1, 1, 130)], attention(2)),
+    "mask of heads": ([*[(2, 70, 256)] * 3, (1, 4, 70, 70)], attention(4)),
+    "causal": ([(1, 300, 128)] * 3, attention(2, causal=True)),
+    "causal behind a prefix": ([(1, 70, 128), (1, 200, 128), (1, 200, 128)], attention(2, causal=True)),
+    "negative scale": ([(1, 64, 64)] * 3, attention(1, scale=-0.1)),
+}
+
+
+@pytest.mark.parametrize("target", ["trn1", "inf1"])
+@pytest.mark.parametrize("case", CASES)
+def test_attention_matches_the_graph_level(case: str, target: str) -> None:
+    shapes, make = CASES[case]
+    inputs = [("f32" if index == 3 else "bf16", shape) for index, shape in enumerate(shapes)]
+    assert lowered_error(target, inputs, {}, make) < BF16_TOLERANCE
+
+
+def test_fp32_attention_keeps_fp32_accuracy() -> None:
+    assert lowered_error("trn1", [("f32", (1, 150, 128))] * 3, {}, attention(2)) < 2e-6
+
+
+@given(st.sampled_from([1, 2, 3, 6, 8, 12, 32]), st.sampled_from([1, 2, 4]), st.sampled_from([8, 32, 64, 80, 128, 256]),
+       st.integers(1, 2000))  # fmt: skip
+def test_groups_divide_the_heads_and_fit_a_bank(kv_heads: int, shared: int, size: int, keys: int) -> None:
+    heads = kv_heads * shared
+    groups = HeadGroups.plan(heads, kv_heads, size, size, keys, 512)
+    assert heads % groups.group == 0
+    assert groups.period % groups.group == 0
+    assert groups.group == 1 or groups.group * min(keys, 512) <= 512
+    assert groups.group == 1 or groups.group * size <= 512
