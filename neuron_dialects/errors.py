@@ -16,6 +16,7 @@ ERROR_CODES: dict[str, str] = {
     "NX-ONNX-005": "a given input shape does not fit the model",
     "NX-ONNX-006": "the type of a model input or output is not a tensor of a supported element type",
     "NX-ONNX-007": "the model's shapes or attributes contradict each other at a node",
+    "NX-ONNX-008": "the model is larger than any that the compiler takes",
     # Model files of other frameworks.
     "NX-FRAME-001": "the package that reads a framework's model files is not installed",
     "NX-FRAME-002": "a framework's model file is malformed, or holds parts that are not safe to load",

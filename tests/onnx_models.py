@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import ModelProto, NodeProto, TypeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, TypeProto, helper, numpy_helper
 from xdsl.dialects.func import FuncOp
 
 from lowering.compiler import CompileOptions, compile_model
@@ -47,13 +47,19 @@ def model_of(
         graph, opset_imports=imports, ir_version=max(4, helper.find_min_ir_version_for(imports[:1]))
     )
     # The checker wants outputs to have types; inference knows them, where it knows them.
-    inferred = {value.name: value.type for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
-    inferred |= {value.name: value.type for value in onnx.shape_inference.infer_shapes(model).graph.output}
+    inferred = {tensor.name: _type_of(tensor) for tensor in model.graph.initializer}
+    inferred |= {value.name: value.type for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    found = onnx.shape_inference.infer_shapes(model).graph.output
+    inferred |= {value.name: value.type for value in found if value.type.WhichOneof("value") is not None}
     for value in model.graph.output:
         value.type.CopyFrom(inferred.get(value.name) or TypeProto())
         if value.type.WhichOneof("value") is None:
             value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     return model
+
+
+def _type_of(tensor: TensorProto) -> TypeProto:
+    return helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
 
 
 def operators(result: ImportResult) -> list[str]:

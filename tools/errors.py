@@ -22,6 +22,8 @@ EXIT_INTERNAL_ERROR = 70
 """EX_SOFTWARE of sysexits.h."""
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
+_LONGEST_LINE = 1000
+"""Characters of a message's line that are printed."""
 
 
 class SourceError(Exception):
@@ -90,6 +92,8 @@ def user_message(error: BaseException) -> str | None:
         case OSError():
             reason = error.strerror or str(error)
             return NeuronError("NX-FILE-001", f"{error.filename}: {reason}" if error.filename else reason).format()
+        case MemoryError():
+            return NeuronError("NX-MEM-001", "this machine has too little memory for the input").format()
         case RecursionError():
             return NeuronError("NX-IR-001", "the input is nested too deeply").format()
         case _:
@@ -113,5 +117,7 @@ def _internal_message(error: BaseException) -> str:
 
 
 def _printable(message: str) -> str:
-    """`message` without control characters, which names taken from a file may hold."""
+    """`message` shortened, and without control characters: names taken from a file may have any length and hold any."""
+    lines = message.split("\n")
+    message = "\n".join(line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..." for line in lines)
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in message)

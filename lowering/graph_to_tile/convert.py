@@ -32,7 +32,9 @@ from neuron_dialects.graph import (
     layout_of,
     spec_of,
 )
+from neuron_dialects.graph.shapes import element_count, text
 from neuron_dialects.neuron import Executor, ExecutorAttr, location_name, target_of
+from neuron_dialects.target import Target
 from neuron_dialects.tile import ParamOp
 from passes.graph.fuse import split_bias
 
@@ -84,9 +86,26 @@ class ConvertGraphToTilePass(ModulePass):
                 lower_function(op, function)
 
 
+def _check_sizes(body: Block, target: Target) -> None:
+    """NeuronError NX-MEM-001 for a tensor that a core's DRAM cannot hold, before anything is made for it."""
+    limit = int(target.dram_bytes)
+    for op in body.walk():
+        for value in (*op.operands, *op.results):
+            dtype, shape = spec_of(value)
+            size = element_count(shape) * dtype.size_bytes
+            if size > limit:
+                raise NeuronError(
+                    "NX-MEM-001",
+                    f"a tensor of {text(shape)} has {size} bytes, a core's DRAM {limit}",
+                    node=location_name(op.location),
+                    help="compile for smaller inputs",
+                )
+
+
 def lower_function(module: ModuleOp, function: func.FuncOp) -> None:
     """Replace one core function by its tile form."""
     body = function.body.block
+    _check_sizes(body, target_of(module))
     split_bias(body)
     returned = body.last_op
     assert isinstance(returned, func.ReturnOp)

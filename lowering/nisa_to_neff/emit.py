@@ -112,7 +112,8 @@ class _Names:
         self._names: dict[SSAValue, str] = dict(zip(block.args, arguments, strict=True))
         for value, label in zip(returned, self.outputs, strict=True):
             if value in self._names:
-                self.copies.append((label, value))
+                if self._names[value] != label:
+                    self.copies.append((label, value))
             else:
                 self._names[value] = label
         self.boundary = set(self._names)

@@ -40,24 +40,26 @@ _BOUNDED_BY_INPUT = frozenset(("NonZero", "Compress"))
 """Operators whose output shape depends on data but is bounded by their small inputs."""
 
 
-def fold(node: NodeProto, inputs: Sequence[Constant | None], opset: int, prefix: str) -> dict[str, Constant] | None:
+def fold(
+    node: NodeProto, inputs: Sequence[Constant | None], opset: int, prefix: str, most: int = MAX_FOLDED_ELEMENTS
+) -> dict[str, Constant] | None:
     """The outputs of the node by name; None when it is not to be folded.
 
     `inputs` has one entry per input name of the node, None for an absent optional one. `prefix` stands in front of the
-    names of the constants made.
+    names of the constants made. Neither an input nor an output has more than `most` elements.
     """
-    if node.op_type not in FOLDED_OPERATORS or any(c is not None and c.size > MAX_FOLDED_ELEMENTS for c in inputs):
+    if node.op_type not in FOLDED_OPERATORS or any(c is not None and c.size > most for c in inputs):
         return None
     arrays = [None if constant is None else constant.read() for constant in inputs]
     names = [name for name in node.output if name]
     try:
-        if not _is_small(node, arrays, opset):
+        if not _is_small(node, arrays, opset, most):
             return None
         results = [np.asarray(result) for result in _evaluate(node, arrays, opset)]
         known = all(dtype_of_onnx(_onnx_dtype(result)) is not None for result in results)
     except Exception:  # the reference implementation raises whatever numpy raises; the node is then converted
         return None
-    if not known or any(result.size > MAX_FOLDED_ELEMENTS for result in results):
+    if not known or any(result.size > most for result in results):
         return None
     return {name: constant_of(f"{prefix}{name}", readonly(result)) for name, result in zip(names, results, strict=True)}
 
@@ -66,8 +68,8 @@ def _onnx_dtype(array: Array) -> int:
     return onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
 
 
-def _is_small(node: NodeProto, arrays: Sequence[Array | None], opset: int) -> bool:
-    """Whether every output is known, before it is computed, to have at most MAX_FOLDED_ELEMENTS elements."""
+def _is_small(node: NodeProto, arrays: Sequence[Array | None], opset: int, most: int) -> bool:
+    """Whether every output is known, before it is computed, to have at most `most` elements."""
     if node.op_type in _BOUNDED_BY_INPUT:
         return True
     types: dict[str, TypeProto] = {}
@@ -81,7 +83,7 @@ def _is_small(node: NodeProto, arrays: Sequence[Array | None], opset: int) -> bo
     for name in node.output:
         if name:
             shape = static_shape(inferred.get(name))
-            if shape is None or int(np.prod(shape, dtype=object)) > MAX_FOLDED_ELEMENTS:
+            if shape is None or int(np.prod(shape, dtype=object)) > most:
                 return False
     return True
 

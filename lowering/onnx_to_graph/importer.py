@@ -33,8 +33,18 @@ from lowering.onnx_to_graph.model_file import DEFAULT_DOMAINS, LoadedModel, load
 from lowering.onnx_to_graph.node import Node, Unsupported
 from lowering.onnx_to_graph.registry import Table, converters
 from lowering.onnx_to_graph.result import HostNode, ImportInfo, ImportResult
+from lowering.onnx_to_graph.type_check import check_operands, check_output
 from lowering.onnx_to_graph.types import to_xdsl
-from lowering.onnx_to_graph.values import Constant, Emitter, HostConstant, Scope, Value
+from lowering.onnx_to_graph.values import (
+    MAX_FOLDED_ELEMENTS,
+    MAX_FOLDED_TOTAL,
+    SHORT_ELEMENTS,
+    Constant,
+    Emitter,
+    HostConstant,
+    Scope,
+    Value,
+)
 from neuron_dialects.dtypes import dtype_of_or_none
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import OnnxNodeOp, WeightOp
@@ -96,6 +106,8 @@ class _Importer:
     emitter: Emitter = field(init=False)
     types: HostTypes = field(init=False)
     table: Table = field(default_factory=converters)
+    folded_elements: int = 0
+    """Elements that folding has made so far."""
     host_nodes: list[tuple[OnnxNodeOp, HostNode]] = field(default_factory=list[tuple[OnnxNodeOp, HostNode]])
 
     def run(self, target: str) -> ImportResult:
@@ -122,7 +134,7 @@ class _Importer:
             if not isinstance(argument.type, TensorType) or dtype_of_or_none(argument.type) is None:
                 self.types.known[argument] = value.type
         self._walk(graph.node, _Frame(scope, opsets, _read_names(graph.node, _names(graph.output))))
-        outputs = [self._output(value.name, scope) for value in graph.output]
+        outputs = [self._output(value, scope) for value in graph.output]
         self.emitter.fill(block)
         block.add_op(ReturnOp(*outputs))
         return self._result(target, block, _names(inputs), _names(graph.output))
@@ -155,10 +167,12 @@ class _Importer:
             return TensorType(type_.element_type, bound.shapes[value.name])
         return type_
 
-    def _output(self, name: str, scope: Scope) -> SSAValue:
+    def _output(self, declared: ValueInfoProto, scope: Scope) -> SSAValue:
+        name = declared.name
         value = scope.find(name)
         if value is None:
             raise NeuronError("NX-ONNX-002", f"output '{name}' is computed by no node")
+        check_output(name, declared.type, self.types.of(value))
         if isinstance(value, Constant):
             return self.emitter.hold(value, name)
         if isinstance(value, HostConstant):
@@ -231,7 +245,10 @@ class _Importer:
         if not inputs or not all(value is None or isinstance(value, Constant) for value in inputs):
             return None
         constants = [value if isinstance(value, Constant) else None for value in inputs]
-        return fold(node.proto, constants, node.opset, node.scope.prefix)
+        most = MAX_FOLDED_ELEMENTS if self.folded_elements < MAX_FOLDED_TOTAL else SHORT_ELEMENTS
+        folded = fold(node.proto, constants, node.opset, node.scope.prefix, most)
+        self.folded_elements += sum(constant.size for constant in folded.values()) if folded else 0
+        return folded
 
     def _converted(self, node: Node, frame: _Frame) -> Mapping[str, Value] | None:
         """The outputs when the operator is in the table."""
@@ -276,6 +293,9 @@ class _Importer:
         """The outputs of a `graph.onnx_node`."""
         names = _nonempty([*node.proto.input, *captured_names(node.proto)])
         inputs = {name: value for name in names if (value := node.scope.find(name)) is not None}
+        check_operands(
+            node.proto, node.opset, {name: self.types.of(value) for name, value in inputs.items()}, node.name
+        )
         try:
             inferred = infer_types(node.proto, inputs, self.types, strict=True)
         except onnx.shape_inference.InferenceError as error:

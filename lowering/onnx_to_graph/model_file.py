@@ -19,6 +19,7 @@ import onnx.version_converter
 from google.protobuf.message import DecodeError
 from onnx import FunctionProto, ModelProto, TensorProto, ValueInfoProto
 
+from lowering.onnx_to_graph.limits import check_size
 from neuron_dialects.dtypes import dtype_of_onnx
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.weights import WeightStore
@@ -47,7 +48,7 @@ def load_model(source: str | os.PathLike[str] | ModelProto) -> LoadedModel:
     """Read, check and normalise a model.
 
     NeuronError: NX-ONNX-001 when the file is no ONNX model, 002 when it breaks a rule of ONNX, 003 when its versions
-    are not supported; NX-WEIGHT-001 or -004 when external data is missing or does not fit.
+    are not supported, 008 when it is too large; NX-WEIGHT-001 or -004 when external data is missing or does not fit.
     """
     if isinstance(source, ModelProto):
         model, folder = source, None
@@ -56,6 +57,7 @@ def load_model(source: str | os.PathLike[str] | ModelProto) -> LoadedModel:
         model, folder = _read(path), path.parent
     opset = opset_versions(model).get("", 0)
     _check_versions(model, opset)
+    check_size(model)
     _check(model, folder)
     if model.functions:
         model = _inlined(model)

@@ -8,6 +8,7 @@ import numpy as np
 import onnx.numpy_helper
 from xdsl.ir import SSAValue
 
+from lowering.onnx_to_graph.limits import MAX_COMPUTED_ELEMENTS
 from lowering.onnx_to_graph.node import Node, Unsupported
 from lowering.onnx_to_graph.registry import Row
 from lowering.onnx_to_graph.values import Constant, HostConstant, Value, constant_of, readonly
@@ -335,6 +336,8 @@ def _trilu(node: Node) -> Sequence[Value]:
     zero = node.constant_value("zero", 0, dtype)
     if node.has(1) and not isinstance(node.value(1), Constant):
         return [node.emit(SelectOp(_diagonal_mask(node, shape), x, zero))]
+    if element_count(shape[-2:]) > MAX_COMPUTED_ELEMENTS:
+        raise Unsupported(f"a triangle of {shape[-2]}x{shape[-1]}")
     offset = node.constant_ints(1)[0] if node.has(1) else 0
     ones = np.ones(shape[-2:], np.bool_)
     kept = np.triu(ones, offset) if node.int_attr("upper", 1) else np.tril(ones, offset)

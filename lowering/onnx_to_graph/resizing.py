@@ -19,6 +19,7 @@ from lowering.onnx_to_graph.interpolation import (
     linear_matrix,
     nearest_positions,
 )
+from lowering.onnx_to_graph.limits import MAX_COMPUTED_ELEMENTS
 from lowering.onnx_to_graph.movement import repeat_blocks, reshaped
 from lowering.onnx_to_graph.node import Node, Unsupported
 from lowering.onnx_to_graph.registry import Row
@@ -82,6 +83,8 @@ def _resized(node: Node, x: SSAValue, axes: Sequence[Axis], coordinates: str, ne
         raise Unsupported(f"coordinates {coordinates} with {nearest}")
     if any(axis.size < 1 or axis.resized < 1 for axis in axes):
         raise Unsupported("an empty dimension")
+    if any(axis.resized > MAX_COMPUTED_ELEMENTS for axis in axes):
+        raise Unsupported(f"a dimension of {max(axis.resized for axis in axes)}")
     if mode == "nearest":
         return _nearest(node, x, [nearest_positions(axis, coordinates, nearest) for axis in axes])
     if mode not in ("linear", "cubic") or not spec_of(x)[0].is_float:
@@ -89,6 +92,8 @@ def _resized(node: Node, x: SSAValue, axes: Sequence[Axis], coordinates: str, ne
     for position, axis in enumerate(axes):
         if axis.size == axis.resized and axis.scale == 1.0:
             continue
+        if axis.size * axis.resized > MAX_COMPUTED_ELEMENTS:
+            raise Unsupported(f"an interpolation matrix of {axis.resized}x{axis.size}")
         if mode == "linear":
             matrix = linear_matrix(axis, coordinates)
         else:

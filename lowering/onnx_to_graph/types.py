@@ -8,6 +8,7 @@ from onnx import TensorProto, TypeProto
 from xdsl.dialects.builtin import DYNAMIC_INDEX, StringAttr, TensorType, UnrankedTensorType
 from xdsl.ir import Attribute
 
+from lowering.onnx_to_graph.type_check import element_name
 from neuron_dialects.dtypes import dtype_of_onnx, dtype_of_or_none
 from neuron_dialects.graph import OpaqueType
 
@@ -15,25 +16,19 @@ UNKNOWN = OpaqueType(StringAttr("unknown"))
 """The type of a value about which nothing is known."""
 
 
-def _element_name(data_type: int) -> str:
-    """ONNX's spelling of an element type."""
-    known = TensorProto.DataType.items()
-    return next((name.lower() for name, number in known if number == data_type), "unknown")
-
-
 def _spelling(type_: TypeProto) -> str:
     """ONNX's spelling of a type, as in `seq(tensor(float))`."""
     match type_.WhichOneof("value"):
         case "tensor_type":
-            return f"tensor({_element_name(type_.tensor_type.elem_type)})"
+            return f"tensor({element_name(type_.tensor_type.elem_type)})"
         case "sequence_type":
             return f"seq({_spelling(type_.sequence_type.elem_type)})"
         case "optional_type":
             return f"optional({_spelling(type_.optional_type.elem_type)})"
         case "map_type":
-            return f"map({_element_name(type_.map_type.key_type)},{_spelling(type_.map_type.value_type)})"
+            return f"map({element_name(type_.map_type.key_type)},{_spelling(type_.map_type.value_type)})"
         case "sparse_tensor_type":
-            return f"sparse_tensor({_element_name(type_.sparse_tensor_type.elem_type)})"
+            return f"sparse_tensor({element_name(type_.sparse_tensor_type.elem_type)})"
         case _:
             return "unknown"
 
@@ -46,7 +41,7 @@ def to_xdsl(type_: TypeProto | None, symbols: Mapping[str, int]) -> Attribute:
         return OpaqueType(StringAttr(_spelling(type_)))
     tensor = type_.tensor_type
     dtype = dtype_of_onnx(tensor.elem_type)
-    element = OpaqueType(StringAttr(_element_name(tensor.elem_type))) if dtype is None else dtype.type
+    element = OpaqueType(StringAttr(element_name(tensor.elem_type))) if dtype is None else dtype.type
     if not tensor.HasField("shape"):
         return UnrankedTensorType(element)
     dims: list[int] = []

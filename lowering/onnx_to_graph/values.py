@@ -28,6 +28,11 @@ MAX_FOLDED_ELEMENTS = 64 * 1024
 """Nothing larger is computed at import: neither an input nor an output of a folded node has more elements."""
 
 
+MAX_FOLDED_TOTAL = 2**24
+"""Elements that all nodes folded in one import give; beyond this only short vectors, as of shapes, are computed."""
+SHORT_ELEMENTS = 64
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Constant:
     """A constant of a machine dtype."""

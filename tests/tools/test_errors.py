@@ -33,6 +33,8 @@ def run_raising(error: BaseException, *arguments: str) -> tuple[int, str, str]:
         (FileNotFoundError(2, "No such file", "a.onnx"), 1, "error[NX-FILE-001]: a.onnx: No such file\n"),
         (OSError(28, "No space left on device"), 1, "error[NX-FILE-001]: No space left on device\n"),
         (RecursionError("deep"), 1, "error[NX-IR-001]: the input is nested too deeply\n"),
+        (MemoryError(), 1, "error[NX-MEM-001]: this machine has too little memory for the input\n"),
+        (NeuronError("NX-OP-001", "x" * 5000), 1, f"error[NX-OP-001]: {'x' * 982}...\n"),
         (KeyboardInterrupt(), 130, ""),
         (
             ValueError("two\nlines"),
