@@ -235,8 +235,9 @@ class ModelBuilder:
         if shadow.dtype.kind != "f" or not noise or not shadow.size:
             return shadow
         rng = np.random.default_rng((self.seed, len(self.made), 1))
-        scale = noise * float(np.sqrt(np.mean(np.square(shadow.astype(np.float64)))))
-        return (shadow + scale * rng.standard_normal(shadow.shape)).astype(shadow.dtype)
+        with np.errstate(all="ignore"):
+            scale = noise * float(np.sqrt(np.mean(np.square(shadow.astype(np.float64)))))
+            return (shadow + scale * rng.standard_normal(shadow.shape)).astype(shadow.dtype)
 
     def _evaluated(
         self, node: NodeProto, arrays: Sequence[Array], shadows: Sequence[Array]

@@ -191,11 +191,13 @@ HOSTILE: dict[str, tuple[str | None, Callable[[], ModelProto | bytes]]] = {
     "huge padding": ("NX-ONNX-007", lambda: one("Pad", [3], {"p": np.array([2**62, 2**62])})),
     "huge resize": (
         "NX-ONNX-007",
-        lambda: one("Resize", [1, 4], {"r": np.zeros(0, np.float32), "s": np.float32([1, 1e15])}),
+        lambda: one("Resize", [1, 4], {"r": np.zeros(0, np.float32), "s": np.array([1, 1e15], np.float32)}),
     ),
     "huge interpolation": (
         None,
-        lambda: one("Resize", [1, 40000], {"r": np.zeros(0, np.float32), "s": np.float32([1, 2])}, mode="linear"),
+        lambda: one(
+            "Resize", [1, 40000], {"r": np.zeros(0, np.float32), "s": np.array([1, 2], np.float32)}, mode="linear"
+        ),
     ),
     "huge triangle": ("NX-NEFF-005", lambda: one("Trilu", [2**17, 2**17])),
     "more dimensions than anyone has": ("NX-NEFF-007", lambda: one("Relu", [1] * 1000)),
