@@ -46,16 +46,11 @@ from passes.graph.value_ranges import interval_of, product_sum, value_ranges
 CASTS_ATTRIBUTE = "neuron.casts"
 """Function attribute: an array of strings node|from|to, one for each operator that computes in another type."""
 
-<<<<<<< ours
-LAYERS: dict[type[Operation], int] = {MatMulOp: 2, ConvOp: 2, ConvTransposeOp: 2}
+LAYERS: dict[type[Operation], int] = {MatMulOp: 2, ConvOp: 2, ConvTransposeOp: 2, AttentionOp: 3}
 """Operators that the tensor engine computes, and how many of their first operands it multiplies."""
 
 PRODUCTS_ATTRIBUTE = "neuron.products"
 """Function attribute: an array of strings, one for each layer of the core (`ProductEntry`)."""
-=======
-LAYERS: dict[type[Operation], int] = {MatMulOp: 2, ConvOp: 2, ConvTransposeOp: 2, AttentionOp: 3}
-"""Operators that the tensor engine computes, and how many of their first operands it multiplies."""
->>>>>>> theirs
 
 
 @dataclass(frozen=True)
@@ -248,21 +243,11 @@ class _CastLayers(_Casts):
     def run(self) -> list[str]:
         """Cast; what was cast, in program order."""
         for op in list(self._block.walk()):
-<<<<<<< ours
             if not self._is_core_layer(op):
                 continue
             if not _is_f32(op.operands[0]):
                 self._note_product(op, spec_of(op.operands[0])[0])
             elif self._cast_layer(op, BF16 if op in self._integer_sums else self._dtype):
-=======
-            count = LAYERS.get(type(op), 0)
-            if count and _is_f32(op.operands[0]) and core_support(op, self._target) is None:
-                block = op.parent_block()
-                assert block is not None
-                self._block = block
-                multiplied = [self._cast(value, self._dtype, op) for value in op.operands[:count]]
-                op.operands = [*multiplied, *op.operands[count:]]
->>>>>>> theirs
                 self._note(op)
         return self._casts
 
