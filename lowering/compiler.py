@@ -2,12 +2,13 @@
 
 `compile_model` imports a model (files of other frameworks than ONNX through `lowering.frontends`), runs the default
 pipeline and emits. Every decision that a user should know of (where each op runs and why, casts, spills, peak memory,
-assumed machine figures) is collected in the report.
+assumed machine figures) is collected in the report. A model that is compiled for several sets of input shapes runs
+through the pipeline once for each; one NEFF holds them all.
 """
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +23,21 @@ from neuron_dialects.target import load_target
 from neuron_dialects.weights import WeightStore
 from passes.graph.auto_cast import casts_of, products_of
 from passes.graph.partition import partition_report
-from runtime.neff import Neff
+from runtime.neff import OPAQUE, Neff
+from runtime.neff.manifest import MAX_BUCKETS
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
     from lowering.onnx_to_graph.result import ImportInfo
+    from runtime.neff import DynamicDimension
 
 AUTO_CAST = ("none", "matmult", "all")
 AUTO_CAST_TYPES = ("bf16", "fp16", "tf32")
 EMITS = ("import", *LEVELS, "neff")
 """Where compiling can stop: right after the import, at the end of a level, or with the NEFF."""
+DYNAMIC_BATCH = ("auto", "require", "assume", "off")
+"""What `require` refuses when rows are not proven independent, `assume` takes as proven, `off` never does."""
 _TYPE_NAMES = {"bf16": "bf16", "fp16": "f16", "tf32": "tf32"}
 
 Progress = Callable[[str], None]
@@ -51,6 +56,12 @@ class CompileOptions:
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     emit: str = "neff"
     without: tuple[str, ...] = ()
+    buckets: Sequence[Mapping[str, tuple[int, ...]]] = ()
+    """Sets of input shapes, each bound together with `input_shapes`; one NEFF holds the model at all of them."""
+    padding: Mapping[str, int | float] = field(default_factory=dict)
+    """Input -> value of the elements that it is padded with up to a bucket's shape; 0 where absent."""
+    dynamic_batch: str = "auto"
+    """Whether a run may have any number of rows: `auto` if they are proven independent, else see DYNAMIC_BATCH."""
 
     def check(self) -> None:
         """NeuronError NX-ARG-001 for a value that is none of the allowed ones."""
@@ -59,12 +70,21 @@ class CompileOptions:
             ("--auto-cast", self.auto_cast, AUTO_CAST),
             ("--auto-cast-type", self.auto_cast_type, AUTO_CAST_TYPES),
             ("--emit", self.emit, EMITS),
+            ("--dynamic-batch-size", self.dynamic_batch, DYNAMIC_BATCH),
         ):
             if value not in allowed:
                 raise NeuronError("NX-ARG-001", f"{name} {value}: choose one of {', '.join(allowed)}")
         unknown = set(self.without) - {pass_name(spec) for spec in pass_specs()}
         if unknown:
             raise NeuronError("NX-ARG-001", f"no pass {min(unknown)} in the default pipeline")
+        if len(self.buckets) > 1 and self.emit != "neff":
+            raise NeuronError("NX-SHAPE-002", f"--emit {self.emit} writes the model at one shape, not at several")
+        if len(self.buckets) > MAX_BUCKETS:
+            raise NeuronError("NX-SHAPE-002", f"{len(self.buckets)} buckets, limit {MAX_BUCKETS}")
+
+    def shape_sets(self) -> list[dict[str, tuple[int, ...]]]:
+        """The shapes to bind, once for each compilation."""
+        return [{**self.input_shapes, **bucket} for bucket in self.buckets or ({},)]
 
 
 @dataclass
@@ -80,48 +100,165 @@ class CompileResult:
 def compile_model(
     source: "str | Path | ModelProto", options: CompileOptions | None = None, progress: Progress | None = None
 ) -> CompileResult:
-    """Compile a model file, or an ONNX model in memory. Raises NeuronError for whatever a user can cause."""
+    """Compile a model file, or an ONNX model in memory. Raises NeuronError for whatever a user can cause.
+
+    With several buckets the result's module, weights and the report's figures are those of the first.
+    """
     from lowering.frontends import model_name, to_onnx
-    from lowering.onnx_to_graph import import_onnx
 
     options = options or CompileOptions()
     options.check()
-    tell = progress or (lambda _: None)
-    started = time.perf_counter()
-    tell("import")
+    clock = _Clock(progress or (lambda _: None))
     model = to_onnx(source)
-    imported = import_onnx(model, input_shapes=dict(options.input_shapes), target=options.target)
+    clock.seconds["import"] = clock.elapsed()
+    emission = _Emission(clock) if options.emit == "neff" else None
+    compiled: list[_Compiled] = []
+    for shapes in options.shape_sets():
+        one = _compile_at(model, options, shapes, clock)
+        _refuse_equal_buckets([*(c.info for c in compiled), one.info])
+        if emission is not None:
+            emission.add(one)
+        compiled.append(one if not compiled else replace(one, module=None, weights=None))
+    first = compiled[0]
+    assert first.module is not None
+    assert first.weights is not None
+    report = first.report
+    if len(compiled) > 1:
+        report["buckets"] = [_bucket_row(one) for one in compiled]
+    neff = None
+    if emission is not None:
+        dimensions = _dimensions(model, options, [one.info for one in compiled], report)
+        name = model_name(Path(source)) if isinstance(source, str | Path) else source.graph.name
+        neff = emission.neff(name, report, dimensions, options.padding)
+    report["compile_seconds"] = clock.finished()
+    return CompileResult(first.module, first.weights, neff, report)
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """The model compiled at one set of shapes; module and weights are let go of where nobody needs them any more."""
+
+    module: ModuleOp | None
+    weights: WeightStore | None
+    info: "ImportInfo"
+    report: dict[str, Any]
+
+
+class _Clock:
+    """Seconds of every step, summed over the sets of shapes, and the caller's progress."""
+
+    def __init__(self, tell: Progress) -> None:
+        self.tell = tell
+        self.seconds: dict[str, float] = {}
+        self._started = time.perf_counter()
+
+    def done(self, name: str, elapsed: float, _: object = None) -> None:
+        """Note that a step has taken so long."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
+        self.tell(name)
+
+    def finished(self) -> dict[str, float]:
+        """All seconds, with their total."""
+        return {**self.seconds, "total": self.elapsed()}
+
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self._started
+
+
+def _compile_at(
+    source: "str | Path | ModelProto", options: CompileOptions, shapes: Mapping[str, tuple[int, ...]], clock: _Clock
+) -> _Compiled:
+    """Import the model with these shapes and run the pipeline."""
+    from lowering.onnx_to_graph import import_onnx
+
+    clock.tell("import")
+    begun = time.perf_counter()
+    imported = import_onnx(source, input_shapes=dict(shapes), target=options.target)
     module = imported.module
     module.attributes[TARGET_ATTRIBUTE] = TargetAttr(options.target)
-    seconds: dict[str, float] = {"import": time.perf_counter() - started}
-
-    def done(name: str, elapsed: float, _: ModuleOp) -> None:
-        seconds[name] = seconds.get(name, 0.0) + elapsed
-        tell(name)
-
+    clock.seconds["import"] += time.perf_counter() - begun
     until = options.emit if options.emit in LEVELS else LEVELS[-1]
     cast_type = _TYPE_NAMES[options.auto_cast_type]
     specs = [] if options.emit == "import" else pass_specs(options.auto_cast, cast_type, until)
     specs = [spec for spec in specs if pass_name(spec) not in options.without]
-    run_passes(Context(), module, specs, done)
-    report = _report(module, options, imported.info)
-    neff = None
-    if options.emit == "neff":
-        from lowering.nisa_to_neff import emit_neff
+    run_passes(Context(), module, specs, clock.done)
+    return _Compiled(module, imported.weights, imported.info, _report(module, options, imported.info))
+
+
+class _Emission:
+    """The NEFF in the making, with the size of each bucket's instructions in its report."""
+
+    def __init__(self, clock: _Clock) -> None:
+        from lowering.nisa_to_neff import NeffEmitter
+
+        self.clock = clock
+        self.emitter = NeffEmitter()
+
+    def add(self, compiled: _Compiled) -> None:
+        """Emit one compiled module."""
         from runtime.neff import encode_queue
 
-        begun = time.perf_counter()
-        name = model_name(Path(source)) if isinstance(source, str | Path) else source.graph.name
-        neff = emit_neff(module, imported.weights, name, report)
-        report["instruction_bytes"] = sum(
-            len(encode_queue(entries)) for image in neff.subgraphs for entries in image.program.queues.values()
+        assert compiled.module is not None
+        assert compiled.weights is not None
+        begun, known = time.perf_counter(), len(self.emitter.cores)
+        self.emitter.add(compiled.module, compiled.weights)
+        compiled.report["instruction_bytes"] = sum(
+            len(encode_queue(entries))
+            for image in self.emitter.cores[known:]
+            for entries in image.program.queues.values()
         )
-        neff.report = dict(report)
-        seconds["emit"] = time.perf_counter() - begun
-        tell("emit")
-    seconds["total"] = time.perf_counter() - started
-    report["compile_seconds"] = seconds
-    return CompileResult(module, imported.weights, neff, report)
+        self.clock.done("emit", time.perf_counter() - begun)
+
+    def neff(
+        self,
+        name: str,
+        report: dict[str, Any],
+        dimensions: "Sequence[DynamicDimension]",
+        padding: Mapping[str, int | float],
+    ) -> Neff:
+        """The whole model. NX-ONNX-005 or NX-ARG-002 for a padding that no input takes."""
+        from runtime.neff.bucket_check import is_padding
+
+        inputs = {spec.name: spec for spec in self.emitter.buckets[0].inputs if spec.dtype != OPAQUE}
+        for tensor, value in padding.items():
+            if tensor not in inputs:
+                raise NeuronError("NX-ONNX-005", f"the model has no input '{tensor}' that could be padded")
+            if not is_padding(value, inputs[tensor].dtype):
+                raise NeuronError("NX-ARG-002", f"--pad {tensor}={value}: input '{tensor}' is {inputs[tensor].dtype}")
+        return self.emitter.neff(name, report, dimensions, padding)
+
+
+def _dimensions(
+    source: "str | Path | ModelProto", options: CompileOptions, buckets: "list[ImportInfo]", report: dict[str, Any]
+) -> "list[DynamicDimension]":
+    """The dimensions that a run may choose; notes in the report what is known of each."""
+    from lowering.dynamic_shapes import chosen_dimensions, find_dimensions
+
+    if not buckets[0].symbols or (options.dynamic_batch == "off" and not options.buckets):
+        return []
+    findings = find_dimensions(source, buckets, only_batch=not options.buckets)
+    dimensions, report["dimensions"] = chosen_dimensions(findings, options.dynamic_batch, bool(options.buckets))
+    return dimensions
+
+
+def _refuse_equal_buckets(infos: "Sequence[ImportInfo]") -> None:
+    """NX-SHAPE-002 when the last bucket binds the inputs to the shapes of an earlier one."""
+    *earlier, last = infos
+    if any(info.input_shapes == last.input_shapes for info in earlier):
+        shapes = "; ".join(f"{name}={','.join(map(str, shape))}" for name, shape in last.input_shapes.items())
+        raise NeuronError("NX-SHAPE-002", f"two buckets have the shapes {shapes}")
+
+
+def _bucket_row(compiled: _Compiled) -> dict[str, Any]:
+    """What differs between buckets in the report."""
+    partition = compiled.report["partition"]
+    return {
+        "input_shapes": {name: list(shape) for name, shape in compiled.info.input_shapes.items()},
+        "ops": len(partition),
+        "ops_on_core": sum(row["where"] == "core" for row in partition),
+        **{key: compiled.report[key] for key in ("spills", "peak_sbuf_bytes", "instruction_bytes")},
+    }
 
 
 def _report(module: ModuleOp, options: CompileOptions, info: "ImportInfo") -> dict[str, Any]:

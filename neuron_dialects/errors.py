@@ -22,6 +22,9 @@ ERROR_CODES: dict[str, str] = {
     "NX-FRAME-002": "a framework's model file is malformed, or holds parts that are not safe to load",
     "NX-FRAME-003": "a framework's exporter cannot turn the model into ONNX",
     "NX-FRAME-004": "an operator of a framework, or one of its variants, has no converter",
+    # Shapes that are chosen when the model runs.
+    "NX-SHAPE-001": "the batch was asked to be dynamic, but its rows are not known to be independent",
+    "NX-SHAPE-002": "buckets are equal, too many, or cannot be had with the other options",
     # Weights.
     "NX-WEIGHT-001": "external weight data is missing, out of bounds or outside the model's folder",
     "NX-WEIGHT-002": "a weights file is malformed",

@@ -1,6 +1,7 @@
 """`neuron-cc`: compile a model.
 
     neuron-cc compile model.onnx -o model.neff --target trn1
+    neuron-cc compile model.onnx --bucket ids=1,64 --bucket ids=1,128 --pad ids=1
     neuron-cc compile model.onnx -o model.mlir --emit tile
     neuron-cc analyze model.onnx --target trn1 --json analysis.json
     neuron-cc convert model.pt2 -o model.onnx
@@ -18,9 +19,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         "-o", "--output", type=Path, help="file to write (default: the model's name with .neff or .mlir)"
     )
     compile_.add_argument("--emit", default="neff", help="where to stop: import, graph, tile, nisa or neff (default)")
+    _add_shape_arguments(compile_)
     compile_.add_argument("--print-debuginfo", action="store_true", help="write locations into the MLIR")
     compile_.add_argument("--report", type=Path, metavar="FILE.json", help="write the compile report")
     compile_.set_defaults(run=_compile)
@@ -86,7 +90,51 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def parse_input_shape(text: str) -> tuple[str, tuple[int, ...]]:
+def _add_shape_arguments(parser: argparse.ArgumentParser) -> None:
+    """Shapes that are chosen when the model runs."""
+    parser.add_argument(
+        "--bucket",
+        action="append",
+        default=[],
+        metavar="NAME=1,128[;NAME=...]",
+        help="one of several sets of input shapes in the NEFF; a run takes the smallest that fits; repeatable",
+    )
+    parser.add_argument(
+        "--pad",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what an input is padded with up to a bucket (default 0); repeatable",
+    )
+    parser.add_argument(
+        "--dynamic-batch-size",
+        nargs="?",
+        const="require",
+        default="auto",
+        metavar="MODE",
+        help="run any number of rows in pieces: auto (if rows are proven independent), require (refuse otherwise; the "
+        "meaning without a MODE), assume (as if proven) or off",
+    )
+
+
+def parse_bucket(text: str) -> dict[str, tuple[int, ...]]:
+    """`NAME=1,128;OTHER=1,128`; NeuronError NX-ARG-002 when it is not of that form."""
+    return dict(parse_input_shape(part.strip(), "--bucket") for part in text.split(";") if part.strip())
+
+
+def parse_padding(text: str) -> tuple[str, int | float]:
+    """`NAME=0` or `NAME=-1.5`; NeuronError NX-ARG-002 when it is not of that form."""
+    name, separator, number = text.rpartition("=")
+    try:
+        value = int(number) if number.strip().lstrip("+-").isdecimal() else float(number)
+    except ValueError:
+        value = math.nan
+    if not separator or not math.isfinite(value):
+        raise NeuronError("NX-ARG-002", f"--pad {text}: expected NAME=VALUE with a finite number")
+    return name, value
+
+
+def parse_input_shape(text: str, option: str = "--input-shape") -> tuple[str, tuple[int, ...]]:
     """`NAME=1,3,224,224`; NeuronError NX-ARG-002 when it is not of that form."""
     name, separator, sizes = text.rpartition("=")
     try:
@@ -95,7 +143,7 @@ def parse_input_shape(text: str) -> tuple[str, tuple[int, ...]]:
         separator = ""
         shape = ()
     if not separator or any(size < 0 for size in shape):
-        raise NeuronError("NX-ARG-002", f"--input-shape {text}: expected NAME=1,3,224,224")
+        raise NeuronError("NX-ARG-002", f"{option} {text}: expected NAME=1,3,224,224")
     return name, shape
 
 
@@ -117,11 +165,21 @@ def _settings(options: argparse.Namespace, emit: str) -> CompileOptions:
     return CompileOptions(options.target, mode, cast_type, shapes, emit)
 
 
+def _shape_settings(options: argparse.Namespace, settings: CompileOptions) -> CompileOptions:
+    """The same with the shapes that a run may choose."""
+    return replace(
+        settings,
+        buckets=[parse_bucket(text) for text in options.bucket],
+        padding=dict(parse_padding(text) for text in options.pad),
+        dynamic_batch=options.dynamic_batch_size,
+    )
+
+
 def _compile(options: argparse.Namespace) -> int:
     from lowering.compiler import compile_model
     from lowering.frontends import model_name
 
-    settings = _settings(options, options.emit)
+    settings = _shape_settings(options, _settings(options, options.emit))
     suffix = ".neff" if options.emit == "neff" else ".mlir"
     output = options.output or f"{model_name(options.model)}{suffix}"
     result = compile_model(options.model, settings)
@@ -129,6 +187,8 @@ def _compile(options: argparse.Namespace) -> int:
     if options.report is not None:
         write_text(options.report, json.dumps(result.report, indent=2) + "\n")
     print(summary_line(result.report, Path(output)))
+    for line in shape_warnings(result.report):
+        print(line, file=sys.stderr)
     return 0
 
 
@@ -194,10 +254,30 @@ def write_bytes(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
+def shape_warnings(report: dict[str, Any]) -> list[str]:
+    """One line for each way in which a run on padded inputs could differ from one on the inputs themselves."""
+    lines: list[str] = []
+    for row in report.get("dimensions", ()):
+        if row["sizes"] == "padded" and row["padding_leaks"]:
+            at = f" at node '{row['padding_leaks_at']}'" if row["padding_leaks_at"] else ""
+            lines.append(
+                f"warning: padding of '{row['name']}' reaches results unless the model masks it: "
+                f"{row['padding_leaks']}{at}"
+            )
+        if row["sizes"] == "any" and not row["independent"]:
+            lines.append(f"warning: '{row['name']}' is taken as independent without proof: {row['why']}")
+        if row["sizes"] != "fixed" and row["padded_outputs"]:
+            names = ", ".join(row["padded_outputs"])
+            lines.append(f"warning: outputs keep the padding of '{row['name']}': {names}")
+    return lines
+
+
 def summary_line(report: dict[str, Any], output: Path) -> str:
     """One line that says what was made and what to know about it."""
     rows = report["partition"]
     parts: list[str] = []
+    if "buckets" in report:
+        parts.append(f"{len(report['buckets'])} buckets")
     if rows:
         parts.append(f"{sum(row['where'] == 'core' for row in rows)} of {len(rows)} ops on the core")
     if report["peak_sbuf_bytes"]:

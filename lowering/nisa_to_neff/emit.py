@@ -4,10 +4,12 @@ Weights are computed here, once: raw ones come from the store as they are (memor
 recipe. Host functions become ONNX models.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from xdsl.dialects import func
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr, TensorType
 from xdsl.ir import Block, Region, SSAValue
@@ -16,11 +18,26 @@ from lowering.nisa_to_neff.host_model import host_model_bytes
 from lowering.nisa_to_neff.program import core_program
 from neuron_dialects.dtypes import dtype_of_or_none
 from neuron_dialects.errors import NeuronError
+from neuron_dialects.isa.program import CoreProgram, DramVariable
 from neuron_dialects.neuron import Executor, LaunchOp, target_of
 from neuron_dialects.target import Target
 from neuron_dialects.weights import WeightStore
 from runtime.graph_interpreter import WeightResolver
-from runtime.neff import CORE, HOST, OPAQUE, CoreImage, GraphNode, Neff, TensorSpec
+from runtime.neff import (
+    CORE,
+    HOST,
+    OPAQUE,
+    Bucket,
+    CoreImage,
+    DynamicDimension,
+    GraphNode,
+    Neff,
+    TensorSpec,
+    shared_file_name,
+)
+from runtime.neff.manifest import subgraph_name
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 DEVICE_DTYPES = {"i64": "i32", "ui64": "ui32", "f64": "f32"}
 """Element types that cores do not have -> what they compute with instead."""
@@ -32,45 +49,122 @@ def emit_neff(module: ModuleOp, store: WeightStore, name: str, report: Mapping[s
     NeuronError NX-IR-002 without a main function, NX-NEFF-022 when that does more than launch segments, and those of
     `core_program` and `host_model_bytes`.
     """
-    functions = {f.sym_name.data: f for f in module.body.block.ops if isinstance(f, func.FuncOp)}
-    if "main" not in functions:
-        raise NeuronError("NX-IR-002", "the module has no function @main")
-    main = functions["main"]
-    names = _Names(main)
-    segments = _Segments(functions, target_of(module), WeightResolver(module, store))
-    nodes: list[GraphNode] = []
-    for op in main.body.block.ops:
-        if isinstance(op, LaunchOp):
-            arguments, results = (tuple(names.of(v) for v in values) for values in (op.arguments, op.results))
-            callee = op.callee.root_reference.data
-            executor = CORE if op.executor.data == Executor.CORE else HOST
-            nodes.append(GraphNode(executor, segments.index(callee, executor), arguments, results, callee))
-        elif not isinstance(op, func.ReturnOp):
-            raise NeuronError(
-                "NX-NEFF-022", f"{op.name} in the main function", help="run graph-partition before emission"
-            )
-    if names.copies:
-        labels, values = zip(*names.copies, strict=True)
-        position = segments.add_copies(values)
-        nodes.append(GraphNode(HOST, position, tuple(names.of(v) for v in values), labels, "copied_outputs"))
-    returned = _returned(main)
-    inputs = [_spec(value, names.of(value)) for value in main.body.block.args]
-    outputs = [_spec(value, label) for value, label in zip(returned, names.outputs, strict=True)]
-    inside = (v for op in main.body.block.ops for v in op.results)
-    inner = [_spec(v, names.of(v)) for v in inside if v not in names.boundary]
-    target = segments.target.name
-    return Neff(name, target, segments.cores, segments.hosts, nodes, inputs, outputs, inner, dict(report or {}))
+    emitter = NeffEmitter()
+    emitter.add(module, store)
+    return emitter.neff(name, report or {})
+
+
+class NeffEmitter:
+    """Puts the compiled modules of one model at several shapes into one `Neff`.
+
+    Programs and host models of all buckets stand in one list each; equal parameters and host models are kept once.
+    """
+
+    def __init__(self) -> None:
+        self.target = ""
+        self.buckets: list[Bucket] = []
+        self.cores: list[CoreImage] = []
+        self.hosts: dict[bytes, int] = {}
+        self._parameters = _SharedParameters()
+
+    def add(self, module: ModuleOp, store: WeightStore) -> None:
+        """Emit the model at one more set of shapes. Raises as `emit_neff`."""
+        functions = {f.sym_name.data: f for f in module.body.block.ops if isinstance(f, func.FuncOp)}
+        if "main" not in functions:
+            raise NeuronError("NX-IR-002", "the module has no function @main")
+        main = functions["main"]
+        names = _Names(main)
+        segments = _Segments(functions, target_of(module), WeightResolver(module, store), self)
+        nodes: list[GraphNode] = []
+        for op in main.body.block.ops:
+            if isinstance(op, LaunchOp):
+                arguments, results = (tuple(names.of(v) for v in values) for values in (op.arguments, op.results))
+                callee = op.callee.root_reference.data
+                executor = CORE if op.executor.data == Executor.CORE else HOST
+                nodes.append(GraphNode(executor, segments.index(callee, executor), arguments, results, callee))
+            elif not isinstance(op, func.ReturnOp):
+                raise NeuronError(
+                    "NX-NEFF-022", f"{op.name} in the main function", help="run graph-partition before emission"
+                )
+        if names.copies:
+            labels, values = zip(*names.copies, strict=True)
+            position = segments.add_copies(values)
+            nodes.append(GraphNode(HOST, position, tuple(names.of(v) for v in values), labels, "copied_outputs"))
+        inputs = [_spec(value, names.of(value)) for value in main.body.block.args]
+        outputs = [_spec(value, label) for value, label in zip(_returned(main), names.outputs, strict=True)]
+        inside = (v for op in main.body.block.ops for v in op.results)
+        inner = [_spec(v, names.of(v)) for v in inside if v not in names.boundary]
+        self.target = segments.target.name
+        self.buckets.append(Bucket(nodes, inputs, outputs, inner))
+
+    def neff(
+        self,
+        name: str,
+        report: Mapping[str, Any],
+        dimensions: Sequence[DynamicDimension] = (),
+        padding: Mapping[str, int | float] | None = None,
+    ) -> Neff:
+        """The model of all modules added, of which there is at least one."""
+        first, *further = self.buckets
+        return Neff(
+            name,
+            self.target,
+            self.cores,
+            list(self.hosts),
+            first.graph,
+            first.inputs,
+            first.outputs,
+            first.intermediates,
+            dict(report),
+            further,
+            list(dimensions),
+            dict(padding or {}),
+        )
+
+    def add_core(self, program: CoreProgram, parameters: Mapping[str, Array]) -> int:
+        """Position of a new core program."""
+        image = self._parameters.shared(subgraph_name(len(self.cores)), program, parameters)
+        self.cores.append(image)
+        return len(self.cores) - 1
+
+    def add_host(self, model: bytes) -> int:
+        """Position of a host model, which may be there already."""
+        return self.hosts.setdefault(model, len(self.hosts))
+
+
+class _SharedParameters:
+    """The parameters of all programs: values that an earlier program has are taken from its file."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, tuple[int, ...], bytes], tuple[str, str, Array]] = {}
+
+    def shared(self, subgraph: str, program: CoreProgram, parameters: Mapping[str, Array]) -> CoreImage:
+        """The program as a subgraph of this name, with file names of earlier subgraphs where values are equal."""
+        values: dict[str, Array] = {}
+        variables: list[DramVariable] = []
+        for variable in program.variables:
+            if variable.kind == "file":
+                value = parameters[variable.name]
+                digest = hashlib.sha256(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data).digest()
+                key = (variable.dtype, variable.shape, digest)
+                owner, file_name, kept = self._known.setdefault(key, (subgraph, variable.file_name, value))
+                values[variable.name] = kept
+                if owner != subgraph:
+                    variable = replace(variable, file_name=shared_file_name(owner, file_name))
+                elif file_name != variable.file_name:
+                    values[variable.name] = value
+            variables.append(variable)
+        return CoreImage(replace(program, variables=variables), values)
 
 
 @dataclass
 class _Segments:
-    """Segments of a model, each emitted when it is first launched."""
+    """Segments of a module, each emitted when it is first launched."""
 
     functions: Mapping[str, func.FuncOp]
     target: Target
     weights: WeightResolver
-    cores: list[CoreImage] = field(default_factory=list[CoreImage])
-    hosts: list[bytes] = field(default_factory=list[bytes])
+    emitter: NeffEmitter
     _emitted: dict[str, int] = field(default_factory=dict[str, int])
 
     def index(self, callee: str, executor: str) -> int:
@@ -80,21 +174,18 @@ class _Segments:
             if executor == CORE:
                 program = core_program(function, self.target)
                 parameters = {v.name: self.weights(v.name) for v in program.variables if v.kind == "file"}
-                self._emitted[callee] = len(self.cores)
-                self.cores.append(CoreImage(program, parameters))
+                self._emitted[callee] = self.emitter.add_core(program, parameters)
             else:
-                self._emitted[callee] = len(self.hosts)
-                self.hosts.append(host_model_bytes(function, self.weights))
+                self._emitted[callee] = self.emitter.add_host(host_model_bytes(function, self.weights))
         return self._emitted[callee]
 
     def add_copies(self, values: Sequence[SSAValue]) -> int:
-        """Position of a new host segment that returns values like these as they are."""
+        """Position of a host segment that returns values like these as they are."""
         types = [value.type for value in values]
         block = Block(arg_types=types)
         block.add_op(func.ReturnOp(*block.args))
         function = func.FuncOp("copied_outputs", (types, types), Region(block))
-        self.hosts.append(host_model_bytes(function, self.weights))
-        return len(self.hosts) - 1
+        return self.emitter.add_host(host_model_bytes(function, self.weights))
 
 
 class _Names:

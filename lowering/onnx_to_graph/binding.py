@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from lowering.onnx_to_graph.result import SymbolUse
 from neuron_dialects.errors import NeuronError
 
 MAX_TENSOR_ELEMENTS = 2**40
@@ -71,6 +72,18 @@ def batch_symbols(inputs: Sequence[DeclaredInput]) -> set[str]:
                 (later if position else first).add(dim)
     lengths = {symbol for symbol in first if any(word in symbol.lower() for word in ("seq", "len", "time"))}
     return first - later - lengths
+
+
+def symbol_uses(inputs: Sequence[DeclaredInput]) -> dict[str, SymbolUse]:
+    """The symbolic dimensions of inputs of known rank, in order of first use."""
+    axes: dict[str, list[tuple[str, int]]] = {}
+    for declared in inputs:
+        for position, dim in enumerate(declared.shape or ()):
+            if not isinstance(dim, int):
+                axes.setdefault(_symbol(declared, position), []).append((declared.name, position))
+    batch = batch_symbols(inputs)
+    unnamed = {_symbol(declared, 0) for declared in inputs if declared.shape and declared.shape[0] is None}
+    return {symbol: SymbolUse(tuple(places), symbol in batch | unnamed) for symbol, places in axes.items()}
 
 
 def _symbol(declared: DeclaredInput, position: int) -> str:

@@ -18,7 +18,14 @@ from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Attribute, Block, Region, SSAValue
 from xdsl.transforms.dead_code_elimination import is_trivially_dead
 
-from lowering.onnx_to_graph.binding import MAX_TENSOR_ELEMENTS, BoundShapes, DeclaredInput, Dimension, bind_inputs
+from lowering.onnx_to_graph.binding import (
+    MAX_TENSOR_ELEMENTS,
+    BoundShapes,
+    DeclaredInput,
+    Dimension,
+    bind_inputs,
+    symbol_uses,
+)
 from lowering.onnx_to_graph.folding import fold
 from lowering.onnx_to_graph.functions import function_body
 from lowering.onnx_to_graph.host import (
@@ -118,8 +125,10 @@ class _Importer:
         self.emitter = Emitter(self.store)
         constants = initializers(graph, self.loaded.folder)
         inputs = [value for value in graph.input if value.name not in constants]
-        bound = bind_inputs([_declared(value) for value in inputs if _is_tensor(value)], self.input_shapes)
+        declared = [_declared(value) for value in inputs if _is_tensor(value)]
+        bound = bind_inputs(declared, self.input_shapes)
         self.info = self._report(model, constants, bound, opsets)
+        self.info.symbols = symbol_uses(declared)
         self.types = HostTypes(
             symbols=bound.dimensions,
             declared=_declared_types(graph, trust_sizes=not bound.dimensions),
@@ -149,6 +158,7 @@ class _Importer:
             original_opset=self.loaded.original_opset,
             opset=opsets.get("", 0),
             bound_dimensions=bound.dimensions,
+            input_shapes=bound.shapes,
             notes=bound.notes,
             node_count=len(model.graph.node),
         )
@@ -268,6 +278,7 @@ class _Importer:
         scope = Scope(node.scope, prefix, dict(initializers(graph, self.loaded.folder, prefix)))
         read = _read_names(graph.node, _names(graph.output))
         self._walk(graph.node, _Frame(scope, frame.opsets, read, frame.names, frame.strict, frame.depth))
+        self.info.shape_branches.append(node.name)
         return _bound_outputs(node, scope, _names(graph.output))
 
     def _expanded(self, node: Node, frame: _Frame) -> Mapping[str, Value] | None:

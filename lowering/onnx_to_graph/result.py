@@ -21,6 +21,16 @@ class HostNode:
     """Why the node has no graph operator."""
 
 
+@dataclass(frozen=True, slots=True)
+class SymbolUse:
+    """The places of a symbolic dimension in the inputs."""
+
+    axes: tuple[tuple[str, int], ...]
+    """Input and axis."""
+    is_batch: bool
+    """Whether it is a first dimension only, and not called a length."""
+
+
 @dataclass(slots=True)
 class ImportInfo:
     """What an import decided, for the compile report."""
@@ -33,6 +43,12 @@ class ImportInfo:
     """Version imported; differs from the original when the model was converted."""
     bound_dimensions: dict[str, int] = field(default_factory=dict[str, int])
     """Symbolic dimension -> size; an unnamed one is called INPUT[POSITION]."""
+    input_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    """Input tensor -> shape that it was bound to."""
+    symbols: dict[str, SymbolUse] = field(default_factory=dict[str, "SymbolUse"])
+    """Symbolic dimension -> where the inputs have it."""
+    shape_branches: list[str] = field(default_factory=list[str])
+    """If nodes of which one branch was imported because the condition is known with the shapes."""
     notes: list[str] = field(default_factory=list[str])
     """Decisions taken for the user, one sentence each."""
     onnx_nodes: list[HostNode] = field(default_factory=list[HostNode])
