@@ -213,7 +213,9 @@ def test_weights_are_stored_once() -> None:
     assert result.neff is not None
     members = [name for name in open_neff(neff_bytes(result.neff)).members if "/params/" in name]
     assert len(members) == len({v.name for v in result.neff.subgraphs[0].program.variables if v.kind == "file"})
-    assert neff_bytes(result.neff) == neff_bytes(compiled(ROWS, buckets=[{"x": (s, 6)} for s in (1, 4, 8)]).neff)  # type: ignore[arg-type]
+    again = compiled(ROWS, buckets=[{"x": (size, 6)} for size in (1, 4, 8)]).neff
+    assert again is not None
+    assert neff_bytes(again) == neff_bytes(result.neff)
 
 
 @pytest.mark.parametrize(
