@@ -135,6 +135,13 @@ class Session:
                 assembly.add(piece, {spec.name: values[spec.name] for spec in bucket.outputs})
         return RunResult(assembly.outputs, timings, plan.bucket, len(plan.pieces))
 
+    def bind(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The inputs that are arrays of numbers, in the model's element types, checked as `run` checks them."""
+        numbers = self._bound(inputs)[1]
+        shapes = {name: value.shape for name, value in numbers.items()}
+        plan_run([bucket.input_shapes for bucket in self._buckets], self.neff.dimensions, shapes)
+        return numbers
+
     def _bound(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Any], dict[str, Array]]:
         """The inputs that only the host understands, and the others in the model's element types."""
         # Strings, sequences and the like are only for the host, which checks them itself.

@@ -19,7 +19,7 @@ from runtime.neff.container import NeffFile, decode_neff, open_neff, unpack
 from runtime.neff.encoding import encode_queue
 from runtime.neff.header import HEADER_BYTES, NEFF_VERSION, OPEN_ENCODING_FEATURE, PKG_VERSION
 from runtime.neff.manifest import EXECUTORS, host_model_name, subgraph_name
-from runtime.neff.model import CORE, Neff, TensorSpec
+from runtime.neff.model import CORE, Bucket, DynamicDimension, Neff, TensorSpec
 from runtime.neff.program_check import VARIABLE_KINDS, variable_bytes
 from runtime.neff.text import program_text, quoted
 from tools.errors import EXIT_OK, run_main
@@ -97,6 +97,20 @@ def header_fields(file: NeffFile) -> dict[str, Any]:
 
 def summary(neff: Neff) -> dict[str, Any]:
     """What the model consists of, as JSON data."""
+    first, *further = (_bucket(bucket) for bucket in neff.buckets)
+    programs = {subgraph_name(i): _program_summary(image.program) for i, image in enumerate(neff.subgraphs)}
+    shapes: dict[str, Any] = {}
+    if further or neff.dimensions:
+        shapes = {
+            "further_buckets": further,
+            "dimensions": [_dimension(dimension) for dimension in neff.dimensions],
+            "padding": dict(neff.padding),
+        }
+    return {"name": neff.name, "target": neff.target, **first, **shapes, "subgraphs": programs}
+
+
+def _bucket(bucket: Bucket) -> dict[str, Any]:
+    """The model at one set of shapes."""
     nodes = [
         {
             "name": node.name,
@@ -105,14 +119,22 @@ def summary(neff: Neff) -> dict[str, Any]:
             "inputs": list(node.inputs),
             "outputs": list(node.outputs),
         }
-        for node in neff.graph
+        for node in bucket.graph
     ]
-    programs = {subgraph_name(i): _program_summary(image.program) for i, image in enumerate(neff.subgraphs)}
     tensors = {
         kind: [_tensor(tensor) for tensor in specs]
-        for kind, specs in (("inputs", neff.inputs), ("outputs", neff.outputs))
+        for kind, specs in (("inputs", bucket.inputs), ("outputs", bucket.outputs))
     }
-    return {"name": neff.name, "target": neff.target, **tensors, "nodes": nodes, "subgraphs": programs}
+    return {**tensors, "nodes": nodes}
+
+
+def _dimension(dimension: DynamicDimension) -> dict[str, Any]:
+    """A dimension that a run may choose; `inputs` and `outputs` are pairs of a tensor and an axis."""
+    axes = {
+        kind: [list(axis) for axis in part]
+        for kind, part in (("inputs", dimension.inputs), ("outputs", dimension.outputs))
+    }
+    return {"name": dimension.name, "independent": dimension.independent, **axes}
 
 
 def _tensor(tensor: TensorSpec) -> dict[str, Any]:
@@ -177,15 +199,16 @@ def _text(parts: dict[str, Any]) -> Iterator[str]:
 
 def _summary_text(model: dict[str, Any]) -> Iterator[str]:
     yield f"model {quoted(model['name'])} for {model['target']}"
-    for kind in ("inputs", "outputs"):
-        for tensor in model[kind]:
-            shape = "x".join(str(size) for size in tensor["shape"]) or "scalar"
-            on_device = "" if tensor["dtype"] == tensor["device_dtype"] else f" (device {tensor['device_dtype']})"
-            yield f"  {kind[:-1]:<8}{quoted(tensor['name'])} {tensor['dtype']} {shape}{on_device}"
-    for node in model["nodes"]:
-        arguments = ", ".join(quoted(name) for name in node["inputs"])
-        results = ", ".join(quoted(name) for name in node["outputs"])
-        yield f"  {node['executor']:<11}{node['callee']}  {quoted(node['name'])} ({arguments}) -> ({results})"
+    for number, bucket in enumerate([model, *model.get("further_buckets", ())]):
+        if model.get("further_buckets"):
+            yield f" bucket {number}"
+        yield from _bucket_text(bucket)
+    for dimension in model.get("dimensions", ()):
+        axes = ", ".join(f"{quoted(name)}[{axis}]" for name, axis in (*dimension["inputs"], *dimension["outputs"]))
+        size = "any size, in pieces" if dimension["independent"] else "up to the largest bucket, padded"
+        yield f"  dynamic {quoted(dimension['name'])} {size}: {axes}"
+    for name, value in model.get("padding", {}).items():
+        yield f"  padding {quoted(name)} {value}"
     for name, program in model["subgraphs"].items():
         yield ""
         yield f"{name}  {program['macs']} multiply-adds, semaphores {' '.join(program['semaphores']) or 'none'}"
@@ -193,6 +216,18 @@ def _summary_text(model: dict[str, Any]) -> Iterator[str]:
             yield f"  {engine:<8}{queue['entries']:>10} entries{queue['bytes']:>14} bytes"
         for kind, group in program["variables"].items():
             yield f"  {kind:<8}{group['count']:>10} variables{group['bytes']:>12} bytes"
+
+
+def _bucket_text(bucket: dict[str, Any]) -> Iterator[str]:
+    for kind in ("inputs", "outputs"):
+        for tensor in bucket[kind]:
+            shape = "x".join(str(size) for size in tensor["shape"]) or "scalar"
+            on_device = "" if tensor["dtype"] == tensor["device_dtype"] else f" (device {tensor['device_dtype']})"
+            yield f"  {kind[:-1]:<8}{quoted(tensor['name'])} {tensor['dtype']} {shape}{on_device}"
+    for node in bucket["nodes"]:
+        arguments = ", ".join(quoted(name) for name in node["inputs"])
+        results = ", ".join(quoted(name) for name in node["outputs"])
+        yield f"  {node['executor']:<11}{node['callee']}  {quoted(node['name'])} ({arguments}) -> ({results})"
 
 
 if __name__ == "__main__":

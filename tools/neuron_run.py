@@ -1,6 +1,7 @@
 """`neuron-run`: run a NEFF, or MLIR at any level, on the interpreted NeuronCore.
 
     neuron-run model.neff --random 0 --check model.onnx --mode both
+    neuron-run model.neff --input-shape ids=3,100 --check model.onnx
     neuron-run model.mlir --inputs x.npz --outputs y.npz
 
 Without --inputs, values are drawn from the seed of --random (0 by default): floats from a normal distribution, integers
@@ -45,6 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--inputs", type=Path, metavar="F.npz", help="inputs by name")
     source.add_argument("--random", type=int, metavar="SEED", help="random inputs from this seed (default 0)")
+    parser.add_argument(
+        "--input-shape", action="append", default=[], metavar="NAME=3,100", help="shape of a random input; repeatable"
+    )
     parser.add_argument("--outputs", type=Path, metavar="F.npz", help="write the outputs")
     parser.add_argument(
         "--check", type=Path, metavar="MODEL.onnx|EXPECTED.npz", help="compare with onnxruntime or arrays"
@@ -57,16 +61,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    from runtime.boundary import bind_inputs
-
     options = _parser().parse_args(arguments)
     runner = _open(options.file)
     if options.check_races:
         refuse_races(runner.programs())
     if options.mode == "timing" and (options.check is not None or options.outputs is not None):
         raise NeuronError("NX-RUN-013", "mode timing computes no outputs", help="--mode both computes and times them")
-    given = read_npz(options.inputs) if options.inputs else random_inputs(runner.specs, options.random or 0)
-    inputs = bind_inputs(runner.specs, given)
+    if options.inputs:
+        given = read_npz(options.inputs)
+    else:
+        given = random_inputs(with_shapes(runner.specs, options.input_shape), options.random or 0)
+    inputs = runner.bind(given)
     outputs, figures = runner.run(inputs, options.mode)
     report: dict[str, Any] = {
         "outputs": [
@@ -94,6 +99,12 @@ class Runner:
         """The programs of the cores; NeuronError NX-RUN-013 when there are no queues yet."""
         raise AssertionError
 
+    def bind(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The inputs in the element types that the program takes."""
+        from runtime.boundary import bind_inputs
+
+        return bind_inputs(self.specs, inputs)
+
     def run(self, inputs: Mapping[str, Array], mode: Mode) -> tuple[dict[str, Array], dict[str, Any]]:
         """Outputs by name and timing figures."""
         raise AssertionError
@@ -113,10 +124,16 @@ class _NeffRunner(Runner):
         """The programs of the NEFF's subgraphs."""
         return [image.program for image in self.session.neff.subgraphs]
 
+    def bind(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The inputs in the element types of the model; along its dynamic dimensions of any size."""
+        return self.session.bind(inputs)
+
     def run(self, inputs: Mapping[str, Array], mode: Mode) -> tuple[dict[str, Array], dict[str, Any]]:
         """Run on the machine."""
         result = self.session.run(inputs, mode)
-        figures = {} if mode == "functional" else self.session.summary(result)
+        figures: dict[str, Any] = {} if mode == "functional" else dict(self.session.summary(result))
+        if self.session.neff.dimensions or self.session.neff.further_buckets:
+            figures |= {"bucket": result.bucket, "pieces": result.pieces}
         return result.outputs, figures
 
 
@@ -205,6 +222,20 @@ def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
                 np.lib.format.write_array(member, np.ascontiguousarray(plain).reshape(plain.shape), allow_pickle=False)
 
 
+def with_shapes(
+    specs: Mapping[str, tuple[tuple[int, ...], str]], texts: Sequence[str]
+) -> dict[str, tuple[tuple[int, ...], str]]:
+    """The inputs with other shapes, each given as `NAME=3,100`. NeuronError NX-RUN-011 for a name that is no input."""
+    from tools.neuron_cc import parse_input_shape
+
+    changed = dict(specs)
+    for name, shape in map(parse_input_shape, texts):
+        if name not in specs:
+            raise NeuronError("NX-RUN-011", f"the model has no input '{name}'", help=f"inputs: {', '.join(specs)}")
+        changed[name] = shape, specs[name][1]
+    return changed
+
+
 def random_inputs(specs: Mapping[str, tuple[tuple[int, ...], str]], seed: int) -> dict[str, Array]:
     """Seeded inputs: normal floats, integers from 0 to 1 (valid as indices, masks and token ids of any model)."""
     from neuron_dialects.dtypes import dtype_by_name
@@ -270,6 +301,8 @@ def text_report(report: Mapping[str, Any]) -> str:
         if "floor_rel_l2_error" in row:
             line += f"  (floor {row['floor_rel_l2_error']:.3g})"
         lines.append(line)
+    if "bucket" in report:
+        lines.append(f"bucket {report['bucket']}, run {report['pieces']} times")
     if "total_time" in report:
         lines.append(
             f"total_time {report['total_time'] * 1e6:.1f} us (simulated), "
