@@ -6,6 +6,7 @@ assumed machine figures) is collected in the report. A model that is compiled fo
 through the pipeline once for each; one NEFF holds them all.
 """
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -167,7 +168,10 @@ class _Clock:
 
 
 def _compile_at(
-    source: "str | Path | ModelProto", options: CompileOptions, shapes: Mapping[str, tuple[int, ...]], clock: _Clock
+    source: "str | os.PathLike[str] | ModelProto",
+    options: CompileOptions,
+    shapes: Mapping[str, tuple[int, ...]],
+    clock: _Clock,
 ) -> _Compiled:
     """Import the model with these shapes and run the pipeline."""
     from lowering.onnx_to_graph import import_onnx
@@ -230,7 +234,10 @@ class _Emission:
 
 
 def _dimensions(
-    source: "str | Path | ModelProto", options: CompileOptions, buckets: "list[ImportInfo]", report: dict[str, Any]
+    source: "str | os.PathLike[str] | ModelProto",
+    options: CompileOptions,
+    buckets: "list[ImportInfo]",
+    report: dict[str, Any],
 ) -> "list[DynamicDimension]":
     """The dimensions that a run may choose; notes in the report what is known of each."""
     from lowering.dynamic_shapes import chosen_dimensions, find_dimensions
