@@ -75,7 +75,7 @@ def test_branches_of_different_shapes(sign: int) -> None:
         helper.make_node("If", ["positive"], ["branch"], name="branch", then_branch=narrow, else_branch=wide),
         node("Resize", "branch none none sizes", "sized"), conv("sized", "w2", "y"),
     ]  # fmt: skip
-    proto = model(nodes, IMAGE, ["y"], w1=np.abs(weight(4, 3, 3, 3)), w2=weight(2, 4, 3, 3), zero=np.float32(0),
+    proto = model(nodes, IMAGE, ["y"], w1=np.abs(weight(4, 3, 3, 3)), w2=weight(2, 4, 3, 3), zero=np.zeros((), np.float32),
                   to=np.array([4]), axis=np.array([3]), none=np.empty(0, np.float32), sizes=np.array([1, 4, 8, 8]),
                   **{"from": np.array([0])})  # fmt: skip
     rows = executors(proto, {"x": sign * np.abs(weight(1, 3, 8, 8))})
@@ -125,7 +125,7 @@ def test_sizes_found_in_data() -> None:
         node("ReduceMax", "again axis0", "largest", keepdims=1), node("Add", "summed largest", "both"),
         node("Reshape", "both shape", "fixed"), node("MatMul", "fixed w", "y"),
     ]  # fmt: skip
-    proto = model(nodes, {"x": (FLOAT, [6, 4])}, ["y", "picked"], w=weight(4, 4), zero=np.float32(0),
+    proto = model(nodes, {"x": (FLOAT, [6, 4])}, ["y", "picked"], w=weight(4, 4), zero=np.zeros((), np.float32),
                   zero_at=np.array([0]), one_at=np.array([1]), axis0=np.array([0]), shape=np.array([1, 4]))  # fmt: skip
     rows = executors(proto, {"x": weight(6, 4)})
     assert wheres(rows, "matmul") == {"core"}
