@@ -76,7 +76,8 @@ def test_branches_of_different_shapes(sign: int) -> None:
         node("Resize", "branch none none sizes", "sized"), conv("sized", "w2", "y"),
     ]  # fmt: skip
     proto = model(nodes, IMAGE, ["y"], w1=np.abs(weight(4, 3, 3, 3)), w2=weight(2, 4, 3, 3),
-                  zero=np.zeros((), np.float32), to=np.array([4]), axis=np.array([3]), none=np.empty(0, np.float32), sizes=np.array([1, 4, 8, 8]),
+                  zero=np.zeros((), np.float32), to=np.array([4]), axis=np.array([3]),
+                  none=np.empty(0, np.float32), sizes=np.array([1, 4, 8, 8]),
                   **{"from": np.array([0])})  # fmt: skip
     rows = executors(proto, {"x": sign * np.abs(weight(1, 3, 8, 8))})
     assert wheres(rows, "conv") == {"core"}
