@@ -98,6 +98,17 @@ def _matmul(op: Operation, operands: Operands, _: int) -> Tracked:
     )
 
 
+def _attention(op: Operation, operands: Operands, _: int) -> Tracked:
+    """Only sequences of a batch stay apart: all of q, k and v have it first, a mask may."""
+    assert isinstance(op, graph.AttentionOp)
+    found = [kept(state, [1, 2], "attends along") for state in operands[:3] if state is not None]
+    if len(found) != 3:
+        raise Mixes("it combines what has the dimension with what has not")
+    if op.mask is not None and operands[3] is not None:
+        found.append(broadcast(operands[3], _rank(op.mask), 4))
+    return agreed(found)
+
+
 def _transpose(op: Operation, operands: Operands, _: int) -> Tracked:
     assert isinstance(op, graph.TransposeOp)
     return transposed(_only_first(operands), ints(op.permutation))
@@ -156,6 +167,7 @@ RULES: Mapping[type[Operation], Rule] = {
     graph.ConvTransposeOp: _windows,
     graph.PoolOp: _pool,
     graph.MatMulOp: _matmul,
+    graph.AttentionOp: _attention,
     graph.TransposeOp: _transpose,
     graph.ReshapeOp: _reshape,
     graph.ConcatOp: _concat,

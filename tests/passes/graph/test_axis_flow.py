@@ -62,6 +62,16 @@ APART: dict[str, tuple[Make, tuple[int | None, ...], Tracked]] = {
     "right columns": (lambda n, x: graph.MatMulOp(weights(4, 3), x), (3, None), Tracked(1)),
     "right rows transposed": (lambda n, x: graph.MatMulOp(weights(4, 3), x, transpose_b=True), (None, 3), Tracked(1)),
     "batched product": (lambda n, x: graph.MatMulOp(x, x), (None, 3, 3), Tracked(0)),
+    "attention of each sequence": (
+        lambda n, x: graph.AttentionOp(x, x, x, heads=2, kv_heads=2, scale=0.5), (None, 3, 8), Tracked(0),
+    ),
+    "attention with a mask": (
+        lambda n, x: graph.AttentionOp(
+            x, x, x, graph.ReshapeOp(graph.ReduceOp(ReduceKind.SUM, x, [2], keep_dims=False), [n, 1, 1, 3]),
+            heads=2, kv_heads=2, scale=0.5,
+        ),
+        (None, 3, 8), Tracked(0),
+    ),
     "images": (
         lambda n, x: graph.ConvOp(x, weights(2, 3, 3, 3), strides=[1, 1], pads=[1] * 4, dilations=[1, 1]),
         (None, 3, 4, 4), Tracked(0),
@@ -116,6 +126,9 @@ MIXING: dict[str, tuple[Make, tuple[int | None, ...], str]] = {
     "layer norm": (lambda n, x: graph.LayerNormOp(x, axis=0, epsilon=1e-5), (None, 3), "normalises along"),
     "contracted": (lambda n, x: graph.MatMulOp(x, x, transpose_a=True), (None, 3), "sums products"),
     "with each other": (lambda n, x: graph.MatMulOp(x, x, transpose_b=True), (None, 3), "with each other"),
+    "attended": (
+        lambda n, x: graph.AttentionOp(x, x, x, heads=2, kv_heads=2, scale=0.5), (1, None, 8), "attends along",
+    ),
     "window": (
         lambda n, x: graph.ConvOp(x, weights(2, 3, 3), strides=[1], pads=[1, 1], dilations=[1]),
         (1, 3, None), "sums windows",
