@@ -1,9 +1,11 @@
-"""Converters of ONNX operators that multiply and accumulate: Conv, ConvTranspose, MatMul, Gemm."""
+"""Converters of ONNX operators that multiply and accumulate: Conv, ConvTranspose, Col2Im, MatMul, Gemm."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
+import numpy as np
 from xdsl.ir import SSAValue
 
 from lowering.onnx_to_graph.node import Node, Unsupported
@@ -16,6 +18,7 @@ from neuron_dialects.graph import (
     ConvTransposeOp,
     MatMulOp,
     ReshapeOp,
+    TransposeOp,
     shape_of,
     spec_of,
 )
@@ -122,6 +125,54 @@ def _transpose_pads(
     return [*low, *high]
 
 
+_MAX_SPREADING_ELEMENTS = 1 << 24
+"""Largest kernel of zeros and ones that a Col2Im is worth."""
+
+
+def _col2im(node: Node) -> Sequence[Value]:
+    """Blocks back to the image that they were cut from; what overlaps is added.
+
+    Blocks that tile the image are moved. Others are spread by a transposed convolution, whose kernel takes each row of
+    a channel's columns to the element of the block that it stands for.
+    """
+    x = node.operand(0)
+    image, block = node.constant_ints(1), node.constant_ints(2)
+    rank, taps = len(image), prod(block)
+    if len(block) != rank or len(shape_of(x)) != 3 or taps <= 0 or shape_of(x)[1] % taps:
+        raise ShapeError(f"columns of shape {shape_of(x)} do not fit blocks {block} of an image {image}")
+    strides = spatial_attr(node, "strides", rank, 1)
+    dilations = spatial_attr(node, "dilations", rank, 1)
+    pads = spatial_attr(node, "pads", 2 * rank, 0)
+    if min(*strides, *dilations) < 1 or min(pads) < 0:
+        raise ShapeError(f"strides {strides}, dilations {dilations} or pads {pads} are out of range")
+    extents = [window_extent(*window) for window in zip(block, dilations, strict=True)]
+    rests = [image[d] + pads[d] + pads[d + rank] - extents[d] for d in range(rank)]
+    counts = [rest // stride + 1 for rest, stride in zip(rests, strides, strict=True)]
+    batch, rows, columns = shape_of(x)
+    if min(rests) < 0 or prod(counts) != columns:
+        raise ShapeError(f"{columns} columns for {counts} blocks")
+    channels = rows // taps
+    if strides == block and not any(pads) and image == [c * b for c, b in zip(counts, block, strict=True)]:
+        blocks = node.emit(ReshapeOp(x, (batch, channels, *block, *counts)))
+        order = [axis for d in range(rank) for axis in (2 + rank + d, 2 + d)]
+        return [node.emit(ReshapeOp(node.emit(TransposeOp(blocks, (0, 1, *order))), (batch, channels, *image)))]
+    dtype = spec_of(x)[0]
+    if not dtype.is_float or rows * taps > _MAX_SPREADING_ELEMENTS:
+        raise Unsupported(f"overlapping blocks of {taps} elements in {channels} channels of type {dtype}")
+    kernel = np.tile(np.eye(taps), (channels, 1)).reshape(rows, 1, *block)
+    op = ConvTransposeOp(
+        node.emit(ReshapeOp(x, (batch, rows, *counts))),
+        node.constant_value("spread", kernel, dtype),
+        None,
+        strides=strides,
+        pads=pads,
+        dilations=dilations,
+        output_padding=[rest % stride for rest, stride in zip(rests, strides, strict=True)],
+        groups=channels,
+    )
+    return [node.emit(op)]
+
+
 def matrix_product(node: Node, a: SSAValue, b: SSAValue) -> SSAValue:
     """As numpy.matmul: an operand of rank 1 is a row or a column, whose added dimension goes again."""
     a_shape, b_shape = shape_of(a), shape_of(b)
@@ -174,6 +225,7 @@ def _scaled(node: Node, x: SSAValue, factor_name: str) -> SSAValue:
 CONVERTERS: dict[str, Row] = {
     "Conv": Row(_conv, since=1),
     "ConvTranspose": Row(_conv_transpose, since=1),
+    "Col2Im": Row(_col2im),
     "MatMul": Row(_matmul, since=1),
     "Gemm": Row(_gemm, since=1),
 }

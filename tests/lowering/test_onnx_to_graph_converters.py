@@ -191,6 +191,13 @@ WINDOWS = [
     case("ConvTranspose", IMAGE, floats(4, 3, 3, 3), strides=[2, 2], auto_pad="SAME_LOWER"),
     case("ConvTranspose", IMAGE, floats(4, 3, 4, 4), strides=[2, 2], output_shape=[18, 17]),
     case("ConvTranspose", floats(1, 3, 5), floats(3, 2, 4), strides=[3]),
+    with_constants(case("Col2Im", floats(2, 12, 6), strides=[2, 2]), at1=listed(4, 6), at2=listed(2, 2)),
+    with_constants(case("Col2Im", floats(1, 8, 12)), at1=listed(4, 5), at2=listed(2, 2)),
+    with_constants(
+        case("Col2Im", floats(2, 18, 9), strides=[2, 2], pads=[1, 0, 1, 1]), at1=listed(5, 6), at2=listed(3, 3)
+    ),
+    with_constants(case("Col2Im", floats(1, 8, 12), dilations=[1, 2]), at1=listed(4, 6), at2=listed(2, 2)),
+    with_constants(case("Col2Im", floats(1, 6, 4), strides=[3]), at1=listed(12), at2=listed(3)),
     case("MatMul", floats(2, 3), floats(3, 4)),
     case("MatMul", floats(5, 2, 3), floats(3, 4)),
     case("MatMul", floats(5, 1, 2, 3), floats(6, 3, 4)),
