@@ -27,9 +27,9 @@ class Work:
     `prepare_ns`: from an instruction's dispatch to its earliest start (the tensor engine's weight load); `busy_ns`: how
     long the engine (or the DMA engines) cannot start anything else; `span_ns`: from start to end, which is longer than
     that for a transfer whose DMA engines start one after the other; `latency_ns`: from the end until the result can be
-    used. `waits`, `control` and `signal` are the entry's. `hazard_reads` / `hazard_writes`: accesses
-    through which instructions of this engine may depend on each other. `table`: function table that the scalar engine
-    needs, or "". `kernel` and `views` are set when data is computed.
+    used. `waits`, `control` and `signal` are the entry's. `hazard_reads` / `hazard_writes`: accesses through which
+    instructions of this engine, or transfers of this ring, may depend on each other. `table`: function table that the
+    scalar engine needs, or "". `kernel` and `views` are set when data is computed.
     """
 
     entry: Entry
@@ -63,8 +63,10 @@ def plan_queues(decoded: DecodedProgram) -> dict[str, list[Work]]:
         works = [_work(entry, decoded.target, rings) for entry in entries]
         if engine != "pe":
             # The tensor engine reads SBUF and writes PSUM: no instruction of it reads what another of it writes.
-            _add_hazards(works)
+            _add_hazards([work for work in works if work.entry.instruction is not None and work.ring < 0])
         plans[engine] = works
+    for ring in rings.values():
+        _add_hazards([work for works in plans.values() for work in works if work.ring == ring])
     return plans
 
 
@@ -100,12 +102,11 @@ def _ports(entry: Entry, target: Target) -> tuple[int, ...]:
     return tuple(ports)
 
 
-def _add_hazards(works: list[Work]) -> None:
-    """Keep the accesses by which instructions of one engine can depend on each other: reads of a memory it writes."""
-    datapath = [work for work in works if work.entry.instruction is not None and work.ring < 0]
-    written = {a.memory for work in datapath for a in work.entry.accesses if a.writes}
-    read = {a.memory for work in datapath for a in work.entry.accesses if a.reads}
-    for work in datapath:
+def _add_hazards(stream: list[Work]) -> None:
+    """Keep the accesses by which the works of one stream can depend on each other: reads of a memory that it writes."""
+    written = {a.memory for work in stream for a in work.entry.accesses if a.writes}
+    read = {a.memory for work in stream for a in work.entry.accesses if a.reads}
+    for work in stream:
         accesses = work.entry.accesses
         work.hazard_reads = tuple(a for a in accesses if a.reads and a.memory in written)
         work.hazard_writes = tuple(a for a in accesses if a.writes and a.memory in read)

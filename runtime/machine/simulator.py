@@ -6,9 +6,10 @@ instruction to the datapath, at most the target's `dispatch_depth` ahead of it. 
 it is free, the ports it shares with other engines are free, earlier instructions of the same engine have completed
 what it reads, and its weights have had the time to load since its dispatch (tensor engine only); it reads its operands
 then, is busy for the issue time, and the result is written and the semaphore incremented after the latency. A transfer
-reaches its ring `dma_start_ns` after the trigger; transfers of all rings are served in the order of their arrival, and
-the semaphore is incremented `dma_completion_ns` after the last byte, for the transfers of one ring in their order. A
-semaphore is the list of the times of its increments.
+reaches its ring `dma_start_ns` after the trigger; transfers of all rings are served in the order of their arrival. A
+transfer begins when the DMA engines have time for it and earlier ones of its ring have written what it reads, reads
+then, and has written when its last byte and those of the earlier ones have moved; the semaphore is incremented
+`dma_completion_ns` later. A semaphore is the list of the times of its increments.
 
 Data moves at those times and no others, so what a missing wait lets through is seen in the results.
 """
@@ -41,6 +42,8 @@ Operands = tuple[dict[str, Array], dict[str, int]]
 Dispatched = tuple[Work, float, Operands | None, Sequence[Box], Sequence[Box]]
 """An instruction between its sequencer and its datapath: work, time of dispatch, operands, boxes it reads and writes.
 Registers have been read then, memory has not."""
+Transfer = tuple[Operands | None, Sequence[Box], Sequence[Box]]
+"""A transfer between its trigger and its ring: operands, boxes it reads and writes."""
 _NONE: tuple[Box, ...] = ()
 
 
@@ -98,7 +101,8 @@ class Simulator:
         self._sequence = 0
         self._port_free = [0.0, 0.0]
         self._dma_free = 0.0
-        self._ring_done: dict[int, float] = {}
+        self._ring_end: dict[int, float] = {}
+        self._ring_writes: dict[int, deque[tuple[float, Sequence[Box]]]] = {}
 
     def run(self) -> None:
         """Run until every queue has halted and everything has completed.
@@ -170,13 +174,12 @@ class Simulator:
                         raise self._endless(engine)
                 elif work.ring >= 0:
                     time += control_ns
-                    self._push(time + self._dma_start_ns, _ARRIVE, work, self._operands(work, registers))
+                    transfer = (self._operands(work, registers), *_hazards(work, registers))
+                    self._push(time + self._dma_start_ns, _ARRIVE, work, transfer)
                     engine.transfer_count += 1
                     position += 1
                 elif len(dispatched) < self._dispatch_depth:
-                    reads = [_box(access, registers) for access in work.hazard_reads] if work.hazard_reads else _NONE
-                    writes = [_box(access, registers) for access in work.hazard_writes] if work.hazard_writes else _NONE
-                    dispatched.append((work, time, self._operands(work, registers), reads, writes))
+                    dispatched.append((work, time, self._operands(work, registers), *_hazards(work, registers)))
                     if len(dispatched) == 1:
                         self._schedule(engine)
                     position += 1
@@ -280,25 +283,42 @@ class Simulator:
 
     # -- DMA ----------------------------------------------------------------------------------------------------------
 
-    def _arrive(self, time: float, work: Work, operands: Operands | None) -> None:
+    def _arrive(self, time: float, work: Work, transfer: Transfer) -> None:
         """A transfer reaches its ring: it takes the next free time of the DMA engines."""
+        operands, reads, writes = transfer
+        ring = work.ring
         start = max(time, self._dma_free)
+        if reads or writes:
+            in_flight = self._ring_writes.setdefault(ring, deque())
+            while in_flight and in_flight[0][0] <= start:
+                in_flight.popleft()
+            start = max([start, *(end for end, boxes in in_flight if _overlap(reads, boxes))])
         self._dma_free = start + work.busy_ns
-        end = start + work.span_ns
-        completion = max(end + work.latency_ns, self._ring_done.get(work.ring, 0.0))
-        self._ring_done[work.ring] = completion
+        moved = start + work.span_ns
+        end = max(moved, self._ring_end.get(ring, 0.0))
+        self._ring_end[ring] = end
+        if writes:
+            self._ring_writes[ring].append((end, writes))
         self.dma_active_ns += work.busy_ns
         work.executions += 1
         if self._record is not None:
-            self._record(start, end, work.entry.ring or "", work)
+            self._record(start, moved, work.entry.ring or "", work)
         if operands is not None:
             self._push(start, _TRANSFER, (work, end), operands)
-        self._push(completion, _COMPLETE, work.signal, None)
+        self._push(end + work.latency_ns, _COMPLETE, work.signal, None)
 
     def _transfer(self, time: float, transfer: tuple[Work, float], operands: Operands) -> None:
-        """The transfer begins: it reads now and has written when its last byte has moved."""
+        """The transfer begins: it reads now, and has written at `end`."""
         work, end = transfer
         self._push(end, _COMPLETE, -1, self._compute(work, operands))
+
+
+def _hazards(work: Work, registers: list[int]) -> tuple[Sequence[Box], Sequence[Box]]:
+    """What an execution reads and writes of the memories through which its stream may depend on itself."""
+    return (
+        [_box(access, registers) for access in work.hazard_reads] if work.hazard_reads else _NONE,
+        [_box(access, registers) for access in work.hazard_writes] if work.hazard_writes else _NONE,
+    )
 
 
 def _box(access: Access, registers: list[int]) -> Box:

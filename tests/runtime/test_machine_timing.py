@@ -1,6 +1,7 @@
 import dataclasses
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from neuron_dialects.isa import Operand
@@ -85,6 +86,24 @@ def test_a_ring_completes_in_order():
     assert starts(trace)[1] == round(745 + 16 * 24.7, 3)
     assert starts(trace)[2:] == [round(first, 3)] * 2
     assert trace.end[1] < trace.end[0]
+
+
+# The second transfer of a ring reads what the first writes: it begins when the first has written. On two rings nothing
+# orders them, and without an overlap nothing has to wait.
+@pytest.mark.parametrize(
+    ("ring", "offset", "begin"), [("q0", 0, STAGGER + 8192 / (16 * 17)), ("q0", 2048, 16 * 24.7), ("q1", 0, 16 * 24.7)]
+)
+def test_a_transfer_that_reads_what_its_ring_writes(ring: str, offset: int, begin: float):
+    b = ProgramBuilder()
+    x, scratch = b.variable("x", "input", (128, 16)), b.variable("scratch", "scratch", (2, 128, 16))
+    y = b.variable("y", "output", (128, 16))
+    b.add("sp", "dma_copy", ring="q0", dst=dram(scratch, 0, (16, 128), 16), src=dram(x, 0, (16, 128), 16))
+    b.add("sp", "dma_copy", ring=ring, dst=dram(y, 0, (16, 128), 16), src=dram(scratch, offset, (16, 128), 16))
+    data = np.arange(2048, dtype=np.float32).reshape(128, 16)
+    result = Machine(b.program(), TRN1).run({"x": data}, {}, "both", trace=True)
+    assert result.trace is not None
+    assert starts(result.trace) == [745, round(745 + begin, 3)]
+    assert np.array_equal(result.outputs["y"], data) == (ring == "q0" and offset == 0)
 
 
 # Transfers of all rings are served in the order in which they arrive.

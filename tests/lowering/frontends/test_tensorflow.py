@@ -24,14 +24,14 @@ import keras, numpy as np
 keras.utils.set_random_seed(0)
 layers = keras.layers
 model = keras.Sequential([
-    keras.Input((16, 16, 3), batch_size=2, name="image"),
+    keras.Input((16, 16, 3), batch_size=1, name="image"),
     layers.Conv2D(8, 3, padding="same", strides=2, activation="relu"),
     layers.BatchNormalization(), layers.DepthwiseConv2D(3), layers.ReLU(6), layers.MaxPooling2D(),
     layers.GlobalAveragePooling2D(), layers.Dense(5, activation="softmax"),
 ])
 model.save(sys.argv[1] + "/net.keras")
 model.export(sys.argv[1] + "/net", verbose=False)
-image = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype("float32")
+image = np.random.default_rng(0).standard_normal((1, 16, 16, 3)).astype("float32")
 np.savez(sys.argv[1] + "/values.npz", image=image, expected=model.predict(image, verbose=0))
 """
 
