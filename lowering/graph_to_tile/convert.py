@@ -27,6 +27,7 @@ from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import (
     CastOp,
     ConstantOp,
+    DerivedWeightOp,
     FusedOp,
     WeightOp,
     layout_of,
@@ -81,9 +82,10 @@ class ConvertGraphToTilePass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Replace each core function that is still at graph level."""
+        recipes: dict[str, DerivedWeightOp] = {}
         for function in core_functions(op):
             if is_tensor_function(function):
-                lower_function(op, function)
+                lower_function(op, function, recipes)
 
 
 def _check_sizes(body: Block, target: Target) -> None:
@@ -102,8 +104,8 @@ def _check_sizes(body: Block, target: Target) -> None:
                 )
 
 
-def lower_function(module: ModuleOp, function: func.FuncOp) -> None:
-    """Replace one core function by its tile form."""
+def lower_function(module: ModuleOp, function: func.FuncOp, recipes: dict[str, DerivedWeightOp]) -> None:
+    """Replace one core function by its tile form; `recipes` are the derived weights added to the module so far."""
     body = function.body.block
     _check_sizes(body, target_of(module))
     split_bias(body)
@@ -112,7 +114,7 @@ def lower_function(module: ModuleOp, function: func.FuncOp) -> None:
     specs = [spec_of(v) for v in (*body.args, *returned.arguments)]
     types = [buffer_type(shape or (1,), dtype.name, "dram") for dtype, shape in specs]
     block = Block(arg_types=types)
-    k = Kernel(KernelBuilder(block, target_of(module)), target_of(module), module)
+    k = Kernel(KernelBuilder(block, target_of(module)), target_of(module), module, recipes=recipes)
     tensors = [
         DramTensor.dense(k.b.adopt(arg, shape or (1,), dtype.name), shape)
         for arg, (dtype, shape) in zip(block.args, specs, strict=True)

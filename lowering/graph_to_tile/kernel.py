@@ -19,7 +19,8 @@ class Kernel:
     """State of one core function: `tensors` maps graph values to where they live.
 
     `destinations` holds function outputs that a value must end up in (set before lowering starts); `residents` the
-    layouts that the layout pass chose for values that stay in SBUF: (partition dimension, halo).
+    layouts that the layout pass chose for values that stay in SBUF: (partition dimension, halo). `recipes` are the
+    derived weights that kernels have added to the module, shared by all of its functions.
     """
 
     b: KernelBuilder
@@ -30,6 +31,7 @@ class Kernel:
     residents: dict[SSAValue, tuple[int, tuple[tuple[int, int], ...]]] = field(default_factory=dict)
     constants: dict[SSAValue, float] = field(default_factory=dict)
     derived: dict[str, DramTensor] = field(default_factory=dict)
+    recipes: dict[str, DerivedWeightOp] = field(default_factory=dict)
     has_residents: bool = False
     weight_types: dict[str, Attribute] = field(default_factory=dict)
 
@@ -57,19 +59,27 @@ class Kernel:
         """
         if name in self.derived:
             return self.derived[name]
-        weights = [WeightOp(symbol, self.weight_types[symbol]) for symbol in symbols]
-        ops = recipe([w.result for w in weights])
-        result = ops[-1].results[0]
-        block = Block([*weights, *ops, YieldOp(result)])
-        assert isinstance(result.type, TensorType)
-        op = DerivedWeightOp(name, result.type, Region(block))
-        for made in op.walk():
-            made.location = self.b.location
-        self.module.body.block.add_op(op)
-        dtype, shape = spec_of(result)
+        if name not in self.recipes:
+            self.recipes[name] = self._add_recipe(name, symbols, recipe)
+        yielded = self.recipes[name].body.block.last_op
+        assert yielded is not None
+        dtype, shape = spec_of(yielded.operands[0])
         tensor = DramTensor.dense(self.b.param(name, shape or (1,), dtype.name), shape, name)
         self.derived[name] = tensor
         return tensor
+
+    def _add_recipe(
+        self, name: str, symbols: Sequence[str], recipe: Callable[[list[SSAValue]], list[Operation]]
+    ) -> DerivedWeightOp:
+        weights = [WeightOp(symbol, self.weight_types[symbol]) for symbol in symbols]
+        ops = recipe([w.result for w in weights])
+        result = ops[-1].results[0]
+        assert isinstance(result.type, TensorType)
+        op = DerivedWeightOp(name, result.type, Region(Block([*weights, *ops, YieldOp(result)])))
+        for made in op.walk():
+            made.location = self.b.location
+        self.module.body.block.add_op(op)
+        return op
 
     def dram(self, value: SSAValue) -> DramTensor:
         """An operand as a DRAM window; a resident one is written out once."""

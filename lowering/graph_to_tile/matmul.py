@@ -23,6 +23,7 @@ from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import MatMulOp, TransposeOp, spec_of
+from passes.graph.layout import matmul_rows
 
 FEW_ROWS = 8
 """Up to so many rows are turned by the DMA, element by element; more go through the tensor engine."""
@@ -85,15 +86,16 @@ class KMajor:
 def canonical_windows(k: Kernel, op: MatMulOp) -> tuple[Tensor, Tensor]:
     """`a` as [..., M, K], `b` as [..., K, N], equal in rank, batch dimensions broadcast; weights turned at emission."""
     batch = spec_of(op.result)[1][:-2]
-    a, b = k.tensor(op.a), _weight_k_major(k, op)
-    if isinstance(a, SbufTensor) and (bool(op.transpose_a) or a.shape[:-2] != batch or a.partition != len(batch)):
+    a = k.tensor(op.a)
+    if isinstance(a, SbufTensor) and (bool(op.transpose_a) or a.shape[:-2] != batch or a.partition != matmul_rows(op)):
         a = k.dram(op.a)
     if isinstance(a, DramTensor):
-        a = _swap(a) if bool(op.transpose_a) else a
+        # Turning on an array narrower than the lanes takes two passes and twice the PSUM: a weight comes turned.
+        turned = not bool(op.transpose_a) and int(k.target.pe_columns) < LANES
+        a = _swap(a) if bool(op.transpose_a) else _swap(_k_major(k, a)) if turned else a
         a = a.broadcast((*batch, *a.shape[-2:]))
-    if isinstance(b, SbufTensor):
-        b = k.dram(op.b)
-        b = _swap(b) if bool(op.transpose_b) else b
+    b = k.dram(op.b)
+    b = _k_major(k, b) if bool(op.transpose_b) else b
     return a, b.broadcast((*batch, *b.shape[-2:]))
 
 
@@ -102,17 +104,14 @@ def _swap(tensor: DramTensor) -> DramTensor:
     return tensor.transpose([*range(rank - 2), rank - 1, rank - 2])
 
 
-def _weight_k_major(k: Kernel, op: MatMulOp) -> Tensor:
-    tensor = k.tensor(op.b)
-    if not isinstance(tensor, DramTensor):
-        return tensor
-    window = _swap(tensor) if bool(op.transpose_b) else tensor
-    rank = len(window.shape)
+def _k_major(k: Kernel, tensor: DramTensor) -> DramTensor:
+    """[..., rows, K] as [..., K, rows]: a weight is turned at emission, anything else is another window."""
+    rank = len(tensor.shape)
     whole = tensor.symbol is not None and tensor.is_dense and tensor.offset == 0 and tensor.shape == tensor.buffer.shape
-    if whole and tensor.symbol in k.weight_types and bool(op.transpose_b):
-        order = [*range(rank - 2), rank - 1, rank - 2]
-        return k.derive(f"{tensor.symbol}.k_major", [tensor.symbol], lambda v: [TransposeOp(v[0], permutation=order)])
-    return window
+    if tensor.symbol is None or not whole or tensor.symbol not in k.weight_types:
+        return _swap(tensor)
+    order = [*range(rank - 2), rank - 1, rank - 2]
+    return k.derive(f"{tensor.symbol}.k_major", [tensor.symbol], lambda v: [TransposeOp(v[0], permutation=order)])
 
 
 def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[SSAValue]) -> None:
@@ -121,11 +120,12 @@ def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[
     a, b = canonical_windows(k, op)
     shape = spec_of(op.result)[1]
     rank = len(shape)
-    epilogue = Epilogue(k, op.result, ops, results, rank - 2)
+    rows = matmul_rows(op)
+    epilogue = Epilogue(k, op.result, ops, results, rows)
     epilogue.prepare()
     assert isinstance(b, DramTensor)
     varying = [d for d in range(rank - 2) if b.strides[d] != 0 and b.shape[d] > 1]
-    shared = [d for d in range(rank - 2) if d not in varying and shape[d] > 1]
+    shared = [d for d in range(rank - 2) if d not in varying and shape[d] > 1 and d != rows]
     kernel = _MatmulKernel(k, a, b, epilogue, shape, shared)
 
     def outer(dims: Sequence[int], ranges: Rows) -> None:
@@ -135,7 +135,7 @@ def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[
         with k.b.loop(shape[dims[0]]) as i:
             outer(dims[1:], {**ranges, dims[0]: (i, 1)})
 
-    outer(varying, {d: (Affine(0), 1) for d in range(rank - 2) if d not in varying and d not in shared})
+    outer(varying, {d: (Affine(0), 1) for d in range(rank - 2) if d not in (*varying, *shared, rows)})
 
 
 @dataclass
@@ -168,16 +168,16 @@ class _MatmulKernel:
     ):
         self.k, self.b, self.shape, self.shared, self.epilogue = k, b, shape, list(shared), epilogue
         self.rank = len(shape)
-        self.m_dim, self.n_dim = self.rank - 2, self.rank - 1
+        self.m_dim, self.n_dim = epilogue.partition, self.rank - 1
         self.depth = a.shape[-1]
         self.a_source = KMajor(k, a, self.m_dim, self.n_dim)
-        self.b_source = KMajor(k, b, self.n_dim, self.m_dim)
+        self.b_source = KMajor(k, b, self.n_dim, self.rank - 2)
         self.dtype = b.dtype
         budget = int(k.target.sbuf_bytes_per_partition) * 4 // 5 - k.resident_bytes
         element_bytes = dtype_by_name(self.dtype).size_bytes
         batch = prod(shape[d] for d in self.shared)
         self.plan = plan_matmul(
-            shape[-2], self.depth, shape[-1], batch, element_bytes, budget, int(k.target.pe_moving_elements),
+            shape[self.m_dim], self.depth, shape[-1], batch, element_bytes, budget, int(k.target.pe_moving_elements),
             k.target.peak_macs_per_ns / k.target.dma_rate_bytes_per_ns,
         )  # fmt: skip
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from xdsl.ir import Operation
 
-_MODULES = ("elementwise", "rows", "pool", "movement", "gather", "scatter", "matmul", "attention", "conv")
+_MODULES = (
+    "elementwise", "rows", "pool", "movement", "gather", "scatter", "matmul", "attention", "conv", "recurrent",
+)  # fmt: skip
 
 
 @functools.cache

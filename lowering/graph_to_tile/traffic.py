@@ -9,7 +9,17 @@ from math import prod
 from xdsl.dialects import func
 from xdsl.ir import Operation, SSAValue
 
-from neuron_dialects.graph import AttentionOp, ConvOp, ConvTransposeOp, GatherOp, MatMulOp, WeightOp, shape_of, spec_of
+from neuron_dialects.graph import (
+    AttentionOp,
+    ConvOp,
+    ConvTransposeOp,
+    GatherOp,
+    MatMulOp,
+    RecurrentOp,
+    WeightOp,
+    shape_of,
+    spec_of,
+)
 
 
 def tensor_bytes(value: SSAValue) -> int:
@@ -19,7 +29,7 @@ def tensor_bytes(value: SSAValue) -> int:
 
 
 def model_macs(op: Operation) -> int:
-    """Multiply-adds of a matmul, convolution or attention; 0 for other ops."""
+    """Multiply-adds of a matmul, convolution, attention or recurrence; 0 for other ops."""
     if isinstance(op, AttentionOp):
         positions = shape_of(op.q)[0] * op.heads.value.data * shape_of(op.q)[1] * shape_of(op.k)[1]
         return positions * (op.head_size + op.value_size)
@@ -29,6 +39,8 @@ def model_macs(op: Operation) -> int:
         return prod(shape_of(op.result)) * prod(shape_of(op.w)[1:])
     if isinstance(op, ConvTransposeOp):
         return prod(shape_of(op.x)) * prod(shape_of(op.w)[1:])
+    if isinstance(op, RecurrentOp):
+        return prod(shape_of(op.r)) * prod(shape_of(op.gates)[2:])
     return 0
 
 

@@ -20,6 +20,8 @@ def turn_rows(kernel: Kernel, panel: View, staged: View, parts: int = 1) -> None
     while the next is turned.
     """
     full, rest = divmod(staged.free_elements, LANES)
+    if int(kernel.target.pe_columns) < LANES:
+        parts = 1  # A block leaves a narrow array in parts anyway.
     if full:
         group = min(blocks_per_bank(kernel, staged), -(-full // parts))
         kernel.b.tiles(full, group, lambda start, count: turn_blocks(kernel, panel, staged, start, count, LANES))
@@ -38,9 +40,11 @@ def turn_blocks(
     """Turn `count` blocks of `size` elements, `stride` apart, from block `start` on, into tiles of the panel."""
     b, rows = kernel.b, staged.partitions
     columns = int(kernel.target.pe_columns)
+    # An array narrower than a block leaves it in parts, which overlap as copies do; PSUM has few banks.
+    copies = 2 if size <= columns else 1
     for low in range(0, size, columns):
         width = min(columns, size - low)
-        turned = b.alloc((width, count, rows), staged.dtype, "psum", 2, "turned").view()
+        turned = b.alloc((width, count, rows), staged.dtype, "psum", copies, "turned").view()
         with b.loop(count) as j:
             block = staged.slice(1, (start + j) * stride + low, width)
             b.transpose(turned.at(1, j), block)

@@ -42,6 +42,7 @@ from neuron_dialects.graph.movement import (
     SliceOp,
     TransposeOp,
 )
+from neuron_dialects.graph.recurrent import CellKind, CellKindAttr, GateFunction, GateFunctionAttr, RecurrentOp
 from neuron_dialects.graph.reduction import BatchNormOp, LayerNormOp, ReduceOp, SoftmaxOp
 from neuron_dialects.graph.shapes import Shape, ShapeError
 from neuron_dialects.graph.source import MAX_CONSTANT_BYTES, ConstantOp, DerivedWeightOp, WeightOp
@@ -65,6 +66,7 @@ Graph = Dialect(
         ConvOp,
         ConvTransposeOp,
         PoolOp,
+        RecurrentOp,
         TransposeOp,
         ReshapeOp,
         BroadcastOp,
@@ -86,6 +88,8 @@ Graph = Dialect(
         CompareKindAttr,
         ReduceKindAttr,
         PoolKindAttr,
+        CellKindAttr,
+        GateFunctionAttr,
         PadModeAttr,
         OpaqueType,
         LayoutAttr,
@@ -102,6 +106,8 @@ __all__ = [
     "BinaryOp",
     "BroadcastOp",
     "CastOp",
+    "CellKind",
+    "CellKindAttr",
     "ClipOp",
     "CompareKind",
     "CompareKindAttr",
@@ -113,6 +119,8 @@ __all__ = [
     "ConvTransposeOp",
     "DerivedWeightOp",
     "FusedOp",
+    "GateFunction",
+    "GateFunctionAttr",
     "GatherOp",
     "Graph",
     "LayerNormOp",
@@ -126,6 +134,7 @@ __all__ = [
     "PoolKind",
     "PoolKindAttr",
     "PoolOp",
+    "RecurrentOp",
     "ReduceKind",
     "ReduceKindAttr",
     "ReduceOp",

@@ -18,7 +18,7 @@ from xdsl.irdl.declarative_assembly_format import (
     PrintingState,
     irdl_custom_directive,
 )
-from xdsl.parser import Parser
+from xdsl.parser import AttrParser, Parser
 from xdsl.printer import Printer
 
 from neuron_dialects.graph.attrs import f32_attr, flag_attr, int_attr, ints_attr
@@ -38,7 +38,7 @@ def float_text(value: float, *, single: bool = True) -> str:
     return f"{mantissa if '.' in mantissa else mantissa + '.0'}{exponent}{power}"
 
 
-def parse_float_text(parser: Parser) -> float:
+def parse_float_text(parser: AttrParser) -> float:
     """Read what `float_text` writes; integers are accepted too."""
     word = parser.parse_optional_keyword_in(("inf", "neg_inf", "nan"))
     if word is not None:

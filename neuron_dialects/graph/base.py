@@ -1,8 +1,8 @@
 """What all computing operators of the graph dialect have in common.
 
-A computing operator has tensor operands of static shape and known element type, and one tensor result that these and
-its properties determine. A class states the rule once, in `infer`; its constructor uses it to build the result
-type and the base class to verify a parsed one.
+A computing operator has tensor operands of static shape and known element type, and one tensor result (a recurrent
+layer has several) that these and its properties determine. A class states the rule once, in `infer`; its constructor
+uses it to build the result type and the base class to verify a parsed one.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def require_same_dtype(*dtypes: DType) -> DType:
 
 
 class ComputeOp(IRDLOperation, ABC):
-    """A pure operator on static tensors with one result called `result`, whose type its operands determine.
+    """A pure operator on static tensors whose operands determine the type of its one result, called `result`.
 
     A subclass has a static method `infer` that states the rule on element types, shapes and Python values; its
     constructor calls it to build the result type, its `inferred` to check a parsed one.
@@ -79,13 +79,20 @@ class ComputeOp(IRDLOperation, ABC):
         Raises ShapeError where operands and properties contradict each other.
         """
 
+    def inferred_results(self) -> Sequence[TensorSpec]:
+        """The same for every result, where an operator has several."""
+        return (self.inferred(),)
+
     def verify_(self) -> None:
         try:
-            dtype, shape = self.inferred()
-            result_dtype, result_shape = spec_of(self.results[0])
+            wanted = self.inferred_results()
+            specs = [spec_of(result) for result in self.results]
         except ShapeError as error:
             raise VerifyException(str(error)) from error
-        if result_dtype is not dtype or result_shape != shape:
-            raise VerifyException(
-                f"result is {text(result_shape)} of {result_dtype} but the operands give {text(shape)} of {dtype}"
-            )
+        if len(specs) != len(wanted):
+            raise VerifyException(f"{len(specs)} results but the operands give {len(wanted)}")
+        for (dtype, shape), (result_dtype, result_shape) in zip(wanted, specs, strict=True):
+            if result_dtype is not dtype or result_shape != shape:
+                raise VerifyException(
+                    f"result is {text(result_shape)} of {result_dtype} but the operands give {text(shape)} of {dtype}"
+                )

@@ -20,6 +20,7 @@ from neuron_dialects.graph.base import ComputeOp, shape_of, spec_of
 from neuron_dialects.graph.elementwise import BinaryOp, CompareOp
 from neuron_dialects.graph.linear import ConvOp, ConvTransposeOp, MatMulOp, PoolOp
 from neuron_dialects.graph.movement import GatherOp, ScatterOp
+from neuron_dialects.graph.recurrent import RecurrentOp
 from neuron_dialects.graph.reduction import ReduceOp
 from neuron_dialects.graph.shapes import element_count, text, window_extent
 from neuron_dialects.graph.source import ConstantOp, WeightOp
@@ -101,8 +102,16 @@ def _unfit_constant(op: Operation) -> str | None:
 
 
 def _multiplied(op: Any, target: Target) -> str | None:
+    return _product_of(spec_of(op.operands[0])[0], target)
+
+
+def _recurrence(op: Any, target: Target) -> str | None:
+    """The state is cast to the type of r."""
+    return _product_of(spec_of(op.r)[0], target)
+
+
+def _product_of(dtype: DType, target: Target) -> str | None:
     """Floats narrower than f32 are multiplied as they are; f32 is cast where a target does not multiply it."""
-    dtype: DType = spec_of(op.operands[0])[0]
     if dtype is F32 or not dtype.is_float or dtype.name in target.matmul_dtypes:
         return None
     return f"{target.name} does not multiply {dtype}"
@@ -157,6 +166,7 @@ _CHECKS: dict[type[Operation], tuple[Callable[[Any, Target], str | None], ...]] 
     ConvOp: (_multiplied,),
     ConvTransposeOp: (_multiplied,),
     PoolOp: (_windowed,),
+    RecurrentOp: (_recurrence,),
     ReduceOp: (_reduced,),
     GatherOp: (_indexed,),
     ScatterOp: (_indexed,),

@@ -32,6 +32,7 @@ from neuron_dialects.graph import (
     ConvTransposeOp,
     FusedOp,
     MatMulOp,
+    RecurrentOp,
     shape_of,
     spec_of,
     tensor_type,
@@ -46,8 +47,16 @@ from passes.graph.value_ranges import interval_of, product_sum, value_ranges
 CASTS_ATTRIBUTE = "neuron.casts"
 """Function attribute: an array of strings node|from|to, one for each operator that computes in another type."""
 
-LAYERS: dict[type[Operation], int] = {MatMulOp: 2, ConvOp: 2, ConvTransposeOp: 2, AttentionOp: 3}
-"""Operators that the tensor engine computes, and how many of their first operands it multiplies."""
+LAYERS: Mapping[type[Operation], slice] = {
+    MatMulOp: slice(0, 2),
+    ConvOp: slice(0, 2),
+    ConvTransposeOp: slice(0, 2),
+    AttentionOp: slice(0, 3),
+    RecurrentOp: slice(1, 2),
+}
+"""Operators that the tensor engine computes, and which of their operands it multiplies; a recurrent layer casts its
+state itself.
+"""
 
 PRODUCTS_ATTRIBUTE = "neuron.products"
 """Function attribute: an array of strings, one for each layer of the core (`ProductEntry`)."""
@@ -224,9 +233,9 @@ class _Casts:
         assert block is not None
         self._block = block
         largest = self._integer_sums.get(op)
-        count = LAYERS[type(op)]
-        multiplied = [self._cast(value, dtype, op) for value in op.operands[:count]]
-        op.operands = [*multiplied, *op.operands[count:]]
+        part, operands = LAYERS[type(op)], list(op.operands)
+        operands[part] = [self._cast(value, dtype, op) for value in operands[part]]
+        op.operands = operands
         self._note_product(op, dtype, largest)
         return largest is None and dtype is not F32
 
@@ -245,8 +254,9 @@ class _CastLayers(_Casts):
         for op in list(self._block.walk()):
             if not self._is_core_layer(op):
                 continue
-            if not _is_f32(op.operands[0]):
-                self._note_product(op, spec_of(op.operands[0])[0])
+            dtype = spec_of(op.operands[LAYERS[type(op)].start])[0]
+            if dtype is not F32:
+                self._note_product(op, dtype)
             elif self._cast_layer(op, BF16 if op in self._integer_sums else self._dtype):
                 self._note(op)
         return self._casts
@@ -267,15 +277,16 @@ class _CastAll(_Casts):
                 raise NeuronError("NX-PASS-002", "graph-auto-cast: mode all must run before graph-fuse")
             wide = op in self._deciding or op in self._integer_sums
             if wide and self._is_core_layer(op):
-                count = LAYERS[type(op)]
-                op.operands = [*op.operands[:count], *(self._wide(value, op) for value in op.operands[count:])]
+                multiplied = range(len(op.operands))[LAYERS[type(op)]]
+                op.operands = [v if n in multiplied else self._wide(v, op) for n, v in enumerate(op.operands)]
                 if self._cast_layer(op, self._dtype):
                     self._note(op)
             elif not wide and self._computes(op):
                 if self._is_core_layer(op):
-                    self._note_product(op, self._dtype if _is_f32(op.results[0]) else spec_of(op.operands[0])[0])
+                    dtype = spec_of(op.operands[LAYERS[type(op)].start])[0]
+                    self._note_product(op, self._dtype if _is_f32(op.results[0]) else dtype)
                 op.operands = [self._narrow(value, op) for value in op.operands]
-                self._retype_result(op)
+                self._retype_results(op)
             else:
                 op.operands = [self._wide(value, op) for value in op.operands]
         return self._casts
@@ -297,11 +308,12 @@ class _CastAll(_Casts):
     def _wide(self, value: SSAValue, user: Operation) -> SSAValue:
         return self._cast(value, F32, user) if value in self._retyped else value
 
-    def _retype_result(self, op: Operation) -> None:
-        result = op.results[0]
-        if _is_f32(result):
+    def _retype_results(self, op: Operation) -> None:
+        narrowed = [result for result in op.results if _is_f32(result)]
+        for result in narrowed:
             type_ = tensor_type(self._dtype, shape_of(result))
             self._retyped.add(Rewriter.replace_value_with_new_type(result, type_))
+        if narrowed:
             self._note(op)
 
 

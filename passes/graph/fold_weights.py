@@ -158,7 +158,9 @@ def fold_block(block: Block, recipes: Recipes) -> None:
 
 def _is_foldable(op: Operation, known: set[Operation]) -> bool:
     """Whether an operator computes something of known values that is worth storing."""
-    if not isinstance(op, ComputeOp) or not all(operand.owner in known for operand in op.operands):
+    if not isinstance(op, ComputeOp) or len(op.results) != 1:
+        return False
+    if not all(operand.owner in known for operand in op.operands):
         return False
     dtype, shape = spec_of(op.results[0])
     given = sum(

@@ -110,7 +110,7 @@ def reads(op: Operation, operand: SSAValue, partition: int) -> Halo | None:
         return conv_halo(op) if operand is op.x and operand is not op.w and partition == 1 and aligned else None
     if isinstance(op, MatMulOp):
         plain = operand is op.a and operand is not op.b and not op.transpose_a
-        rows = partition == len(shape) - 2 and shape[:-2] == shape_of(op.result)[:-2]
+        rows = partition == matmul_rows(op) and shape[:-2] == shape_of(op.result)[:-2]
         return () if plain and rows else None
     if isinstance(op, PoolOp):
         return () if partition == 1 else None
@@ -138,13 +138,26 @@ def _fused_reads(op: FusedOp, operand: SSAValue, partition: int) -> Halo | None:
     return halo
 
 
+def matmul_rows(op: MatMulOp) -> int:
+    """The dimension of a matmul's result that lies on the partitions: its rows.
+
+    Where there is one row, it is the largest of the batch dimensions that share b: single rows would use one column of
+    the tensor engine's array.
+    """
+    shape, b = shape_of(op.result), shape_of(op.b)
+    rows, lead = len(shape) - 2, len(shape) - len(b)
+    if shape[rows] != 1:
+        return rows
+    return max((d for d in range(rows) if d < lead or b[d - lead] == 1), key=lambda d: shape[d], default=rows)
+
+
 def kernel_partition(op: Operation) -> int | None:
     """The partition dimension that an anchor imposes on its group's result; None where the kernel is free to choose."""
     anchor = op.body.block.first_op if isinstance(op, FusedOp) else op
     if isinstance(anchor, ConvOp | PoolOp):
         return 1
     if isinstance(anchor, MatMulOp):
-        return len(shape_of(anchor.result)) - 2
+        return matmul_rows(anchor)
     return None
 
 

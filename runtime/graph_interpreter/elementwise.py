@@ -111,10 +111,12 @@ def _number(attr: FloatAttr | None) -> float:
 
 def unary(op: UnaryOp, x: Array) -> Array:
     """`graph.unary`."""
-    kind = op.kind.data
-    x = widened(x)
-    values = _PLAIN[kind](x) if kind in _PLAIN else _PARAMETRIC[kind](x, _number(op.alpha), _number(op.beta))
-    return rounded(values, _result_dtype(op))
+    return rounded(unary_values(op.kind.data, widened(x), _number(op.alpha), _number(op.beta)), _result_dtype(op))
+
+
+def unary_values(kind: UnaryKind, x: Array, alpha: float = 0.0, beta: float = 0.0) -> Array:
+    """A unary function of an array in the type that it is computed in."""
+    return _PLAIN[kind](x) if kind in _PLAIN else _PARAMETRIC[kind](x, alpha, beta)
 
 
 def clip(op: ClipOp, x: Array) -> Array:

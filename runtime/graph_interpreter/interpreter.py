@@ -36,6 +36,7 @@ from neuron_dialects.graph import (
     OnnxNodeOp,
     PadOp,
     PoolOp,
+    RecurrentOp,
     ReduceOp,
     ReshapeOp,
     ScatterOp,
@@ -47,7 +48,7 @@ from neuron_dialects.graph import (
     WeightOp,
 )
 from neuron_dialects.neuron import LaunchOp, location_name
-from runtime.graph_interpreter import attention, elementwise, linear, movement, reduction
+from runtime.graph_interpreter import attention, elementwise, linear, movement, recurrent, reduction
 from runtime.graph_interpreter.boundary import check_inputs, convert_element_type, is_lowered, misfit
 from runtime.graph_interpreter.host import run_onnx_node
 from runtime.graph_interpreter.numerics import Array
@@ -58,7 +59,7 @@ Weights: TypeAlias = Callable[[str], Array]
 Launcher: TypeAlias = Callable[[FuncOp, list[Array]], Sequence[Array]]
 """Runs a launched function on its arguments, in the function's own element types."""
 
-MEANINGS: Mapping[type[Operation], Callable[..., Array]] = {
+MEANINGS: Mapping[type[Operation], Callable[..., Array | tuple[Array, ...]]] = {
     UnaryOp: elementwise.unary,
     ClipOp: elementwise.clip,
     BinaryOp: elementwise.binary,
@@ -74,6 +75,7 @@ MEANINGS: Mapping[type[Operation], Callable[..., Array]] = {
     ConvOp: linear.conv,
     ConvTransposeOp: linear.conv_transpose,
     PoolOp: linear.pool,
+    RecurrentOp: recurrent.recurrent,
     TransposeOp: movement.transpose,
     ReshapeOp: movement.reshape,
     BroadcastOp: movement.broadcast,
@@ -83,7 +85,7 @@ MEANINGS: Mapping[type[Operation], Callable[..., Array]] = {
     GatherOp: movement.gather,
     ScatterOp: movement.scatter,
 }
-"""Operator -> function of the operator and the arrays of its operands, which gives the array of its result."""
+"""Operator -> function of the operator and the arrays of its operands, which gives the arrays of its results."""
 
 
 def run_graph(
@@ -165,7 +167,8 @@ class _Interpreter:
     def _run_op(self, op: Operation, operands: list[Any]) -> Sequence[Any]:
         meaning = MEANINGS.get(type(op))
         if meaning is not None:
-            return (meaning(op, *operands),)
+            made = meaning(op, *operands)
+            return made if isinstance(made, tuple) else (made,)
         match op:
             case FusedOp():
                 return self.run_block(op.body.block, operands)

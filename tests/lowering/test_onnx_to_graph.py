@@ -282,22 +282,30 @@ def nodes_of(result: Any, op_type: str) -> list[OnnxNodeOp]:
 
 # A host node carries its NodeProto; its operands are the inputs that are present.
 def test_host_nodes_carry_their_proto() -> None:
-    node = helper.make_node("LSTM", ["x", "w", "r", "", "", "h"], ["", "last"], name="lstm", hidden_size=4)
-    x, h = RNG.standard_normal((5, 2, 3)).astype(np.float32), RNG.standard_normal((1, 2, 4)).astype(np.float32)
-    constants = {name: RNG.standard_normal((1, 16, size)).astype(np.float32) for name, size in (("w", 3), ("r", 4))}
-    result = check_import(
-        model_of([node], {"x": x, "h": h}, ["last"], constants=constants), {"x": x, "h": h}, host=["LSTM"]
-    )
-    (op,) = nodes_of(result, "LSTM")
+    node = helper.make_node("NonMaxSuppression", ["boxes", "scores", "count", "", "least"], ["chosen"], name="nms")
+    boxes, scores = RNG.random((1, 6, 4)).astype(np.float32), RNG.random((1, 1, 6)).astype(np.float32)
+    constants = {"count": np.array([3], np.int64), "least": np.array([0.1], np.float32)}
+    feeds = {"boxes": boxes, "scores": scores}
+    result = check_import(model_of([node], feeds, ["chosen"], constants=constants), feeds, host=["NonMaxSuppression"])
+    (op,) = nodes_of(result, "NonMaxSuppression")
     assert op.node_bytes == node.SerializeToString(deterministic=True)
     assert (op.domain.data, op.opset.value.data, op.capture_names) == ("", 18, ())
     assert [str(value.type) for value in op.inputs] == [
-        "tensor<5x2x3xf32>",
-        "tensor<1x16x3xf32>",
-        "tensor<1x16x4xf32>",
-        "tensor<1x2x4xf32>",
+        "tensor<1x6x4xf32>",
+        "tensor<1x1x6xf32>",
+        "tensor<1xi64>",
+        "tensor<1xf32>",
     ]
-    assert [str(value.type) for value in op.outputs] == ["tensor<1x2x4xf32>"]
+    assert [str(value.type) for value in op.outputs] == ["tensor<?x3xi64>"]
+
+
+# Its results are the outputs that are present.
+def test_host_nodes_without_some_outputs() -> None:
+    node = helper.make_node("Unique", ["x"], ["y", "", "inverse"], name="unique")
+    feeds = {"x": np.array([3, 1, 3, 2], np.float32)}
+    result = check_import(model_of([node], feeds, ["y", "inverse"]), feeds, host=["Unique"])
+    (op,) = nodes_of(result, "Unique")
+    assert [str(value.type) for value in op.outputs] == ["tensor<?xf32>", "tensor<?xi64>"]
 
 
 # A weight that a failed attempt has used already keeps its own name.

@@ -11,7 +11,7 @@ from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 from xdsl.traits import IsTerminator
 
-from lowering.nisa_to_neff.host_model import attention, elementwise, linear, movement, reduction
+from lowering.nisa_to_neff.host_model import attention, elementwise, linear, movement, recurrent, reduction
 from lowering.nisa_to_neff.host_model.onnx_node import emit_onnx_node, model_opset
 from lowering.nisa_to_neff.host_model.unary import unary
 from lowering.nisa_to_neff.host_model.writer import Array, ModelWriter, is_narrow
@@ -36,6 +36,7 @@ from neuron_dialects.graph import (
     OnnxNodeOp,
     PadOp,
     PoolOp,
+    RecurrentOp,
     ReduceOp,
     ReshapeOp,
     ScatterOp,
@@ -50,7 +51,7 @@ from neuron_dialects.neuron import location_name
 from runtime.graph_interpreter.boundary import misfit
 from runtime.graph_interpreter.host import onnx_type
 
-_COMPUTING: Mapping[type[Operation], Callable[..., str]] = {
+_COMPUTING: Mapping[type[Operation], Callable[..., str | Sequence[str]]] = {
     UnaryOp: unary,
     ClipOp: elementwise.clip,
     BinaryOp: elementwise.binary,
@@ -64,6 +65,7 @@ _COMPUTING: Mapping[type[Operation], Callable[..., str]] = {
     ConvOp: linear.conv,
     ConvTransposeOp: linear.conv_transpose,
     PoolOp: linear.pool,
+    RecurrentOp: recurrent.recurrent,
 }
 """Operators whose results are rounded to their element type once they are computed."""
 
@@ -158,7 +160,9 @@ class _Translation:
             case _ if type(op) in _COMPUTING:
                 computed = _COMPUTING[type(op)](self._writer, op, operands)
                 narrow = _narrow(op.results[0].type)
-                results = [computed if narrow is None else self._writer.rounded(computed, narrow)]
+                results = [computed] if isinstance(computed, str) else list(computed)
+                if narrow is not None:
+                    results = [self._writer.rounded(name, narrow) for name in results]
             case _:
                 raise NeuronError("NX-IR-001", f"'{op.name}' cannot stand in a host function", node=location)
         self._values.update(zip(op.results, results, strict=True))

@@ -50,6 +50,18 @@ func.func @elementwise(%x: tensor<2x8xf32>, %row: tensor<8xf32>, %i: tensor<2x8x
   func.return
 }
 
+// Recurrent layers: optional operands are named, functions have their parameters, flags are words.
+// CHECK-LABEL: func.func @recurrent
+// GENERIC-LABEL: sym_name = "recurrent"
+func.func @recurrent(%g: tensor<2x32x5x3xf32>, %r: tensor<2x32x8xbf16>, %h: tensor<2x8x3xf32>, %p: tensor<2x24xf32>, %m: tensor<5x3xi1>, %n: tensor<1x6x5x3xf32>, %s: tensor<1x6x2xf32>, %b: tensor<1x2xf32>) {
+  // CHECK-NEXT: %{{.*}}, %{{.*}}, %{{.*}} = graph.recurrent lstm %g, %r initial_h %h initial_c %h peepholes %p mask %m reversed [0, 1] functions [sigmoid, tanh, tanh, hard_sigmoid 0.2 0.5, elu 1.0, softsign] clip 3.0 input_forget : (tensor<2x32x5x3xf32>, tensor<2x32x8xbf16>, tensor<2x8x3xf32>, tensor<2x8x3xf32>, tensor<2x24xf32>, tensor<5x3xi1>) -> (tensor<2x8x5x3xf32>, tensor<2x8x3xf32>, tensor<2x8x3xf32>)
+  // GENERIC: functions = [#graph.gate<sigmoid>, #graph.gate<tanh>, #graph.gate<tanh>, #graph.gate<hard_sigmoid 0.2 0.5>, #graph.gate<elu 1.0>, #graph.gate<softsign>]
+  %0, %1, %2 = graph.recurrent lstm %g, %r initial_h %h initial_c %h peepholes %p mask %m reversed [0, 1] functions [sigmoid, tanh, tanh, hard_sigmoid 0.2 0.5, elu 1.0, softsign] clip 3.0 input_forget : (tensor<2x32x5x3xf32>, tensor<2x32x8xbf16>, tensor<2x8x3xf32>, tensor<2x8x3xf32>, tensor<2x24xf32>, tensor<5x3xi1>) -> (tensor<2x8x5x3xf32>, tensor<2x8x3xf32>, tensor<2x8x3xf32>)
+  // CHECK-NEXT: %{{.*}}, %{{.*}} = graph.recurrent gru %n, %s recurrent_bias %b reversed [1] functions [sigmoid, tanh] linear_before_reset : (tensor<1x6x5x3xf32>, tensor<1x6x2xf32>, tensor<1x2xf32>) -> (tensor<1x2x5x3xf32>, tensor<1x2x3xf32>)
+  %3, %4 = graph.recurrent gru %n, %s recurrent_bias %b reversed [1] functions [sigmoid, tanh] linear_before_reset : (tensor<1x6x5x3xf32>, tensor<1x6x2xf32>, tensor<1x2xf32>) -> (tensor<1x2x5x3xf32>, tensor<1x2x3xf32>)
+  func.return
+}
+
 // Reductions and normalisations: kept dimensions are a flag, the operands of layer_norm are named.
 // CHECK-LABEL: func.func @reductions
 // GENERIC-LABEL: sym_name = "reductions"

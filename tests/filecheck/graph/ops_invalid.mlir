@@ -368,3 +368,39 @@ graph.derived_weight @w : tensor<2xf32> {
   %0 = graph.weight @v : tensor<3xf32>
   graph.yield %0 : tensor<3xf32>
 }
+
+// -----
+
+// The gates of a recurrent layer are as many as its cell has.
+// CHECK: gates are 1x6x5x3, must be 1 x multiple of 4 x steps x batch
+func.func @f(%g: tensor<1x6x5x3xf32>, %r: tensor<1x6x2xf32>) {
+  %0, %1, %2 = graph.recurrent lstm %g, %r reversed [0] functions [sigmoid, tanh, tanh] : (tensor<1x6x5x3xf32>, tensor<1x6x2xf32>) -> (tensor<1x2x5x3xf32>, tensor<1x2x3xf32>, tensor<1x2x3xf32>)
+  func.return
+}
+
+// -----
+
+// Every direction has its functions.
+// CHECK: 1 functions given, 1 directions of gru need 2 each
+func.func @f(%g: tensor<1x6x5x3xf32>, %r: tensor<1x6x2xf32>) {
+  %0, %1 = graph.recurrent gru %g, %r reversed [0] functions [sigmoid] : (tensor<1x6x5x3xf32>, tensor<1x6x2xf32>) -> (tensor<1x2x5x3xf32>, tensor<1x2x3xf32>)
+  func.return
+}
+
+// -----
+
+// Only lstm has a cell state.
+// CHECK: rnn has no cell state and no peepholes
+func.func @f(%g: tensor<1x2x5x3xf32>, %r: tensor<1x2x2xf32>, %c: tensor<1x2x3xf32>) {
+  %0, %1 = graph.recurrent rnn %g, %r initial_c %c reversed [0] functions [tanh] : (tensor<1x2x5x3xf32>, tensor<1x2x2xf32>, tensor<1x2x3xf32>) -> (tensor<1x2x5x3xf32>, tensor<1x2x3xf32>)
+  func.return
+}
+
+// -----
+
+// A mask has an entry for each step of each sequence.
+// CHECK: mask is 3x5, must be 5x3
+func.func @f(%g: tensor<1x2x5x3xf32>, %r: tensor<1x2x2xf32>, %m: tensor<3x5xi1>) {
+  %0, %1 = graph.recurrent rnn %g, %r mask %m reversed [0] functions [tanh] : (tensor<1x2x5x3xf32>, tensor<1x2x2xf32>, tensor<3x5xi1>) -> (tensor<1x2x5x3xf32>, tensor<1x2x3xf32>)
+  func.return
+}

@@ -93,6 +93,18 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
     func.return %5, %6 : tensor<4x4xui8>, tensor<4x4xf32>
   }
 
+  // A recurrent layer casts its state itself, which stays f32; its gates are sums already. With mode=all its results are
+  // f16 too.
+  // CHECK-LABEL: func.func @recurrent
+  // CHECK-NEXT:    %r_1 = graph.cast %r
+  // CHECK-NEXT:    graph.recurrent rnn %g, %r_1 {{.*}} : (tensor<1x2x5x3xf32>, tensor<1x2x2xbf16>) -> (tensor<1x2x5x3xf32>, tensor<1x2x3xf32>)
+  // ALL-LABEL:   func.func @recurrent
+  // ALL:           graph.recurrent rnn {{.*}} : (tensor<1x2x5x3xf16>, tensor<1x2x2xf16>) -> (tensor<1x2x5x3xf16>, tensor<1x2x3xf16>)
+  func.func @recurrent(%g: tensor<1x2x5x3xf32>, %r: tensor<1x2x2xf32>) -> (tensor<1x2x5x3xf32>, tensor<1x2x3xf32>) {
+    %y, %h = graph.recurrent rnn %g, %r reversed [0] functions [tanh] : (tensor<1x2x5x3xf32>, tensor<1x2x2xf32>) -> (tensor<1x2x5x3xf32>, tensor<1x2x3xf32>)
+    func.return %y, %h : tensor<1x2x5x3xf32>, tensor<1x2x3xf32>
+  }
+
   // Functions of the host are left alone.
   // CHECK-LABEL: func.func @host_0
   // CHECK-NEXT:    graph.matmul %a, %a : (tensor<2x2xf32>, tensor<2x2xf32>) -> tensor<2x2xf32>
