@@ -1,7 +1,7 @@
 """What a kernel template sees: the builder, the target and the tensors of the function being lowered."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from xdsl.dialects.builtin import ModuleOp, TensorType
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
@@ -45,7 +45,7 @@ class Kernel:
         dtype, shape = spec_of(value)
         if constant.is_splat:
             one = self.derive(f"constant.{constant.array().flat[0]}.{dtype.name}", [], lambda _: _one_element(constant))
-            return one.broadcast(shape) if shape else one
+            return replace(one, shape=(), strides=()) if not shape else one.broadcast(shape)
         values = constant.array().tobytes().hex()
         return self.derive(f"constant.{values}.{dtype.name}.{shape}", [], lambda _: [constant.clone()])
 

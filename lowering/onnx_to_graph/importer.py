@@ -52,9 +52,9 @@ from lowering.onnx_to_graph.values import (
     Scope,
     Value,
 )
-from neuron_dialects.dtypes import dtype_of_or_none
+from neuron_dialects.dtypes import I64, dtype_of_or_none
 from neuron_dialects.errors import NeuronError
-from neuron_dialects.graph import OnnxNodeOp, WeightOp
+from neuron_dialects.graph import MAX_CONSTANT_BYTES, ConstantOp, OnnxNodeOp, WeightOp
 from neuron_dialects.graph.shapes import ShapeError, element_count
 from neuron_dialects.neuron import TARGET_ATTRIBUTE, TargetAttr
 from neuron_dialects.weights import WeightStore
@@ -184,6 +184,9 @@ class _Importer:
             raise NeuronError("NX-ONNX-002", f"output '{name}' is computed by no node")
         check_output(name, declared.type, self.types.of(value))
         if isinstance(value, Constant):
+            if value.dtype is I64 and value.size * I64.size_bytes <= MAX_CONSTANT_BYTES:
+                # As a constant of the program it is known to fit 32 bits, where it does.
+                return self.emitter.emit(ConstantOp(value.read(), I64, value.shape), name)[0]
             return self.emitter.hold(value, name)
         if isinstance(value, HostConstant):
             return emit_host_constant(self.emitter, value, name, self.types)

@@ -17,7 +17,7 @@ from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 
-from neuron_dialects.dtypes import dtype_of_or_none
+from neuron_dialects.dtypes import I64, dtype_of_or_none
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import (
     BroadcastOp,
@@ -34,6 +34,7 @@ from neuron_dialects.graph import (
 from neuron_dialects.graph.shapes import element_count
 from neuron_dialects.graph.support import core_support
 from neuron_dialects.neuron import Executor, ExecutorAttr, LaunchOp, location_name, target_of
+from neuron_dialects.target import Target
 from passes.graph.segments import Node, assign_segments, keep_with_host
 
 EXECUTOR_ATTRIBUTE = "neuron.executor"
@@ -103,7 +104,8 @@ class GraphPartitionPass(ModulePass):
         }
 
     with the operators in @neuron_0 and @host_1. Segments are as few as possible. Weights and constants are repeated in
-    each segment that uses them. An operator that only moves data for the host stays there.
+    each segment that uses them. An operator that only moves data for the host stays there. A result that is an
+    argument, a weight, a constant or another result is copied, by a reshape to its own shape, where a core can hold it.
     """
 
     name = "graph-partition"
@@ -113,6 +115,7 @@ class GraphPartitionPass(ModulePass):
         target = target_of(op)
         main = _main_of(op)
         block = main.body.block
+        _copy_returned(block, target)
         ops = [child for child in block.ops if not isinstance(child, ReturnOp | WeightOp | ConstantOp)]
         reasons = [core_support(child, target) for child in ops]
         nodes = _nodes(block, ops, [reason is not None for reason in reasons])
@@ -140,6 +143,31 @@ def _main_of(module: ModuleOp) -> FuncOp:
     if any(isinstance(op, LaunchOp) for op in main.body.block.ops):
         raise NeuronError("NX-PASS-002", "graph-partition: @main launches segments already")
     return main
+
+
+def _copy_returned(block: Block, target: Target) -> None:
+    """Put a copy, an operator like any other, behind each result that no operator of its own computes.
+
+    64-bit integers of which it is not known that they fit a core's 32 bits, and types that no core has, stay as they
+    are: the host passes them on.
+    """
+    final = block.last_op
+    assert final is not None
+    seen: set[SSAValue] = set()
+    for index, value in enumerate(final.operands):
+        owner = value.owner
+        if value in seen or isinstance(owner, Block | WeightOp | ConstantOp):
+            wide = dtype_of_or_none(value.type) is I64 and not isinstance(owner, ConstantOp)
+            if isinstance(value.type, TensorType) and dtype_of_or_none(value.type) is not None and not wide:
+                copy = ReshapeOp(value, value.type.get_shape())
+                if core_support(copy, target) is None:
+                    copy.location = owner.location if isinstance(owner, Operation) else final.location
+                    copy.result.name_hint = value.name_hint
+                    block.insert_op_before(copy, final)
+                    final.operands[index] = copy.result
+                else:
+                    copy.erase()
+        seen.add(value)
 
 
 def _entry(op: Operation, reason: str | None, kept: bool) -> PartitionEntry:

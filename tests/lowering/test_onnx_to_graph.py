@@ -175,8 +175,9 @@ def test_weight_element_types(data_type: str, raw: bool) -> None:
     model.graph.initializer.append(tensor)
     model.graph.output[0].type.tensor_type.elem_type = code
     result = import_onnx(model)
-    np.testing.assert_array_equal(result.weights.get("w"), values)
-    assert result.weights.get("w").dtype == values.dtype
+    (returned,) = results_of(result, {})
+    np.testing.assert_array_equal(returned, values)
+    assert returned.dtype == values.dtype
 
 
 def test_sparse_weights() -> None:

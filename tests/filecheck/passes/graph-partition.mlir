@@ -91,17 +91,35 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 
 // -----
 
-// A weight that is returned as it is comes from the host; an argument that is returned needs nobody.
+// 64-bit integers of which nothing is known stay with the host: a weight that is returned as it is comes from there,
+// an argument that is returned needs nobody.
 // CHECK:       builtin.module attributes {neuron.target = #neuron.target<"inf1">, neuron.partition = []} {
 // CHECK-NEXT:  func.func @main
-// CHECK-NEXT:    %w = neuron.launch @host_0() on host : () -> tensor<2xf32>
+// CHECK-NEXT:    %w = neuron.launch @host_0() on host : () -> tensor<2xi64>
 // CHECK-NEXT:    func.return %w, %x
-// CHECK:       func.func @host_0() -> tensor<2xf32>
+// CHECK:       func.func @host_0() -> tensor<2xi64>
 // CHECK-NEXT:    %w = graph.weight @w
 builtin.module attributes {neuron.target = #neuron.target<"inf1">} {
-  func.func @main(%x: tensor<2xf32>) -> (tensor<2xf32>, tensor<2xf32>) {
+  func.func @main(%x: tensor<2xi64>) -> (tensor<2xi64>, tensor<2xi64>) {
+    %w = graph.weight @w : tensor<2xi64>
+    func.return %w, %x : tensor<2xi64>, tensor<2xi64>
+  }
+}
+
+// -----
+
+// A core copies other weights, arguments, constants, and a result that stands twice.
+// CHECK:       func.func @main
+// CHECK-NEXT:    %e, %w, %x_1, %c, %e_1 = neuron.launch @neuron_0(%x) on core
+// CHECK-NEXT:    func.return %w, %x_1, %c, %e, %e_1
+// CHECK:       func.func @neuron_0
+// CHECK:         graph.reshape %w : (tensor<2xf32>) -> tensor<2xf32>
+builtin.module attributes {neuron.target = #neuron.target<"inf1">} {
+  func.func @main(%x: tensor<2xf32>) -> (tensor<2xf32>, tensor<2xf32>, tensor<2xi64>, tensor<2xf32>, tensor<2xf32>) {
     %w = graph.weight @w : tensor<2xf32>
-    func.return %w, %x : tensor<2xf32>, tensor<2xf32>
+    %c = graph.constant dense [1, 2] : tensor<2xi64>
+    %e = graph.unary exp %x : (tensor<2xf32>) -> tensor<2xf32>
+    func.return %w, %x, %c, %e, %e : tensor<2xf32>, tensor<2xf32>, tensor<2xi64>, tensor<2xf32>, tensor<2xf32>
   }
 }
 

@@ -118,7 +118,7 @@ def test_report():
 def test_programs_that_cannot_be_partitioned():
     with pytest.raises(NeuronError, match="has no function @main"):
         GraphPartitionPass().apply(make_context(), parse(MODULE.format("")))
-    module = partitioned("func.func @main(%x: tensor<4xf32>) -> tensor<4xf32> { func.return %x : tensor<4xf32> }")
+    module = partitioned("func.func @main(%x: tensor<4xi64>) -> tensor<4xi64> { func.return %x : tensor<4xi64> }")
     assert functions_of(module, Executor.CORE) == []
     text = """
     func.func @main(%x: tensor<4xf32>) -> tensor<4xf32> {
