@@ -21,6 +21,7 @@ COORDINATE_MODES = (
     "align_corners",
     "asymmetric",
     "tf_half_pixel_for_nn",
+    "tf_crop_and_resize",
 )
 NEAREST_MODES = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 
@@ -35,6 +36,8 @@ class Axis:
     """Output elements."""
     scale: float
     """Output elements per input element, as given or as the quotient of the sizes."""
+    region: tuple[float, float] = (0.0, 1.0)
+    """Start and end of the part that is resized, in units of the input; only tf_crop_and_resize looks at it."""
 
 
 def source_coordinates(axis: Axis, mode: str) -> Coordinates:
@@ -46,6 +49,8 @@ def source_coordinates(axis: Axis, mode: str) -> Coordinates:
     if mode == "align_corners":
         last = np.float32(axis.resized - 1)
         return x * np.float32(axis.size - 1) / last if axis.resized > 1 else x
+    if mode == "tf_crop_and_resize":
+        return _cropped_coordinates(axis)
     if mode == "tf_half_pixel_for_nn":
         return (x + half) / scale
     if mode == "pytorch_half_pixel" and axis.resized == 1:
@@ -55,6 +60,34 @@ def source_coordinates(axis: Axis, mode: str) -> Coordinates:
         adjustment = np.float32(axis.resized) / (scale * np.float32(axis.size))
         return np.float32(axis.size) / np.float32(2) * (np.float32(1) - adjustment) + centered
     return centered
+
+
+def _cropped_coordinates(axis: Axis) -> Coordinates:
+    """As many coordinates as there are output elements, from the start of the region to its end."""
+    start, end = (np.float32(bound) for bound in axis.region)
+    last = np.float32(axis.size - 1)
+    if axis.resized == 1:
+        return np.full(1, (start + end) * last / np.float32(2), np.float32)
+    x = np.arange(axis.resized, dtype=np.float32)
+    return start * last + x * ((end - start) * last / np.float32(axis.resized - 1))
+
+
+def is_extrapolated(axis: Axis, mode: str) -> npt.NDArray[np.bool_]:
+    """Which output elements lie outside of the input, where the mode gives these a value of their own."""
+    if mode != "tf_crop_and_resize":
+        return np.zeros(axis.resized, np.bool_)
+    x = source_coordinates(axis, mode)
+    return (x < 0) | (x > axis.size - 1)
+
+
+def proportional(sizes: list[int], wanted: list[int], policy: str) -> tuple[float, list[int]]:
+    """The one scale of all dimensions that keeps their proportions, and the sizes that it gives.
+
+    With policy `not_larger` no size exceeds what is wanted, with `not_smaller` none falls short of it.
+    """
+    scales = [want / size for size, want in zip(sizes, wanted, strict=True)]
+    scale = min(scales) if policy == "not_larger" else max(scales)
+    return scale, [int(scale * size + 0.5) for size in sizes]
 
 
 def nearest_positions(axis: Axis, mode: str, nearest_mode: str) -> npt.NDArray[np.int64]:
@@ -102,6 +135,30 @@ def cubic_matrix(axis: Axis, mode: str, coefficient: float, exclude_outside: boo
         np.add.at(matrix, (rows, np.clip(position, 0, axis.size - 1)), weight)
     if exclude_outside:
         matrix /= matrix.sum(axis=1, keepdims=True)
+    return matrix.astype(np.float32)
+
+
+def antialiased_matrix(
+    axis: Axis, mode: str, coefficient: float | None, exclude_outside: bool
+) -> npt.NDArray[np.float32]:
+    """[resized, size]: weights of an interpolation whose kernel is as wide as an output element, when shrinking.
+
+    `coefficient` is that of the cubic kernel, None for the linear one. Taps outside the input as in `cubic_matrix`.
+    """
+    x = source_coordinates(axis, mode).astype(np.float64)
+    narrowing = min(axis.scale, 1.0)
+    reach = int(np.ceil((1 if coefficient is None else 2) / narrowing)) + 1
+    taps = np.floor(x).astype(np.int64)[:, np.newaxis] + np.arange(-reach, reach + 1)
+    distance = np.abs(taps - x[:, np.newaxis]) * narrowing
+    if coefficient is None:
+        weights = np.maximum(1 - distance, 0)
+    else:
+        weights = np.where(distance < 2, _cubic_kernel(distance, coefficient), 0)
+    if exclude_outside:
+        weights = np.where((taps < 0) | (taps >= axis.size), 0, weights)
+    weights /= weights.sum(axis=1, keepdims=True)
+    matrix = np.zeros((axis.resized, axis.size), np.float64)
+    np.add.at(matrix, (np.arange(axis.resized)[:, np.newaxis], np.clip(taps, 0, axis.size - 1)), weights)
     return matrix.astype(np.float32)
 
 

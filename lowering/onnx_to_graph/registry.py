@@ -50,7 +50,9 @@ def converters() -> Table:
         recurrent,
         reduction,
         resizing,
+        sampling,
         scattering,
+        spectral,
     )
 
     families = (
@@ -65,7 +67,9 @@ def converters() -> Table:
         recurrent,
         reduction,
         resizing,
+        sampling,
         scattering,
+        spectral,
     )
     table: dict[str, Row] = {}
     for family in families:

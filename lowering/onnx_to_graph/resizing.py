@@ -7,24 +7,30 @@ positions; linear and cubic resizes multiply by a constant interpolation matrix.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from xdsl.ir import SSAValue
 
+from lowering.onnx_to_graph.arithmetic import Arithmetic
 from lowering.onnx_to_graph.interpolation import (
     COORDINATE_MODES,
     NEAREST_MODES,
     Axis,
+    antialiased_matrix,
     cubic_matrix,
+    is_extrapolated,
     linear_matrix,
     nearest_positions,
+    proportional,
 )
 from lowering.onnx_to_graph.limits import MAX_COMPUTED_ELEMENTS
 from lowering.onnx_to_graph.movement import repeat_blocks, reshaped
 from lowering.onnx_to_graph.node import Node, Unsupported
+from lowering.onnx_to_graph.positions import along
 from lowering.onnx_to_graph.registry import Row
 from lowering.onnx_to_graph.values import Value
-from neuron_dialects.dtypes import I64
+from neuron_dialects.dtypes import I1, I64
 from neuron_dialects.graph import GatherOp, MatMulOp, shape_of, spec_of
 from neuron_dialects.graph.shapes import ShapeError, element_count, normalize_axis
 
@@ -41,31 +47,54 @@ def _resize_axes(node: Node, shape: Sequence[int]) -> list[Axis]:
     scales_input = 1 if node.opset < 11 else 2
     axes = [normalize_axis(axis, len(shape)) for axis in node.ints_attr("axes", list(range(len(shape))))]
     result = [Axis(dim, dim, 1.0) for dim in shape]
-    if node.has(3):
-        sizes = node.constant_ints(3)
-        if len(sizes) != len(axes):
-            raise ShapeError(f"{len(sizes)} sizes for {len(axes)} axes")
-        if node.string_attr("keep_aspect_ratio_policy", "stretch") != "stretch":
-            raise Unsupported("an aspect ratio to keep")
-        for axis, size in zip(axes, sizes, strict=True):
-            result[axis] = Axis(shape[axis], size, size / shape[axis] if shape[axis] else 1.0)
-        return result
-    scales = [float(scale) for scale in node.constant(scales_input).reshape(-1)]
-    for axis, scaled in zip(axes, _scaled_axes([shape[axis] for axis in axes], scales), strict=True):
-        result[axis] = scaled
+    chosen = [shape[axis] for axis in axes]
+    if node.has(3) and node.shape(3) != (0,):
+        resized = _sized_axes(node, chosen)
+    else:
+        resized = _scaled_axes(chosen, [float(scale) for scale in node.constant(scales_input).reshape(-1)])
+    regions = _regions(node, len(axes))
+    for axis, made, region in zip(axes, resized, regions, strict=True):
+        result[axis] = replace(made, region=region)
     return result
+
+
+def _sized_axes(node: Node, dims: Sequence[int]) -> list[Axis]:
+    """One Axis per dimension, for the sizes of input 3."""
+    sizes = node.constant_ints(3)
+    if len(sizes) != len(dims):
+        raise ShapeError(f"{len(sizes)} sizes for {len(dims)} axes")
+    policy = node.string_attr("keep_aspect_ratio_policy", "stretch")
+    if policy == "stretch" or 0 in dims:
+        return [Axis(dim, size, size / dim if dim else 1.0) for dim, size in zip(dims, sizes, strict=True)]
+    scale, kept = proportional(list(dims), sizes, policy)
+    return [Axis(dim, size, scale) for dim, size in zip(dims, kept, strict=True)]
+
+
+def _regions(node: Node, count: int) -> list[tuple[float, float]]:
+    """Start and end of the region of interest along each axis; only tf_crop_and_resize has one."""
+    if node.string_attr("coordinate_transformation_mode", "half_pixel") != "tf_crop_and_resize":
+        return [(0.0, 1.0)] * count
+    bounds = [float(bound) for bound in node.constant(1).reshape(-1)]
+    if len(bounds) != 2 * count:
+        raise ShapeError(f"{len(bounds)} bounds of a region for {count} axes")
+    return list(zip(bounds[:count], bounds[count:], strict=True))
 
 
 def _resize(node: Node) -> Sequence[Value]:
     x = node.operand(0)
     coordinates = node.string_attr("coordinate_transformation_mode", "half_pixel" if node.opset >= 11 else "asymmetric")
     nearest = node.string_attr("nearest_mode", "round_prefer_floor" if node.opset >= 11 else "floor")
-    if node.int_attr("antialias", 0):
-        raise Unsupported("antialiasing")
     axes = _resize_axes(node, shape_of(x))
     if node.opset < 11 and any(axis.scale < 1 for axis in axes):
         raise Unsupported("downsampling before opset 11")
-    return [_resized(node, x, axes, coordinates, nearest)]
+    resized = _resized(node, x, axes, coordinates, nearest)
+    outside = np.zeros((), np.bool_)
+    for position, axis in enumerate(axes):
+        outside = outside | along(is_extrapolated(axis, coordinates), position, len(axes))
+    if outside.any():
+        filler = node.float_attr("extrapolation_value", 0.0)
+        resized = Arithmetic(node).where(node.constant_value("outside", outside, I1), filler, resized)
+    return [resized]
 
 
 def _upsample(node: Node) -> Sequence[Value]:
@@ -94,11 +123,14 @@ def _resized(node: Node, x: SSAValue, axes: Sequence[Axis], coordinates: str, ne
             continue
         if axis.size * axis.resized > MAX_COMPUTED_ELEMENTS:
             raise Unsupported(f"an interpolation matrix of {axis.resized}x{axis.size}")
-        if mode == "linear":
+        excluded = bool(node.int_attr("exclude_outside", 0))
+        coefficient = node.float_attr("cubic_coeff_a", -0.75)
+        if node.int_attr("antialias", 0):
+            matrix = antialiased_matrix(axis, coordinates, coefficient if mode == "cubic" else None, excluded)
+        elif mode == "linear":
             matrix = linear_matrix(axis, coordinates)
         else:
-            excluded = bool(node.int_attr("exclude_outside", 0))
-            matrix = cubic_matrix(axis, coordinates, node.float_attr("cubic_coeff_a", -0.75), excluded)
+            matrix = cubic_matrix(axis, coordinates, coefficient, excluded)
         weights = node.constant_value(f"interpolation_{position}", matrix, spec_of(x)[0])
         x = _combined(node, x, position, weights)
     return x
