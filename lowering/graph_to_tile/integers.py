@@ -27,6 +27,13 @@ NARROW_DTYPES = INTEGER_DTYPES[1:]
 LIMB_BITS = 11
 """Bits of a multiplication's limb: two limbs multiply to 22 bits, and four such products add up exactly in f32."""
 
+BITWISE = {
+    BinaryKind.BIT_AND: "bitwise_and",
+    BinaryKind.BIT_OR: "bitwise_or",
+    BinaryKind.BIT_XOR: "bitwise_xor",
+}
+"""Kinds that are one ALU operator on the bits of integers of any width."""
+
 _LIMBS = 3
 _HALF = 0xFFFF
 
@@ -339,6 +346,38 @@ class Integers:
         e.alu(fraction, unit, self.negative(exponent), "logical_and")
         e.select(base, 0.0, fraction)
 
+    # -- shifts
+    # -----------------------------------------------------------------------------------------------------------
+
+    def _beyond(self, count: View, bits: int) -> View:
+        """1 where a count is not in [0, bits), else 0; `bits` is a power of two."""
+        flag = self.e.temp(count, "i32")
+        self.bits(flag, count, "bitwise_and", -bits)
+        self.e.scalar(flag, flag, "not_equal", 0.0)
+        return flag
+
+    @scoped
+    def shift_left(self, dst: View, x: View, count: View, bits: int) -> None:
+        """dst = x << count, 0 where the count is not in [0, bits)."""
+        kept, near = self._beyond(count, bits), self.e.temp(dst, "i32")
+        self.e.scalar(kept, kept, "add", -1.0)
+        self.bits(near, count, "bitwise_and", 31)
+        self.e.tensors(near, x, near, "left_shift")
+        self.e.tensors(dst, near, kept, "bitwise_and")
+
+    @scoped
+    def shift_right(self, dst: View, x: View, count: View) -> None:
+        """dst = x >> count with the sign of x, which is all that is left where the count is not in [0, 32)."""
+        far, near, sign = self._beyond(count, 32), self.e.temp(dst, "i32"), self.e.temp(dst, "i32")
+        # The complement of a negative number is shifted like a positive one, and complemented again.
+        self.e.scalar(sign, self.negative(x), "multiply", -1.0)
+        self.e.scalar(far, far, "multiply", 31.0)
+        self.bits(near, count, "bitwise_and", 31)
+        self.e.tensors(near, near, far, "bitwise_or")
+        self.e.tensors(far, x, sign, "bitwise_xor")
+        self.e.tensors(near, far, near, "right_shift")
+        self.e.tensors(dst, near, sign, "bitwise_xor")
+
     # -- operators
     # --------------------------------------------------------------------------------------------------------
 
@@ -383,8 +422,8 @@ class Integers:
                 e.scalar_tensor(dst, negative, "multiply", -2.0, "add", nonzero)
 
     @scoped
-    def binary(self, kind: BinaryKind, dst: View, a: Operand, b: Operand) -> None:
-        """dst = a kind b for i32 views and numbers."""
+    def binary(self, kind: BinaryKind, dst: View, a: Operand, b: Operand, bits: int = 32) -> None:
+        """dst = a kind b for i32 views and numbers, which hold integers of a type of so many bits."""
         e = self.e
         match kind:
             case BinaryKind.ADD:
@@ -401,6 +440,12 @@ class Integers:
                 self.modulo(dst, a, b)
             case BinaryKind.POW:
                 self.power(dst, a, b)
+            case BinaryKind.BIT_AND | BinaryKind.BIT_OR | BinaryKind.BIT_XOR:
+                e.tensors(dst, self.tile(a, dst), self.tile(b, dst), BITWISE[kind])
+            case BinaryKind.SHIFT_LEFT:
+                self.shift_left(dst, self.tile(a, dst), self.tile(b, dst), bits)
+            case BinaryKind.SHIFT_RIGHT:
+                self.shift_right(dst, self.tile(a, dst), self.tile(b, dst))
             case _:
                 assert kind is BinaryKind.PRELU
                 tile, product, below = self.tile(a, dst), e.temp(dst, "i32"), e.temp(dst, "i1")

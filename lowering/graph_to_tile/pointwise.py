@@ -132,7 +132,7 @@ class Pointwise:
             emit_binary(self.e, kind, dst, a, b)
             return
         wide = self._wide(dst)
-        self.integers.binary(kind, wide, self._widened(a), self._widened(b))
+        self.integers.binary(kind, wide, self._widened(a), self._widened(b), 8 * dtype.size_bytes)
         self._narrow(dst, wide)
 
     def _compare(self, comparison: str, dtype: DType, dst: View, a: Operand, b: Operand) -> None:

@@ -98,8 +98,9 @@ def _change_where(
 
 def _remainder(e: Emitter, a: Operand, b: Operand, like: View) -> View:
     """|a| - floor(|a| / |b|) * |b|, in [0, |b|); accurate while the quotient is below 2^16."""
-    remainder = e.temp(like)
-    e.function(remainder, e.tile(a, like), "abs")
+    remainder, magnitude, smaller = e.temp(like), e.temp(like), e.temp(like, "i1")
+    e.function(magnitude, e.tile(a, like), "abs")
+    e.assign(remainder, magnitude)
     divisor: Operand
     inverted: Operand
     if isinstance(b, View):
@@ -117,6 +118,9 @@ def _remainder(e: Emitter, a: Operand, b: Operand, like: View) -> View:
     # The rounded quotient can be one off in either direction.
     _change_where(e, remainder, remainder, "less", 0.0, "add", divisor)
     _change_where(e, remainder, remainder, "greater_equal", divisor, "subtract", divisor)
+    # Nothing is taken from what is smaller than the divisor, which may be infinite.
+    e.alu(smaller, magnitude, divisor, "less")
+    e.select(remainder, magnitude, smaller)
     return remainder
 
 
@@ -133,7 +137,10 @@ def _mod(e: Emitter, dst: View, a: Operand, b: Operand) -> None:
     _fmod(e, signed, a, b)
     e.function(product, e.tile(b, dst), "sign")
     e.alu(product, product, signed, "multiply")
-    _change_where(e, signed, product, "less", 0.0, "add", b)
+    shifted, differs = e.temp(dst), e.temp(dst, "i1")
+    e.alu(shifted, signed, b, "add")
+    e.alu(differs, product, 0.0, "less")
+    e.select(signed, shifted, differs)
     e.assign(dst, signed)
 
 

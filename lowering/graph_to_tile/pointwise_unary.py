@@ -30,6 +30,7 @@ FUNCTIONS: dict[UnaryKind, str] = {
     UnaryKind.SILU: "silu",
     UnaryKind.SOFTPLUS: "softplus",
     UnaryKind.MISH: "mish",
+    UnaryKind.ATAN: "arctan",
     UnaryKind.SIGN: "sign",
     UnaryKind.LEAKY_RELU: "prelu",
 }

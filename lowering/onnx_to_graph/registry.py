@@ -39,6 +39,7 @@ Table: TypeAlias = Mapping[str, Row]
 def converters() -> Table:
     """The whole table, for operators of ONNX's own domain."""
     from lowering.onnx_to_graph import (
+        bits,
         contraction,
         elementwise,
         indexing,
@@ -53,9 +54,11 @@ def converters() -> Table:
         sampling,
         scattering,
         spectral,
+        trigonometry,
     )
 
     families = (
+        bits,
         contraction,
         elementwise,
         indexing,
@@ -70,6 +73,7 @@ def converters() -> Table:
         sampling,
         scattering,
         spectral,
+        trigonometry,
     )
     table: dict[str, Row] = {}
     for family in families:

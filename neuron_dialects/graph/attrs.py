@@ -43,6 +43,7 @@ class UnaryKind(StrEnum):
     HARD_SWISH = "hard_swish"
     SIN = "sin"
     COS = "cos"
+    ATAN = "atan"
     SIGN = "sign"
     FLOOR = "floor"
     CEIL = "ceil"
@@ -72,6 +73,11 @@ class BinaryKind(StrEnum):
     AND = "and"
     OR = "or"
     XOR = "xor"
+    BIT_AND = "bit_and"
+    BIT_OR = "bit_or"
+    BIT_XOR = "bit_xor"
+    SHIFT_LEFT = "shift_left"
+    SHIFT_RIGHT = "shift_right"
     PRELU = "prelu"
 
 

@@ -47,6 +47,13 @@ UNARY_PARAMETERS: dict[UnaryKind, tuple[str, ...]] = {
 
 _UNARY_ON_INTEGERS = (UnaryKind.ABS, UnaryKind.NEG, UnaryKind.SIGN, UnaryKind.RELU, UnaryKind.SQUARE)
 _LOGICAL = (BinaryKind.AND, BinaryKind.OR, BinaryKind.XOR)
+_BITWISE = (
+    BinaryKind.BIT_AND,
+    BinaryKind.BIT_OR,
+    BinaryKind.BIT_XOR,
+    BinaryKind.SHIFT_LEFT,
+    BinaryKind.SHIFT_RIGHT,
+)
 _EQUALITY = (CompareKind.EQ, CompareKind.NE)
 
 
@@ -147,7 +154,9 @@ class ClipOp(ComputeOp):
 class BinaryOp(ComputeOp):
     """`graph.binary kind %a, %b`: the function `kind` of every pair of elements, with numpy broadcasting.
 
-    a, b, result: one element type; i1 for and, or, xor; float or integer otherwise. Integer div truncates towards zero.
+    a, b, result: one element type; i1 for and, or, xor; integer for bit_and, bit_or, bit_xor, shift_left, shift_right;
+    float or integer otherwise. Integer div truncates towards zero. Shifts are arithmetic; by a count that is negative
+    or not below the number of bits they move every bit out: what is left is 0, or the sign of a shift to the right.
     mod takes the sign of b, fmod the sign of a. max and min give NaN when either operand is NaN. prelu is
     `a < 0 ? a*b : a`.
     """
@@ -172,7 +181,7 @@ class BinaryOp(ComputeOp):
     def infer(kind: BinaryKind, a: TensorSpec, b: TensorSpec) -> TensorSpec:
         """Result of `kind` on a and b."""
         dtype = require_same_dtype(a[0], b[0])
-        require_dtype((dtype is I1) == (kind in _LOGICAL), kind, dtype)
+        require_dtype((dtype is I1) == (kind in _LOGICAL) and (dtype.is_integer or kind not in _BITWISE), kind, dtype)
         shape = broadcast_shapes(a[1], b[1])
         if kind is BinaryKind.PRELU and shape != a[1]:
             raise ShapeError(f"slope {text(b[1])} does not broadcast to {text(a[1])}")

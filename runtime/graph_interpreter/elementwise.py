@@ -64,6 +64,7 @@ _PLAIN: dict[UnaryKind, Callable[[Array], Array]] = {
     UnaryKind.HARD_SWISH: lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
     UnaryKind.SIN: np.sin,
     UnaryKind.COS: np.cos,
+    UnaryKind.ATAN: np.arctan,
     UnaryKind.SIGN: np.sign,
     UnaryKind.FLOOR: np.floor,
     UnaryKind.CEIL: np.ceil,
@@ -92,6 +93,9 @@ _BINARY: dict[BinaryKind, Callable[[Array, Array], Array]] = {
     BinaryKind.AND: np.logical_and,
     BinaryKind.OR: np.logical_or,
     BinaryKind.XOR: np.logical_xor,
+    BinaryKind.BIT_AND: np.bitwise_and,
+    BinaryKind.BIT_OR: np.bitwise_or,
+    BinaryKind.BIT_XOR: np.bitwise_xor,
     BinaryKind.PRELU: lambda a, b: np.where(a < 0, a * b, a),
 }
 
@@ -148,6 +152,8 @@ def binary(op: BinaryOp, a: Array, b: Array) -> Array:
         values = truncating_division(a, b) if a.dtype.kind in "iu" else a / b
     elif kind is BinaryKind.POW:
         values = integer_power(a, b) if a.dtype.kind in "iu" else np.power(a, b)
+    elif kind in (BinaryKind.SHIFT_LEFT, BinaryKind.SHIFT_RIGHT):
+        values = shifted(a, b, left=kind is BinaryKind.SHIFT_LEFT)
     else:
         values = _BINARY[kind](a, b)
     return rounded(values, _result_dtype(op))
@@ -169,6 +175,16 @@ def integer_power(base: Array, exponent: Array) -> Array:
     values = np.power(base, np.maximum(exponent, 0))
     inverse = np.where(base == 1, 1, np.where(base == -1, 1 - 2 * (exponent & 1), 0))
     return np.where(exponent < 0, inverse, values)
+
+
+def shifted(a: Array, count: Array, *, left: bool) -> Array:
+    """a shifted, with its sign; a count that the type's width does not include moves every bit out."""
+    bits = 8 * a.dtype.itemsize
+    beyond = (count < 0) | (count >= bits)
+    if left:
+        return np.where(beyond, np.zeros_like(a), np.left_shift(a, np.where(beyond, 0, count).astype(a.dtype)))
+    kept = np.right_shift(a, np.where(beyond, bits - 1, count).astype(a.dtype))
+    return np.where(beyond & (a >= 0), np.zeros_like(a), kept)
 
 
 def compare(op: CompareOp, a: Array, b: Array) -> Array:

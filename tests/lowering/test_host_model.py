@@ -55,7 +55,8 @@ I16, UI16, UI32, UI64 = (dtype_by_name(name) for name in ("i16", "ui16", "ui32",
 FLOATS = [F32, F64, F16, BF16]
 INTEGERS = [I8, UI8, I16, UI16, I32, UI32, I64, UI64]
 LOGICAL = (BinaryKind.AND, BinaryKind.OR, BinaryKind.XOR)
-WITHOUT_F64_KERNEL = (UnaryKind.ERF, UnaryKind.GELU)
+BITWISE = (BinaryKind.BIT_AND, BinaryKind.BIT_OR, BinaryKind.BIT_XOR, BinaryKind.SHIFT_LEFT, BinaryKind.SHIFT_RIGHT)
+WITHOUT_F64_KERNEL = (UnaryKind.ERF, UnaryKind.GELU, UnaryKind.ATAN)
 UNARY = [
     (kind, dtype)
     for kind in UnaryKind
@@ -121,7 +122,7 @@ def test_clip_on_integers(dtype: DType):
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-@pytest.mark.parametrize("kind", [kind for kind in BinaryKind if kind not in LOGICAL], ids=str)
+@pytest.mark.parametrize("kind", [kind for kind in BinaryKind if kind not in (*LOGICAL, *BITWISE)], ids=str)
 def test_binary(kind: BinaryKind, dtype: DType):
     a, b = values(dtype, 4, 1, 5) * 4, nonzero(dtype, 4, 5)
     if kind is BinaryKind.POW:

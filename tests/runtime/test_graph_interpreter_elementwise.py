@@ -44,6 +44,7 @@ UNARY: dict[UnaryKind, tuple[str, dict[str, Any], dict[str, float]]] = {
     UnaryKind.HARD_SWISH: ("HardSwish", {}, {}),
     UnaryKind.SIN: ("Sin", {}, {}),
     UnaryKind.COS: ("Cos", {}, {}),
+    UnaryKind.ATAN: ("Atan", {}, {}),
     UnaryKind.SIGN: ("Sign", {}, {}),
     UnaryKind.FLOOR: ("Floor", {}, {}),
     UnaryKind.CEIL: ("Ceil", {}, {}),
@@ -74,6 +75,8 @@ BINARY = {
     BinaryKind.MIN: "Min",
     BinaryKind.PRELU: "PRelu",
 }
+BITWISE = {BinaryKind.BIT_AND: "BitwiseAnd", BinaryKind.BIT_OR: "BitwiseOr", BinaryKind.BIT_XOR: "BitwiseXor"}
+SHIFTS = (BinaryKind.SHIFT_LEFT, BinaryKind.SHIFT_RIGHT)
 LOGICAL = {BinaryKind.AND: "And", BinaryKind.OR: "Or", BinaryKind.XOR: "Xor"}
 COMPARE = {
     CompareKind.EQ: "Equal",
@@ -97,7 +100,7 @@ def values_for(kind: UnaryKind, dtype: DType) -> Array:
 
 def test_every_kind_is_tested():
     assert {*UNARY, *COMPOSED, UnaryKind.NOT} == set(UnaryKind)
-    assert {*BINARY, *LOGICAL, BinaryKind.MOD, BinaryKind.FMOD} == set(BinaryKind)
+    assert {*BINARY, *BITWISE, *SHIFTS, *LOGICAL, BinaryKind.MOD, BinaryKind.FMOD} == set(BinaryKind)
     assert {*COMPARE, CompareKind.NE} == set(CompareKind)
 
 
@@ -335,3 +338,21 @@ def test_cast_to_8_bit_floats_saturates(name: str, largest: float):
     x = np.array([1.0, 1e6, -1e6, np.inf, 0.0], np.float32)
     actual = interpret(lambda x: CastOp(x, dtype_by_name(name)), x)
     np.testing.assert_array_equal(actual.astype(np.float32), [1.0, largest, -largest, largest, 0.0])
+
+
+@pytest.mark.parametrize("dtype", [I8, I32, UI8], ids=str)
+@pytest.mark.parametrize("kind", BITWISE, ids=str)
+def test_bitwise(kind: BinaryKind, dtype: DType):
+    rng = np.random.default_rng(0)
+    limits = np.iinfo(dtype.numpy)
+    a, b = (rng.integers(limits.min, limits.max, (3, 40), endpoint=True).astype(dtype.numpy) for _ in range(2))
+    assert_close(interpret(lambda a, b: BinaryOp(kind, a, b), a, b), run_node(BITWISE[kind], [a, b], {}))
+
+
+# -9 = ...10111: arithmetic to the right, wrapped to the left; counts beyond the width leave nothing but the sign.
+def test_shifts():
+    a, count = np.array([-9, -9, 9, -9, 9, 100], np.int8), np.array([1, 8, 8, -1, -1, 2], np.int8)
+    right = interpret(lambda a, b: BinaryOp(BinaryKind.SHIFT_RIGHT, a, b), a, count)
+    left = interpret(lambda a, b: BinaryOp(BinaryKind.SHIFT_LEFT, a, b), a, count)
+    assert right.tolist() == [-5, -1, 0, -1, 0, 25]
+    assert left.tolist() == [-18, 0, 0, 0, 0, -112]

@@ -9,7 +9,7 @@ import numpy as np
 from lowering.nisa_to_neff.host_model.arithmetic import Arithmetic
 from lowering.nisa_to_neff.host_model.unary import leaky_relu
 from lowering.nisa_to_neff.host_model.writer import ModelWriter, held_dtype, is_narrow
-from neuron_dialects.dtypes import F32, I1
+from neuron_dialects.dtypes import F32, I1, I64, dtype_by_name
 from neuron_dialects.graph import (
     BinaryKind,
     BinaryOp,
@@ -22,6 +22,8 @@ from neuron_dialects.graph import (
     Value,
     spec_of,
 )
+
+UI64 = dtype_by_name("ui64")
 
 
 def clip(writer: ModelWriter, op: ClipOp, names: Sequence[str]) -> str:
@@ -44,6 +46,9 @@ _BINARY: dict[BinaryKind, str] = {
     BinaryKind.AND: "And",
     BinaryKind.OR: "Or",
     BinaryKind.XOR: "Xor",
+    BinaryKind.BIT_AND: "BitwiseAnd",
+    BinaryKind.BIT_OR: "BitwiseOr",
+    BinaryKind.BIT_XOR: "BitwiseXor",
 }
 
 
@@ -57,6 +62,8 @@ def binary(writer: ModelWriter, op: BinaryOp, names: Sequence[str]) -> str:
         return _floored_remainder(math, a, b)
     if math.dtype.is_integer and kind in (BinaryKind.DIV, BinaryKind.MOD, BinaryKind.FMOD):
         return _integer_division(math, kind, a, b, may_fail=not _is_safe_divisor(op.b))
+    if kind in (BinaryKind.SHIFT_LEFT, BinaryKind.SHIFT_RIGHT):
+        return _shift(math, a, b, left=kind is BinaryKind.SHIFT_LEFT)
     if kind is BinaryKind.FMOD:
         return math("Mod", a, b, fmod=1)
     return math(_BINARY[kind], a, b)
@@ -86,6 +93,34 @@ def _integer_division(math: Arithmetic, kind: BinaryKind, a: str, b: str, *, may
         return math("Mod", a, divisor, fmod=int(kind is BinaryKind.FMOD))
     quotient = math("Div", a, divisor)
     return math("Where", special, math("Mul", a, b), quotient, untyped=(0,)) if may_fail else quotient
+
+
+def _shift(math: Arithmetic, a: str, count: str, *, left: bool) -> str:
+    """A shift with the sign of a, in 64 bits without a sign: the type that onnxruntime shifts."""
+    writer, bits = math.writer, 8 * math.dtype.size_bytes
+    wide, unsigned = Arithmetic(writer, I64), Arithmetic(writer, UI64)
+    x, distance = writer.cast(a, I64), writer.cast(count, I64)
+    beyond = writer.node("Or", wide("Less", distance, 0), wide("GreaterOrEqual", distance, bits))
+    if math.dtype is UI64:
+        beyond = unsigned("GreaterOrEqual", count, bits)
+    near = writer.cast(wide("Where", beyond, 0, distance, untyped=(0,)), UI64)
+    if left:
+        moved = unsigned("BitShift", writer.cast(x, UI64), near, direction="LEFT")
+        return _low_bits(math, wide("Where", beyond, 0, writer.cast(moved, I64), untyped=(0,)))
+    if not math.dtype.is_signed:
+        moved = writer.cast(unsigned("BitShift", writer.cast(x, UI64), near, direction="RIGHT"), I64)
+        return _low_bits(math, wide("Where", beyond, 0, moved, untyped=(0,)))
+    # The complement -1 - x of a negative number is shifted like a positive one, and complemented again.
+    negative = wide("Less", x, 0)
+    positive = writer.cast(wide("Where", negative, wide("Sub", -1, x), x, untyped=(0,)), UI64)
+    moved = writer.cast(unsigned("BitShift", positive, near, direction="RIGHT"), I64)
+    moved = wide("Where", beyond, 0, moved, untyped=(0,))
+    return _low_bits(math, wide("Where", negative, wide("Sub", -1, moved), moved, untyped=(0,)))
+
+
+def _low_bits(math: Arithmetic, value: str) -> str:
+    """A 64-bit integer in the type of `math`, its low bits."""
+    return value if math.dtype is I64 else math.writer.cast(value, math.dtype)
 
 
 def _is_safe_divisor(value: Value) -> bool:

@@ -29,6 +29,7 @@ _PLAIN: dict[UnaryKind, str] = {
     UnaryKind.HARD_SWISH: "HardSwish",
     UnaryKind.SIN: "Sin",
     UnaryKind.COS: "Cos",
+    UnaryKind.ATAN: "Atan",
     UnaryKind.SIGN: "Sign",
     UnaryKind.FLOOR: "Floor",
     UnaryKind.CEIL: "Ceil",

@@ -270,6 +270,14 @@ func.func @f(%a: tensor<8xf32>) {
 
 // -----
 
+// CHECK: shift_left is not defined on f32
+func.func @f(%a: tensor<8xf32>) {
+  %0 = graph.binary shift_left %a, %a : (tensor<8xf32>, tensor<8xf32>) -> tensor<8xf32>
+  func.return
+}
+
+// -----
+
 // CHECK: a scatter index is not defined on f32
 func.func @f(%a: tensor<8xf32>) {
   %0 = graph.scatter %a, %a, %a axis 0 : (tensor<8xf32>, tensor<8xf32>, tensor<8xf32>) -> tensor<8xf32>

@@ -45,7 +45,9 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 PARAMETERS = {"alpha": 0.7, "beta": 1.3}
 ON_INTEGERS = (UnaryKind.ABS, UnaryKind.NEG, UnaryKind.SIGN, UnaryKind.RELU, UnaryKind.SQUARE)
 LOGICAL = (BinaryKind.AND, BinaryKind.OR, BinaryKind.XOR)
-ARITHMETIC = tuple(kind for kind in BinaryKind if kind not in LOGICAL)
+SHIFTS = (BinaryKind.SHIFT_LEFT, BinaryKind.SHIFT_RIGHT)
+BITWISE = (BinaryKind.BIT_AND, BinaryKind.BIT_OR, BinaryKind.BIT_XOR, *SHIFTS)
+ARITHMETIC = tuple(kind for kind in BinaryKind if kind not in (*LOGICAL, *BITWISE))
 TARGETS = ("inf1", "trn1")
 
 
@@ -160,6 +162,9 @@ def integer_operands(kind: BinaryKind, dtype: Any) -> tuple[Array, Array]:
         a[3:] = rng.integers(0 if dtype is np.uint8 else -4, 5, (9, 9))
         # Zero has no negative power.
         a[(a == 0) & (b.astype(np.int64) < 0)] = 2
+    if kind in SHIFTS:
+        # Counts around both ends of the width, and anything.
+        b[:8] = rng.integers(0 if dtype is np.uint8 else -2, 8 * np.dtype(dtype).itemsize + 2, (8, 9))
     if kind in (BinaryKind.DIV, BinaryKind.MOD, BinaryKind.FMOD):
         b[b == 0] = 3
         if dtype is not np.uint8:
@@ -168,7 +173,7 @@ def integer_operands(kind: BinaryKind, dtype: Any) -> tuple[Array, Array]:
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int8, np.uint8])
-@pytest.mark.parametrize("kind", ARITHMETIC)
+@pytest.mark.parametrize("kind", [*ARITHMETIC, *BITWISE])
 def test_integers_are_exact(kind: BinaryKind, dtype: Any) -> None:
     a, b = integer_operands(kind, dtype)
     for target in TARGETS:
@@ -176,7 +181,7 @@ def test_integers_are_exact(kind: BinaryKind, dtype: Any) -> None:
 
 
 # Without a pool engine, integers go through f32: the recipes must be exact in that arithmetic too.
-@pytest.mark.parametrize("kind", ARITHMETIC)
+@pytest.mark.parametrize("kind", [*ARITHMETIC, *BITWISE])
 def test_integers_are_exact_on_engines_that_compute_in_f32(kind: BinaryKind, monkeypatch: pytest.MonkeyPatch) -> None:
     def on_vector_engine(name: str, engine: str, *rest: Any) -> Case:
         return Case(name, "dve", *rest)
@@ -217,6 +222,15 @@ def test_remainders_of_large_quotients(kind: BinaryKind) -> None:
     check(binary(kind), a, b)
     for value in (0.1, 7.0, -3.3):
         check(by_number(kind, value), a)
+
+
+# Nothing is taken from a number by an infinite divisor; mod goes over to the divisor where the signs differ.
+@pytest.mark.parametrize("kind", [BinaryKind.MOD, BinaryKind.FMOD])
+def test_remainders_at_infinity(kind: BinaryKind) -> None:
+    a = np.array([[-3, 3, -1, 1, np.inf, -np.inf, 1, np.nan, 0, np.inf]], np.float32)
+    b = np.array([[np.inf, np.inf, -np.inf, -np.inf, 2, 2, 0, 2, np.inf, np.inf]], np.float32)
+    check(binary(kind), a, b)
+    check(by_number(kind, np.inf), a)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32, np.uint8])
