@@ -301,8 +301,18 @@ def _pad(node: Node) -> Sequence[Value]:
         low, high = [max(0, before) for before in low], [max(0, after) for after in high]
     if not any(low) and not any(high):
         return [x]
+    if mode == "constant" and node.opset >= 11 and node.has(2) and not isinstance(node.value(2), Constant):
+        return [_filled_around(node, x, low, high)]
     value = _pad_value(node, dtype) if mode == "constant" else 0.0
     return [node.emit(PadOp(x, low, high, mode=PadMode(mode), value=value))]
+
+
+def _filled_around(node: Node, x: SSAValue, low: Sequence[int], high: Sequence[int]) -> SSAValue:
+    """x padded with a value that is known only at run time: input 2."""
+    padded = node.emit(PadOp(x, low, high))
+    inside = np.zeros(shape_of(padded), np.bool_)
+    inside[tuple(slice(before, before + dim) for before, dim in zip(low, shape_of(x), strict=True))] = True
+    return node.emit(SelectOp(node.constant_value("inside", inside, I1), padded, reshaped(node, node.operand(2), ())))
 
 
 # Selection by index

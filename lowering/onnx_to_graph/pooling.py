@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from math import prod
 
+from lowering.onnx_to_graph.arithmetic import Arithmetic
 from lowering.onnx_to_graph.linear import spatial_attr, window_pads
 from lowering.onnx_to_graph.node import Node, Unsupported
 from lowering.onnx_to_graph.registry import Row
 from lowering.onnx_to_graph.values import Value
+from neuron_dialects.dtypes import F32
 from neuron_dialects.graph import (
     BinaryKind,
     BinaryOp,
@@ -45,6 +48,31 @@ def _pool(node: Node, kind: PoolKind) -> Sequence[Value]:
         count_include_pad=bool(node.int_attr("count_include_pad", 0)),
     )
     return [node.emit(op)]
+
+
+def _lp_pool(node: Node) -> Sequence[Value]:
+    """The p-norm of each window: a mean of powers, times their number, with padding that counts as zeros."""
+    ops, x, order = Arithmetic(node), node.operand(0), node.int_attr("p", 2)
+    dtype, shape = spec_of(x)
+    kernel = spatial_attr(node, "kernel_shape", len(shape) - 2, 1)
+    if order < 1 or node.int_attr("ceil_mode", 0):
+        raise Unsupported(f"a norm of order {order}" if order < 1 else "partial windows")
+    size = shape[2:]
+    strides, dilations = (spatial_attr(node, name, len(size), 1) for name in ("strides", "dilations"))
+    magnitude = ops.unary(UnaryKind.ABS, ops.cast(x, F32))
+    powers = magnitude if order == 1 else ops.binary(BinaryKind.POW, magnitude, order)
+    pool = PoolOp(
+        PoolKind.AVERAGE,
+        powers,
+        kernel=kernel,
+        strides=strides,
+        pads=window_pads(node, size, kernel, strides, dilations),
+        dilations=dilations,
+        count_include_pad=True,
+    )
+    total = ops.mul(node.emit(pool), prod(kernel))
+    norm = total if order == 1 else ops.binary(BinaryKind.POW, total, 1 / order)
+    return [ops.cast(norm, dtype)]
 
 
 def _global_reduce(node: Node, kind: ReduceKind) -> Sequence[Value]:
@@ -95,5 +123,6 @@ CONVERTERS: dict[str, Row] = {
     "GlobalAveragePool": Row(partial(_global_reduce, kind=ReduceKind.MEAN), since=1),
     "GlobalMaxPool": Row(partial(_global_reduce, kind=ReduceKind.MAX), since=1),
     "GlobalLpPool": Row(_global_lp_pool, since=2),
+    "LpPool": Row(_lp_pool, since=2),
     "LRN": Row(_lrn, since=1),
 }

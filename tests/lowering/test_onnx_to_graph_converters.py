@@ -359,6 +359,9 @@ MOVEMENTS = [
     case("Pad", X, opset=10, pads=[0, 1, 2, 0, 0, 1], value=1.5),
     case("Pad", X, opset=10, pads=[0, 1, 2, 0, 0, 1], mode="reflect"),
     with_constants(case("Pad", X, opset=13), at1=listed(0, 1, 2, 0, 0, 1), at2=np.float32(-2)),
+    # A value that is known only at run time.
+    Case("Pad", [X, None, np.array(1.25, np.float32)], {1: listed(0, 1, 2, 0, 0, 1)}, {}, 13),
+    Case("Pad", [ints(3, 4), None, np.array(2**24 + 1)], {1: listed(1, -1, 0, 2)}, {}, 13),
     with_constants(case("Pad", X, opset=13, mode="edge"), at1=listed(0, 1, 2, 0, 0, 1)),
     with_constants(case("Pad", X, opset=18), at1=listed(1, 2), at3=listed(-1)),
     with_constants(case("Pad", X, opset=13), at1=listed(0, -1, 2, 0, 0, -1)),

@@ -143,7 +143,25 @@ STFTS = [
     Case("STFT", [pairs(2, 20, 1), None, floats(7)], {1: np.array(3)}, {}, 17),
 ]
 
-EVALUATED = [*AFFINE, *DEFORMED, *DFTS, *STFTS]
+COLUMNS = [
+    with_constants(
+        case("Col2Im", floats(2, 12, 12 if len(image) == 2 else 8), **attributes),
+        at1=listed(*image),
+        at2=listed(*block),
+    )
+    for image, block, attributes in cast(
+        list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]],
+        [
+            ((5, 6), (2, 3), {"strides": [1, 2], "dilations": [2, 1], "pads": [0, 1, 1, 0]}),
+            ((3, 3, 3), (2, 2, 3), {"pads": [0, 0, 0, 0, 0, 1]}),
+        ],
+    )
+]
+NORMS = [
+    case("LpPool", floats(1, 2, 7, 6), kernel_shape=[3, 2], p=order, strides=[2, 1], pads=[1, 0, 1, 1])
+    for order in (1, 2, 3)
+]
+EVALUATED = [*COLUMNS, *NORMS, *AFFINE, *DEFORMED, *DFTS, *STFTS]
 
 
 def evaluated(made: Case) -> tuple[Any, dict[str, Array], list[Array]]:
@@ -167,7 +185,7 @@ def test_on_the_core(made: Case) -> None:
         assert_close(have, want, tolerance=1e-5)
 
 
-@pytest.mark.parametrize("made", [DEFORMED[0], DFTS[1], DFTS[6], *STFTS], ids=str)
+@pytest.mark.parametrize("made", [DEFORMED[0], DFTS[1], DFTS[6], *STFTS, *COLUMNS, NORMS[2]], ids=str)
 def test_transforms_on_the_core(made: Case) -> None:
     model, feeds, (expected,) = evaluated(made)
     assert_close(core_results(model, feeds)[0], expected, tolerance=1e-5)

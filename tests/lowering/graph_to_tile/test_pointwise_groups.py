@@ -52,7 +52,8 @@ from tests.lowering.graph_to_tile.core_kernel import (
     tile_ops,
 )
 
-LOGICAL = (BinaryKind.AND, BinaryKind.OR, BinaryKind.XOR)
+BITS = ("and", "or", "xor", "bit_and", "bit_or", "bit_xor", "shift_left", "shift_right")
+"""Kinds that work on bits, or on truth values, and not on floats."""
 
 
 def test_bias_and_relu_are_one_instruction() -> None:
@@ -184,7 +185,7 @@ def test_every_kind_reads_psum(target: str) -> None:
             parameters = dict.fromkeys(UNARY_PARAMETERS.get(kind, ()), 0.7)
             check_in_psum(partial(UnaryOp, kind, **parameters), target, x)
     for kind in BinaryKind:
-        if kind not in LOGICAL:
+        if kind not in BITS:
             check_in_psum(partial(BinaryOp, kind), target, x, y)
     check_in_psum(SelectOp, target, random((64, 24), np.bool_), x, y)
     check_in_psum(lambda a: BinaryOp(BinaryKind.MUL, a, a), target, x)
