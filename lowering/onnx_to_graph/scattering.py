@@ -14,6 +14,7 @@ import numpy as np
 from xdsl.ir import SSAValue
 
 from lowering.onnx_to_graph.arithmetic import Arithmetic
+from lowering.onnx_to_graph.linear import spatial_attr
 from lowering.onnx_to_graph.node import Node, Unsupported
 from lowering.onnx_to_graph.positions import (
     Positions,
@@ -27,7 +28,17 @@ from lowering.onnx_to_graph.positions import (
 from lowering.onnx_to_graph.registry import Row
 from lowering.onnx_to_graph.values import Array, Constant, Value
 from neuron_dialects.dtypes import I1, I64
-from neuron_dialects.graph import BinaryKind, CompareKind, GatherOp, PadOp, ReduceKind, ScatterOp, shape_of, spec_of
+from neuron_dialects.graph import (
+    BinaryKind,
+    CompareKind,
+    ConstantOp,
+    GatherOp,
+    PadOp,
+    ReduceKind,
+    ScatterOp,
+    shape_of,
+    spec_of,
+)
 from neuron_dialects.graph.shapes import Shape, ShapeError, element_count, normalize_axis
 
 _MOST_ROUNDS = 8
@@ -215,9 +226,34 @@ def _tensor_scatter(node: Node) -> Sequence[Value]:
     return [ops.reshape(node.emit(ScatterOp(ops.reshape(cache, (outer * length, *row)), flat, updates, 0)), shape)]
 
 
+def _max_unpool(node: Node) -> Sequence[Value]:
+    """Every element back where a MaxPool found it, in the flattened result; zeros elsewhere."""
+    ops, x = Arithmetic(node), node.operand(0)
+    dtype, shape = spec_of(x)
+    rank = len(shape) - 2
+    kernel, steps = spatial_attr(node, "kernel_shape", rank, 1), spatial_attr(node, "strides", rank, 1)
+    pads = spatial_attr(node, "pads", 2 * rank, 0)
+    if node.shape(1) != shape or rank < 1:
+        raise ShapeError(f"positions of {list(node.shape(1))} for elements of {list(shape)}")
+    spatial = [
+        (size - 1) * stride + extent - pads[d] - pads[rank + d]
+        for d, (size, stride, extent) in enumerate(zip(shape[2:], steps, kernel, strict=True))
+    ]
+    result = (*shape[:2], *spatial)
+    if node.has(2) and tuple(node.constant_ints(2)) != result:
+        raise Unsupported("a result of another shape than the pool's input")
+    count, rows = element_count(shape), element_count(result)
+    if not count or min(spatial) < 1:
+        raise Unsupported(f"a result of {list(result)}")
+    zeros = node.emit(ConstantOp(0, dtype, (rows,)))
+    positions = positions_value(node, ops.reshape(node.operand(1), (count,)), rows)
+    return [ops.reshape(node.emit(ScatterOp(zeros, positions, ops.reshape(x, (count,)), 0)), result)]
+
+
 CONVERTERS: dict[str, Row] = {
     "Scatter": Row(_scatter_elements, since=9, until=10),
     "ScatterElements": Row(_scatter_elements, since=11),
+    "MaxUnpool": Row(_max_unpool, since=9),
     "ScatterND": Row(_scatter_nd, since=11),
     "TensorScatter": Row(_tensor_scatter, since=24),
 }

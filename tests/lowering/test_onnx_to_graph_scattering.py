@@ -75,8 +75,10 @@ CASES = [
     ),
     # A run of rows is a concatenation.
     parts(X, np.array([[1], [2], [3]], np.int64), known=True),
+    case("MaxUnpool", floats(2, 1, 2, 2), np.array([5, 7, 13, 15, 16, 18, 24, 31], np.int64).reshape(2, 1, 2, 2),
+         opset=11, kernel_shape=[2, 2], strides=[2, 2]),
     case("Scatter", X, distinct(5, 3, 4, 3), floats(3, 4, 3, seed=1), opset=10),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("made", CASES, ids=str)
