@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto
 
+from lowering.onnx_to_graph.node import Unsupported
 from neuron_dialects.errors import NeuronError
 
 MAX_NODES = 2**17
@@ -17,6 +18,13 @@ MAX_NODES = 2**17
 
 MAX_COMPUTED_ELEMENTS = 2**26
 """Most elements of a matrix, a mask or a list of positions that a converter computes in place of an operator."""
+
+
+def require_computable(elements: int) -> None:
+    """Unsupported where a converter would have to compute more elements than that."""
+    if elements > MAX_COMPUTED_ELEMENTS:
+        raise Unsupported(f"{elements} elements to be computed at import, limit {MAX_COMPUTED_ELEMENTS}")
+
 
 _Key = tuple[str, str, str]
 """Domain, name and overload of a function."""

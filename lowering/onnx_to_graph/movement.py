@@ -8,7 +8,7 @@ import numpy as np
 import onnx.numpy_helper
 from xdsl.ir import SSAValue
 
-from lowering.onnx_to_graph.limits import MAX_COMPUTED_ELEMENTS
+from lowering.onnx_to_graph.limits import MAX_COMPUTED_ELEMENTS, require_computable
 from lowering.onnx_to_graph.node import Node, Unsupported
 from lowering.onnx_to_graph.registry import Row
 from lowering.onnx_to_graph.values import Constant, HostConstant, Value, constant_of, readonly
@@ -310,6 +310,7 @@ def _pad(node: Node) -> Sequence[Value]:
 def _filled_around(node: Node, x: SSAValue, low: Sequence[int], high: Sequence[int]) -> SSAValue:
     """x padded with a value that is known only at run time: input 2."""
     padded = node.emit(PadOp(x, low, high))
+    require_computable(element_count(shape_of(padded)))
     inside = np.zeros(shape_of(padded), np.bool_)
     inside[tuple(slice(before, before + dim) for before, dim in zip(low, shape_of(x), strict=True))] = True
     return node.emit(SelectOp(node.constant_value("inside", inside, I1), padded, reshaped(node, node.operand(2), ())))

@@ -12,6 +12,7 @@ import numpy as np
 from xdsl.ir import SSAValue
 
 from lowering.onnx_to_graph.arithmetic import Arithmetic
+from lowering.onnx_to_graph.limits import require_computable
 from lowering.onnx_to_graph.node import Node, Unsupported
 from lowering.onnx_to_graph.values import Array, Constant
 from neuron_dialects.dtypes import I64
@@ -35,6 +36,7 @@ def strides(shape: Sequence[int]) -> list[int]:
 
 def offsets(shape: Shape, steps: Sequence[int], skipped: int = -1) -> Array:
     """Position of every element of `shape` in data of these strides; dimension `skipped`, of size 1, adds nothing."""
+    require_computable(element_count(shape))
     total: Array = np.zeros([1] * len(shape), np.int64)
     for d, (size, step) in enumerate(zip(shape, steps, strict=True)):
         if d != skipped:

@@ -24,7 +24,7 @@ from lowering.onnx_to_graph.interpolation import (
     nearest_positions,
     proportional,
 )
-from lowering.onnx_to_graph.limits import MAX_COMPUTED_ELEMENTS
+from lowering.onnx_to_graph.limits import MAX_COMPUTED_ELEMENTS, require_computable
 from lowering.onnx_to_graph.movement import repeat_blocks, reshaped
 from lowering.onnx_to_graph.node import Node, Unsupported
 from lowering.onnx_to_graph.positions import along
@@ -88,6 +88,8 @@ def _resize(node: Node) -> Sequence[Value]:
     if node.opset < 11 and any(axis.scale < 1 for axis in axes):
         raise Unsupported("downsampling before opset 11")
     resized = _resized(node, x, axes, coordinates, nearest)
+    if coordinates == "tf_crop_and_resize":
+        require_computable(element_count(shape_of(resized)))
     outside = np.zeros((), np.bool_)
     for position, axis in enumerate(axes):
         outside = outside | along(is_extrapolated(axis, coordinates), position, len(axes))

@@ -15,6 +15,7 @@ import numpy as np
 from xdsl.ir import SSAValue
 
 from lowering.onnx_to_graph.arithmetic import Arithmetic
+from lowering.onnx_to_graph.limits import require_computable
 from lowering.onnx_to_graph.linear import spatial_attr
 from lowering.onnx_to_graph.node import Node, Unsupported
 from lowering.onnx_to_graph.positions import strides
@@ -220,6 +221,7 @@ def _affine_grid(node: Node) -> Sequence[Value]:
     rank = len(spatial)
     if shape != (size[0], rank, rank + 1) or rank not in (2, 3) or min(size) < 1:
         raise ShapeError(f"maps of {list(shape)} do not fit a size of {size}")
+    require_computable(prod(spatial) * (rank + 1))
     aligned = bool(node.int_attr("align_corners", 0))
     axes = [regular_grid(count, aligned) for count in spatial]
     places = np.stack([*reversed(np.meshgrid(*axes, indexing="ij")), np.ones(spatial)], axis=-1)

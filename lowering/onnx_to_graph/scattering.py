@@ -14,6 +14,7 @@ import numpy as np
 from xdsl.ir import SSAValue
 
 from lowering.onnx_to_graph.arithmetic import Arithmetic
+from lowering.onnx_to_graph.limits import require_computable
 from lowering.onnx_to_graph.linear import spatial_attr
 from lowering.onnx_to_graph.node import Node, Unsupported
 from lowering.onnx_to_graph.positions import (
@@ -170,6 +171,7 @@ def _placed(node: Node, data: SSAValue, corner: SSAValue) -> SSAValue:
     """The data with the elements from the first one on replaced by those of `corner`."""
     shape, covered = shape_of(data), shape_of(corner)
     gap = [have - got for have, got in zip(shape, covered, strict=True)]
+    require_computable(element_count(shape))
     inside = np.zeros(shape, np.bool_)
     inside[tuple(slice(size) for size in covered)] = True
     wide = node.emit(PadOp(corner, [0] * len(shape), gap))

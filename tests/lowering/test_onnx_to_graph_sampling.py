@@ -246,3 +246,10 @@ def test_transform_matrix(given: int, length: int) -> None:
     back = transform_matrix(len(spectrum), 2, length, inverse=True, onesided=True)
     signal = np.tensordot(spectrum, back, ((0, 1), (0, 1)))[:, 0] / length
     np.testing.assert_allclose(signal, np.fft.irfft(np.fft.rfft(x, length), length), atol=1e-12)
+
+
+# What a file asks for is not computed when no machine would hold it.
+def test_sizes_without_end() -> None:
+    made = with_constants(case("AffineGrid", floats(1, 2, 3), opset=20), at1=listed(1, 1, 2**14, 2**14))
+    (left,) = import_onnx(model_and_feeds(made)[0]).info.onnx_nodes
+    assert left.reason == "805306368 elements to be computed at import, limit 67108864"
