@@ -21,9 +21,7 @@ from lowering.onnx_to_graph.positions import (
     along,
     element_positions,
     from_front,
-    offsets,
     positions_value,
-    strides,
     tuple_positions,
 )
 from lowering.onnx_to_graph.registry import Row
@@ -248,24 +246,6 @@ def _gather_nd(node: Node) -> Sequence[Value]:
     return [_gather_rows(node, rows, positions)]
 
 
-def _reverse_sequence(node: Node) -> Sequence[Value]:
-    """The first elements of every sequence, as many as input 1 says, in reverse order."""
-    ops, x = Arithmetic(node), node.operand(0)
-    shape = shape_of(x)
-    batch, time = node.int_attr("batch_axis", 1), node.int_attr("time_axis", 0)
-    if sorted((batch, time)) != [0, 1] or len(shape) < 2 or node.shape(1) != (shape[batch],):
-        raise ShapeError(f"lengths of {list(node.shape(1))} do not fit {list(shape)} with batch axis {batch}")
-    lengths = ops.reshape(ops.cast(node.operand(1), I64), [shape[d] if d == batch else 1 for d in (0, 1)])
-    steps = _positions(node, shape[time], time, 2, I64)
-    inside = ops.compare(CompareKind.LT, steps, lengths)
-    turned = ops.where(inside, ops.sub(ops.sub(lengths, steps), 1), steps)
-    starts = node.constant_value("starts", offsets((shape[0], shape[1]), strides(shape[:2]), time), I64)
-    positions = ops.add(ops.mul(turned, strides(shape[:2])[time]), starts)
-    rows = (shape[0] * shape[1], *shape[2:])
-    flat = ops.reshape(positions, (rows[0],))
-    return [ops.reshape(_gather_rows(node, rows, flat), shape)]
-
-
 def _compress(node: Node) -> Sequence[Value]:
     """The slices where a list of truth values, known at import, says so; without an axis, the elements."""
     x, kept = node.operand(0), np.flatnonzero(node.constant(1))
@@ -289,7 +269,6 @@ CONVERTERS: dict[str, Row] = {
     "CumSum": Row(_cum_sum, since=11),
     "GatherElements": Row(_gather_elements, since=11),
     "GatherND": Row(_gather_nd, since=11),
-    "ReverseSequence": Row(_reverse_sequence, since=10),
     "Compress": Row(_compress, since=9),
 }
 """ONNX operator type -> row."""

@@ -115,12 +115,6 @@ TRIANGLES = [
     case("Trilu", floats(2, 4, 5), np.array(offset, np.int64), upper=upper) for offset in (0, 2, -1) for upper in (0, 1)
 ]
 
-LENGTHS = np.array([1, 4, 0], np.int64)
-REVERSED = [
-    case("ReverseSequence", floats(4, 3, 2), LENGTHS),
-    case("ReverseSequence", ints(3, 5), np.array([5, 2, 3]), batch_axis=0, time_axis=1),
-    with_constants(case("ReverseSequence", floats(4, 3), opset=10), at1=LENGTHS),
-]
 COMPRESSED = [
     with_constants(case("Compress", X, axis=1), at1=np.array([True, False, True])),
     with_constants(case("Compress", X), at1=np.array([False, True, True, False, True])),
@@ -138,7 +132,7 @@ COMPOSED = [
 
 @pytest.mark.parametrize(
     "made",
-    [*EXTREMES, *TOP_K, *ONE_HOT, *EYES, *SUMS, *GATHERED, *TRIANGLES, *REVERSED, *COMPRESSED, *COMPOSED],
+    [*EXTREMES, *TOP_K, *ONE_HOT, *EYES, *SUMS, *GATHERED, *TRIANGLES, *COMPRESSED, *COMPOSED],
     ids=str,
 )
 def test_as_onnxruntime(made: Case) -> None:
@@ -191,7 +185,6 @@ ON_CORE: list[Any] = [
     *(SUMS[i] for i in (4, 11, 13, 24)),
     *(GATHERED[i] for i in (0, 2, 5, 7, 8, 10, 11)),
     TRIANGLES[3],
-    *REVERSED,
     *COMPRESSED,
     *COMPOSED,
 ]
