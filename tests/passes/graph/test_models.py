@@ -35,8 +35,9 @@ TIDY: Sequence[ModulePass] = (GraphCanonicalizePass(), GraphFoldWeightsPass())
 ON_ONE_CORE = [
     *("resnet50_bn", "densenet121", "unet", "bert_base", "gpt2_prefill", "vit_base_16", "convnext_tiny"),
     *("bert_base_dynquant", "bilstm_tagger", "gru_lm"),
+    "mixtral_moe_dense",
 ]
-WITH_HOST = ["mixtral_moe_dense", "ssdlite_mobilenetv2_nms", "branchynet_if"]
+WITH_HOST = ["ssdlite_mobilenetv2_nms", "branchynet_if"]
 
 
 def load(name: str, target: str = "trn1") -> ZooModel:
