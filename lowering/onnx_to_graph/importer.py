@@ -40,6 +40,7 @@ from lowering.onnx_to_graph.model_file import DEFAULT_DOMAINS, LoadedModel, load
 from lowering.onnx_to_graph.node import Node, Unsupported
 from lowering.onnx_to_graph.registry import Table, converters
 from lowering.onnx_to_graph.result import HostNode, ImportInfo, ImportResult
+from lowering.onnx_to_graph.trip_count import with_trip_count
 from lowering.onnx_to_graph.type_check import check_operands, check_output
 from lowering.onnx_to_graph.types import to_xdsl
 from lowering.onnx_to_graph.values import (
@@ -317,7 +318,7 @@ class _Importer:
             if contradictory:
                 raise NeuronError("NX-ONNX-007", reason, node=node.name) from error
             inferred = infer_types(node.proto, inputs, self.types, strict=False)
-        op, outputs = emit_host_node(node, self.types, inferred)
+        op, outputs = emit_host_node(node, self.types, with_trip_count(node.proto, inputs, inferred))
         self.host_nodes.append((op, HostNode(node.name, _operator(node), reason)))
         return dict(zip(_nonempty(node.proto.output), outputs, strict=True))
 

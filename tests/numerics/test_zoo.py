@@ -17,7 +17,15 @@ from tests.model_zoo import MODELS
 from tests.numerics.models import CAST_TOLERANCE, EXACT_TOLERANCE, Array, compile_for_inputs
 from tools.analyze import analyze
 
-QUICK = ("ds_cnn_kws", "wide_deep", "dlrm_dynbatch.alt", "textcnn", "mobilenet_v1_tf", "llama_1b_dynaxes.alt")
+QUICK = (
+    "ds_cnn_kws",
+    "fasttext_bag",
+    "wide_deep",
+    "dlrm_dynbatch.alt",
+    "textcnn",
+    "mobilenet_v1_tf",
+    "llama_1b_dynaxes.alt",
+)
 """Run each time; tests/numerics/test_models.py runs more."""
 
 RECURRENT = ("bilstm_tagger", "gru_lm", "lstm_lm")
