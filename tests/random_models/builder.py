@@ -52,7 +52,7 @@ MULTIPLYING = frozenset(
 """Operators that cores multiply for, perhaps in bf16."""
 
 
-DISCONTINUOUS = frozenset(("Floor", "Ceil", "Round", "Sign", "Hardmax", "Mod", "ThresholdedRelu"))
+DISCONTINUOUS = frozenset(("Floor", "Ceil", "Round", "Sign", "Hardmax", "Mod", "ThresholdedRelu", "Shrink"))
 """Operators on floats whose result jumps, as all results that are not floats do: they take exact values only."""
 
 

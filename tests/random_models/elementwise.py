@@ -226,9 +226,13 @@ _ANY: dict[str, Use] = {
     "HardSigmoid": partial(_unary, attributes={"alpha": (0.1, 1), "beta": (0, 1)}),
     "Swish": partial(_unary, attributes={"alpha": (0.5, 2)}),
     **{name: partial(_unary, flavour="unit", low=-0.95, high=0.95) for name in ("Asin", "Atanh")},
-    **{name: _unary for name in ("Atan", "Sinh", "Cosh")},
+    "Acos": partial(_unary, flavour="unit", low=-0.95, high=0.95),
+    "Tan": partial(_unary, flavour="unit", low=-1.2, high=1.2),
+    **{name: _unary for name in ("Atan", "Asinh", "Sinh", "Cosh")},
+    "Shrink": partial(_unary, attributes={"lambd": (0, 1), "bias": (-0.5, 0.5)}),
+    "BitwiseNot": partial(_unary, dtypes="iu"),
 }
-"""Operators of one operand. The last ones have no graph operator: they run on the host."""
+"""Operators of one operand."""
 
 USES: dict[str, Use] = {
     **_ANY,
@@ -237,6 +241,7 @@ USES: dict[str, Use] = {
     **{name: _binary for name in ("Add", "Sub", "Mul", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")},
     "Div": partial(_binary, flavour="positive"),
     **{name: partial(_binary, dtypes="b") for name in ("And", "Or", "Xor")},
+    **{name: partial(_binary, dtypes="iu") for name in ("BitwiseAnd", "BitwiseOr", "BitwiseXor")},
     "Pow": _pow,
     "Mod": _mod,
     "Max": partial(_variadic, dtypes="ffi"),

@@ -99,6 +99,8 @@ def _pool(b: ModelBuilder, op_type: str) -> None:
     attributes = _spatial(b, x.shape[2:], kernel, dilated=op_type == "MaxPool")
     if b.one_of(False, False, True):
         attributes["ceil_mode"] = 1
+    if op_type == "LpPool":
+        attributes["p"] = b.one_of(2, 1)
     if op_type == "AveragePool":
         attributes["count_include_pad"] = int(b.flag())
     b.add(op_type, x, kernel_shape=kernel, **attributes)
@@ -186,6 +188,7 @@ USES: dict[str, Use] = {
     "ConvTranspose": _conv_transpose,
     "MaxPool": _pool,
     "AveragePool": _pool,
+    "LpPool": _pool,
     **{name: _global_pool for name in ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")},
     "QuantizeLinear": _quantize,
     "DequantizeLinear": _dequantize,
