@@ -63,6 +63,8 @@ class CompileOptions:
     """Input -> value of the elements that it is padded with up to a bucket's shape; 0 where absent."""
     dynamic_batch: str = "auto"
     """Whether a run may have any number of rows: `auto` if they are proven independent, else see DYNAMIC_BATCH."""
+    saturate_infinity: bool = False
+    """Whether what a narrower float type cannot hold, infinities too, becomes its largest finite number."""
 
     def check(self) -> None:
         """NeuronError NX-ARG-001 for a value that is none of the allowed ones."""
@@ -184,7 +186,11 @@ def _compile_at(
     clock.seconds["import"] += time.perf_counter() - begun
     until = options.emit if options.emit in LEVELS else LEVELS[-1]
     cast_type = _TYPE_NAMES[options.auto_cast_type]
-    specs = [] if options.emit == "import" else pass_specs(options.auto_cast, cast_type, until)
+    specs = (
+        []
+        if options.emit == "import"
+        else pass_specs(options.auto_cast, cast_type, until, saturate=options.saturate_infinity)
+    )
     specs = [spec for spec in specs if pass_name(spec) not in options.without]
     run_passes(Context(), module, specs, clock.done)
     return _Compiled(module, imported.weights, imported.info, _report(module, options, imported.info))
@@ -275,6 +281,7 @@ def _report(module: ModuleOp, options: CompileOptions, info: "ImportInfo") -> di
         "target": options.target,
         "auto_cast": options.auto_cast,
         "auto_cast_type": options.auto_cast_type,
+        "saturate_infinity": options.saturate_infinity,
         **decisions(module),
         "instruction_bytes": 0,
         "assumptions": [f"{name} = {target.figures[name].value}" for name in target.assumptions],

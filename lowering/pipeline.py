@@ -22,7 +22,7 @@ from passes.registry import PASSES
 
 @dataclass(frozen=True)
 class Phase:
-    """A run of passes that ends at `level`. Pass specs may hold `{auto_cast}` and `{auto_cast_type}`."""
+    """A run of passes that ends at `level`. Pass specs may hold `{auto_cast}`, `{auto_cast_type}`, `{saturate}`."""
 
     level: str
     passes: tuple[str, ...]
@@ -41,7 +41,7 @@ PHASES: tuple[Phase, ...] = (
             "graph-fold-weights",
             "graph-partition",
             "graph-narrow-integers",
-            "graph-auto-cast{{mode={auto_cast} type={auto_cast_type}}}",
+            "graph-auto-cast{{mode={auto_cast} type={auto_cast_type} saturate={saturate}}}",
             "graph-canonicalize",
             "graph-fold-weights",
             "graph-fuse",
@@ -68,11 +68,14 @@ PHASES: tuple[Phase, ...] = (
 LEVELS = tuple(phase.level for phase in PHASES)
 
 
-def pass_specs(auto_cast: str = "matmult", auto_cast_type: str = "bf16", until: str = "nisa") -> list[str]:
+def pass_specs(
+    auto_cast: str = "matmult", auto_cast_type: str = "bf16", until: str = "nisa", *, saturate: bool = False
+) -> list[str]:
     """Pass specs of the default pipeline up to and including level `until`."""
     specs: list[str] = []
     for phase in PHASES:
-        specs += [spec.format(auto_cast=auto_cast, auto_cast_type=auto_cast_type) for spec in phase.passes]
+        values = {"auto_cast": auto_cast, "auto_cast_type": auto_cast_type, "saturate": str(saturate).lower()}
+        specs += [spec.format(**values) for spec in phase.passes]
         if phase.level == until:
             break
     return specs

@@ -4,7 +4,7 @@ onnxruntime's fusions change results, so they are off. The floor of a 16-bit com
 the model's weights and inputs are rounded to the cast type: no compiler that multiplies in that type can promise less.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,34 @@ def run_onnxruntime(model: str | Path | bytes, inputs: Mapping[str, Array]) -> d
     except Exception as error:
         return _run_evaluator(model, inputs, _first_line(error))
     return {o.name: np.asarray(value) for o, value in zip(session.get_outputs(), results, strict=True)}
+
+
+def run_intermediates(model: str | Path, inputs: Mapping[str, Array], names: Sequence[str]) -> dict[str, Array]:
+    """Tensors inside of a model by name, from onnxruntime without graph optimisation; those that it does not have, or
+    that are no arrays of numbers, are left out.
+
+    NeuronError NX-RUN-011 when an input is missing, NX-RUN-020 when onnxruntime cannot run the model.
+    """
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(Path(model).parent))
+    try:
+        loaded = onnx.load(str(model), load_external_data=False)
+        made = {name for node in loaded.graph.node for name in node.output}
+        asked = [name for name in dict.fromkeys(names) if name in made]
+        del loaded.graph.output[:]
+        loaded.graph.output.extend(onnx.ValueInfoProto(name=name) for name in asked)
+        session = onnxruntime.InferenceSession(loaded.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        results = session.run(asked, {i.name: inputs[i.name] for i in session.get_inputs()})
+    except KeyError as error:
+        raise NeuronError("NX-RUN-011", f"input {error} of the reference model is missing") from error
+    except Exception as error:
+        raise NeuronError("NX-RUN-020", f"onnxruntime cannot run the reference model: {_first_line(error)}") from error
+    return {n: value for n, value in zip(asked, results, strict=True) if isinstance(value, np.ndarray)}
 
 
 def _run_evaluator(model: str | Path | bytes, inputs: Mapping[str, Array], refusal: str) -> dict[str, Array]:

@@ -86,6 +86,11 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fast-math", metavar="OPTIONS", help="neuron-cc's spelling of --auto-cast, such as all, none")
     parser.add_argument("--fp32-cast", metavar="CAST", help="neuron-cc's older spelling; wins over --fast-math")
     parser.add_argument(
+        "--enable-saturate-infinity",
+        action="store_true",
+        help="what a narrower float type cannot hold, infinities too, becomes its largest finite number",
+    )
+    parser.add_argument(
         "--input-shape", action="append", default=[], metavar="NAME=1,3,224,224", help="shape of an input; repeatable"
     )
 
@@ -162,7 +167,9 @@ def _settings(options: argparse.Namespace, emit: str) -> CompileOptions:
         raise NeuronError("NX-ARG-002", "--auto-cast cannot be given together with --fast-math or --fp32-cast")
     mode, cast_type = cast or (options.auto_cast or "matmult", options.auto_cast_type or "bf16")
     shapes = dict(parse_input_shape(text) for text in options.input_shape)
-    return CompileOptions(options.target, mode, cast_type, shapes, emit)
+    return CompileOptions(
+        options.target, mode, cast_type, shapes, emit, saturate_infinity=options.enable_saturate_infinity
+    )
 
 
 def _shape_settings(options: argparse.Namespace, settings: CompileOptions) -> CompileOptions:

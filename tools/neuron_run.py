@@ -2,10 +2,12 @@
 
     neuron-run model.neff --random 0 --check model.onnx --mode both
     neuron-run model.neff --input-shape ids=3,100 --check model.onnx
+    neuron-run model.neff --inputs x.npz --check model.onnx --per-op
     neuron-run model.mlir --inputs x.npz --outputs y.npz
 
 Without --inputs, values are drawn from the seed of --random (0 by default): floats from a normal distribution, integers
-from a small range. `--check` compares with onnxruntime on the original model, or with arrays of an .npz file.
+from a small range. `--check` compares with onnxruntime on the original model, or with arrays of an .npz file; with
+`--per-op` it also tells how much each tensor of the model lost, worst first.
 """
 
 from __future__ import annotations
@@ -53,6 +55,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check", type=Path, metavar="MODEL.onnx|EXPECTED.npz", help="compare with onnxruntime or arrays"
     )
+    parser.add_argument(
+        "--per-op", action="store_true", help="with --check MODEL.onnx: what each tensor of the model lost, worst first"
+    )
+    parser.add_argument("--tolerance", type=float, metavar="X", help="with --per-op: rel_l2_error that counts as kept")
     parser.add_argument("--mode", choices=("functional", "timing", "both"), default="functional")
     parser.add_argument("--check-races", action="store_true", help="first prove that the queues cannot race")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -67,6 +73,8 @@ def _run(arguments: Sequence[str]) -> int:
         refuse_races(runner.programs())
     if options.mode == "timing" and (options.check is not None or options.outputs is not None):
         raise NeuronError("NX-RUN-013", "mode timing computes no outputs", help="--mode both computes and times them")
+    if options.per_op and (options.check is None or options.check.suffix == ".npz" or runner.compiled is None):
+        raise NeuronError("NX-ARG-002", "--per-op compares a .neff with the model given by --check MODEL.onnx")
     if options.inputs:
         given = read_npz(options.inputs)
     else:
@@ -83,6 +91,8 @@ def _run(arguments: Sequence[str]) -> int:
         report["check"] = check(options.check, inputs, outputs, runner.cast_type)
         for row, item in zip(report["outputs"], report["check"], strict=True):
             row.update(item)
+    if options.per_op and options.check is not None:
+        report["per_op"] = per_op(options.check, inputs, runner, options.tolerance)
     if options.outputs is not None:
         write_npz(options.outputs, outputs)
     print(json.dumps(report, indent=2) if options.json else text_report(report))
@@ -94,6 +104,8 @@ class Runner:
 
     specs: dict[str, tuple[tuple[int, ...], str]]
     cast_type: str
+    compiled: Mapping[str, Any] | None = None
+    """The compile report that the program carries, if it carries one."""
 
     def programs(self) -> list[CoreProgram]:
         """The programs of the cores; NeuronError NX-RUN-013 when there are no queues yet."""
@@ -119,6 +131,7 @@ class _NeffRunner(Runner):
         self.session = Session(neff)
         self.specs = {spec.name: (spec.shape, spec.dtype) for spec in neff.inputs}
         self.cast_type = cast_type_of(neff.report)
+        self.compiled = neff.report
 
     def programs(self) -> list[CoreProgram]:
         """The programs of the NEFF's subgraphs."""
@@ -285,6 +298,25 @@ def check(
     return rows
 
 
+def per_op(reference: Path, inputs: Mapping[str, Array], runner: Runner, tolerance: float | None) -> dict[str, Any]:
+    """The cast report of a compiled model, as plain data with its table under `lines`.
+
+    The model is compiled again up to the graph level, for the target and with the casts that the NEFF's report names.
+    """
+    from lowering.cast_report import cast_report, report_lines
+    from lowering.compiler import CompileOptions
+
+    compiled = runner.compiled or {}
+    default = CompileOptions()
+    options = CompileOptions(
+        target=str(compiled.get("target", default.target)),
+        auto_cast=str(compiled.get("auto_cast", default.auto_cast)),
+        auto_cast_type=str(compiled.get("auto_cast_type", default.auto_cast_type)),
+    )
+    found = cast_report(reference, inputs, options, tolerance)
+    return {**found.data(), "lines": list(report_lines(found))}
+
+
 def _dtype_name(value: Array) -> str:
     from neuron_dialects.dtypes import dtype_of_numpy
 
@@ -303,6 +335,8 @@ def text_report(report: Mapping[str, Any]) -> str:
         lines.append(line)
     if "bucket" in report:
         lines.append(f"bucket {report['bucket']}, run {report['pieces']} times")
+    if "per_op" in report:
+        lines += report["per_op"]["lines"]
     if "total_time" in report:
         lines.append(
             f"total_time {report['total_time'] * 1e6:.1f} us (simulated), "

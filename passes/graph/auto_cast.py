@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import ml_dtypes
 import numpy as np
 from xdsl.context import Context
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
@@ -25,14 +26,24 @@ from neuron_dialects.dtypes import BF16, F16, F32, TF32, DType, dtype_by_name, d
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import (
     AttentionOp,
+    BroadcastOp,
     CastOp,
+    ClipOp,
     ComputeOp,
+    ConcatOp,
     ConstantOp,
     ConvOp,
     ConvTransposeOp,
     FusedOp,
+    GatherOp,
     MatMulOp,
+    PadOp,
     RecurrentOp,
+    ReshapeOp,
+    SelectOp,
+    SliceOp,
+    SoftmaxOp,
+    TransposeOp,
     shape_of,
     spec_of,
     tensor_type,
@@ -61,6 +72,14 @@ state itself.
 PRODUCTS_ATTRIBUTE = "neuron.products"
 """Function attribute: an array of strings, one for each layer of the core (`ProductEntry`)."""
 
+LARGEST = {"f16": 65504.0, "bf16": float(ml_dtypes.finfo(ml_dtypes.bfloat16).max), "tf32": (2 - 2.0**-10) * 2.0**127}
+"""Narrow float type -> its largest finite number."""
+
+_NEVER_OVERFLOW = (
+    TransposeOp, ReshapeOp, BroadcastOp, ConcatOp, SliceOp, PadOp, GatherOp, ClipOp, SelectOp, SoftmaxOp
+)  # fmt: skip
+"""Operators whose results are no larger than their operands, which are finite already."""
+
 
 @dataclass(frozen=True)
 class GraphAutoCastPass(ModulePass):
@@ -82,12 +101,16 @@ class GraphAutoCastPass(ModulePass):
     Two things hold in every mode. Operands that are known to be small integers, as those of quantised layers, are cast
     to bf16, which loses nothing. And what decides an integer, from the layers or integers that it is computed of to the
     cast, is computed in f32: a number next to a tie would be rounded to the wrong side.
+
+    With saturate=true what a narrow type cannot hold, infinities too, becomes its largest finite number, by a clip in
+    front of every cast from f32 and behind every operator that computes in the narrow type. NaN stays NaN.
     """
 
     name = "graph-auto-cast"
 
     mode: Literal["matmult", "all", "none"] = "matmult"
     type: Literal["bf16", "f16", "tf32"] = "bf16"
+    saturate: bool = False
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Cast in every function but those of the host. NeuronError NX-PASS-002 for a type that the target lacks."""
@@ -108,7 +131,34 @@ class GraphAutoCastPass(ModulePass):
                     cast = _CastAll if mode == "all" and dtype is not TF32 else _CastLayers
                     made = cast(block, target, dtype, _integer_sums(block, op))
                     _record(function, CASTS_ATTRIBUTE, made.run())
+                    if self.saturate:
+                        saturate_block(block, target)
                     _record(function, PRODUCTS_ATTRIBUTE, [entry.text() for entry in made.products])
+
+
+def saturate_block(block: Block, target: Target) -> None:
+    """Clip what a cast or an operator of the core would round to an infinity."""
+    ranges = value_ranges(block)
+    for op in list(block.ops):
+        is_infinite = isinstance(op, ConstantOp) and bool(np.isinf(op.array().astype(np.float64)).any())
+        if not is_infinite and (not isinstance(op, ComputeOp) or core_support(op, target) is not None):
+            continue
+        limit = LARGEST.get(spec_of(op.results[0])[0].name)
+        if limit is None:
+            continue
+        if isinstance(op, CastOp):
+            known = interval_of(ranges, op.x)
+            if spec_of(op.x)[0] is F32 and not (known.integral and known.magnitude <= limit):
+                clip = ClipOp(op.x, minimum=-limit, maximum=limit)
+                block.insert_op_before(clip, op)
+                op.operands = [clip.result]
+                clip.location = op.location
+        elif not isinstance(op, _NEVER_OVERFLOW):
+            result = op.results[0]
+            clip = ClipOp(result, minimum=-limit, maximum=limit)
+            block.insert_op_after(clip, op)
+            clip.location = op.location
+            result.replace_uses_with_if(clip.result, lambda use, made=clip: use.operation is not made)
 
 
 def casts_of(function: FuncOp) -> list[tuple[str, str, str]]:

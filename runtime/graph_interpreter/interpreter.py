@@ -59,6 +59,9 @@ Weights: TypeAlias = Callable[[str], Array]
 Launcher: TypeAlias = Callable[[FuncOp, list[Array]], Sequence[Array]]
 """Runs a launched function on its arguments, in the function's own element types."""
 
+Observer: TypeAlias = Callable[[Operation, Array], None]
+"""Is shown the first result of each operator as it is computed, those inside of groups and launched functions too."""
+
 MEANINGS: Mapping[type[Operation], Callable[..., Array | tuple[Array, ...]]] = {
     UnaryOp: elementwise.unary,
     ClipOp: elementwise.clip,
@@ -89,7 +92,12 @@ MEANINGS: Mapping[type[Operation], Callable[..., Array | tuple[Array, ...]]] = {
 
 
 def run_graph(
-    function: FuncOp, inputs: Sequence[Array], weights: Weights, *, launch: Launcher | None = None
+    function: FuncOp,
+    inputs: Sequence[Array],
+    weights: Weights,
+    *,
+    launch: Launcher | None = None,
+    observe: Observer | None = None,
 ) -> list[Array]:
     """The results of a graph-level function.
 
@@ -98,6 +106,7 @@ def run_graph(
         inputs: one array for each argument, of exactly its shape and element type (`DType.numpy`).
         weights: gives a weight by name, for example a `WeightResolver`.
         launch: runs launched functions that are no longer at the graph level.
+        observe: is shown what each operator of a function at the graph level computes.
 
     Raises:
         NeuronError: NX-ONNX-005 when the inputs do not fit the function; NX-OP-001 for an operator that cannot be run;
@@ -107,7 +116,7 @@ def run_graph(
     check_inputs(function, inputs)
     # Overflow, division by zero and NaN are values here, not faults.
     with np.errstate(all="ignore"):
-        return _Interpreter(function, weights, launch).run_function(function, list(inputs))
+        return _Interpreter(function, weights, launch, observe).run_function(function, list(inputs))
 
 
 def run_body(block: Block, arguments: Sequence[Array], weights: Weights) -> list[Array]:
@@ -119,12 +128,15 @@ def run_body(block: Block, arguments: Sequence[Array], weights: Weights) -> list
 class _Interpreter:
     """One run; holds what all blocks of a run share."""
 
-    def __init__(self, function: FuncOp | None, weights: Weights, launch: Launcher | None) -> None:
+    def __init__(
+        self, function: FuncOp | None, weights: Weights, launch: Launcher | None, observe: Observer | None = None
+    ) -> None:
         module = function.get_toplevel_object() if function is not None else None
         ops = module.ops if isinstance(module, ModuleOp) else ()
         self._functions = {op.sym_name.data: op for op in ops if isinstance(op, FuncOp)}
         self._weights = weights
         self._launch = launch
+        self._observe = observe
         self._running: list[FuncOp] = []
 
     def run_function(self, function: FuncOp, arguments: list[Any]) -> list[Any]:
@@ -153,7 +165,10 @@ class _Interpreter:
                 values.pop(value, None)
             if op.has_trait(IsTerminator):
                 return operands
-            for result, value in zip(op.results, self._run_op(op, operands), strict=True):
+            computed = self._run_op(op, operands)
+            if self._observe is not None and computed and isinstance(computed[0], np.ndarray):
+                self._observe(op, computed[0])
+            for result, value in zip(op.results, computed, strict=True):
                 if result.first_use is not None:
                     values[result] = value
         raise NeuronError("NX-IR-001", "a block does not end with func.return or graph.yield")
