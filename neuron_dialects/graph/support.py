@@ -89,16 +89,31 @@ def _unsupported_type(type_: Attribute) -> str | None:
 
 
 def _unfit_constant(op: Operation) -> str | None:
-    """A constant operand that 32 bits do not hold, where that makes a difference."""
-    if saturates_constants(op):
-        return None
+    """A constant or weight among the operands that 32 bits do not hold, where that makes a difference."""
     for operand in op.operands:
         owner = operand.owner
-        if isinstance(owner, ConstantOp) and not fits_i32(owner):
+        if isinstance(owner, WeightOp) and owner.bounds is not None and spec_of(owner.result)[0] is I64:
+            what, bounds = "weight's value", owner.bounds
+        elif isinstance(owner, ConstantOp) and not fits_i32(owner):
             values = owner.array()
-            wrong = next(value for value in values.flat if not I32_LIMITS[0] <= value <= I32_LIMITS[1])
-            return f"the constant {wrong} does not fit the 32-bit integers of a core"
+            what, bounds = "constant", (int(values.min()), int(values.max()))
+            if _indifferent(op, *bounds):
+                continue
+        else:
+            continue
+        wrong = next((bound for bound in bounds if not I32_LIMITS[0] <= bound <= I32_LIMITS[1]), None)
+        if wrong is not None:
+            return f"the {what} {wrong} does not fit the 32-bit integers of a core"
     return None
+
+
+def _indifferent(op: Operation, low: int, high: int) -> bool:
+    """Whether an operator gives the same with the nearest numbers of 32 bits: no result may be the number itself."""
+    if isinstance(op, BinaryOp) and op.kind.data is BinaryKind.MAX:
+        return high <= I32_LIMITS[1]
+    if isinstance(op, BinaryOp) and op.kind.data is BinaryKind.MIN:
+        return low >= I32_LIMITS[0]
+    return isinstance(op, CompareOp)
 
 
 def _multiplied(op: Any, target: Target) -> str | None:

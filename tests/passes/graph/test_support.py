@@ -142,3 +142,33 @@ def test_many_rows(op: str, why: bool):
     text = f"%c = graph.constant 7 : tensor<2xi32>\n%r = {op}"
     expected = "16777217 rows exceed the 16777216 that cores count to" if why else None
     assert reason(text, "%x: tensor<16777217xi8>, %i: tensor<2xi32>, %u: tensor<2xi8>") == expected
+
+
+# The largest constant of max, and the least of min, would be results themselves; the others never are.
+@pytest.mark.parametrize(
+    ("kind", "value", "fits"),
+    [("max", 2**40, False), ("max", -(2**40), True), ("min", 2**40, True), ("min", -(2**40), False)],
+)
+def test_constants_beyond_32_bits_in_extremes(kind: str, value: int, fits: bool):
+    line = f"""%c = graph.constant {value} : tensor<i64>
+        %r = graph.binary {kind} %x, %c : (tensor<4xi64>, tensor<i64>) -> tensor<4xi64>"""
+    found = reason(line, "%x: tensor<4xi64>")
+    assert found == (None if fits else f"the constant {value} does not fit the 32-bit integers of a core")
+
+
+# A weight's bounds are known from the import; one beyond 32 bits keeps every operator that reads it on the host.
+@pytest.mark.parametrize("most", [2**31 - 1, 2**31])
+def test_weights_beyond_32_bits(most: int):
+    function = main_of(
+        parse(
+            f"""func.func @main(%i: tensor<2xi64>) -> tensor<2xi64> {{
+                %w = graph.weight @w {{neuron.range = [-5, {most}]}} : tensor<4xi64>
+                %r = graph.gather %w, %i axis 0 : (tensor<4xi64>, tensor<2xi64>) -> tensor<2xi64>
+                func.return %r : tensor<2xi64>
+            }}"""
+        )
+    )
+    gather = next(op for op in function.body.block.ops if op.name == "graph.gather")
+    found = core_support(gather, load_target("inf1"))
+    fitting = most < 2**31
+    assert found == (None if fitting else f"the weight's value {most} does not fit the 32-bit integers of a core")
