@@ -28,9 +28,6 @@ QUICK = (
 )
 """Run each time; tests/numerics/test_models.py runs more."""
 
-RECURRENT = ("bilstm_tagger", "gru_lm", "lstm_lm")
-"""Their recurrences run on the host."""
-
 NARROW = {"llama_1b_bf16": 2e-2, "bert_base_fp16": 3e-3}
 """Models that compute in 16 bits throughout: their expected outputs rounded after other operators than we do."""
 
@@ -44,10 +41,9 @@ def cases() -> list[str]:
     return sorted(found)
 
 
-def zoo(*left_out: str) -> pytest.MarkDecorator:
+def zoo() -> pytest.MarkDecorator:
     """The cases as a parameter `case`; what is not quick is for the night."""
-    names = [name for name in cases() if name.partition(".")[0] not in left_out]
-    marked = [pytest.param(name, marks=() if name in QUICK else pytest.mark.nightly) for name in names]
+    marked = [pytest.param(name, marks=() if name in QUICK else pytest.mark.nightly) for name in cases()]
     return pytest.mark.parametrize("case", marked)
 
 
@@ -98,7 +94,7 @@ def test_with_default_casts(case: str, target: str) -> None:
         assert found[name] <= tolerance, (name, found[name], least[name])
 
 
-@zoo(*RECURRENT)
+@zoo()
 def test_work_is_on_the_core(case: str) -> None:
     shapes = {name: tuple(value.shape) for name, value in arrays(case, "inputs").items()}
     found = analyze(path_of(case), CompileOptions("trn1", input_shapes=shapes))
