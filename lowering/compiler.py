@@ -8,7 +8,7 @@ through the pipeline once for each; one NEFF holds them all.
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +17,15 @@ from xdsl.context import Context
 from xdsl.dialects import func
 from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, ModuleOp, StringAttr
 
-from lowering.pipeline import LEVELS, pass_name, pass_specs, run_passes
+from lowering.pipeline import LEVELS, pass_name, pass_specs
+from lowering.refusals import run_with_refusals
+from lowering.segment_report import segment_report
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.neuron import TARGET_ATTRIBUTE, TargetAttr
 from neuron_dialects.target import load_target
 from neuron_dialects.weights import WeightStore
 from passes.graph.auto_cast import casts_of, products_of
-from passes.graph.partition import partition_report
+from passes.graph.partition import GraphPartitionPass, partition_report
 from runtime.neff import OPAQUE, Neff
 from runtime.neff.manifest import MAX_BUCKETS
 
@@ -40,6 +42,8 @@ EMITS = ("import", *LEVELS, "neff")
 DYNAMIC_BATCH = ("auto", "require", "assume", "off")
 """What `require` refuses when rows are not proven independent, `assume` takes as proven, `off` never does."""
 _TYPE_NAMES = {"bf16": "bf16", "fp16": "f16", "tf32": "tf32"}
+
+PARTITION = GraphPartitionPass.name
 
 Progress = Callable[[str], None]
 
@@ -65,6 +69,14 @@ class CompileOptions:
     """Whether a run may have any number of rows: `auto` if they are proven independent, else see DYNAMIC_BATCH."""
     saturate_infinity: bool = False
     """Whether what a narrower float type cannot hold, infinities too, becomes its largest finite number."""
+    minimum_segment_size: int = 1
+    """Core segments of fewer operators run on the host."""
+    force_host: tuple[str, ...] = ()
+    """Operators that run on the host: ONNX operators, or names of nodes."""
+    force_core: tuple[str, ...] = ()
+    """Operators that run on the core, or are an error."""
+    must_compile: bool = False
+    """Whether anything on the host is an error."""
 
     def check(self) -> None:
         """NeuronError NX-ARG-001 for a value that is none of the allowed ones."""
@@ -80,6 +92,8 @@ class CompileOptions:
         unknown = set(self.without) - {pass_name(spec) for spec in pass_specs()}
         if unknown:
             raise NeuronError("NX-ARG-001", f"no pass {min(unknown)} in the default pipeline")
+        if self.minimum_segment_size < 1:
+            raise NeuronError("NX-ARG-001", f"--minimum-segment-size {self.minimum_segment_size}: at least 1")
         if len(self.buckets) > 1 and self.emit != "neff":
             raise NeuronError("NX-SHAPE-002", f"--emit {self.emit} writes the model at one shape, not at several")
         if len(self.buckets) > MAX_BUCKETS:
@@ -192,8 +206,19 @@ def _compile_at(
         else pass_specs(options.auto_cast, cast_type, until, saturate=options.saturate_infinity)
     )
     specs = [spec for spec in specs if pass_name(spec) not in options.without]
-    run_passes(Context(), module, specs, clock.done)
-    return _Compiled(module, imported.weights, imported.info, _report(module, options, imported.info))
+    partition = _partition(options, imported.info)
+    placed: dict[str, Any] = {"segments": [], "transfers": []}
+
+    def done(name: str, elapsed: float, module: ModuleOp) -> None:
+        clock.done(name, elapsed)
+        if name == PARTITION:
+            # The numbers of what the last partition left, before operators become loops.
+            placed.update(segment_report(module))
+
+    passes = [partition if spec == partition.name else spec for spec in specs]
+    module = run_with_refusals(Context(), module, passes, done)
+    report = _report(module, options, imported.info) | placed
+    return _Compiled(module, imported.weights, imported.info, report)
 
 
 class _Emission:
@@ -274,6 +299,33 @@ def _bucket_row(compiled: _Compiled) -> dict[str, Any]:
     }
 
 
+def _partition(options: CompileOptions, info: "ImportInfo") -> GraphPartitionPass:
+    """The partition that was asked for. NeuronError NX-PART-003 for a name that the model does not have."""
+    return GraphPartitionPass(
+        options.minimum_segment_size,
+        _nodes_called(options.force_host, "--force-host", info),
+        _nodes_called(options.force_core, "--force-core", info),
+        options.must_compile,
+    )
+
+
+def _nodes_called(names: Iterable[str], option: str, info: "ImportInfo") -> tuple[str, ...]:
+    """The nodes of a model that are called so, or whose operator is."""
+    nodes = {node for called in info.operators.values() for node in called}
+    found: dict[str, None] = {}
+    for name in names:
+        if name not in info.operators and name not in nodes:
+            raise NeuronError(
+                "NX-PART-003",
+                f"{option} {name}: the model has no such operator, and no node of that name",
+                help=f"its operators are {', '.join(sorted(info.operators)) or 'none'}",
+            )
+        found |= dict.fromkeys(info.operators.get(name, ()))
+        if name in nodes:
+            found[name] = None
+    return tuple(found)
+
+
 def _report(module: ModuleOp, options: CompileOptions, info: "ImportInfo") -> dict[str, Any]:
     """The report before emission, whose figures are still missing from it."""
     target = load_target(options.target)
@@ -299,8 +351,8 @@ def decisions(module: ModuleOp) -> dict[str, Any]:
     functions = [op for op in module.body.block.ops if isinstance(op, func.FuncOp)]
     return {
         "partition": [
-            {"node": entry.node, "op": entry.op, "where": entry.executor.value, "why": entry.reason}
-            for entry in partition_report(module)
+            {"node": row.node, "op": row.op, "where": row.executor.value, "segment": row.segment, "why": row.reason}
+            for row in partition_report(module)
         ],
         "casts": ["|".join(cast) for f in functions for cast in casts_of(f)],
         "products": [

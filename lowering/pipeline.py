@@ -106,12 +106,17 @@ def make_pass(spec: str) -> ModulePass:
     return getattr(importlib.import_module(module_name), class_name).from_pass_spec(parsed)
 
 
-def run_passes(ctx: Context, module: ModuleOp, specs: Sequence[str], done: PassDone | None = None) -> None:
-    """Run passes in order, without the garbage collector's stops (IR is cyclic garbage, see `no_collection`)."""
+def run_passes(
+    ctx: Context, module: ModuleOp, passes: Sequence[str | ModulePass], done: PassDone | None = None
+) -> None:
+    """Run passes, or what their specs say, in order.
+
+    Without the garbage collector's stops (IR is cyclic garbage, see `no_collection`).
+    """
     with no_collection():
-        for spec in specs:
+        for given in passes:
             started = time.perf_counter()
-            instance = make_pass(spec)
+            instance = make_pass(given) if isinstance(given, str) else given
             instance.apply(ctx, module)
             if done is not None:
                 done(instance.name, time.perf_counter() - started, module)

@@ -2,7 +2,8 @@
 
 The compiler's estimates and the machine's clock are both made of these functions. Cycle formulas stand beside each
 instruction (neuron_dialects/isa/definitions.py); this module turns them into nanoseconds and models what spans
-instructions: pipeline latency, DMA and the roofline.
+instructions: pipeline latency, DMA and the roofline. What the partitioner weighs is here too: a whole operator on a
+core and on the host, and a tensor between the two.
 """
 
 import math
@@ -111,3 +112,31 @@ def matmul_macs(instruction: Instruction) -> int:
 def roofline_ns(macs: int, compulsory_bytes: int, target: Target, passes: float = 1.0) -> float:
     """The larger of `macs` at the tensor engine's peak (times `passes`: 4 for fp32) and the bytes at DRAM's peak."""
     return max(macs * passes / target.peak_macs_per_ns, compulsory_bytes / float(target.dram_bytes_per_ns))
+
+
+def core_operator_ns(macs: int, elements: int, touched_bytes: int, target: Target) -> float:
+    """Nanoseconds that an operator takes on a core, before anybody has chosen tiles for it.
+
+    As if it were a kernel of its own: the largest of its multiply-adds at the 16-bit peak, its result elements over the
+    vector engine's lanes, and its bytes (operands, weights, results) at the rate of DRAM; and a load and a store that
+    nothing hides. Kernels that pass values on in SBUF are faster, kernels that fill the array badly are slower.
+    """
+    lanes_per_ns = float(target.partitions) * target.clock_ghz("dve")
+    rate = min(float(target.dram_bytes_per_ns), target.dma_rate_bytes_per_ns)
+    busy = max(macs / target.peak_macs_per_ns, elements / lanes_per_ns, touched_bytes / rate)
+    return busy + 2 * float(target.dma_start_ns + target.dma_completion_ns)
+
+
+def host_operator_ns(flops: int, touched_bytes: int, target: Target) -> float:
+    """Nanoseconds that an operator is assumed to take on the host of an instance with this target.
+
+    The start of one operator in onnxruntime, and the larger of its operations at the host's rate and its bytes at that
+    of host memory.
+    """
+    busy = max(flops / float(target.host_flops_per_ns), touched_bytes / float(target.host_bytes_per_ns))
+    return float(target.host_op_ns) + busy
+
+
+def boundary_ns(transferred_bytes: int, target: Target) -> float:
+    """Nanoseconds for one tensor from the host to a core or back."""
+    return float(target.link_start_ns) + transferred_bytes / float(target.link_bytes_per_ns)

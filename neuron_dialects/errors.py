@@ -7,6 +7,9 @@ refer to the code. A code that is not in the table is a bug.
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 ERROR_CODES: dict[str, str] = {
     # The model file.
     "NX-ONNX-001": "the model file cannot be read or is not an ONNX model",
@@ -76,6 +79,10 @@ ERROR_CODES: dict[str, str] = {
     # Textual IR.
     "NX-IR-001": "textual IR cannot be parsed or does not verify",
     "NX-IR-002": "the module has no main function",
+    # Host and core.
+    "NX-PART-001": "an operator that was forced to the core cannot run there",
+    "NX-PART-002": "an operator would run on the host although the whole program must run on the core",
+    "NX-PART-003": "a name that an operator was to be forced by is neither an operator nor a node of the model",
     # Command lines and passes.
     "NX-FILE-001": "a file cannot be read or written",
     "NX-FILE-002": "a file is too large or not of the expected kind",
@@ -101,6 +108,8 @@ class NeuronError(Exception):
     message: str
     node: str | None
     help: str | None
+    segment: str | None
+    """The function of a partitioned program that could not be lowered (`in_segment`)."""
 
     def __init__(self, code: str, message: str, *, node: str | None = None, help: str | None = None) -> None:
         if code not in ERROR_CODES:
@@ -110,6 +119,7 @@ class NeuronError(Exception):
         self.message = message
         self.node = node
         self.help = help
+        self.segment = None
 
     def format(self) -> str:
         """The lines to print: `error[CODE]: ...`, and `  help: ...` where there is help. No newline at the end."""
@@ -119,3 +129,13 @@ class NeuronError(Exception):
 
     def __str__(self) -> str:
         return self.format()
+
+
+@contextmanager
+def in_segment(name: str) -> Generator[None]:
+    """Say of a NeuronError raised inside that it concerns the function `name`."""
+    try:
+        yield
+    except NeuronError as error:
+        error.segment = error.segment or name
+        raise

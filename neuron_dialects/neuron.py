@@ -309,4 +309,13 @@ def location_name(location: Attribute) -> str | None:
     return None
 
 
+def location_names(location: Attribute) -> list[str]:
+    """All framework nodes that a location names, each once."""
+    if isinstance(location, NameLoc):
+        return [location.desc.data]
+    if isinstance(location, FusedLoc) and isa(location.locations, ArrayAttr[Attribute]):
+        return list(dict.fromkeys(name for part in location.locations for name in location_names(part)))
+    return []
+
+
 Neuron = Dialect("neuron", [LaunchOp], [TargetAttr, MemorySpaceAttr, ExecutorAttr])

@@ -1,33 +1,28 @@
-"""`neuron-cc analyze`: what of a model would run where, and why, without compiling it to the end.
+"""`neuron-cc analyze`: what of a model would run where, and why.
 
-Given a model, the analysis runs the pipeline up to the graph level and leaves plain data: shares of operators and of
-floating-point operations on the core, every segment with its operators and the bytes over its boundary, and for every
-operator on the host the reason and what would move it. `rendered` is the same for people.
+Given a model, the analysis compiles it up to its instructions, because the back end may refuse what the partition gave
+it, and leaves plain data: shares of operators and of floating-point operations on the core, every segment with its
+operators and estimated time, the bytes over every boundary, and for every operator on the host the reason and what
+would move it. `rendered` is the same for people.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from math import prod
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from xdsl.dialects.builtin import TensorType
-from xdsl.dialects.func import FuncOp, ReturnOp
-from xdsl.ir import Block, Operation, SSAValue
-
 from lowering.compiler import CompileOptions, compile_model
-from lowering.graph_to_tile.traffic import model_macs
-from neuron_dialects.dtypes import dtype_of_or_none
-from neuron_dialects.graph import ConstantOp, FusedOp, OnnxNodeOp, ReduceOp, WeightOp, YieldOp
-from neuron_dialects.neuron import Executor, LaunchOp
-from passes.graph.partition import MOVING
+from lowering.segment_report import INPUTS, OUTPUTS
+from neuron_dialects.neuron import Executor
 
 ADVICE: tuple[tuple[str, str], ...] = (
     (r"only moves data for the host", "it moves to the core together with the host operators next to it"),
+    (r"too little work for a core", "--force-core with its name keeps it on the core"),
+    (r"in a segment of fewer than", "lower --minimum-segment-size, or name it with --force-core"),
+    (r"forced to the host", "leave it out of --force-host"),
+    (r"the back end refused", "another --target or other shapes may fit; the refusal says what did not"),
     (r"^cores have no operator", "replace it in the model by operators that `neuron-cc list-operators` names"),
     (r"element type f64", "convert the model to float32"),
     (r"element type", "cast it to f32, f16, bf16 or an integer of at most 32 bits in the model"),
@@ -40,9 +35,6 @@ ADVICE: tuple[tuple[str, str], ...] = (
 )
 """Pattern found in the reason of an operator on the host -> what would move it to the core; the first one counts."""
 
-_MULTIPLIES = frozenset(("MatMul", "MatMulInteger", "QLinearMatMul", "Gemm"))
-_CONVOLVES = frozenset(("Conv", "ConvInteger", "QLinearConv"))
-
 
 @dataclass(frozen=True)
 class Segment:
@@ -54,6 +46,8 @@ class Segment:
     flops: int
     bytes_in: int
     bytes_out: int
+    estimated_us: float
+    """The partitioner's estimate, with the launch and without transfers."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +72,8 @@ class Analysis:
     boundary_bytes: int
     """Bytes between segments that run on different executors, once per transfer."""
     segments: list[Segment]
+    transfers: list[dict[str, Any]]
+    """`from`, `to`, `bytes`: between segments, `inputs` and `outputs` on different sides."""
     host_operators: list[HostOperator]
 
     @property
@@ -97,24 +93,24 @@ class Analysis:
         return {**asdict(self), **shares}
 
 
-def analyze(model: str | Path, options: CompileOptions) -> Analysis:
-    """Analyse an ONNX file for a target. Raises NeuronError as the compiler does."""
-    result = compile_model(
-        model,
-        CompileOptions(options.target, options.auto_cast, options.auto_cast_type, options.input_shapes, emit="graph"),
-    )
-    rows = result.report["partition"]
-    functions = {op.sym_name.data: op for op in result.module.ops if isinstance(op, FuncOp)}
-    launches = [op for op in functions["main"].body.block.ops if isinstance(op, LaunchOp)]
-    segments = [_segment(launch, functions[launch.callee.root_reference.data]) for launch in launches]
+def analyze(model: str | Path, options: CompileOptions, lower: bool = True) -> Analysis:
+    """Analyse an ONNX file for a target. Raises NeuronError as the compiler does.
+
+    `lower`: whether to ask the back end too, which may refuse a segment and is most of a compilation's time.
+    """
+    report = compile_model(model, replace(options, emit="nisa" if lower else "graph")).report
+    rows = report["partition"]
+    segments = [Segment(**segment) for segment in report["segments"]]
+    transfers = report["transfers"]
     return Analysis(
         options.target,
         len(rows),
         sum(row["where"] == "core" for row in rows),
         sum(segment.flops for segment in segments),
         sum(segment.flops for segment in segments if segment.executor == str(Executor.CORE)),
-        _boundary_bytes(launches),
+        sum(row["bytes"] for row in transfers if row["from"] != INPUTS and row["to"] != OUTPUTS),
         segments,
+        transfers,
         [
             HostOperator(row["node"], row["op"], row["why"], advice(row["why"]))
             for row in rows
@@ -126,78 +122,6 @@ def analyze(model: str | Path, options: CompileOptions) -> Analysis:
 def advice(reason: str) -> str:
     """What would move an operator that is on the host for this reason; empty if we do not know."""
     return next((text for pattern, text in ADVICE if re.search(pattern, reason)), "")
-
-
-def operators_of(block: Block) -> Iterator[Operation]:
-    """The computing operators of a block, those inside fused groups too."""
-    for op in block.ops:
-        if isinstance(op, FusedOp):
-            yield from operators_of(op.body.block)
-        elif not isinstance(op, ConstantOp | WeightOp | YieldOp | ReturnOp):
-            yield op
-
-
-def flops_of(op: Operation) -> int:
-    """Floating-point operations of an operator, estimated from shapes.
-
-    Two for each multiply-add of a matmul or convolution, one for each result element of other operators and for each
-    operand element of a reduction; none for what only moves data or has an unknown shape.
-    """
-    if isinstance(op, MOVING):
-        return 0
-    if isinstance(op, OnnxNodeOp):
-        return _host_flops(op)
-    if macs := model_macs(op):
-        return 2 * macs
-    return _elements(op.operands[0] if isinstance(op, ReduceOp) else op.results[0])
-
-
-def _host_flops(op: OnnxNodeOp) -> int:
-    """The estimate for a node that has no graph operator."""
-    shapes = [value.type.get_shape() for value in op.operands if isinstance(value.type, TensorType)]
-    made = _elements(op.results[0])
-    if op.op_type.data in _MULTIPLIES and shapes and shapes[0]:
-        return 2 * made * max(shapes[0][-1], 0)
-    if op.op_type.data in _CONVOLVES and len(shapes) > 1:
-        return 2 * made * max(prod(shapes[1][1:]), 0)
-    return made
-
-
-def _elements(value: SSAValue) -> int:
-    """Elements of a tensor; 0 where they are not known."""
-    if not isinstance(value.type, TensorType) or not value.type.has_static_shape():
-        return 0
-    return prod(value.type.get_shape())
-
-
-def _bytes(value: SSAValue) -> int:
-    """Bytes of a tensor; 0 where they are not known."""
-    dtype = dtype_of_or_none(value.type) if isinstance(value.type, TensorType) else None
-    return _elements(value) * dtype.size_bytes if dtype is not None else 0
-
-
-def _segment(launch: LaunchOp, function: FuncOp) -> Segment:
-    ops = list(operators_of(function.body.block))
-    names = Counter(op.op_type.data if isinstance(op, OnnxNodeOp) else op.name for op in ops)
-    return Segment(
-        function.sym_name.data,
-        str(launch.executor.data),
-        dict(names.most_common()),
-        sum(flops_of(op) for op in ops),
-        sum(_bytes(value) for value in launch.arguments),
-        sum(_bytes(value) for value in launch.results),
-    )
-
-
-def _boundary_bytes(launches: Sequence[LaunchOp]) -> int:
-    """Bytes that one executor makes and another one takes."""
-    total = 0
-    for launch in launches:
-        for value in launch.arguments:
-            maker = value.owner
-            if isinstance(maker, LaunchOp) and maker.executor != launch.executor:
-                total += _bytes(value)
-    return total
 
 
 def rendered(analysis: Analysis) -> str:
@@ -213,8 +137,9 @@ def rendered(analysis: Analysis) -> str:
         operators = ", ".join(f"{count} {name}" for name, count in segment.operators.items())
         lines.append(
             f"{segment.name} ({segment.executor}): {segment.flops} FLOPs, {segment.bytes_in} bytes in, "
-            f"{segment.bytes_out} bytes out: {operators or 'constants only'}"
+            f"{segment.bytes_out} bytes out, about {segment.estimated_us:.1f} us: {operators or 'constants only'}"
         )
+    lines += ["", *(f"{row['from']} -> {row['to']}: {row['bytes']} bytes" for row in analysis.transfers)]
     if analysis.host_operators:
         lines += ["", "on the host:"]
     for host in analysis.host_operators:

@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     analyze = verbs.add_parser("analyze", help="tell what of a model runs where and why", description=about)
     _add_model_arguments(analyze)
     analyze.add_argument("--json", type=Path, metavar="FILE", help="write the analysis as JSON too")
+    analyze.add_argument("--graph-only", action="store_true", help="do not ask the back end, which may refuse: quicker")
     analyze.set_defaults(run=_analyze)
     about = "Write the ONNX model that a file of another framework becomes."
     convert = verbs.add_parser("convert", help="turn another framework's model into ONNX", description=about)
@@ -93,6 +94,31 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input-shape", action="append", default=[], metavar="NAME=1,3,224,224", help="shape of an input; repeatable"
     )
+    _add_partition_arguments(parser)
+
+
+def _add_partition_arguments(parser: argparse.ArgumentParser) -> None:
+    """What runs on the core and what on the host. Second spellings are those of the framework integrations."""
+    group = parser.add_argument_group("host and core")
+    group.add_argument(
+        "--minimum-segment-size",
+        type=int,
+        default=1,
+        metavar="N",
+        help="core segments of fewer operators run on the host (default: 1)",
+    )
+    names = "operators or node names, separated by commas; repeatable"
+    for option, other, side in (
+        ("--force-host", "--no-fuse-ops", "run on the host"),
+        ("--force-core", "--force-fuse-ops", "run on the core, or it is an error"),
+    ):
+        group.add_argument(option, other, action="append", default=[], metavar="NAME,..", help=f"{side}: {names}")
+    group.add_argument("--must-compile", action="store_true", help="it is an error if anything runs on the host")
+
+
+def _names(texts: Sequence[str]) -> tuple[str, ...]:
+    """The names of comma-separated lists."""
+    return tuple(name for text in texts for name in text.split(",") if name)
 
 
 def _add_shape_arguments(parser: argparse.ArgumentParser) -> None:
@@ -168,7 +194,16 @@ def _settings(options: argparse.Namespace, emit: str) -> CompileOptions:
     mode, cast_type = cast or (options.auto_cast or "matmult", options.auto_cast_type or "bf16")
     shapes = dict(parse_input_shape(text) for text in options.input_shape)
     return CompileOptions(
-        options.target, mode, cast_type, shapes, emit, saturate_infinity=options.enable_saturate_infinity
+        options.target,
+        mode,
+        cast_type,
+        shapes,
+        emit,
+        minimum_segment_size=options.minimum_segment_size,
+        force_host=_names(options.force_host),
+        force_core=_names(options.force_core),
+        must_compile=options.must_compile,
+        saturate_infinity=options.enable_saturate_infinity,
     )
 
 
@@ -202,7 +237,7 @@ def _compile(options: argparse.Namespace) -> int:
 def _analyze(options: argparse.Namespace) -> int:
     from tools.analyze import analyze, rendered
 
-    analysis = analyze(options.model, _settings(options, "graph"))
+    analysis = analyze(options.model, _settings(options, "graph"), lower=not options.graph_only)
     if options.json is not None:
         write_text(options.json, json.dumps(analysis.data(), indent=2) + "\n")
     print(rendered(analysis))
@@ -281,12 +316,16 @@ def shape_warnings(report: dict[str, Any]) -> list[str]:
 
 def summary_line(report: dict[str, Any], output: Path) -> str:
     """One line that says what was made and what to know about it."""
+    from passes.graph.executors import REFUSED
+
     rows = report["partition"]
     parts: list[str] = []
     if "buckets" in report:
         parts.append(f"{len(report['buckets'])} buckets")
     if rows:
         parts.append(f"{sum(row['where'] == 'core' for row in rows)} of {len(rows)} ops on the core")
+    if refused := sum(row["why"].startswith(REFUSED) for row in rows):
+        parts.append(f"{refused} refused by the back end")
     if report["peak_sbuf_bytes"]:
         parts.append(f"peak SBUF {report['peak_sbuf_bytes']} B/partition")
     if report["spills"]:

@@ -22,8 +22,8 @@ from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.movement import forward_destinations, materialize
 from lowering.graph_to_tile.registry import kernel_of
 from lowering.graph_to_tile.tensors import DramTensor
-from lowering.graph_to_tile.traffic import compulsory_bytes, model_macs
-from neuron_dialects.errors import NeuronError
+from lowering.graph_to_tile.traffic import compulsory_bytes
+from neuron_dialects.errors import NeuronError, in_segment
 from neuron_dialects.graph import (
     CastOp,
     ConstantOp,
@@ -34,6 +34,7 @@ from neuron_dialects.graph import (
     spec_of,
 )
 from neuron_dialects.graph.shapes import element_count, text
+from neuron_dialects.graph.work import model_macs
 from neuron_dialects.neuron import Executor, ExecutorAttr, location_name, target_of
 from neuron_dialects.target import Target
 from neuron_dialects.tile import ParamOp
@@ -85,7 +86,10 @@ class ConvertGraphToTilePass(ModulePass):
         recipes: dict[str, DerivedWeightOp] = {}
         for function in core_functions(op):
             if is_tensor_function(function):
-                lower_function(op, function, recipes)
+                # Outside of the segment: what is too large for a core's DRAM is no work for the host either.
+                _check_sizes(function.body.block, target_of(op))
+                with in_segment(function.sym_name.data):
+                    lower_function(op, function, recipes)
 
 
 def _check_sizes(body: Block, target: Target) -> None:
@@ -107,7 +111,6 @@ def _check_sizes(body: Block, target: Target) -> None:
 def lower_function(module: ModuleOp, function: func.FuncOp, recipes: dict[str, DerivedWeightOp]) -> None:
     """Replace one core function by its tile form; `recipes` are the derived weights added to the module so far."""
     body = function.body.block
-    _check_sizes(body, target_of(module))
     split_bias(body)
     returned = body.last_op
     assert isinstance(returned, func.ReturnOp)

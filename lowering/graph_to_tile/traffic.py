@@ -1,4 +1,4 @@
-"""What a core function must do at least, read off its graph form: multiply-adds and DRAM bytes, the two roofs.
+"""What a core function must move at least, read off its graph form: the DRAM bytes of the roofline.
 
 Inputs, weights and outputs count once each in the types that the core computes with; a weight that is only gathered
 from counts for the rows that are fetched. How kernels pack weights, or how often they move something, does not count.
@@ -7,41 +7,15 @@ from counts for the rows that are fetched. How kernels pack weights, or how ofte
 from math import prod
 
 from xdsl.dialects import func
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import SSAValue
 
-from neuron_dialects.graph import (
-    AttentionOp,
-    ConvOp,
-    ConvTransposeOp,
-    GatherOp,
-    MatMulOp,
-    RecurrentOp,
-    WeightOp,
-    shape_of,
-    spec_of,
-)
+from neuron_dialects.graph import GatherOp, WeightOp, spec_of
 
 
 def tensor_bytes(value: SSAValue) -> int:
     """Bytes of a dense tensor."""
     dtype, shape = spec_of(value)
     return prod(shape) * dtype.size_bytes
-
-
-def model_macs(op: Operation) -> int:
-    """Multiply-adds of a matmul, convolution, attention or recurrence; 0 for other ops."""
-    if isinstance(op, AttentionOp):
-        positions = shape_of(op.q)[0] * op.heads.value.data * shape_of(op.q)[1] * shape_of(op.k)[1]
-        return positions * (op.head_size + op.value_size)
-    if isinstance(op, MatMulOp):
-        return prod(shape_of(op.result)) * shape_of(op.a)[-2 if op.transpose_a else -1]
-    if isinstance(op, ConvOp):
-        return prod(shape_of(op.result)) * prod(shape_of(op.w)[1:])
-    if isinstance(op, ConvTransposeOp):
-        return prod(shape_of(op.x)) * prod(shape_of(op.w)[1:])
-    if isinstance(op, RecurrentOp):
-        return prod(shape_of(op.r)) * prod(shape_of(op.gates)[2:])
-    return 0
 
 
 def _bytes_read(weight: WeightOp) -> int:

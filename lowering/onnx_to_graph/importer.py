@@ -224,6 +224,8 @@ class _Importer:
                 used_outputs=tuple(name in frame.read for name in proto.output),
                 notes=self.info.notes,
             )
+            if not frame.names:
+                self.info.operators.setdefault(proto.op_type, []).append(node.name)
             outputs = self._import_node(node, frame)
             for name, value in outputs.items():
                 _check_count(node, value)

@@ -55,6 +55,8 @@ class ImportInfo:
     """The nodes left to the host, in program order."""
     node_count: int = 0
     """Nodes of the model's main graph."""
+    operators: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """Operator of the model (without its domain) -> names of its nodes, in program order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from lowering.tile_to_nisa.selection import EngineBalance, choices
 from neuron_dialects import nisa, tile
 from neuron_dialects.access import AccessPattern
 from neuron_dialects.access_ops import dtype_name_of, space_of
-from neuron_dialects.errors import NeuronError
+from neuron_dialects.errors import NeuronError, in_segment
 from neuron_dialects.isa import INSTRUCTIONS, Instruction, Operand
 from neuron_dialects.loops import trip_count
 from neuron_dialects.neuron import Executor, ExecutorAttr, location_name, target_of
@@ -50,7 +50,8 @@ class ConvertTileToNisaPass(ModulePass):
         core = ExecutorAttr(Executor.CORE)
         for function in op.body.block.ops:
             if isinstance(function, func.FuncOp) and function.attributes.get("neuron.executor") == core:
-                _Converter(target_of(op)).function(function)
+                with in_segment(function.sym_name.data):
+                    _Converter(target_of(op)).function(function)
 
 
 @dataclass

@@ -18,7 +18,7 @@ from xdsl.ir import Attribute
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
-from neuron_dialects.errors import NeuronError
+from neuron_dialects.errors import NeuronError, in_segment
 from neuron_dialects.neuron import location_name, target_of
 from neuron_dialects.target import Target
 from passes.nisa.live_ranges import OnChipBuffer, on_chip_buffers, top_level_statements
@@ -83,8 +83,9 @@ class NisaAllocatePass(ModulePass):
         if self.alignment < 8 or self.alignment & (self.alignment - 1):
             raise NeuronError("NX-PASS-001", f"alignment {self.alignment} is not a power of two of at least 8")
         for function in nisa_functions(op):
-            report = allocate_function(function, target_of(op), self.spill, self.alignment)
-            function.attributes.update(report_attributes(report))
+            with in_segment(function.sym_name.data):
+                report = allocate_function(function, target_of(op), self.spill, self.alignment)
+                function.attributes.update(report_attributes(report))
 
 
 def report_attributes(report: MemoryReport) -> dict[str, Attribute]:

@@ -22,7 +22,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from neuron_dialects.access import AccessPattern, Affine
 from neuron_dialects.access_ops import AccessAttr, FieldsAttr
-from neuron_dialects.errors import NeuronError
+from neuron_dialects.errors import NeuronError, in_segment
 from neuron_dialects.neuron import location_name, target_of
 from neuron_dialects.nisa import ControlOp, NisaOp, QueueOp, Sync, SyncAttr
 from neuron_dialects.target import Target
@@ -63,7 +63,8 @@ class NisaAllocateRegistersPass(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Flatten the queues of every function at the nisa level."""
         for function in nisa_functions(op):
-            allocate_registers(function, target_of(op))
+            with in_segment(function.sym_name.data):
+                allocate_registers(function, target_of(op))
 
 
 def allocate_registers(function: FuncOp, target: Target) -> None:

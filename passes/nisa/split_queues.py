@@ -19,7 +19,7 @@ from xdsl.ir import Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
-from neuron_dialects.errors import NeuronError
+from neuron_dialects.errors import NeuronError, in_segment
 from neuron_dialects.neuron import location_name, target_of
 from neuron_dialects.nisa import AllocOp, NisaOp, ParamOp, QueueOp, SlotOp
 from neuron_dialects.target import Target
@@ -57,7 +57,8 @@ class NisaSplitQueuesPass(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Split every function at the nisa level."""
         for function in nisa_functions(op):
-            split_function(function, target_of(op))
+            with in_segment(function.sym_name.data):
+                split_function(function, target_of(op))
 
 
 def split_function(function: FuncOp, target: Target) -> None:

@@ -17,7 +17,7 @@ from xdsl.ir import SSAValue
 from xdsl.passes import ModulePass
 
 from neuron_dialects.access import Affine
-from neuron_dialects.errors import NeuronError
+from neuron_dialects.errors import NeuronError, in_segment
 from neuron_dialects.neuron import target_of
 from neuron_dialects.nisa import NisaOp, Sync, SyncAttr
 from neuron_dialects.target import Target
@@ -67,9 +67,10 @@ class NisaSynchronizePass(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Synchronise every function at the nisa level."""
         for function in nisa_functions(op):
-            remarks = synchronize_function(function, target_of(op), self.replay_limit)
-            if remarks:
-                function.attributes[REMARKS_ATTRIBUTE] = ArrayAttr([StringAttr(remark) for remark in remarks])
+            with in_segment(function.sym_name.data):
+                remarks = synchronize_function(function, target_of(op), self.replay_limit)
+                if remarks:
+                    function.attributes[REMARKS_ATTRIBUTE] = ArrayAttr([StringAttr(remark) for remark in remarks])
 
 
 def synchronize_function(function: FuncOp, target: Target, replay_limit: int = REPLAY_LIMIT) -> list[str]:

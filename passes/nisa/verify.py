@@ -22,7 +22,7 @@ from xdsl.passes import ModulePass
 from neuron_dialects.access import AccessPattern
 from neuron_dialects.access_ops import dtype_name_of, space_of
 from neuron_dialects.dtypes import dtype_by_name
-from neuron_dialects.errors import NeuronError
+from neuron_dialects.errors import NeuronError, in_segment
 from neuron_dialects.isa import verify_instruction
 from neuron_dialects.neuron import location_name, target_of
 from neuron_dialects.nisa import AllocOp, NisaOp, SlotOp
@@ -44,7 +44,8 @@ class NisaVerifyPass(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Check every function at the nisa level."""
         for function in nisa_functions(op):
-            verify_function(function, target_of(op))
+            with in_segment(function.sym_name.data):
+                verify_function(function, target_of(op))
 
 
 def verify_function(function: FuncOp, target: Target) -> None:

@@ -84,7 +84,7 @@ def test_the_report_says_what_was_decided() -> None:
     report = result.report
     assert {row["node"] for row in report["partition"]} >= {"/0/Conv", "/2/AveragePool", "/12/Softmax"}
     for row in report["partition"]:
-        assert set(row) == {"node", "op", "where", "why"}
+        assert set(row) == {"node", "op", "where", "segment", "why"}
         assert row["where"] in ("core", "host") and row["why"]
     assert "/0/Conv|f32|bf16" in report["casts"]
     product = {"node": "/0/Conv", "type": "bf16", "arithmetic": "float", "largest_sum": None}

@@ -56,7 +56,7 @@ def test_a_neff_and_its_report(tmp_path: Path) -> None:
     assert {
         "compile_seconds", "partition", "casts", "spills", "peak_sbuf_bytes", "instruction_bytes",
     } <= set(fields)  # fmt: skip
-    assert all({"node", "op", "where", "why"} == set(row) for row in fields["partition"])
+    assert all({"node", "op", "where", "segment", "why"} == set(row) for row in fields["partition"])
     assert fields["compile_seconds"]["total"] > fields["compile_seconds"]["convert-graph-to-tile"] > 0
     assert read_neff(neff).target == fields["target"] == "trn1"
     assert done.stdout == summary_line(fields, neff) + "\n"

@@ -2,9 +2,9 @@
 
 // A chain through the host: three segments. The weight is repeated where it is used, the report says where and why.
 // CHECK:      builtin.module attributes {neuron.target = #neuron.target<"trn1">, neuron.partition = [
-// CHECK-SAME:   "first|graph.binary|core|supported",
-// CHECK-SAME:   "top|TopK|host|cores have no operator TopK",
-// CHECK-SAME:   "last|graph.binary|core|supported"]} {
+// CHECK-SAME:   "first|graph.binary|core|neuron_0|supported",
+// CHECK-SAME:   "top|TopK|host|host_1|cores have no operator TopK",
+// CHECK-SAME:   "last|graph.binary|core|neuron_2|supported"]} {
 // CHECK-NEXT:   func.func @main(%x: tensor<8xf32>) -> (tensor<4xf32>, tensor<4xi64>) {
 // CHECK-NEXT:     %0 = neuron.launch @neuron_0(%x) on core : (tensor<8xf32>) -> tensor<8xf32>
 // CHECK-NEXT:     %values, %indices = neuron.launch @host_1(%0) on host : (tensor<8xf32>) -> (tensor<4xf32>, tensor<4xi64>)
@@ -55,8 +55,8 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 // -----
 
 // What only moves data for the host stays there: before a node that the host runs, and behind it.
-// CHECK:       "|graph.reshape|host|only moves data for the host"
-// CHECK-SAME:  "|graph.transpose|host|only moves data for the host"
+// CHECK:       "|graph.reshape|host|host_0|only moves data for the host"
+// CHECK-SAME:  "|graph.transpose|host|host_0|only moves data for the host"
 // CHECK:       func.func @main
 // CHECK-NEXT:    %0 = neuron.launch @host_0(%x) on host
 // CHECK-NEXT:    func.return %0
@@ -72,11 +72,11 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 // -----
 
 // Why something is on the host: its type, its shape, a number that a core cannot hold.
-// CHECK:      "f64|graph.unary|host|cores have no element type f64"
-// CHECK-SAME: "empty|graph.unary|host|a tensor of 0x2 has no elements"
-// CHECK-SAME: "number|graph.binary|host|the constant 4294967296 does not fit the 32-bit integers of a core"
-// CHECK-SAME: "compared|graph.compare|core|supported"
-// CHECK-SAME: "float8|graph.matmul|host|cores have no element type f8e5m2"
+// CHECK:      "f64|graph.unary|host|host_0|cores have no element type f64"
+// CHECK-SAME: "empty|graph.unary|host|host_0|a tensor of 0x2 has no elements"
+// CHECK-SAME: "number|graph.binary|host|host_0|the constant 4294967296 does not fit the 32-bit integers of a core"
+// CHECK-SAME: "compared|graph.compare|core|neuron_1|supported"
+// CHECK-SAME: "float8|graph.matmul|host|host_0|cores have no element type f8e5m2"
 builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
   func.func @main(%a: tensor<2xf64>, %b: tensor<0x2xf32>, %c: tensor<2xi64>, %e: tensor<2x2xf8E5M2>) -> (tensor<2xf64>, tensor<0x2xf32>, tensor<2xi64>, tensor<2xi1>, tensor<2x2xf8E5M2>) {
     %large = graph.constant 4294967296 : tensor<i64>
@@ -135,5 +135,34 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
     %0 = graph.unary exp %located : (tensor<2xf32>) -> tensor<2xf32> loc("one")
     %1 = graph.unary neg %0 : (tensor<2xf32>) -> tensor<2xf32> loc("two")
     func.return %1 : tensor<2xf32>
+  }
+}
+
+// -----
+
+// By time, a few exponentials behind the host are not worth a launch: they stay there, with both estimates.
+// RUN: neuron-opt %s -p graph-partition --split-input-file | filecheck %s --check-prefix=TIME
+// TIME:      "product|graph.matmul|core|neuron_0|supported"
+// TIME-SAME: "foo|Foo|host|host_1|cores have no operator Foo"
+// TIME-SAME: "tail|graph.unary|host|host_1|too little work for a core: with transfers
+// TIME-NOT:  @neuron_2
+
+// Names decide otherwise: of a node, or of an operator.
+// RUN: neuron-opt %s -p 'graph-partition{force-core="tail" force-host=matmul}' --split-input-file | filecheck %s --check-prefix=FORCED
+// FORCED:      "product|graph.matmul|host|host_0|forced to the host"
+// FORCED-SAME: "foo|Foo|host|host_0|cores have no operator Foo"
+// FORCED-SAME: "tail|graph.unary|core|neuron_1|forced to the core"
+
+// A segment of one operator is smaller than two.
+// RUN: neuron-opt %s -p 'graph-partition{minimum-segment-size=2 by-time=false}' --split-input-file | filecheck %s --check-prefix=SMALL
+// SMALL:      "product|graph.matmul|host|host_0|in a segment of fewer than 2 operators"
+// SMALL-SAME: "tail|graph.unary|host|host_0|in a segment of fewer than 2 operators"
+builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
+  func.func @main(%x: tensor<64x64xf32>) -> tensor<64x64xf32> {
+    %w = graph.weight @w : tensor<64x64xf32>
+    %0 = graph.matmul %x, %w : (tensor<64x64xf32>, tensor<64x64xf32>) -> tensor<64x64xf32> loc("product")
+    %1 = graph.onnx_node "Foo"(%0) domain "" opset 1 node "" : (tensor<64x64xf32>) -> tensor<64x64xf32> loc("foo")
+    %2 = graph.unary exp %1 : (tensor<64x64xf32>) -> tensor<64x64xf32> loc("tail")
+    func.return %2 : tensor<64x64xf32>
   }
 }

@@ -12,7 +12,7 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
   }
 }
 
-// CHECK:      builtin.module attributes {neuron.target = #neuron.target<"trn1">, neuron.partition = ["exp_0|graph.unary|core|supported"]} {
+// CHECK:      builtin.module attributes {neuron.target = #neuron.target<"trn1">, neuron.partition = ["exp_0|graph.unary|core|neuron_0|supported"]} {
 // CHECK-NEXT:   func.func @main(%x: tensor<1024x4096xf32>) -> tensor<1024x4096xf32> {
 // CHECK-NEXT:     %y = neuron.launch @neuron_0(%x) on core : (tensor<1024x4096xf32>) -> tensor<1024x4096xf32>
 // CHECK-NEXT:     func.return %y : tensor<1024x4096xf32>

@@ -8,7 +8,8 @@ from xdsl.dialects.builtin import IntegerAttr
 from xdsl.dialects.func import FuncOp
 
 from lowering.graph_to_tile.convert import COMPULSORY_BYTES, MACS, ConvertGraphToTilePass
-from lowering.graph_to_tile.traffic import compulsory_bytes, model_macs
+from lowering.graph_to_tile.traffic import compulsory_bytes
+from neuron_dialects.graph.work import model_macs
 from neuron_dialects.neuron import Executor, ExecutorAttr, TargetAttr
 from tests.graph_level import main_of, parse
 

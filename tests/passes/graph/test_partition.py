@@ -16,9 +16,9 @@ from tests.graph_level import check_same_results, main_of, make_context, onnx_no
 MODULE = 'builtin.module attributes {{neuron.target = #neuron.target<"trn1">}} {{\n{}\n}}'
 
 
-def partitioned(body: str) -> ModuleOp:
+def partitioned(body: str, partition: GraphPartitionPass | None = None) -> ModuleOp:
     module = parse(MODULE.format(body))
-    check_same_results(module, GraphPartitionPass(), GraphNarrowIntegersPass())
+    check_same_results(module, partition or GraphPartitionPass(), GraphNarrowIntegersPass())
     return module
 
 
@@ -111,7 +111,7 @@ def test_report():
           func.return %0 : tensor<4xf32>
         }"""
     )
-    assert partition_report(module) == [PartitionEntry("a|b", "graph.unary", Executor.CORE, "supported")]
+    assert partition_report(module) == [PartitionEntry("a|b", "graph.unary", Executor.CORE, "neuron_0", "supported")]
     assert partition_report(ModuleOp([])) == []
 
 
@@ -145,7 +145,8 @@ def test_long_programs():
         )
     body = "\n".join(lines)
     module = partitioned(
-        f"func.func @main(%x: tensor<4xf32>) -> tensor<4xf32> {{\n{body}\nfunc.return %v300 : tensor<4xf32>\n}}"
+        f"func.func @main(%x: tensor<4xf32>) -> tensor<4xf32> {{\n{body}\nfunc.return %v300 : tensor<4xf32>\n}}",
+        GraphPartitionPass(by_time=False),
     )
     assert len(functions_of(module, Executor.HOST)) == len(functions_of(module, Executor.CORE)) == 150
 
@@ -167,3 +168,69 @@ def test_saturated_comparisons():
     values = np.array([0, -5, 2**31 - 2, -(2**31)])
     check_same_results(module, GraphPartitionPass(), GraphNarrowIntegersPass(), inputs=[values])
     assert len(functions_of(module, Executor.CORE)) == 1
+
+
+CONTROLLED = f"""
+    func.func @main(%x: tensor<64x256xf32>) -> (tensor<64xf32>, tensor<64x64xf32>) {{
+      %w = graph.weight @w : tensor<256x64xf32>
+      %0 = graph.matmul %x, %w : (tensor<64x256xf32>, tensor<256x64xf32>) -> tensor<64x64xf32> loc("product")
+      %1 = graph.unary tanh %0 : (tensor<64x64xf32>) -> tensor<64x64xf32> loc("middle")
+      %2 = graph.softmax %1 axis 1 : (tensor<64x64xf32>) -> tensor<64x64xf32> loc("soft")
+      %3 = graph.reduce max %2 axes [1] : (tensor<64x64xf32>) -> tensor<64xf32> loc("most")
+      %4 = graph.onnx_node "Identity"(%3) domain "" opset 13 {onnx_node("Identity", 1, 1)}
+        : (tensor<64xf32>) -> tensor<64xf32> loc("host")
+      %5 = graph.unary exp %4 : (tensor<64xf32>) -> tensor<64xf32> loc("tail")
+      func.return %5, %2 : tensor<64xf32>, tensor<64x64xf32>
+    }}"""
+
+
+def places(module: ModuleOp) -> dict[str, str]:
+    """Node -> C on a core, H on the host."""
+    return {entry.node: str(entry.executor)[0].upper() for entry in partition_report(module)}
+
+
+# Each control by itself, with the numbers unchanged. By time, 64 exponentials are not worth a launch.
+@pytest.mark.parametrize(
+    ("partition", "expected"),
+    [
+        (GraphPartitionPass(), "CCCCHH"),
+        (GraphPartitionPass(by_time=False), "CCCCHC"),
+        (GraphPartitionPass(force_core=("tail",)), "CCCCHC"),
+        (GraphPartitionPass(force_host=("softmax",)), "CCHHHH"),
+        (GraphPartitionPass(force_host=("graph.matmul", "middle")), "HHCCHH"),
+        (GraphPartitionPass(force_host=("Identity", "nobody")), "CCCCHH"),
+        (GraphPartitionPass(minimum_segment_size=2, by_time=False), "CCCCHH"),
+        (GraphPartitionPass(minimum_segment_size=5), "HHHHHH"),
+        (GraphPartitionPass(minimum_segment_size=5, force_core=("soft",)), "CCCCHH"),
+    ],
+)
+def test_controls(partition: GraphPartitionPass, expected: str):
+    module = partitioned(CONTROLLED, partition)
+    assert "".join(places(module).values()) == expected
+
+
+def test_what_cannot_be_forced():
+    module = MODULE.format(CONTROLLED)
+    with pytest.raises(
+        NeuronError, match=r"NX-PART-001.*node 'host': Identity is forced to the core, but cores have no"
+    ):
+        GraphPartitionPass(force_core=("host",)).apply(make_context(), parse(module))
+    with pytest.raises(NeuronError, match=r"but it is forced to the host too"):
+        GraphPartitionPass(force_core=("soft",), force_host=("soft",)).apply(make_context(), parse(module))
+    with pytest.raises(
+        NeuronError, match=r"NX-PART-002.*1 of 6 operators .*\n  Identity 'host': cores have no"
+    ) as caught:
+        GraphPartitionPass(must_compile=True).apply(make_context(), parse(module))
+    assert "tail" not in caught.value.message
+    with pytest.raises(NeuronError, match="minimum-segment-size 0 is less than 1"):
+        GraphPartitionPass(minimum_segment_size=0).apply(make_context(), parse(module))
+
+
+# An operator that the back end refused says so; the attribute is text that a person can write.
+def test_refused_operators():
+    text = CONTROLLED.replace('loc("middle")', "").replace(
+        "graph.unary tanh %0 :", 'graph.unary tanh %0 {neuron.refused = "NX-MEM-001: too large"} :'
+    )
+    module = partitioned(text)
+    entry = partition_report(module)[1]
+    assert (entry.executor, entry.reason) == (Executor.HOST, "the back end refused it: NX-MEM-001: too large")
