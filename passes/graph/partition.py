@@ -97,8 +97,9 @@ class GraphPartitionPass(ModulePass):
 
     with the operators in @neuron_0 and @host_1. Segments are as few as possible. Weights and constants are repeated in
     each segment that uses them. A result that is an argument, a weight, a constant or another result is copied, by a
-    reshape to its own shape, where a core can hold it. An operator that only moves data for the host stays there; so does a small island of
-    supported operators whose transfers and launches take longer than the host would (`by-time=false` forbids that).
+    reshape to its own shape, where a core can hold it. An operator that only moves data for the host stays there; so
+    does a small island of supported operators whose transfers and launches take longer than the host would
+    (`by-time=false` forbids that).
     """
 
     name = "graph-partition"
