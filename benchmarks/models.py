@@ -73,14 +73,21 @@ def samples(value: Array, batch: int) -> Array:
 def set_batch(source: Path, path: Path, batch: int) -> None:
     """Write a model whose inputs have a leading dimension of 1 with a leading dimension of `batch`.
 
-    Exporters write the batch into the constants of Reshape and Expand as well: a leading 1 of such a shape becomes the
-    batch. `Missing` when the shapes do not fit afterwards.
+    Exporters write the batch into the constants of Reshape and Expand as well, and into constants that are joined to a
+    sample: a leading 1 of such a shape becomes the batch, such a constant is repeated. `Missing` when the shapes do not
+    fit afterwards.
     """
     import onnx
     from onnx import numpy_helper, shape_inference
 
     model = onnx.load(str(source), load_external_data=False)
     shapes = {node.input[1] for node in model.graph.node if node.op_type in ("Reshape", "Expand")}
+    joined = {
+        name
+        for node in model.graph.node
+        if node.op_type == "Concat" and next(a.i for a in node.attribute if a.name == "axis") != 0
+        for name in node.input
+    }
 
     def batched(tensor: onnx.TensorProto) -> None:
         values = numpy_helper.to_array(tensor).copy()
@@ -89,8 +96,13 @@ def set_batch(source: Path, path: Path, batch: int) -> None:
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
     for tensor in model.graph.initializer:
-        if tensor.name in shapes and tensor.data_location != onnx.TensorProto.EXTERNAL:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            continue
+        if tensor.name in shapes:
             batched(tensor)
+        elif tensor.name in joined and len(tensor.dims) > 1 and tensor.dims[0] == 1:
+            repeated = np.repeat(numpy_helper.to_array(tensor), batch, axis=0)
+            tensor.CopyFrom(numpy_helper.from_array(repeated, tensor.name))
     for node in model.graph.node:
         if node.op_type == "Constant" and node.output[0] in shapes:
             batched(node.attribute[0].t)

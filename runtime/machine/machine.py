@@ -71,6 +71,7 @@ class Machine:
         self._works = [work for queue in self._queues.values() for work in queue]
         self._arrays: dict[int, Array] = {}
         self._on_chip: dict[str, Region] = {}
+        self._constant = {variable.id for variable in program.variables if variable.kind in ("input", "file")}
 
     def run(
         self,
@@ -168,7 +169,8 @@ class Machine:
             region = self._on_chip[operand.space] if operand.space != "dram" else dram[operand.buffer or 0]
             views.append((access.role, OperandView(region, pattern, operand.dtype, access.operand, entry.node)))
             dtypes[access.role], shapes[access.role] = operand.dtype, view_shape(pattern)
-        case = Case(instruction.name, instruction.engine, dtypes, shapes, instruction.fields)
+        constant = frozenset(a.role for a in entry.accesses if a.memory in self._constant)
+        case = Case(instruction.name, instruction.engine, dtypes, shapes, instruction.fields, constant)
         work.kernel, work.views = SEMANTICS[instruction.name](case), tuple(views)
 
 

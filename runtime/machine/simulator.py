@@ -12,6 +12,11 @@ then, and has written when its last byte and those of the earlier ones have move
 `dma_completion_ns` later. A semaphore is the list of the times of its increments.
 
 Data moves at those times and no others, so what a missing wait lets through is seen in the results.
+
+When no data is computed, the order in which things are worked out is free as long as their times are the same, and two
+kinds of events need no place in the order of time: an instruction of an engine that shares nothing starts when it is
+dispatched, and a semaphore that only one stream increments gets its increments, with their times, when those are known.
+Whatever is shared (ports, DMA engines) is served in the order of time in every mode, equal times by engine.
 """
 
 from collections import deque
@@ -51,12 +56,15 @@ class Engine:
     """State of one engine: its sequencer (position, registers, time) and its datapath."""
 
     __slots__ = (
-        "active_ns", "blocked_on", "busy_until", "control_count", "dispatched", "full", "halted", "in_flight",
-        "instruction_count", "name", "position", "registers", "table", "time", "transfer_count", "works",
+        "active_ns", "blocked_on", "busy_until", "control_count", "dispatched", "full", "halted", "in_flight", "index",
+        "instruction_count", "name", "position", "registers", "shares", "starts", "table", "time", "transfer_count",
+        "works",
     )  # fmt: skip
 
-    def __init__(self, name: str, works: list[Work], registers: int) -> None:
-        self.name, self.works = name, works
+    def __init__(self, name: str, index: int, works: list[Work], registers: int) -> None:
+        self.name, self.index, self.works = name, index, works
+        self.shares = any(work.ports or work.table or work.hazard_reads for work in works if work.ring < 0)
+        self.starts: deque[float] = deque()
         self.position, self.registers, self.time = 0, [0] * registers, 0.0
         self.halted, self.full = False, False
         self.blocked_on: tuple[int, int] | None = None
@@ -89,7 +97,10 @@ class Simulator:
         record: Record | None = None,
         step_limit: int = STEP_LIMIT,
     ) -> None:
-        self.engines = {name: Engine(name, works, int(target.scalar_registers)) for name, works in queues.items()}
+        self.engines = {
+            name: Engine(name, index, works, int(target.scalar_registers))
+            for index, (name, works) in enumerate(queues.items())
+        }
         self.end_ns, self.dma_active_ns = 0.0, 0.0
         self._names, self._functional, self._record, self._step_limit = semaphores, functional, record, step_limit
         self._dispatch_depth = int(target.dispatch_depth)
@@ -97,12 +108,14 @@ class Simulator:
         self._table_ns, self._dma_start_ns = float(target.act_table_load_ns), float(target.dma_start_ns)
         self._increments: list[list[float]] = [[] for _ in semaphores]
         self._waiting: list[list[tuple[int, Engine]]] = [[] for _ in semaphores]
-        self._events: list[tuple[float, int, int, Any, Any]] = []
+        self._events: list[tuple[float, int, int, int, Any, Any]] = []
         self._sequence = 0
         self._port_free = [0.0, 0.0]
         self._dma_free = 0.0
         self._ring_end: dict[int, float] = {}
         self._ring_writes: dict[int, deque[tuple[float, Sequence[Box]]]] = {}
+        self._last_ns = 0.0
+        self._known_early = [False] * len(semaphores) if functional else _one_stream_each(queues, len(semaphores))
 
     def run(self) -> None:
         """Run until every queue has halted and everything has completed.
@@ -118,9 +131,9 @@ class Simulator:
         )  # fmt: skip
         time = 0.0
         while events:
-            time, kind, _, first, second = heappop(events)
+            time, kind, _, _, first, second = heappop(events)
             handlers[kind](time, first, second)
-        self.end_ns = max([time, *(engine.time for engine in self.engines.values())])
+        self.end_ns = max([time, self._last_ns, *(engine.time for engine in self.engines.values())])
         stuck = [engine for engine in self.engines.values() if not engine.halted]
         if stuck:
             raise self._deadlock(stuck)
@@ -136,9 +149,19 @@ class Simulator:
         node = next((engine.works[engine.position].entry.node for engine in stuck), None)
         return NeuronError("NX-RUN-003", f"streams wait for ever: {'; '.join(parts)}", node=node)
 
-    def _push(self, time: float, kind: int, first: Any, second: Any) -> None:
+    def _push(self, time: float, kind: int, first: Any, second: Any, index: int = 0) -> None:
+        """Add an event; `index` is the engine whose turn comes first among events of a kind at the same time."""
         self._sequence += 1
-        heappush(self._events, (time, kind, self._sequence, first, second))
+        heappush(self._events, (time, kind, index, self._sequence, first, second))
+
+    def _completion(self, time: float, signal: int, effect: Effect | None) -> None:
+        """What completes at `time`: at once where only the time counts, else an event."""
+        if not self._functional and (signal < 0 or self._known_early[signal]):
+            if time > self._last_ns:
+                self._last_ns = time
+            self._complete(time, signal, None)
+        else:
+            self._push(time, _COMPLETE, signal, effect)
 
     # -- sequencers ---------------------------------------------------------------------------------------------------
 
@@ -146,7 +169,8 @@ class Simulator:
         """Let a sequencer go on until it must wait for a semaphore or for its datapath, or halts."""
         works, registers, increments = engine.works, engine.registers, self._increments
         control_ns, semaphore_ns, dispatched = self._control_ns, self._semaphore_ns, engine.dispatched
-        position, time, count = engine.position, engine.time, engine.control_count
+        position, time, count, functional = engine.position, engine.time, engine.control_count, self._functional
+        immediate = not (functional or engine.shares or self._record)
         try:
             while True:
                 work = works[position]
@@ -174,12 +198,17 @@ class Simulator:
                         raise self._endless(engine)
                 elif work.ring >= 0:
                     time += control_ns
-                    transfer = (self._operands(work, registers), *_hazards(work, registers))
-                    self._push(time + self._dma_start_ns, _ARRIVE, work, transfer)
+                    operands = self._operands(work, registers) if functional else None
+                    transfer = (operands, *_hazards(work, registers))
+                    self._push(time + self._dma_start_ns, _ARRIVE, work, transfer, engine.index)
                     engine.transfer_count += 1
                     position += 1
+                elif immediate:
+                    time = self._issue(engine, work, time)
+                    position += 1
                 elif len(dispatched) < self._dispatch_depth:
-                    dispatched.append((work, time, self._operands(work, registers), *_hazards(work, registers)))
+                    operands = self._operands(work, registers) if functional else None
+                    dispatched.append((work, time, operands, *_hazards(work, registers)))
                     if len(dispatched) == 1:
                         self._schedule(engine)
                     position += 1
@@ -193,10 +222,8 @@ class Simulator:
         message = f"queue {engine.name} executed {self._step_limit} control instructions without an end"
         return NeuronError("NX-RUN-006", message, help="look for a loop whose register never reaches its limit")
 
-    def _operands(self, work: Work, registers: list[int]) -> Operands | None:
-        """Views and numbers of one execution; None when no data is computed."""
-        if not self._functional:
-            return None
+    def _operands(self, work: Work, registers: list[int]) -> Operands:
+        """Views and numbers of one execution."""
         numbers = work.entry.numbers
         return (
             {role: view(registers) for role, view in work.views},
@@ -204,6 +231,25 @@ class Simulator:
         )
 
     # -- datapaths ----------------------------------------------------------------------------------------------------
+
+    def _issue(self, engine: Engine, work: Work, time: float) -> float:
+        """Dispatch and start an instruction of an engine that shares nothing; gives the time of its dispatch."""
+        starts = engine.starts
+        if len(starts) == self._dispatch_depth:
+            freed = starts.popleft()
+            if freed > time:
+                time = freed
+        start = time + work.prepare_ns
+        if engine.busy_until > start:
+            start = engine.busy_until
+        starts.append(start)
+        end = start + work.busy_ns
+        engine.busy_until = end
+        engine.active_ns += work.busy_ns
+        engine.instruction_count += 1
+        work.executions += 1
+        self._completion(end + work.latency_ns, work.signal, None)
+        return time
 
     def _schedule(self, engine: Engine) -> None:
         """Schedule the start of the next dispatched instruction."""
@@ -219,7 +265,7 @@ class Simulator:
                 if completion > time and _overlap(reads, boxes):
                     time = completion
         self._sequence += 1
-        heappush(self._events, (time, _START, self._sequence, engine, None))
+        heappush(self._events, (time, _START, engine.index, self._sequence, engine, None))
 
     def _start(self, time: float, engine: Engine, _: None) -> None:
         dispatched = engine.dispatched
@@ -228,7 +274,7 @@ class Simulator:
         if work.ports:
             free = max(self._port_free[port] for port in work.ports)
             if free > time:
-                self._push(free, _START, engine, None)
+                self._push(free, _START, engine, None, engine.index)
                 return
         dispatched.popleft()
         if work.table and work.table != engine.table:
@@ -245,8 +291,6 @@ class Simulator:
         if writes:
             engine.in_flight.append((completion, writes))
         effect = None if operands is None else self._compute(work, operands)
-        self._sequence += 1
-        heappush(self._events, (completion, _COMPLETE, self._sequence, work.signal, effect))
         if self._record is not None:
             self._record(time, end, engine.name, work)
         if dispatched:
@@ -255,6 +299,8 @@ class Simulator:
             engine.full = False
             engine.time = max(engine.time, time)
             self._advance(engine)
+        # Last, for it may let this engine's own sequencer go on.
+        self._completion(completion, work.signal, effect)
 
     @staticmethod
     def _compute(work: Work, operands: Operands) -> Effect:
@@ -305,7 +351,7 @@ class Simulator:
             self._record(start, moved, work.entry.ring or "", work)
         if operands is not None:
             self._push(start, _TRANSFER, (work, end), operands)
-        self._push(end + work.latency_ns, _COMPLETE, work.signal, None)
+        self._completion(end + work.latency_ns, work.signal, None)
 
     def _transfer(self, time: float, transfer: tuple[Work, float], operands: Operands) -> None:
         """The transfer begins: it reads now, and has written at `end`."""
@@ -319,6 +365,16 @@ def _hazards(work: Work, registers: list[int]) -> tuple[Sequence[Box], Sequence[
         [_box(access, registers) for access in work.hazard_reads] if work.hazard_reads else _NONE,
         [_box(access, registers) for access in work.hazard_writes] if work.hazard_writes else _NONE,
     )
+
+
+def _one_stream_each(queues: dict[str, list[Work]], semaphores: int) -> list[bool]:
+    """Of each semaphore, whether its increments come from one datapath or one ring, and so in the order of time."""
+    streams: list[set[str | int | None]] = [set() for _ in range(semaphores)]
+    for engine, works in queues.items():
+        for work in works:
+            if work.signal >= 0:
+                streams[work.signal].add(None if work.control is not None else work.ring if work.ring >= 0 else engine)
+    return [len(own) == 1 and None not in own for own in streams]
 
 
 def _box(access: Access, registers: list[int]) -> Box:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuron_dialects.dtypes import dtype_by_name
 from runtime.semantics.alu import BITWISE, Domain, domain_of, operator_of
 from runtime.semantics.functions import FUNCTIONS, prelu
 from runtime.semantics.numerics import converter, fresh_reader, non_zero, raw, reader, writer
@@ -168,6 +169,8 @@ def tensor_copy(case: Case) -> Kernel:
 def copy_kernel(case: Case, destination: str, source: str) -> Kernel:
     """The kernel that moves operand `source` to operand `destination`, element by element in their orders."""
     take, put = converter(case.dtypes[source], case.dtypes[destination])
+    if source in case.constant and case.dtypes[source] == case.dtypes[destination]:
+        take = raw
 
     def kernel(views: Views, numbers: Numbers) -> Effect:
         values = take(views[source])
@@ -201,10 +204,12 @@ def tensor_copy_predicated(case: Case) -> Kernel:
 @meaning("memset")
 def memset(case: Case) -> Kernel:
     """dst = value."""
-    write, value = writer(case.dtypes["dst"]), np.full((), case.field("value"), np.float32)
+    value = np.empty((1,), dtype_by_name(case.dtypes["dst"]).numpy)
+    writer(case.dtypes["dst"])(value, np.full((1,), case.field("value"), np.float32))
+    bits = raw(value)[0]
 
     def kernel(views: Views, numbers: Numbers) -> Effect:
-        return lambda: write(views["dst"], np.broadcast_to(value, views["dst"].shape))
+        return lambda: raw(views["dst"]).fill(bits)
 
     return kernel
 

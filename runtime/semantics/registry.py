@@ -32,7 +32,8 @@ class Case:
     """One static instruction as its meaning sees it.
 
     `engine` may be empty (tile level: not chosen yet). `dtypes` and `shapes` (of the views) have the operands that are
-    present; `fields` are those that differ from their defaults.
+    present; `fields` are those that differ from their defaults. `constant` names operands whose memory nothing writes
+    while the program runs: they need not be read before the write.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Case:
     dtypes: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
     fields: Mapping[str, Any] = field(default_factory=dict)
+    constant: frozenset[str] = frozenset()
 
     def field(self, name: str) -> Any:
         """Value of a field, or its default."""

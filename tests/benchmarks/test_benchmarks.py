@@ -130,12 +130,27 @@ def test_setting_the_batch(tmp_path: Path) -> None:
         np.testing.assert_array_equal(y[index], alone[0])
 
 
+# A constant that is joined to the sample is joined to every sample of the batch.
+def test_a_constant_beside_the_batch(tmp_path: Path) -> None:
+    write_reshaping(tmp_path / "one.onnx", 3)
+    model = onnx.load(str(tmp_path / "one.onnx"))
+    model.graph.node.append(helper.make_node("Concat", ["y", "c"], ["z"], axis=1))
+    model.graph.initializer.append(numpy_helper.from_array(np.full((1, 1, 3), 7, np.float32), "c"))
+    model.graph.output[0].name = "z"
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 3
+    onnx.save(model, str(tmp_path / "one.onnx"))
+    set_batch(tmp_path / "one.onnx", tmp_path / "four.onnx", 4)
+    z = run_onnxruntime(tmp_path / "four.onnx", {"x": np.zeros((4, 6), np.float32)})["z"]
+    assert z.shape == (4, 3, 3)
+    assert (z[:, 2] == 7).all()
+
+
 # A batch that shapes contradict is refused.
 def test_a_batch_that_does_not_fit(tmp_path: Path) -> None:
     write_reshaping(tmp_path / "one.onnx", 3)
     model = onnx.load(str(tmp_path / "one.onnx"))
-    model.graph.node.append(helper.make_node("Concat", ["y", "c"], ["z"], axis=1))
-    model.graph.initializer.append(numpy_helper.from_array(np.zeros((1, 1, 3), np.float32), "c"))
+    model.graph.node.append(helper.make_node("Add", ["y", "c"], ["z"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((3, 1, 1), np.float32), "c"))
     model.graph.output[0].name = "z"
     onnx.save(model, str(tmp_path / "one.onnx"))
     with pytest.raises(Missing, match="has its batch written into it"):
