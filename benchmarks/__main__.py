@@ -20,7 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.ablation import ablate, show_ablation
+from benchmarks.ablation import ablate, keep, show_ablation
 from benchmarks.cases import Case, select
 from benchmarks.compare import changes, load_records, worktree
 from benchmarks.iree import add_iree
@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-check", action="store_true", help="do not run on data: no outputs to compare")
     parser.add_argument("--scaling", action="store_true", help="also compile 12 and 48 equal layers")
     parser.add_argument("--ablate", action="store_true", help="measure with each pass left out instead")
+    parser.add_argument("--page", action="store_true", help="with --ablate: keep the figures, write docs/ablation.md")
     parser.add_argument("--against", metavar="REV|FILE.json", help="compare with a revision or a stored run")
     parser.add_argument("--iree", type=Path, metavar="BIN", help="folder with iree-import-onnx and iree-compile")
     parser.add_argument("--cache", type=Path, default=cache_folder(), help="folder of models (default: %(default)s)")
@@ -56,8 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     settings = Settings(cache=options.cache, check=not options.no_check)
     if options.ablate:
-        found: dict[str, Any] = {"ablation": ablate(cases, replace(settings, check=False), console)}
-        show_ablation(found["ablation"], console)
+        rows = ablate(cases, replace(settings, check=False), console)
+        found: dict[str, Any] = {"revision": _revision(), "ablation": rows}
+        show_ablation(rows, console)
+        if options.page:
+            keep(found)
         return _written(options.json, found, 0)
     records = _measured(cases, settings, console)
     if options.iree is not None:

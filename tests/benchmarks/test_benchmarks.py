@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
 from benchmarks.__main__ import main
-from benchmarks.ablation import markdown, relative
+from benchmarks.ablation import markdown, page, relative
 from benchmarks.cases import MODELS, Case, Model, select
 from benchmarks.compare import Change, changes
 from benchmarks.models import MODELS_VARIABLE, Missing, decoder, prepare, samples, set_batch
@@ -103,6 +103,15 @@ def test_ablation_table() -> None:
     assert [row.get("slowdown") for row in relative(rows)] == [pytest.approx(0.5), None]
     assert "| a | `p` | 1.5 us | +50.0 % | 0.0 MB |" in markdown(rows)
     assert "| a | `q` | needed |" in markdown(rows)
+
+
+# The manual's page says which revision was measured, the whole pipeline's time, and a row for each pass left out.
+def test_ablation_page() -> None:
+    full = {"case": "a", "without": "", "total_time": 1e-6, "dram_bytes": 1}
+    text = page({"revision": "abc", "ablation": [full, full | {"without": "p", "total_time": 1.5e-6}]})
+    assert "(revision abc)" in text
+    assert "- a: 1.0 us with the whole pipeline" in text
+    assert "| a | `p` | 1.5 us | +50.0 % | 0.0 MB |" in text
 
 
 def write_reshaping(path: Path, rows: int) -> None:
