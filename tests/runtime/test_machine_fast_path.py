@@ -72,6 +72,39 @@ def test_a_pipeline_takes_the_same_time(target: str):
         assert outcome(program, "timing", trace=True) == slow
 
 
+def chain(rings: tuple[str, str, str]) -> CoreProgram:
+    """A loop of three transfers on two engines: into scratch, within it, out of it, at addresses that move.
+
+    Nothing but the rings orders them: what reads on the ring that writes begins when that has written.
+    """
+    b = ProgramBuilder()
+    x, y = b.variable("x", "input", (8, 2048)), b.variable("y", "output", (8, 2048))
+    scratch = b.variable("scratch", "scratch", (2, 8, 2048))
+    for queue in ("sp", "act"):
+        b.control(queue, "reg_move", 0, 0)
+    bodies = {queue: b.here(queue) for queue in ("sp", "act")}
+    b.add("sp", "dma_copy", ring=rings[0], dst=dram(scratch, reg(0), 2048), src=dram(x, reg(0), 2048))
+    b.add("act", "dma_copy", ring=rings[1], dst=dram(scratch, reg(0, 16384), 2048), src=dram(scratch, reg(0), 2048))
+    b.add("sp", "dma_copy", ring=rings[2], dst=dram(y, reg(0), 2048), src=dram(scratch, reg(0, 16384), 2048))
+    for queue, body in bodies.items():
+        b.control(queue, "reg_add", 0, 0, 2048)
+        b.control(queue, "branch_less", 0, 16384, body)
+    return b.program()
+
+
+# Transfers that read what their ring writes take longer than on rings of their own, as long in every mode.
+def test_a_ring_that_reads_what_it_wrote_takes_the_same_time():
+    ends: list[float] = []
+    for rings in (("q0", "q0", "q0"), ("q0", "q0", "q1"), ("q0", "q1", "q2")):
+        program = chain(rings)
+        slow = outcome(program, "both")
+        assert isinstance(slow, Timing)
+        assert outcome(program, "timing") == slow
+        assert outcome(program, "timing", trace=True) == slow
+        ends.append(slow.total_time)
+    assert ends[0] > ends[1] > ends[2]
+
+
 # A stream that waits for ever is found in every mode, with the same words.
 def test_a_deadlock_is_the_same():
     b = ProgramBuilder()
