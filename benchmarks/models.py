@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.batching import Unbatched, compare_batch, samples, set_batch
 from benchmarks.cases import Model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,75 +51,25 @@ def prepare(model: Model, batch: int, cache: Path) -> tuple[Path, Path]:
 
 
 def _full(name: str, batch: int, path: Path) -> dict[str, Array]:
-    """A full-size model: weights filled into the cache, its batch set; gives the inputs."""
+    """A full-size model: weights filled into the cache, its batch set and compared; gives the inputs."""
     folder, script = models_folder(), models_folder() / "fill_weights.py"
     if not (folder / f"{name}.onnx").is_file() or not script.is_file():
         raise Missing(f"no {name}.onnx in {folder} (set {MODELS_VARIABLE})")
     if not (path.parent / f"{name}.weights").is_file():
         subprocess.run([sys.executable, str(script), name, "--out", str(path.parent)], check=True, capture_output=True)
     with np.load(folder / f"{name}.inputs.npz", allow_pickle=False) as data:
-        stored = {key: data[key] for key in data.files}
-    if batch > 1:
-        set_batch(path.parent / f"{name}.onnx", path, batch)
-    else:
-        path.write_bytes((path.parent / f"{name}.onnx").read_bytes())
-    return {key: samples(value, batch) for key, value in stored.items()}
-
-
-def samples(value: Array, batch: int) -> Array:
-    """`batch` different samples from one: its values, shifted along the last axis."""
-    return np.concatenate([np.roll(value, index, axis=-1) for index in range(batch)])
-
-
-def set_batch(source: Path, path: Path, batch: int) -> None:
-    """Write a model whose inputs have a leading dimension of 1 with a leading dimension of `batch`.
-
-    Exporters write the batch into the constants of Reshape and Expand as well, and into constants that are joined to a
-    sample: a leading 1 of such a shape becomes the batch, such a constant is repeated. `Missing` when the shapes do not
-    fit afterwards.
-    """
-    import onnx
-    from onnx import numpy_helper, shape_inference
-
-    model = onnx.load(str(source), load_external_data=False)
-    shapes = {node.input[1] for node in model.graph.node if node.op_type in ("Reshape", "Expand")}
-    joined = {
-        name
-        for node in model.graph.node
-        if node.op_type == "Concat" and next(a.i for a in node.attribute if a.name == "axis") != 0
-        for name in node.input
-    }
-
-    def batched(tensor: onnx.TensorProto) -> None:
-        values = numpy_helper.to_array(tensor).copy()
-        if values.size and values[0] == 1:
-            values[0] = batch
-            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-
-    for tensor in model.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            continue
-        if tensor.name in shapes:
-            batched(tensor)
-        elif tensor.name in joined and len(tensor.dims) > 1 and tensor.dims[0] == 1:
-            repeated = np.repeat(numpy_helper.to_array(tensor), batch, axis=0)
-            tensor.CopyFrom(numpy_helper.from_array(repeated, tensor.name))
-    for node in model.graph.node:
-        if node.op_type == "Constant" and node.output[0] in shapes:
-            batched(node.attribute[0].t)
-    constants = {tensor.name for tensor in model.graph.initializer}
-    for value in model.graph.input:
-        if value.name not in constants:
-            value.type.tensor_type.shape.dim[0].dim_value = batch
-    del model.graph.value_info[:]
-    for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")
+        inputs = {key: samples(data[key], batch) for key in data.files}
+    single = path.parent / f"{name}.onnx"
+    if batch == 1:
+        path.write_bytes(single.read_bytes())
+        return inputs
     try:
-        shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-    except shape_inference.InferenceError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise Missing(f"{source.stem} has its batch written into it: {reason}") from error
-    path.write_bytes(model.SerializeToString())
+        set_batch(single, path, batch)
+        compare_batch(single, path, inputs)
+    except Unbatched as error:
+        path.unlink(missing_ok=True)
+        raise Missing(str(error)) from error
+    return inputs
 
 
 def square_matmul(name: str, path: Path) -> dict[str, Array]:

@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
 from benchmarks.__main__ import main
 from benchmarks.ablation import markdown, page, relative
 from benchmarks.cases import MODELS, Case, Model, select
 from benchmarks.compare import Change, changes
-from benchmarks.models import MODELS_VARIABLE, Missing, decoder, prepare, samples, set_batch
+from benchmarks.models import MODELS_VARIABLE, decoder, prepare
 from benchmarks.runner import Settings, measure
 from benchmarks.table import mean_efficiency, show
 from runtime.reference import run_onnxruntime
@@ -112,58 +110,6 @@ def test_ablation_page() -> None:
     assert "(revision abc)" in text
     assert "- a: 1.0 us with the whole pipeline" in text
     assert "| a | `p` | 1.5 us | +50.0 % | 0.0 MB |" in text
-
-
-def write_reshaping(path: Path, rows: int) -> None:
-    """y = reshape(x, [1, 2, `rows`]) of x [1, 6]."""
-    graph = helper.make_graph(
-        [helper.make_node("Reshape", ["x", "shape"], ["y"])],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 6])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2, rows])],
-        [numpy_helper.from_array(np.array([1, 2, rows]), "shape")],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), str(path))
-
-
-# The batch is also a constant of Reshape: every sample of the batched model gives what it gives alone.
-def test_setting_the_batch(tmp_path: Path) -> None:
-    write_reshaping(tmp_path / "one.onnx", 3)
-    set_batch(tmp_path / "one.onnx", tmp_path / "four.onnx", 4)
-    x = samples(np.arange(6, dtype=np.float32).reshape(1, 6), 4)
-    y = run_onnxruntime(tmp_path / "four.onnx", {"x": x})["y"]
-    assert y.shape == (4, 2, 3)
-    assert not np.array_equal(y[0], y[1])
-    for index in range(4):
-        alone = run_onnxruntime(tmp_path / "one.onnx", {"x": x[index : index + 1]})["y"]
-        np.testing.assert_array_equal(y[index], alone[0])
-
-
-# A constant that is joined to the sample is joined to every sample of the batch.
-def test_a_constant_beside_the_batch(tmp_path: Path) -> None:
-    write_reshaping(tmp_path / "one.onnx", 3)
-    model = onnx.load(str(tmp_path / "one.onnx"))
-    model.graph.node.append(helper.make_node("Concat", ["y", "c"], ["z"], axis=1))
-    model.graph.initializer.append(numpy_helper.from_array(np.full((1, 1, 3), 7, np.float32), "c"))
-    model.graph.output[0].name = "z"
-    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 3
-    onnx.save(model, str(tmp_path / "one.onnx"))
-    set_batch(tmp_path / "one.onnx", tmp_path / "four.onnx", 4)
-    z = run_onnxruntime(tmp_path / "four.onnx", {"x": np.zeros((4, 6), np.float32)})["z"]
-    assert z.shape == (4, 3, 3)
-    assert (z[:, 2] == 7).all()
-
-
-# A batch that shapes contradict is refused.
-def test_a_batch_that_does_not_fit(tmp_path: Path) -> None:
-    write_reshaping(tmp_path / "one.onnx", 3)
-    model = onnx.load(str(tmp_path / "one.onnx"))
-    model.graph.node.append(helper.make_node("Add", ["y", "c"], ["z"]))
-    model.graph.initializer.append(numpy_helper.from_array(np.zeros((3, 1, 1), np.float32), "c"))
-    model.graph.output[0].name = "z"
-    onnx.save(model, str(tmp_path / "one.onnx"))
-    with pytest.raises(Missing, match="has its batch written into it"):
-        set_batch(tmp_path / "one.onnx", tmp_path / "four.onnx", 4)
 
 
 # The generated decoder runs, is finite, and is made once.
