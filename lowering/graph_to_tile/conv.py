@@ -36,7 +36,13 @@ from neuron_dialects.graph import ConvOp, ConvTransposeOp, ints, shape_of
 from neuron_dialects.neuron import location_name
 from passes.graph.conv_groups import ConvGroups, plan_groups
 
-Rows = dict[int, tuple[Affine, int]]
+Range = tuple[Affine, int]
+"""(start, size)."""
+
+Rows = dict[int, Range]
+
+Place = tuple[Segment, Affine]
+"""A tile of a segment along one dimension."""
 
 
 def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[SSAValue]) -> None:
@@ -207,40 +213,79 @@ class _ConvKernel:
     def _pixels(self, weights: View | None, c_start: Affine, channels: int, o_start: Affine, outputs: int) -> None:
         """All pixels for one chunk of outputs."""
         b = self.b
+        inputs, results = (c_start, channels), (o_start, outputs)
+        cuts = [*self.segments]
+        if self.spread > 1:
+            cuts[1] = self._block_segments()
 
-        def spatial(d: int, at: list[tuple[Segment, Affine]], images: tuple[Affine, int]) -> None:
+        def spatial(d: int, at: list[Place], images: Range) -> None:
             if d == 3:
-                self._tile(weights, (c_start, channels), (o_start, outputs), images, at)
+                if self.spread > 1:
+                    self._spread_block(weights, inputs, results, images, at)
+                else:
+                    ranges = [(segment.start + i * segment.size, segment.size) for segment, i in at]
+                    self._tile(weights, inputs, results, images, ranges, self._load_pixels(inputs, images, at))
                 return
-            for segment in self.segments[d]:
+            for segment in cuts[d]:
                 with b.loop(segment.count) as i:
                     spatial(d + 1, [*at, (segment, i)], images)
 
         b.tiles(self.batch, self.tile[0], lambda start, size: spatial(0, [], (start, size)))
 
+    def _block_segments(self) -> list[Segment]:
+        """Output rows whose input is loaded together where taps are spread: many tiles, in a sixth of SBUF at most.
+
+        The rows of a tap are one transfer; a transfer for the few rows of a tile would be all start-up time.
+        """
+        phase = self.phase
+        width = max(segment.extent for segment in self.segments[2])
+        row = self.tile[0] * self.tile[1] * width * dtype_by_name(self.x.dtype).size_bytes
+        rows = max(1, int(self.k.target.sbuf_bytes_per_partition) // 6 // row)
+        tiles = ceil(phase.sizes[1] / self.tile[2])
+        blocks = ceil(tiles / max(1, rows // self.tile[2]))
+        size = ceil(tiles / blocks) * self.tile[2]
+        return segments(phase.sizes[1], size, phase.stride[1], phase.reach[1], phase.pad_low[1], self.extents[1])
+
+    def _spread_block(
+        self, weights: View | None, channels: Range, outputs: Range, images: Range, at: list[Place]
+    ) -> None:
+        """The tiles of one block of output rows, with the taps of a column on partitions."""
+        assert isinstance(self.x, DramTensor)
+        block = self._spread_pixels(self.x, images, at)
+        (depth, d), (height, h), (width, w) = at
+        first = height.start + h * height.size
+        stride = self.phase.stride[2]
+
+        def rows(start: Affine, size: int) -> None:
+            def moving(_channel_tile: Affine, _lanes: int, offset: Triple) -> View:
+                return block.slice(3, start, size).slice(4, offset[2], width.size, stride)
+
+            ranges = [(depth.start + d * depth.size, depth.size), (first + start, size)]
+            ranges.append((width.start + w * width.size, width.size))
+            self._tile(weights, channels, outputs, images, ranges, moving)
+
+        self.b.tiles(height.size, self.tile[2], rows)
+
     def _tile(
         self,
         weights: View | None,
-        channels: tuple[Affine, int],
-        outputs: tuple[Affine, int],
-        images: tuple[Affine, int],
-        at: list[tuple[Segment, Affine]],
+        channels: Range,
+        outputs: Range,
+        images: Range,
+        ranges: Sequence[Range],
+        pixels: "Callable[[Affine, int, Triple], View]",
     ) -> None:
-        """One tile of pixels against all outputs of the chunk."""
+        """One tile of pixels against all outputs of the chunk; `ranges`: its depths, rows and columns."""
         b = self.b
-        sizes = (images[1], *(segment.size for segment, _ in at))
-        pixels = self._load_pixels(channels, images, at)
-        spatial_ranges = {
-            2 + d: (segment.start + i * segment.size, segment.size)
-            for d, (segment, i) in enumerate(at[1:2] if self.n == 1 else at[3 - self.n :])
-        }
+        sizes = (images[1], *(size for _, size in ranges))
+        spatial_ranges = {2 + d: r for d, r in enumerate(ranges[1:2] if self.n == 1 else ranges[3 - self.n :])}
 
         def output_tile_body(start: Affine, lanes: int) -> None:
             parts: list[tuple[int, View]] = []
             width = int(self.k.target.pe_columns)
             for lane in range(0, lanes, width):
                 count = min(width, lanes - lane)
-                bank = self._sum(weights, pixels, start + lane, count, channels[1], sizes, at)
+                bank = self._sum(weights, pixels, start + lane, count, channels[1], sizes)
                 parts.append((lane, self._logical(bank)))
             self.epilogue.apply(parts, {0: images, 1: (outputs[0] + start, lanes), **spatial_ranges})
 
@@ -261,7 +306,6 @@ class _ConvKernel:
         lanes: int,
         channels: int,
         sizes: tuple[int, ...],
-        at: list[tuple[Segment, Affine]],
     ) -> View:
         """Accumulate all channels and taps of `lanes` outputs in PSUM; [lanes, n, d, h, w]."""
         b = self.b
@@ -291,20 +335,16 @@ class _ConvKernel:
     # -- input pixels --------------------------------------------------------------------------------------------------
 
     def _load_pixels(
-        self, channels: tuple[Affine, int], images: tuple[Affine, int], at: list[tuple[Segment, Affine]]
+        self, channels: Range, images: Range, at: list[Place]
     ) -> "Callable[[Affine, int, Triple], View]":
         """The input of one tile: f(channel tile, lanes, tap offset) -> the moving operand [lanes, n, d, h, w]."""
         if isinstance(self.x, SbufTensor):
             return self._resident_pixels(self.x, channels, images, at)
-        tile = (
-            self._spread_pixels(self.x, images, at)
-            if self.spread > 1
-            else self._plain_pixels(self.x, channels, images, at)
-        )
-        strides = self.phase.stride if self.spread == 1 else (1, 1, self.phase.stride[2])
+        tile = self._plain_pixels(self.x, channels, images, at)
+        strides = self.phase.stride
 
         def moving(c_tile: Affine, lanes: int, offset: Triple) -> View:
-            view = tile if self.spread > 1 else tile.slice(0, 0, lanes).at(1, c_tile)
+            view = tile.slice(0, 0, lanes).at(1, c_tile)
             for d, (segment, _) in enumerate(at):
                 view = view.slice(2 + d, offset[d], segment.size, strides[d])
             return view
@@ -312,7 +352,7 @@ class _ConvKernel:
         return moving
 
     def _resident_pixels(
-        self, x: SbufTensor, channels: tuple[Affine, int], images: tuple[Affine, int], at: list[tuple[Segment, Affine]]
+        self, x: SbufTensor, channels: Range, images: Range, at: list[Place]
     ) -> "Callable[[Affine, int, Triple], View]":
         halo = triple_pairs([x.halo[1 + d] if x.halo else (0, 0) for d in range(self.n)])
         strides = self.phase.stride
@@ -329,7 +369,7 @@ class _ConvKernel:
         return moving
 
     def _plain_pixels(
-        self, x: DramTensor, channels: tuple[Affine, int], images: tuple[Affine, int], at: list[tuple[Segment, Affine]]
+        self, x: DramTensor, channels: Range, images: Range, at: list[Place]
     ) -> View:
         """[c, c tiles, n, d, h, w] with the border of the tile filled with zeros."""
         b, strides = self.b, self.phase.stride
@@ -358,7 +398,7 @@ class _ConvKernel:
         return tile
 
     def _source(
-        self, x: DramTensor, ranges: Rows, images: tuple[Affine, int], channel: Affine, lanes: int, tiles: int
+        self, x: DramTensor, ranges: Rows, images: Range, channel: Affine, lanes: int, tiles: int
     ) -> View:
         """DRAM view [c, c tiles, n, d, h, w] of the pixels in `ranges` (by position among depth, height, width)."""
         named = {2 + d: ranges[1 if self.n == 1 else 3 - self.n + d] for d in range(self.n)}
@@ -367,14 +407,19 @@ class _ConvKernel:
         dims = ((c_stride, lanes), (c_stride * lanes, tiles), n_dim, *_three(spatial))
         return View(view.buffer, view.partition, 0, view.offset, dims)
 
-    def _spread_pixels(self, x: DramTensor, images: tuple[Affine, int], at: list[tuple[Segment, Affine]]) -> View:
+    def _spread_pixels(self, x: DramTensor, images: Range, at: list[Place]) -> View:
         """[tap rows x c, n, d, h, w extent]: for each depth and height tap the rows that the tile's outputs need."""
         b, phase = self.b, self.phase
         depth, height, width = at
         sizes = (images[1], depth[0].size, height[0].size, width[0].extent)
         tile = b.alloc((self.channels * self.spread, *sizes), x.dtype, "sbuf", 2, "pixels").view()
-        if any(segment.low or segment.high for segment, _ in at):
-            b.memset(tile, 0.0)
+        # All lanes of the border at once: it is deeper for some taps than for others, whose loads come on top.
+        for d, (segment, _) in enumerate(at):
+            step, size = (phase.stride[d] if d < 2 else 1), tile.shape[2 + d]
+            for count, start in ((segment.low, 0), (segment.high, -1)):
+                border = min(size, ceil(count / step))
+                if border:
+                    b.memset(tile.slice(2 + d, 0 if start == 0 else size - border, border), 0.0)
         per_row = len(phase.taps) // self.spread
         for row in range(self.spread):
             _, (d_offset, h_offset, _) = phase.taps[row * per_row]
