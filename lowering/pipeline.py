@@ -45,6 +45,7 @@ PHASES: tuple[Phase, ...] = (
             "graph-canonicalize",
             "graph-fold-weights",
             "graph-fuse",
+            "graph-split-batch",
             "graph-layout",
         ),
         "clean up, split host from core, choose number formats, kernels and layouts",

@@ -17,6 +17,7 @@ PASSES: dict[str, str] = {
     "graph-fold-weights": "passes.graph.fold_weights:GraphFoldWeightsPass",
     "graph-lift-scales": "passes.graph.lift_scales:GraphLiftScalesPass",
     "graph-narrow-integers": "passes.graph.narrow_integers:GraphNarrowIntegersPass",
+    "graph-split-batch": "passes.graph.split_batch:GraphSplitBatchPass",
     "graph-raise-composites": "passes.graph.raise_composites:GraphRaiseCompositesPass",
     "graph-partition": "passes.graph.partition:GraphPartitionPass",
     "nisa-allocate": "passes.nisa.allocate:NisaAllocatePass",

@@ -334,9 +334,7 @@ class _ConvKernel:
 
     # -- input pixels --------------------------------------------------------------------------------------------------
 
-    def _load_pixels(
-        self, channels: Range, images: Range, at: list[Place]
-    ) -> "Callable[[Affine, int, Triple], View]":
+    def _load_pixels(self, channels: Range, images: Range, at: list[Place]) -> "Callable[[Affine, int, Triple], View]":
         """The input of one tile: f(channel tile, lanes, tap offset) -> the moving operand [lanes, n, d, h, w]."""
         if isinstance(self.x, SbufTensor):
             return self._resident_pixels(self.x, channels, images, at)
@@ -368,9 +366,7 @@ class _ConvKernel:
 
         return moving
 
-    def _plain_pixels(
-        self, x: DramTensor, channels: Range, images: Range, at: list[Place]
-    ) -> View:
+    def _plain_pixels(self, x: DramTensor, channels: Range, images: Range, at: list[Place]) -> View:
         """[c, c tiles, n, d, h, w] with the border of the tile filled with zeros."""
         b, strides = self.b, self.phase.stride
         count = channels[1]
@@ -397,9 +393,7 @@ class _ConvKernel:
             transfer(b, b.load, inner.slice(0, 0, rest).slice(1, full, 1), source)
         return tile
 
-    def _source(
-        self, x: DramTensor, ranges: Rows, images: Range, channel: Affine, lanes: int, tiles: int
-    ) -> View:
+    def _source(self, x: DramTensor, ranges: Rows, images: Range, channel: Affine, lanes: int, tiles: int) -> View:
         """DRAM view [c, c tiles, n, d, h, w] of the pixels in `ranges` (by position among depth, height, width)."""
         named = {2 + d: ranges[1 if self.n == 1 else 3 - self.n + d] for d in range(self.n)}
         view = x.view({**named, 0: images, 1: (channel, lanes * tiles)})

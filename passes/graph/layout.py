@@ -40,7 +40,7 @@ from neuron_dialects.neuron import Executor, ExecutorAttr, target_of
 from passes.graph.conv_groups import LANES, plan_groups
 
 POINTWISE = (UnaryOp, BinaryOp, CompareOp, SelectOp, ClipOp, CastOp)
-BUDGET_SHARE = 0.4
+BUDGET_SHARE = 0.7
 """Share of SBUF that resident tensors may take at any time; tiles, panels and weights need the rest."""
 
 Halo = tuple[tuple[int, int], ...]

@@ -1,0 +1,131 @@
+"""Splitting the batch of the first layers: the choice by numbers, and functions that compute the same afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Block, SSAValue
+
+from neuron_dialects.graph import (
+    BinaryKind,
+    BinaryOp,
+    ConcatOp,
+    ConvOp,
+    PoolKind,
+    PoolOp,
+    ReduceKind,
+    ReduceOp,
+    SliceOp,
+    UnaryKind,
+    UnaryOp,
+)
+from neuron_dialects.ssa_order import check_ssa_order
+from passes.graph.fuse import fuse_block
+from passes.graph.split_batch import Split, plan_split, split_block
+from runtime.graph_interpreter import run_graph
+from tests.core_kernels import Array, core_function, core_module, random_inputs
+
+
+@given(st.integers(1, 24), st.lists(st.integers(0, 1000), max_size=8), st.integers(1, 1000))
+def test_parts_are_equal_fit_and_are_as_few_as_can_be(batch: int, live: list[int], capacity: int) -> None:
+    plan = plan_split(batch, live, live, capacity)
+    if plan is None:
+        return
+    assert batch % plan.images == 0
+    assert max(live[: plan.layers]) * plan.images <= capacity * batch
+    assert all(size <= capacity for size in live[plan.layers :])
+    larger = [images for images in range(plan.images + 1, batch + 1) if batch % images == 0]
+    assert all(max(live) * images > capacity * batch for images in larger)
+
+
+def test_the_run_ends_behind_the_last_layer_over_budget_where_little_crosses() -> None:
+    assert plan_split(8, [100, 300, 200, 250, 90], [10] * 5, 200) == Split(4, 4)
+    assert plan_split(8, [100, 300, 90, 80, 70], [100, 90, 45, 30, 10], 200) == Split(3, 4)
+    assert plan_split(10, [100, 1000, 200], [10] * 3, 200) == Split(2, 2)
+    assert plan_split(8, [100, 200], [10] * 2, 200) is None
+    assert plan_split(8, [100, 801], [10] * 2, 200) is None
+    assert plan_split(1, [300], [10], 200) is None
+
+
+def network(b: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+    """A convolution with bias and activation, a pool, a residual block, and a mean."""
+
+    def add(op: ConvOp | UnaryOp | BinaryOp | PoolOp | ReduceOp) -> SSAValue:
+        b.add_op(op)
+        return op.results[0]
+
+    x = add(ConvOp(arguments[0], weights["stem"], weights["bias"], strides=[1, 1], pads=[1, 1, 1, 1], dilations=[1, 1]))
+    x = add(UnaryOp(UnaryKind.RELU, x))
+    x = add(PoolOp(PoolKind.MAX, x, kernel=[2, 2], strides=[2, 2], pads=[0, 0, 0, 0], dilations=[1, 1]))
+    y = add(
+        UnaryOp(
+            UnaryKind.RELU,
+            add(ConvOp(x, weights["w"], weights["bias"], strides=[1, 1], pads=[1, 1, 1, 1], dilations=[1, 1])),
+        )
+    )
+    z = add(ConvOp(y, weights["w"], None, strides=[1, 1], pads=[1, 1, 1, 1], dilations=[1, 1]))
+    x = add(UnaryOp(UnaryKind.RELU, add(BinaryOp(BinaryKind.ADD, z, x))))
+    return [add(ReduceOp(ReduceKind.MEAN, x, axes=(2, 3), keep_dims=False)), y]
+
+
+WEIGHTS = {
+    "stem": np.random.default_rng(0).standard_normal((16, 3, 3, 3)).astype(np.float32),
+    "w": np.random.default_rng(1).standard_normal((16, 16, 3, 3)).astype(np.float32),
+    "bias": np.random.default_rng(2).standard_normal(16).astype(np.float32),
+}
+
+
+def module_of(fuse: bool, capacity: int) -> ModuleOp:
+    module = core_module("trn1", INPUTS, WEIGHTS, network)
+    if fuse:
+        fuse_block(core_function(module).body.block)
+    split_block(core_function(module).body.block, capacity)
+    module.verify()
+    assert not check_ssa_order(module)
+    return module
+
+
+INPUTS = [("f32", (6, 3, 8, 8))]
+
+
+@pytest.mark.parametrize(("fuse", "capacity"), [(True, 800), (False, 1200)])
+def test_a_split_function_computes_the_same(fuse: bool, capacity: int) -> None:
+    (x,) = random_inputs(INPUTS)
+
+    def results(module: ModuleOp) -> list[Array]:
+        return run_graph(core_function(module), [x], lambda name: WEIGHTS[name])
+
+    whole = results(module_of(fuse, 1 << 20))
+    # A map of the stem takes 8 x 8 x 4 = 256 bytes for an image. Fused, one of them and the pool's 64 to 100 bytes are
+    # live, so that 2 images fit in 800; two maps where the activation is an op of its own.
+    module = module_of(fuse, capacity)
+    operations = list(core_function(module).body.block.ops)
+    assert [op.starts.get_values()[0] for op in operations if isinstance(op, SliceOp)] == [0, 2, 4]
+    assert any(isinstance(op, ConcatOp) for op in operations)
+    for split, expected in zip(results(module), whole, strict=True):
+        np.testing.assert_allclose(split, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_function_that_fits_stays_as_it_is() -> None:
+    module = module_of(fuse=True, capacity=1 << 20)
+    assert not any(isinstance(op, SliceOp | ConcatOp) for op in module.walk())
+
+
+def test_what_mixes_images_is_not_split() -> None:
+    def make(b: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        mean = ReduceOp(ReduceKind.MEAN, arguments[0], axes=(0,), keep_dims=True)
+        shifted = BinaryOp(BinaryKind.SUB, arguments[0], mean.result)
+        ops = [mean, shifted]
+        b.add_ops(ops)
+        conv = ConvOp(shifted.result, weights["stem"], None, strides=[1, 1], pads=[1, 1, 1, 1], dilations=[1, 1])
+        b.add_op(conv)
+        return [conv.result]
+
+    module = core_module("trn1", INPUTS, WEIGHTS, make)
+    split_block(core_function(module).body.block, 100)
+    assert not any(isinstance(op, SliceOp) for op in module.walk())
