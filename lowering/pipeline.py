@@ -44,6 +44,7 @@ PHASES: tuple[Phase, ...] = (
             "graph-auto-cast{{mode={auto_cast} type={auto_cast_type} saturate={saturate}}}",
             "graph-canonicalize",
             "graph-fold-weights",
+            "graph-flatten-rows",
             "graph-fuse",
             "graph-split-batch",
             "graph-layout",

@@ -13,6 +13,7 @@ PASSES: dict[str, str] = {
     "graph-auto-cast": "passes.graph.auto_cast:GraphAutoCastPass",
     "graph-canonicalize": "passes.graph.canonicalize:GraphCanonicalizePass",
     "graph-decompose": "passes.graph.decompose:GraphDecomposePass",
+    "graph-flatten-rows": "passes.graph.flatten_rows:GraphFlattenRowsPass",
     "graph-fold-batch-norm": "passes.graph.fold_batch_norm:GraphFoldBatchNormPass",
     "graph-fold-weights": "passes.graph.fold_weights:GraphFoldWeightsPass",
     "graph-lift-scales": "passes.graph.lift_scales:GraphLiftScalesPass",

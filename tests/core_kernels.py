@@ -74,15 +74,23 @@ def relative_error(actual: Array, expected: Array) -> float:
 
 
 def lowered_error(
-    target: str, inputs: Sequence[tuple[str, tuple[int, ...]]], weights: Mapping[str, Array], make: Make
+    target: str,
+    inputs: Sequence[tuple[str, tuple[int, ...]]],
+    weights: Mapping[str, Array],
+    make: Make,
+    layouts: Callable[[Block], None] | None = None,
 ) -> float:
     """Relative error of the lowered function against the graph level, worst output.
 
     Also checks on the way that tile and nisa form give the same bits and that the target can execute every instruction.
+    `layouts` may change the function's block before it is lowered.
     """
     module = core_module(target, inputs, weights, make)
     arrays = random_inputs(inputs)
     expected = run_graph(core_function(module), [a.copy() for a in arrays], lambda name: weights[name])
+    if layouts is not None:
+        layouts(core_function(module).body.block)
+        module.verify()
     store = WeightStore()
     for name, array in weights.items():
         store.add(name, array)

@@ -141,7 +141,7 @@ class _Attention:
     def _features(self, tensor: Tensor, batch: Affine, name: str) -> View:
         """[128, tiles, positions] of one sequence."""
         if isinstance(tensor, SbufTensor) and tensor.partition == FEATURES:
-            return tensor.buffer.view().at(2, batch)
+            return tensor.whole.at(2, batch)
         length, elements = tensor.shape[1], tensor.shape[FEATURES]
         size = LANES if packs_heads(self.size) else self.size
         panel = self.b.alloc(
@@ -169,7 +169,7 @@ class _Attention:
         """[128, key tiles, features] of one sequence."""
         elements = tensor.shape[FEATURES]
         if isinstance(tensor, SbufTensor) and tensor.partition == 1:
-            return tensor.buffer.view().at(2, batch)
+            return tensor.whole.at(2, batch)
         tiles = ceil(self.keys / LANES)
         panel = self.b.alloc(
             (min(LANES, self.keys), tiles, elements), tensor.dtype, "sbuf", self.b.rotation, "v"
@@ -180,7 +180,7 @@ class _Attention:
             if isinstance(tensor, DramTensor):
                 self.b.load(place, tensor.view({0: (batch, 1), 1: (start, count)}, [1, FEATURES]))
             else:
-                self._turn_values(place, tensor.buffer.view().at(2, batch), elements, start, count)
+                self._turn_values(place, tensor.whole.at(2, batch), elements, start, count)
 
         self.b.tiles(self.keys, LANES, rows)
         return panel
@@ -239,7 +239,7 @@ class _Attention:
         """Put the rows of a tile of queries where the result lies."""
         out = self.out
         if isinstance(out, SbufTensor):
-            turn_rows(self.k, out.buffer.view().at(2, here.batch).slice(2, start, rows), result)
+            turn_rows(self.k, out.whole.at(2, here.batch).slice(2, start, rows), result)
         else:
             self.b.store(out.view({0: (here.batch, 1), 1: (start, rows)}, [1, FEATURES]), result)
 

@@ -32,9 +32,10 @@ from lowering.graph_to_tile.iteration import (
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.pointwise import POINTWISE_OPS, Pointwise
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor
+from lowering.graph_to_tile.turning import lower_turned, wants_turning
 from lowering.graph_to_tile.view import View
 from neuron_dialects.dtypes import dtype_by_name
-from neuron_dialects.graph import spec_of
+from neuron_dialects.graph import CastOp, spec_of
 
 SBUF_SHARE = 0.5
 """Part of SBUF that the tiles of one sweep may take; resident tensors have the rest."""
@@ -198,6 +199,9 @@ def _column_dtype(access: Access, space: Space) -> str | None:
 
 def lower_pointwise(k: Kernel, op: Operation) -> None:
     """Lower a single pointwise operator."""
+    if isinstance(op, CastOp) and wants_turning(k, op):
+        lower_turned(k, op)
+        return
     lower_group(k, [op], op.results)
 
 

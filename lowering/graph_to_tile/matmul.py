@@ -92,10 +92,10 @@ def canonical_windows(k: Kernel, op: MatMulOp) -> tuple[Tensor, Tensor]:
     if isinstance(a, DramTensor):
         # Turning on an array narrower than the lanes takes two passes and twice the PSUM: a weight comes turned.
         turned = not bool(op.transpose_a) and int(k.target.pe_columns) < LANES
-        a = _swap(a) if bool(op.transpose_a) else _swap(_k_major(k, a)) if turned else a
+        a = _swap(a) if bool(op.transpose_a) else _swap(k_major(k, a)) if turned else a
         a = a.broadcast((*batch, *a.shape[-2:]))
     b = k.dram(op.b)
-    b = _k_major(k, b) if bool(op.transpose_b) else b
+    b = k_major(k, b) if bool(op.transpose_b) else b
     return a, b.broadcast((*batch, *b.shape[-2:]))
 
 
@@ -104,7 +104,7 @@ def _swap(tensor: DramTensor) -> DramTensor:
     return tensor.transpose([*range(rank - 2), rank - 1, rank - 2])
 
 
-def _k_major(k: Kernel, tensor: DramTensor) -> DramTensor:
+def k_major(k: Kernel, tensor: DramTensor) -> DramTensor:
     """[..., rows, K] as [..., K, rows]: a weight is turned at emission, anything else is another window."""
     rank = len(tensor.shape)
     whole = tensor.symbol is not None and tensor.is_dense and tensor.offset == 0 and tensor.shape == tensor.buffer.shape
@@ -116,7 +116,12 @@ def _k_major(k: Kernel, tensor: DramTensor) -> DramTensor:
 
 def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[SSAValue]) -> None:
     """Lower a matmul with the pointwise `ops` behind it."""
+    from lowering.graph_to_tile.linear import lower_linear, wants_linear
+
     assert isinstance(op, MatMulOp)
+    if wants_linear(k, op, results[0]):
+        lower_linear(k, op, ops, results)
+        return
     a, b = canonical_windows(k, op)
     shape = spec_of(op.result)[1]
     rank = len(shape)

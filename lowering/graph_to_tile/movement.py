@@ -19,6 +19,7 @@ from lowering.graph_to_tile.copy_plan import direct_busy_ns, plan_copy
 from lowering.graph_to_tile.kernel import Kernel, write_out
 from lowering.graph_to_tile.relayout import copy_task, copy_window, fill_window, transposed_copy
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, row_major, transfer
+from lowering.graph_to_tile.turning import lower_turned, wants_turning
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import (
@@ -28,6 +29,7 @@ from neuron_dialects.graph import (
     MatMulOp,
     PadMode,
     PadOp,
+    RelayoutOp,
     ReshapeOp,
     SliceOp,
     TransposeOp,
@@ -167,6 +169,12 @@ def lower_transpose(k: Kernel, op: TransposeOp) -> None:
 
 def lower_slice(k: Kernel, op: SliceOp) -> None:
     """Another window, or a copy where that would be read slowly."""
+    tensor = k.tensor(op.x)
+    if isinstance(tensor, SbufTensor) and op.result not in k.destinations:
+        resident = slice_resident(tensor, op)
+        if resident is not None and _fits_layout(k, op.result, resident):
+            k.alias(op.result, resident)
+            return
     window = k.dram(op.x).slice(ints(op.starts), ints(op.sizes), ints(op.steps))
     settle_readable(k, op.result, window)
 
@@ -174,6 +182,14 @@ def lower_slice(k: Kernel, op: SliceOp) -> None:
 def lower_broadcast(k: Kernel, op: BroadcastOp) -> None:
     """A window that repeats."""
     settle(k, op.result, k.dram(op.x).broadcast(shape_of(op.result)))
+
+
+def lower_relayout(k: Kernel, op: RelayoutOp) -> None:
+    """The same tensor where its layout wants it."""
+    if wants_turning(k, op):
+        lower_turned(k, op)
+    else:
+        settle(k, op.result, k.dram(op.x))
 
 
 def reshape_resident(tensor: SbufTensor, shape: Sequence[int]) -> SbufTensor | None:
@@ -198,7 +214,19 @@ def transpose_resident(tensor: SbufTensor, permutation: Sequence[int]) -> SbufTe
 def _resident_as(tensor: SbufTensor, shape: Sequence[int], partition: int) -> SbufTensor:
     """The same memory under another shape; only the buffer's view of its row changes."""
     row = SbufTensor.buffer_shape(shape, partition)
-    return SbufTensor(replace(tensor.buffer, shape=row), tuple(shape), partition)
+    row = (*row[:1], tensor.buffer.shape[1], *row[2:])
+    return SbufTensor(replace(tensor.buffer, shape=row), tuple(shape), partition, (), tensor.first_tile)
+
+
+def slice_resident(tensor: SbufTensor, op: SliceOp) -> SbufTensor | None:
+    """Whole tiles of the partition dimension of a resident tensor; None for any other part of it."""
+    starts, sizes, partition = ints(op.starts), ints(op.sizes), tensor.partition
+    others = [d for d in range(len(sizes)) if d != partition]
+    whole = all(sizes[d] == tensor.shape[d] for d in others) and all(step == 1 for step in ints(op.steps))
+    if not whole or starts[partition] % LANES or sizes[partition] % LANES or tensor.halo:
+        return None
+    first = tensor.first_tile + starts[partition] // LANES
+    return replace(tensor, shape=tuple(sizes), first_tile=first)
 
 
 def _fits_layout(k: Kernel, value: SSAValue, resident: SbufTensor) -> bool:
@@ -333,6 +361,7 @@ def _writes(k: Kernel, value: SSAValue) -> bool:
 
 
 KERNELS: dict[type[Operation], Callable[[Kernel, Any], None]] = {
+    RelayoutOp: lower_relayout,
     ReshapeOp: lower_reshape,
     TransposeOp: lower_transpose,
     SliceOp: lower_slice,

@@ -145,17 +145,24 @@ class SbufTensor:
 
     `halo` elements before and after each of the trailing dims of the buffer belong to it but not to the tensor (zeros
     that a convolution reads as padding): (before, after) per logical dimension other than `partition`, none if empty.
+    A tensor may begin at tile `first_tile` of a buffer that holds more.
     """
 
     buffer: Buffer
     shape: tuple[int, ...]
     partition: int
     halo: tuple[tuple[int, int], ...] = ()
+    first_tile: int = 0
 
     @property
     def dtype(self) -> str:
         """Element type."""
         return self.buffer.dtype
+
+    @property
+    def whole(self) -> View:
+        """[128, tiles, other dims in order], halo included."""
+        return self.buffer.view().slice(1, self.first_tile, self.tiles)
 
     @property
     def tiles(self) -> int:
@@ -176,7 +183,7 @@ class SbufTensor:
         With `with_halo`, starts and sizes of the other dims count from the first halo element.
         """
         start, size = ranges.get(self.partition, (0, self.shape[self.partition]))
-        view = self.buffer.view().slice(0, 0, size).at(1, as_affine(start).divided(LANES))
+        view = self.whole.slice(0, 0, size).at(1, as_affine(start).divided(LANES))
         others = [d for d in range(len(self.shape)) if d != self.partition]
         for position, d in enumerate(others):
             low = self.halo[position][0] if self.halo and not with_halo else 0

@@ -7,10 +7,11 @@ leaves the array through PSUM; as many blocks as fit one bank leave it together.
 """
 
 from lowering.graph_to_tile.kernel import Kernel
-from lowering.graph_to_tile.tensors import LANES
+from lowering.graph_to_tile.tensors import LANES, SbufTensor
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
+from neuron_dialects.graph import CastOp, RelayoutOp, spec_of
 
 
 def turn_rows(kernel: Kernel, panel: View, staged: View, parts: int = 1) -> None:
@@ -49,3 +50,24 @@ def turn_blocks(
             block = staged.slice(1, (start + j) * stride + low, width)
             b.transpose(turned.at(1, j), block)
         b.copy(panel.slice(0, low, width).slice(1, start, count), turned)
+
+
+def lower_turned(k: Kernel, op: CastOp | RelayoutOp) -> None:
+    """A matrix [rows, features] with features on partitions, from one with rows there or in DRAM, cast on the way."""
+    x, out = k.tensor(op.x), k.output(op.result)
+    assert isinstance(out, SbufTensor)
+    rows, dtype = spec_of(op.result)[1][0], spec_of(op.result)[0].name
+
+    def tile(start: Affine, count: int) -> None:
+        staged = x.load(k.b, 0, {0: (start, count)}, dtype, name="rows")
+        turn_rows(k, out.whole.slice(2, start, count), staged, parts=2)
+
+    k.b.tiles(rows, LANES, tile)
+
+
+def wants_turning(k: Kernel, op: CastOp | RelayoutOp) -> bool:
+    """Whether the result is to lie with features on partitions, and the operand does not."""
+    if k.residents.get(op.result) != (1, ()) or len(spec_of(op.result)[1]) != 2:
+        return False
+    x = k.tensor(op.x)
+    return not isinstance(x, SbufTensor) or x.partition == 0

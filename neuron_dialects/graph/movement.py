@@ -94,6 +94,24 @@ class ReshapeOp(ComputeOp):
 
 
 @irdl_op_definition
+class RelayoutOp(ComputeOp):
+    """`graph.relayout %x`: the same tensor, lying as the result's layout says."""
+
+    name = "graph.relayout"
+    x = operand_def(TensorType)
+    result = result_def(TensorType)
+    traits = traits_def(Pure())
+    irdl_options = GRAPH_OPTIONS
+    assembly_format = "$x attr-dict `:` functional-type(operands, results)"
+
+    def __init__(self, x: Value) -> None:
+        super().__init__(operands=[x], result_types=[tensor_type(*spec_of(x))])
+
+    def inferred(self) -> TensorSpec:
+        return spec_of(self.x)
+
+
+@irdl_op_definition
 class BroadcastOp(ComputeOp):
     """`graph.broadcast %x`: x repeated along dimensions of 1 and along new leading ones, to the result's shape."""
 

@@ -19,6 +19,7 @@ from neuron_dialects.graph import (
     ClipOp,
     CompareOp,
     ConstantOp,
+    ReshapeOp,
     SelectOp,
     UnaryKind,
     UnaryOp,
@@ -127,18 +128,23 @@ def cast_of_splat(op: CastOp, rewriter: PatternRewriter) -> None:
 
 @rewrites(CastOp)
 def cast_of_f32_attention(op: CastOp, rewriter: PatternRewriter) -> None:
-    """cast(attention(q, k, v)) of an f32 result that nobody else reads -> attention(q, k, v) in the type of q"""
-    inner = op.x.owner
-    if not isinstance(inner, AttentionOp) or not op.x.has_one_use() or spec_of(op.x)[0] is not F32:
+    """cast(attention(q, k, v)) of an f32 result that nobody else reads -> attention(q, k, v) in the type of q
+
+    The result may be reshaped in between.
+    """
+    between = op.x.owner
+    value = between.x if isinstance(between, ReshapeOp) and op.x.has_one_use() else op.x
+    inner = value.owner
+    if not isinstance(inner, AttentionOp) or not value.has_one_use() or spec_of(value)[0] is not F32:
         return
-    if spec_of(inner.q)[0] is spec_of(op.result)[0]:
-        rewriter.replace(
-            op,
-            AttentionOp(
-                inner.q, inner.k, inner.v, inner.mask, heads=inner.heads.value.data,
-                kv_heads=inner.kv_heads.value.data, scale=inner.scale.value.data, causal=bool(inner.causal),
-            ),
-        )  # fmt: skip
+    if spec_of(inner.q)[0] is not spec_of(op.result)[0]:
+        return
+    narrow = AttentionOp(
+        inner.q, inner.k, inner.v, inner.mask, heads=inner.heads.value.data, kv_heads=inner.kv_heads.value.data,
+        scale=inner.scale.value.data, causal=bool(inner.causal),
+    )  # fmt: skip
+    made = [narrow, ReshapeOp(narrow.result, shape_of(op.result))] if value is not op.x else [narrow]
+    rewriter.replace(op, made)
 
 
 @rewrites(ClipOp)

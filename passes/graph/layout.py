@@ -1,9 +1,11 @@
 """`graph-layout`: which tensors stay in SBUF between kernels, and with which dimension on the partitions.
 
 A tensor can stay on chip when its producer can write, and all its consumers can read, the same layout, and when there
-is room. Convolutions and pools want channels on partitions (with a halo of zeros for padding); matmuls, softmax and
-normalisation want rows there. The choice is a plain greedy over values in program order under an SBUF budget; the pass
-writes it as encodings.
+is room. Convolutions and pools want channels on partitions (with a halo of zeros for padding), softmax and
+normalisation rows. Products of matrices contract along partitions, so that what they and attention read should lie with
+features there; a product leaves its result as its readers want it, and a matrix that several read turned is turned once
+for all. The choice is a plain greedy over values in program order under an SBUF budget; the pass writes it as
+encodings.
 """
 
 from collections.abc import Sequence
@@ -17,7 +19,9 @@ from xdsl.ir import Block, Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
+from neuron_dialects.dtypes import F32
 from neuron_dialects.graph import (
+    AttentionOp,
     BinaryOp,
     CastOp,
     ClipOp,
@@ -28,7 +32,10 @@ from neuron_dialects.graph import (
     LayoutAttr,
     MatMulOp,
     PoolOp,
+    RelayoutOp,
+    ReshapeOp,
     SelectOp,
+    SliceOp,
     SoftmaxOp,
     UnaryOp,
     YieldOp,
@@ -36,8 +43,12 @@ from neuron_dialects.graph import (
     shape_of,
     spec_of,
 )
+from neuron_dialects.graph.attention import packs_heads
 from neuron_dialects.neuron import Executor, ExecutorAttr, target_of
 from passes.graph.conv_groups import LANES, plan_groups
+
+ROWS, FEATURES = 0, 1
+"""Dimensions of a matrix."""
 
 POINTWISE = (UnaryOp, BinaryOp, CompareOp, SelectOp, ClipOp, CastOp)
 BUDGET_SHARE = 0.7
@@ -108,8 +119,14 @@ def reads(op: Operation, operand: SSAValue, partition: int) -> Halo | None:
         groups = plan_groups(shape_of(op.x)[1], shape_of(op.result)[1], op.groups.value.data)
         aligned = groups.blocks == 1 or groups.block_inputs % LANES == 0
         return conv_halo(op) if operand is op.x and operand is not op.w and partition == 1 and aligned else None
+    if isinstance(op, AttentionOp):
+        return () if operand is not op.mask and partition == 2 and packs_heads(op.head_size) else None
+    if isinstance(op, RelayoutOp):
+        return ()
     if isinstance(op, MatMulOp):
         plain = operand is op.a and operand is not op.b and not op.transpose_a
+        if plain and is_matrix_product(op) and partition in (ROWS, FEATURES):
+            return ()
         rows = partition == matmul_rows(op) and shape[:-2] == shape_of(op.result)[:-2]
         return () if plain and rows else None
     if isinstance(op, PoolOp):
@@ -123,8 +140,38 @@ def reads(op: Operation, operand: SSAValue, partition: int) -> Halo | None:
     return None
 
 
+def is_matrix_product(op: Operation) -> bool:
+    """Whether a product of two matrices can have the rows of its first operand, and its result, either way round."""
+    return isinstance(op, MatMulOp) and len(shape_of(op.result)) == len(shape_of(op.b)) == 2 and not op.transpose_a
+
+
+def anchor_of(op: Operation) -> Operation:
+    """The op that decides about a kernel: the first of a fused group."""
+    first = op.body.block.first_op if isinstance(op, FusedOp) else op
+    assert first is not None
+    return first
+
+
+def multiplied(op: Operation, operand: SSAValue) -> bool:
+    """Whether a kernel reads `operand` only as what the tensor engine contracts, however its result lies."""
+    if isinstance(op, AttentionOp):
+        return True
+    anchor = anchor_of(op)
+    if not isinstance(anchor, MatMulOp) or not is_matrix_product(anchor):
+        return False
+    if not isinstance(op, FusedOp):
+        return operand is op.operands[0]
+    inner = [a for a, value in zip(op.body.block.args, op.operands, strict=True) if value is operand]
+    return all(list(a.uses) and all(use.operation is anchor and use.index == 0 for use in a.uses) for a in inner)
+
+
+def turns(op: Operation) -> bool:
+    """Whether a kernel reads rows and writes features."""
+    return isinstance(op, CastOp | RelayoutOp) and len(shape_of(op.results[0])) == 2
+
+
 def _fused_reads(op: FusedOp, operand: SSAValue, partition: int) -> Halo | None:
-    if kernel_partition(op) not in (None, partition):
+    if kernel_partition(op) not in (None, partition) and not multiplied(op, operand):
         return None
     halo: Halo = ()
     for argument, value in zip(op.body.block.args, op.operands, strict=True):
@@ -156,7 +203,7 @@ def kernel_partition(op: Operation) -> int | None:
     anchor = op.body.block.first_op if isinstance(op, FusedOp) else op
     if isinstance(anchor, ConvOp | PoolOp):
         return 1
-    if isinstance(anchor, MatMulOp):
+    if isinstance(anchor, MatMulOp) and not is_matrix_product(anchor):
         return matmul_rows(anchor)
     return None
 
@@ -167,49 +214,147 @@ def writes(op: Operation, partition: int) -> bool:
     if isinstance(anchor, ConvOp):
         groups = plan_groups(shape_of(anchor.x)[1], shape_of(anchor.result)[1], anchor.groups.value.data)
         return partition == 1 and groups.lane_step == LANES
+    if is_matrix_product(anchor):
+        return True
+    if isinstance(anchor, AttentionOp):
+        return partition == 2
     if isinstance(anchor, PoolOp | MatMulOp):
         return partition == kernel_partition(op)
     if isinstance(anchor, SoftmaxOp):
         return partition != anchor.axis.value.data
     if isinstance(anchor, LayerNormOp):
         return partition < anchor.axis.value.data
-    return isinstance(anchor, POINTWISE)
+    return isinstance(anchor, (*POINTWISE, RelayoutOp))
 
 
 @dataclass
 class _Chooser:
-    """Greedy choice over the kernels of one block."""
+    """Greedy choice over the kernels of one block.
+
+    `wanted`: matrix -> the dimension that its readers want on partitions. `partition_of`: kernel -> the dimension that
+    its result and what it reads beside the operands of the tensor engine have there. `turns_f32`: whether the tensor
+    engine passes f32 as it is.
+    """
 
     ops: list[Operation]
     budget: Budget
+    wanted: dict[SSAValue, int]
+    turns_f32: bool = True
     number: dict[Operation, int] = field(default_factory=dict)
     partition_of: dict[Operation, int] = field(default_factory=dict)
 
-    def choose(self, value: SSAValue) -> LayoutAttr | None:
-        """The layout of `value` if it can stay on chip."""
+    def choose(self, value: SSAValue) -> dict[SSAValue, LayoutAttr]:
+        """The layouts of `value` and its aliases if it can stay on chip."""
         owner = value.owner
         assert isinstance(owner, Operation)
         dtype, shape = spec_of(value)
-        users = list(dict.fromkeys(use.operation for use in value.uses))
-        if len(shape) < 2 or not users or any(isinstance(user, func.ReturnOp) for user in users):
-            return None
-        for partition in dict.fromkeys((1 if len(shape) > 2 else 0, len(shape) - 2)):
-            kernels = [owner, *users]
-            if any(self.partition_of.get(k, partition) != partition for k in kernels) or not writes(owner, partition):
+        if len(shape) < 2 or isinstance(owner, ReshapeOp | SliceOp):
+            return {}
+        candidates = (self.wanted.get(value, 0 if len(shape) == 2 else 1), 1 if len(shape) > 2 else 0, len(shape) - 2)
+        if isinstance(owner, AttentionOp):
+            candidates = (2,)
+        for partition in dict.fromkeys(candidates):
+            uses = readers(value, partition)
+            turned = isinstance(owner, AttentionOp) or (turns(owner) and partition == FEATURES)
+            if turned and dtype is F32 and not self.turns_f32:
                 continue
-            halos = [reads(user, value, partition) for user in users]
+            if not uses or any(isinstance(user, func.ReturnOp) for user, _ in uses) or not writes(owner, partition):
+                continue
+            bound = [user for user, operand in uses if not multiplied(user, operand) and not turns(user)]
+            kernels = [owner, *bound]
+            if any(self.partition_of.get(k, spot) != spot for k, spot in self._spots(kernels, value, partition)):
+                continue
+            if turns(owner) and partition == ROWS and self.wanted.get(owner.results[0]) == FEATURES:
+                continue
+            halos = [reads(user, operand, own_partition(operand, partition, value)) for user, operand in uses]
             if any(halo is None for halo in halos):
                 continue
             halo: Halo = ()
             for needed in halos:
                 halo = merge_halo(halo, needed or ())
-            last = max(self.number[user] for user in users)
+            last = max(self.number[user] for user, _ in uses)
             size = resident_bytes(shape, partition, halo, dtype.size_bytes)
             if self.budget.admit(Interval(self.number[owner], last, size)):
-                for kernel in kernels:
-                    self.partition_of[kernel] = partition
-                return LayoutAttr.resident(partition, halo)
-        return None
+                self.partition_of.update(self._spots(kernels, value, partition))
+                aliases = {operand for _, operand in uses} | {value}
+                return {
+                    alias: LayoutAttr.resident(own_partition(alias, partition, value), halo)
+                    for alias in _with_steps(aliases, value)
+                }
+        return {}
+
+    @staticmethod
+    def _spots(kernels: list[Operation], value: SSAValue, partition: int) -> list[tuple[Operation, int]]:
+        return [(kernel, partition) for kernel in kernels]
+
+
+def own_partition(alias: SSAValue, partition: int, value: SSAValue) -> int:
+    """The partition dimension of an alias of `value`: the last where that of `value` is the last."""
+    last = partition == len(shape_of(value)) - 1
+    return len(shape_of(alias)) - 1 if last and alias is not value else partition
+
+
+def readers(value: SSAValue, partition: int) -> list[tuple[Operation, SSAValue]]:
+    """(kernel, operand) pairs that read `value`, through reshapes and slices that keep features where they are."""
+    found: list[tuple[Operation, SSAValue]] = []
+    pending = [value]
+    while pending:
+        current = pending.pop()
+        for user in dict.fromkeys(use.operation for use in current.uses):
+            if partition == len(shape_of(value)) - 1 and keeps_features(user):
+                pending.append(user.results[0])
+            else:
+                found.append((user, current))
+    return found
+
+
+def keeps_features(op: Operation) -> bool:
+    """Whether an op on a tensor with features on partitions is another name for the same memory."""
+    if isinstance(op, ReshapeOp):
+        return shape_of(op.x)[-1:] == shape_of(op.result)[-1:]
+    if isinstance(op, SliceOp):
+        before, after = shape_of(op.x), shape_of(op.result)
+        aligned = before[:-1] == after[:-1] and after[-1] % LANES == 0 and ints(op.starts)[-1] % LANES == 0
+        return aligned and all(step == 1 for step in ints(op.steps))
+    return False
+
+
+def _with_steps(aliases: set[SSAValue], value: SSAValue) -> list[SSAValue]:
+    """Aliases and the values between them and `value`."""
+    found: dict[SSAValue, None] = {}
+    for alias in aliases:
+        current = alias
+        while current is not value:
+            found[current] = None
+            owner = current.owner
+            assert isinstance(owner, ReshapeOp | SliceOp)
+            current = owner.x
+    return [value, *found]
+
+
+def wanted_partitions(ops: list[Operation]) -> dict[SSAValue, int]:
+    """Matrix -> the dimension that most of its readers want on partitions; readers are asked before producers."""
+    wanted: dict[SSAValue, int] = {}
+    for op in reversed(ops):
+        for result in op.results:
+            if len(shape_of(result)) != 2:
+                continue
+            votes = [_vote(user, operand, wanted) for user, operand in readers(result, FEATURES)]
+            for vote in (FEATURES, ROWS):
+                if votes.count(vote) * 2 > len([v for v in votes if v is not None]):
+                    wanted[result] = vote
+    return wanted
+
+
+def _vote(user: Operation, operand: SSAValue, wanted: dict[SSAValue, int]) -> int | None:
+    """What one reader of a matrix wants on partitions; None where it does not matter."""
+    if isinstance(user, AttentionOp) or multiplied(user, operand):
+        return FEATURES
+    if isinstance(user, func.ReturnOp | LayerNormOp | SoftmaxOp) or turns(user):
+        return ROWS
+    if isinstance(user, FusedOp | UnaryOp | BinaryOp | ClipOp | SelectOp | CompareOp):
+        return wanted.get(user.results[0], ROWS)
+    return ROWS
 
 
 @dataclass(frozen=True)
@@ -233,21 +378,43 @@ class GraphLayoutPass(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Choose layouts in every core function."""
         core = ExecutorAttr(Executor.CORE)
-        capacity = int(int(target_of(op).sbuf_bytes_per_partition) * self.budget_share)
+        target = target_of(op)
+        capacity = int(int(target.sbuf_bytes_per_partition) * self.budget_share)
         for function in op.body.block.ops:
             if isinstance(function, func.FuncOp) and function.attributes.get("neuron.executor") == core:
-                choose_layouts(function.body.block, capacity)
+                choose_layouts(function.body.block, capacity, bool(target.pe_transpose_exact))
 
 
-def choose_layouts(block: Block, capacity_bytes: int) -> None:
-    """Choose and write the layouts of one block."""
+def choose_layouts(block: Block, capacity_bytes: int, turns_f32: bool = True) -> None:
+    """Choose and write the layouts of one block; `turns_f32`: whether the tensor engine passes f32 as it is."""
+    share_turned(block)
     ops = list(block.ops)
-    chooser = _Chooser(ops, Budget(capacity_bytes, [0] * len(ops)), {op: i for i, op in enumerate(ops)})
+    number = {op: i for i, op in enumerate(ops)}
+    budget = Budget(capacity_bytes, [0] * len(ops))
+    chooser = _Chooser(ops, budget, wanted_partitions(ops), turns_f32, number)
     for op in ops:
         for index in range(len(op.results)):
-            layout = chooser.choose(op.results[index])
-            if layout is not None:
-                _encode(op.results[index], layout)
+            for value, layout in chooser.choose(op.results[index]).items():
+                _encode(value, layout)
+
+
+def share_turned(block: Block) -> None:
+    """Give the products that read one matrix of rows a common turned form of it.
+
+    A matrix of rows is one that something else than products reads too, or that is a result of normalisation.
+    """
+    for op in list(block.ops):
+        for result in op.results:
+            if len(shape_of(result)) != 2 or is_matrix_product(anchor_of(op)) or turns(op):
+                continue
+            products = [use for use in result.uses if multiplied(use.operation, result)]
+            if len(products) < 2:
+                continue
+            relayout = RelayoutOp(result)
+            relayout.location = op.location
+            block.insert_op_after(relayout, op)
+            for use in products:
+                use.operation.operands[use.index] = relayout.result
 
 
 def _encode(value: SSAValue, layout: LayoutAttr) -> None:

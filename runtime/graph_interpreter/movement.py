@@ -11,6 +11,7 @@ from neuron_dialects.graph import (
     GatherOp,
     PadMode,
     PadOp,
+    RelayoutOp,
     ReshapeOp,
     ScatterOp,
     SliceOp,
@@ -27,7 +28,7 @@ def transpose(op: TransposeOp, x: Array) -> Array:
     return x.transpose(ints(op.permutation))
 
 
-def reshape(op: ReshapeOp, x: Array) -> Array:
+def reshape(op: ReshapeOp | RelayoutOp, x: Array) -> Array:
     """`graph.reshape`."""
     return x.reshape(shape_of(op.result))
 

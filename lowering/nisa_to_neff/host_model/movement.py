@@ -14,6 +14,7 @@ from neuron_dialects.graph import (
     GatherOp,
     PadMode,
     PadOp,
+    RelayoutOp,
     ReshapeOp,
     ScatterOp,
     SliceOp,
@@ -34,7 +35,7 @@ def transpose(writer: ModelWriter, op: TransposeOp, names: Sequence[str]) -> str
     return writer.node("Transpose", *names, perm=permutation) if permutation else names[0]
 
 
-def reshape(writer: ModelWriter, op: ReshapeOp, names: Sequence[str]) -> str:
+def reshape(writer: ModelWriter, op: ReshapeOp | RelayoutOp, names: Sequence[str]) -> str:
     """`graph.reshape`."""
     return writer.node("Reshape", names[0], writer.integers(shape_of(op.result)), allowzero=1)
 

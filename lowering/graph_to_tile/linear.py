@@ -1,0 +1,174 @@
+"""Kernel of a matrix product whose rows, or whose result, lie on chip with features on partitions.
+
+Tensors x [rows, k] and y [rows, n] with features on partitions are the operands that the tensor engine contracts, so
+that layers follow each other without turning anything:
+
+    y[n, rows] = w[k, n]^T . x[k, rows]        features on partitions: the next product, attention
+    y[rows, n] = x[k, rows]^T . w[k, n]        rows on partitions: normalisation along n, DRAM
+
+Weights stay on chip for all rows where they fit, else columns of them stream past. Rows are the outer loop, so that the
+next layer can begin with the first of them; rows that lie otherwise are turned as they come.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from xdsl.ir import Operation, SSAValue
+
+from lowering.graph_to_tile.epilogue import Epilogue
+from lowering.graph_to_tile.kernel import Kernel
+from lowering.graph_to_tile.matmul import KMajor, k_major
+from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor
+from lowering.graph_to_tile.view import View
+from neuron_dialects.access import Affine
+from neuron_dialects.dtypes import dtype_by_name
+from neuron_dialects.graph import MatMulOp, spec_of
+
+_Range = tuple[Affine, int]
+"""(start, size)"""
+
+ROWS, FEATURES = 0, 1
+"""Dimensions of the matrices."""
+
+WEIGHT_SHARE = 0.25
+"""Part of SBUF that the weights of one layer may take to stay for all rows; streamed ones take half of it, twice."""
+
+USABLE_SHARE = 0.9
+"""Part of SBUF that resident tensors and the weights of one layer take together; the rest is for tiles in passing."""
+
+WIDEST_LOAD = 512
+"""Columns of a weight that are loaded together."""
+
+
+def wants_linear(k: Kernel, op: MatMulOp, result: SSAValue) -> bool:
+    """Whether the operands or the result of a product lie as this kernel serves them."""
+    if len(spec_of(op.result)[1]) != 2 or op.transpose_a or not isinstance(k.tensor(op.b), DramTensor):
+        return False
+    a = k.tensor(op.a)
+    features_in = isinstance(a, SbufTensor) and a.partition == FEATURES and not a.halo
+    features_out = result in k.residents and k.residents[result] == (FEATURES, ())
+    return features_in or features_out
+
+
+def lower_linear(k: Kernel, op: MatMulOp, ops: Sequence[Operation], results: Sequence[SSAValue]) -> None:
+    """Lower a product of matrices with the pointwise `ops` behind it; `results` agree on their partition dimension."""
+    turned = any(value in k.residents and k.residents[value][0] == FEATURES for value in results)
+    epilogue = Epilogue(k, op.result, ops, results, FEATURES if turned else ROWS)
+    x = k.tensor(op.a)
+    weight = k.dram(op.b)
+    weight = k_major(k, weight) if bool(op.transpose_b) else weight
+    epilogue.prepare()
+    _Linear(k, x, weight, epilogue, spec_of(op.result)[1], turned).run()
+
+
+def load_width(columns: int) -> int:
+    """Columns that are loaded together: the widest multiple of 128 up to `WIDEST_LOAD` that divides `columns`."""
+    widths = range(WIDEST_LOAD, 0, -LANES)
+    return next((width for width in widths if columns % width == 0), min(columns, WIDEST_LOAD))
+
+
+@dataclass
+class _Linear:
+    """Loops of one product."""
+
+    k: Kernel
+    x: Tensor
+    weight: DramTensor
+    epilogue: Epilogue
+    shape: tuple[int, ...]
+    turned: bool
+
+    def __post_init__(self) -> None:
+        self.b, self.rows, self.columns = self.k.b, self.shape[ROWS], self.shape[FEATURES]
+        self.depth = self.weight.shape[0]
+        self.tiles, self.lanes = ceil(self.depth / LANES), min(LANES, self.depth)
+        self.source = KMajor(self.k, self.weight, FEATURES, ROWS)
+        self.array_columns = int(self.k.target.pe_columns)
+        self.moving = int(self.k.target.pe_moving_elements)
+        self.width = load_width(self.columns)
+
+    def run(self) -> None:
+        """All columns, in as few chunks as the weights need."""
+        element_bytes = dtype_by_name(self.weight.dtype).size_bytes
+        sbuf = int(self.k.target.sbuf_bytes_per_partition)
+        share = min(int(sbuf * WEIGHT_SHARE), int(sbuf * USABLE_SHARE) - self.k.resident_bytes)
+        most = share // (self.tiles * element_bytes)
+        if most >= self.columns:
+            self._chunk(Affine(0), self.columns)
+            return
+        chunk = max(self.width, most // 2 // self.width * self.width)
+        self.b.tiles(self.columns, chunk, self._chunk)
+
+    def _chunk(self, start: Affine, size: int) -> None:
+        """`size` columns from `start`, for all rows."""
+        weights = self.b.alloc((self.lanes, self.tiles, size), self.weight.dtype, "sbuf", self.b.rotation, "weights")
+
+        def load(first: Affine, count: int) -> None:
+            panel = weights.view().slice(2, first, count)
+            ranges = {FEATURES: (start + first, count)}
+            if self.source.is_direct:
+                self.source.load(panel, ranges)
+            else:
+                self.b.tiles(
+                    count,
+                    LANES,
+                    lambda low, n: self.source.load(panel.slice(2, low, n), {FEATURES: (start + first + low, n)}),
+                )
+
+        self.b.tiles(size, min(size, self.width), load)
+        block = self.moving if self.turned else LANES
+        self.b.tiles(self.rows, block, lambda row, count: self._rows(weights.view(), row, count, start, size))
+
+    def _rows(self, weights: View, row: Affine, count: int, start: Affine, size: int) -> None:
+        """A block of rows against a chunk of columns."""
+        x = self._features(row, count)
+        step = self._by_features if self.turned else self._by_rows
+        self.b.tiles(size, min(size, self.width), lambda low, n: step(weights, x, (row, count), (start, low, n)))
+
+    def _features(self, row: Affine, count: int) -> View:
+        """Rows of x as [128, k tiles, rows]."""
+        x = self.x
+        if isinstance(x, SbufTensor) and x.partition == FEATURES:
+            return x.whole.slice(2, row, count)
+        panel = self.b.alloc((self.lanes, self.tiles, count), x.dtype, "sbuf", self.b.rotation, "panel").view()
+        source = KMajor(self.k, x, ROWS, FEATURES)
+
+        def tile(low: Affine, n: int) -> None:
+            source.load(panel.slice(2, low, n), {ROWS: (row + low, n)})
+
+        self.b.tiles(count, LANES, tile)
+        return panel
+
+    def _accumulate(self, bank: View, left: View, right: View) -> None:
+        """bank [m, n] = left [k, tiles, m]^T . right [k, tiles, n], in as many parts as the array has columns for."""
+        full, rest = divmod(self.depth, LANES)
+        for low in range(0, bank.partitions, self.array_columns):
+            part = bank.slice(0, low, min(self.array_columns, bank.partitions - low))
+            stationary = left.slice(2, low, part.partitions)
+            if full:
+                with self.b.loop(full) as i:
+                    self.b.matmul(part, stationary.at(1, i), right.at(1, i), i)
+            if rest:
+                end = stationary.slice(0, 0, rest).at(1, full)
+                self.b.matmul(part, end, right.slice(0, 0, rest).at(1, full), int(full > 0))
+
+    def _by_features(
+        self, weights: View, x: View, rows: tuple[Affine, int], columns: tuple[Affine, Affine, int]
+    ) -> None:
+        """Columns on partitions, 128 at a time."""
+        start, low, n = columns
+
+        def tile(first: Affine, count: int) -> None:
+            bank = self.b.alloc((count, rows[1]), "f32", "psum", 4, "sum").view()
+            self._accumulate(bank, weights.slice(2, low + first, count), x)
+            self.epilogue.apply([(0, bank)], {ROWS: rows, FEATURES: (start + low + first, count)})
+
+        self.b.tiles(n, LANES, tile)
+
+    def _by_rows(self, weights: View, x: View, rows: _Range, columns: tuple[Affine, Affine, int]) -> None:
+        """Rows on partitions, as many columns as were loaded together."""
+        start, low, n = columns
+        bank = self.b.alloc((rows[1], n), "f32", "psum", 4, "sum").view()
+        self._accumulate(bank, x, weights.slice(2, low, n))
+        self.epilogue.apply([(0, bank)], {ROWS: rows, FEATURES: (start + low, n)})
