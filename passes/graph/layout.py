@@ -200,7 +200,7 @@ def matmul_rows(op: MatMulOp) -> int:
 
 def kernel_partition(op: Operation) -> int | None:
     """The partition dimension that an anchor imposes on its group's result; None where the kernel is free to choose."""
-    anchor = op.body.block.first_op if isinstance(op, FusedOp) else op
+    anchor = anchor_of(op)
     if isinstance(anchor, ConvOp | PoolOp):
         return 1
     if isinstance(anchor, MatMulOp) and not is_matrix_product(anchor):
@@ -210,7 +210,7 @@ def kernel_partition(op: Operation) -> int | None:
 
 def writes(op: Operation, partition: int) -> bool:
     """Whether the kernel of `op` can leave its result in SBUF with dimension `partition` on partitions."""
-    anchor = op.body.block.first_op if isinstance(op, FusedOp) else op
+    anchor = anchor_of(op)
     if isinstance(anchor, ConvOp):
         groups = plan_groups(shape_of(anchor.x)[1], shape_of(anchor.result)[1], anchor.groups.value.data)
         return partition == 1 and groups.lane_step == LANES
