@@ -54,6 +54,9 @@ POINTWISE = (UnaryOp, BinaryOp, CompareOp, SelectOp, ClipOp, CastOp)
 BUDGET_SHARE = 0.7
 """Share of SBUF that resident tensors may take at any time; tiles, panels and weights need the rest."""
 
+THIN_CHANNELS = 16
+"""Most input channels of a convolution whose taps are put beside each other on partitions."""
+
 Halo = tuple[tuple[int, int], ...]
 
 
@@ -101,6 +104,16 @@ def conv_halo(op: ConvOp) -> Halo:
         reach = (output - 1) * strides[d] + (taps - 1) * dilations[d] + 1
         pairs.append((pads[d], max(0, reach - size - pads[d])))
     return tuple(pairs)
+
+
+def spreads_taps(op: Operation) -> bool:
+    """Whether the anchor of `op` is a convolution of so few channels that, from DRAM, its taps go on partitions."""
+    anchor = anchor_of(op)
+    if not isinstance(anchor, ConvOp) or anchor.groups.value.data != 1:
+        return False
+    channels, taps = shape_of(anchor.x)[1], shape_of(anchor.w)[2:]
+    outer = prod(taps if len(taps) == 1 else taps[:-1])
+    return outer > 1 and channels <= THIN_CHANNELS and channels * outer <= LANES
 
 
 def merge_halo(first: Halo, second: Halo) -> Halo:
@@ -249,6 +262,9 @@ class _Chooser:
         assert isinstance(owner, Operation)
         dtype, shape = spec_of(value)
         if len(shape) < 2 or isinstance(owner, ReshapeOp | SliceOp):
+            return {}
+        if kernel_partition(owner) is None and any(spreads_taps(use.operation) for use in value.uses):
+            # An image, cast or scaled: a few lanes of it on chip would cost the first convolution its fast form.
             return {}
         candidates = (self.wanted.get(value, 0 if len(shape) == 2 else 1), 1 if len(shape) > 2 else 0, len(shape) - 2)
         if isinstance(owner, AttentionOp):

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from xdsl.ir import Block, SSAValue
 
-from neuron_dialects.graph import ConvOp, layout_of
+from neuron_dialects.dtypes import BF16
+from neuron_dialects.graph import CastOp, ConvOp, PoolKind, PoolOp, layout_of
 from passes.graph.layout import Budget, Interval, choose_layouts, conv_halo, merge_halo, resident_bytes
 from tests.core_kernels import core_function, core_module
 
@@ -72,3 +73,26 @@ def test_function_results_and_tensors_over_budget_stay_in_dram() -> None:
     assert resident(400) == [True, True, False]
     assert resident(399) == [True, False, False]
     assert resident(199) == [False, False, False]
+
+
+def test_an_image_stays_in_dram_where_the_first_convolution_spreads_its_taps() -> None:
+    def make(b: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        image, pooled = (
+            CastOp(arguments[0], BF16),
+            PoolOp(PoolKind.MAX, arguments[1], kernel=[2, 2], strides=[2, 2], pads=[0, 0, 0, 0], dilations=[1, 1]),
+        )
+        b.add_ops([image, pooled])
+        convs = [
+            ConvOp(op.result, weights["w"], None, strides=[1, 1], pads=[1, 1, 1, 1], dilations=[1, 1])
+            for op in (image, pooled)
+        ]
+        b.add_ops(convs)
+        return [conv.result for conv in convs]
+
+    inputs = [("f32", (1, 4, 8, 8)), ("bf16", (1, 4, 16, 16))]
+    weights = {"w": np.zeros((8, 4, 3, 3), ml_dtypes.bfloat16)}
+    block = core_function(core_module("trn1", inputs, weights, make)).body.block
+    choose_layouts(block, 1 << 16)
+    layouts = {type(op): layout_of(op.results[0]) for op in block.ops if isinstance(op, CastOp | PoolOp)}
+    assert layouts[CastOp] is None
+    assert layouts[PoolOp] is not None
