@@ -34,6 +34,16 @@ from neuron_dialects.neuron import location_name
 
 
 @dataclass(frozen=True)
+class TapRun:
+    """`outputs` positions of a tile from `start`, whose windows have `taps` real elements from tap `first_tap` on."""
+
+    start: int
+    outputs: int
+    first_tap: int
+    taps: int
+
+
+@dataclass(frozen=True)
 class Dimension:
     """One spatial dimension of a pool; `counted_low` and `counted_high` paddings count in a mean."""
 
@@ -56,6 +66,20 @@ class Dimension:
         first = output * self.stride - self.low
         positions = (first + tap * self.dilation for tap in range(self.kernel))
         return max(1, sum(-self.counted_low <= p < self.inputs + self.counted_high for p in positions))
+
+    def tap_runs(self, segment: Segment) -> list[TapRun]:
+        """Stretches of outputs of a segment's tile whose windows have the same taps inside of the input."""
+        end = segment.extent - segment.high
+        runs: list[TapRun] = []
+        for output in range(segment.size):
+            positions = [output * self.stride + tap * self.dilation for tap in range(self.kernel)]
+            inside = [tap for tap, position in enumerate(positions) if segment.low <= position < end]
+            first, taps = (inside[0] if inside else 0), len(inside)
+            if runs and (runs[-1].first_tap, runs[-1].taps) == (first, taps):
+                runs[-1] = replace(runs[-1], outputs=runs[-1].outputs + 1)
+            else:
+                runs.append(TapRun(output, 1, first, taps))
+        return runs
 
     def count_runs(self, segment: Segment) -> list[tuple[int, int, int]]:
         """(first output within the tile, outputs, count) for stretches of equal counts of a segment's tiles."""
@@ -198,13 +222,16 @@ class _Pool:
             inside = segment.extent - segment.low - segment.high
             reads[2 + d] = (start * self.dimensions[d].stride + first, inside)
             writes[2 + d] = (start + segment.start, segment.size)
-        block = self._block(cut, reads)
+        clips = any(segment.low or segment.high for segment in cut) and all(
+            run.taps for d, segment in zip(self.dimensions, cut, strict=True) for run in d.tap_runs(segment)
+        )
+        block = self.x.load(self.b, 1, reads, None, self.b.rotation).at(1, 0) if clips else self._block(cut, reads)
         view, commit = self.out.store(self.b, 1, writes, None, self.b.rotation)
         dst = view.at(1, 0)
         if self.is_max:
-            self._reduced(block, cut, "maximum", dst)
+            self._reduced(block, cut, "maximum", dst, clips)
         else:
-            self._scaled(dst, self._reduced(block, cut, "add", None), cut)
+            self._scaled(dst, self._reduced(block, cut, "add", None, clips), cut)
         commit()
 
     # -- input
@@ -251,19 +278,22 @@ class _Pool:
         view = block.slice(1 + d, 0, outputs, dimension.stride)
         return replace(view, dims=(*view.dims, (stride * dimension.dilation, dimension.kernel)))
 
-    def _reduced(self, block: View, cut: Sequence[Segment], op: str, dst: View | None) -> View:
-        """The reduction of all windows, [lanes, outputs]: into `dst`, or into an f32 tile."""
+    def _reduced(self, block: View, cut: Sequence[Segment], op: str, dst: View | None, clips: bool) -> View:
+        """The reduction of all windows, [lanes, outputs]: into `dst`, or into an f32 tile.
+
+        `clips`: the block has no padding; windows at the border have fewer taps.
+        """
         passes: list[Callable[[View, View], None]] = []
         shapes: list[tuple[int, ...]] = []
-        sizes = [segment.extent for segment in cut]
-        if self._joint_is_cheaper(cut):
+        sizes = list(block.shape[1:])
+        if not clips and self._joint_is_cheaper(cut):
             sizes = [segment.size for segment in cut]
             passes.append(partial(self._joint_pass, op, tuple(sizes)))
             shapes.append(tuple(sizes))
         else:
             for d in reversed(range(len(cut))):
                 sizes[d] = cut[d].size
-                passes.append(partial(self._pass, op, d, cut[d].size))
+                passes.append(partial(self._clipped_pass if clips else self._pass, op, d, cut[d]))
                 shapes.append(tuple(sizes))
         dtype = self.x.dtype if dst is not None else "f32"
         for number, (run, shape) in enumerate(zip(passes, shapes, strict=True)):
@@ -275,9 +305,23 @@ class _Pool:
             block = target
         return block
 
-    def _pass(self, op: str, d: int, outputs: int, dst: View, block: View) -> None:
+    def _clipped_pass(self, op: str, d: int, segment: Segment, dst: View, block: View) -> None:
+        """Reduce the windows along one dimension of a block without padding."""
+        dimension = self.dimensions[d]
+        for run in dimension.tap_runs(segment):
+            first = run.start * dimension.stride + run.first_tap * dimension.dilation - segment.low
+            view = block.slice(1 + d, first, run.outputs, dimension.stride)
+            stride, _ = block.dims[d]
+            windows = replace(view, dims=(*view.dims, (stride * dimension.dilation, run.taps)))
+            target = dst.slice(1 + d, run.start, run.outputs)
+            if run.taps == 1:
+                self.e.assign(target, windows.at(len(windows.dims), 0))
+            else:
+                reduce_rows(self.b, target, windows, op)
+
+    def _pass(self, op: str, d: int, segment: Segment, dst: View, block: View) -> None:
         """Reduce the windows along one dimension."""
-        windows = self._windows(block, d, outputs)
+        windows = self._windows(block, d, segment.size)
         if self.dimensions[d].kernel == 1:
             self.e.assign(dst, windows.at(len(windows.dims), 0))
         else:

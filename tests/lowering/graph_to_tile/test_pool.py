@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from xdsl.ir import SSAValue
 
-from lowering.graph_to_tile.pool import Dimension, output_tile
+from lowering.graph_to_tile.pool import Dimension, TapRun, output_tile
+from lowering.graph_to_tile.windows import segments
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import BinaryKind, BinaryOp, PoolKind, PoolOp, TransposeOp, UnaryKind, UnaryOp
 from tests.graph_level import run_node
@@ -198,3 +199,10 @@ def test_counts() -> None:
     padded = Dimension(inputs=5, outputs=5, kernel=3, stride=1, dilation=1, low=1, counted_low=1, counted_high=1)
     assert [bare.count(o) for o in range(5)] == [2, 3, 3, 3, 2]
     assert [padded.count(o) for o in range(5)] == [3, 3, 3, 3, 3]
+
+
+def test_windows_at_the_border_have_the_taps_that_lie_inside() -> None:
+    rows = Dimension(inputs=6, outputs=4, kernel=3, stride=2, dilation=1, low=1, counted_low=0, counted_high=0)
+    (segment,) = segments(rows.outputs, 4, rows.stride, rows.reach, rows.low, rows.inputs)
+    # Windows -1..1, 1..3, 3..5 and 5..7 of positions 0..5.
+    assert rows.tap_runs(segment) == [TapRun(0, 1, 1, 2), TapRun(1, 2, 0, 3), TapRun(3, 1, 0, 1)]
