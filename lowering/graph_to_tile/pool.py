@@ -222,9 +222,7 @@ class _Pool:
             inside = segment.extent - segment.low - segment.high
             reads[2 + d] = (start * self.dimensions[d].stride + first, inside)
             writes[2 + d] = (start + segment.start, segment.size)
-        clips = any(segment.low or segment.high for segment in cut) and all(
-            run.taps for d, segment in zip(self.dimensions, cut, strict=True) for run in d.tap_runs(segment)
-        )
+        clips = self._clips(cut)
         block = self.x.load(self.b, 1, reads, None, self.b.rotation).at(1, 0) if clips else self._block(cut, reads)
         view, commit = self.out.store(self.b, 1, writes, None, self.b.rotation)
         dst = view.at(1, 0)
@@ -233,6 +231,15 @@ class _Pool:
         else:
             self._scaled(dst, self._reduced(block, cut, "add", None, clips), cut)
         commit()
+
+    def _clips(self, cut: Sequence[Segment]) -> bool:
+        """Whether a resident operand is read where it lies although the tile has padding: each window meets the input.
+
+        What is loaded is loaded between its padding anyway.
+        """
+        padded = any(segment.low or segment.high for segment in cut)
+        runs = [run for d, segment in zip(self.dimensions, cut, strict=True) for run in d.tap_runs(segment)]
+        return isinstance(self.x, SbufTensor) and padded and all(run.taps for run in runs)
 
     # -- input
     # ------------------------------------------------------------------------------------------------------------
