@@ -121,7 +121,8 @@ def cut(
     name: str, value: Array, shape: Shape, dimensions: Sequence[DynamicDimension], piece: Piece, padding: float
 ) -> Array:
     """The part of an input that a piece covers, padded behind its end to a bucket's shape."""
-    part = value[_window(name, len(shape), [(d.inputs, piece[d.name]) for d in dimensions])]
+    # The ellipsis keeps an array without axes an array; numpy would give a scalar, which onnxruntime takes for another.
+    part = value[(..., *_window(name, len(shape), [(d.inputs, piece[d.name]) for d in dimensions]))]
     if part.shape == shape:
         return part
     padded = np.full(shape, padding, value.dtype)

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 from onnx import FunctionProto, ModelProto, TensorProto, ValueInfoProto
 
 from lowering.onnx_to_graph.limits import check_size
+from lowering.onnx_to_graph.text_check import check_text
 from neuron_dialects.dtypes import dtype_of_onnx
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.weights import WeightStore
@@ -58,6 +59,7 @@ def load_model(source: str | os.PathLike[str] | ModelProto) -> LoadedModel:
     opset = opset_versions(model).get("", 0)
     _check_versions(model, opset)
     check_size(model)
+    check_text(model)
     _check(model, folder)
     if model.functions:
         model = _inlined(model)

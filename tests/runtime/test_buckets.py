@@ -85,6 +85,12 @@ def test_an_exact_fit_copies_nothing() -> None:
     assert np.shares_memory(part, x)
 
 
+# An input without axes stays an array: onnxruntime takes a scalar of numpy's for something else.
+def test_no_axes() -> None:
+    part = cut("x", np.array(2.5, np.float32), (), [ROWS], {"rows": (0, 1)}, 0)
+    assert (type(part), part.shape, part.dtype) == (np.ndarray, (), np.float32)
+
+
 def test_padding_is_behind_the_end_and_has_its_value() -> None:
     part = cut("x", np.ones((1, 2, 3), np.int32), (1, 4, 3), [ROWS, LENGTH], {"rows": (0, 1), "length": (0, 2)}, -7)
     assert part.dtype == np.int32

@@ -45,6 +45,14 @@ def _window(**attributes: Any) -> ModelProto:
 # Size
 
 
+def _misspelt(field: str) -> bytes:
+    """A model whose node has one text of other bytes than UTF-8."""
+    made = one("Relu", [2], name="name", doc_string="doc_string")
+    graph = made.graph
+    graph.input[0].name = graph.node[0].input[0] = "value"
+    return made.SerializeToString().replace(field.encode(), b"\xff" * len(field))
+
+
 def many_nodes() -> ModelProto:
     nodes = [node("Identity", [f"v{i}"], [f"v{i + 1}"]) for i in range(2**17 + 1)]
     return model(nodes, [value("v0", [2])], [value(f"v{2**17 + 1}", [2])])
@@ -175,6 +183,9 @@ HOSTILE: dict[str, tuple[str | None, Callable[[], ModelProto | bytes]]] = {
     "giant attribute": (None, lambda: _window(auto_pad="A" * 20_000_000)),
     "giant operator name": ("NX-ONNX-002", lambda: one("R" * 5_000_000, [2])),
     "giant node name": (None, lambda: one("Relu", [2], name="n" * 5_000_000)),
+    "node name that is no text": ("NX-ONNX-001", lambda: _misspelt("name")),
+    "value name that is no text": ("NX-ONNX-001", lambda: _misspelt("value")),
+    "description that is no text": (None, lambda: _misspelt("doc_string")),
     "huge product of dimensions": ("NX-ONNX-005", lambda: one("Relu", [2**31, 2**31])),
     "more than the memory": ("NX-MEM-001", lambda: one("Relu", [2**33])),
     "huge matrix product": (
