@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from xdsl.context import Context
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr, TensorType
 from xdsl.dialects.func import FuncOp, ReturnOp
-from xdsl.ir import Block, Operation, SSAValue
+from xdsl.ir import Attribute, Block, Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from neuron_dialects.dtypes import I64, dtype_of_or_none
@@ -122,7 +122,7 @@ class GraphPartitionPass(ModulePass):
         target = target_of(op)
         main = _main_of(op)
         block = main.body.block
-        _copy_returned(block, target)
+        _copy_returned(main, target)
         ops = [child for child in block.ops if not isinstance(child, (ReturnOp, *SOURCES))]
         controls = Controls(
             self.minimum_segment_size,
@@ -168,17 +168,30 @@ def _main_of(module: ModuleOp) -> FuncOp:
     return main
 
 
-def _copy_returned(block: Block, target: Target) -> None:
+def _inputs_by_name(main: FuncOp) -> dict[int, SSAValue]:
+    """Position of each result that has an argument's name -> that argument: the two are one tensor of the model."""
+    inputs, outputs = (main.attributes.get(f"neuron.{kind}_names") for kind in ("input", "output"))
+    if not isinstance(inputs, ArrayAttr) or not isinstance(outputs, ArrayAttr):
+        return {}
+    arguments: dict[Attribute, SSAValue] = dict(zip(inputs, main.body.block.args, strict=True))
+    return {index: arguments[name] for index, name in enumerate(outputs) if name in arguments}
+
+
+def _copy_returned(main: FuncOp, target: Target) -> None:
     """Put a copy, an operator like any other, behind each result that no operator of its own computes.
 
     64-bit integers of which it is not known that they fit a core's 32 bits, and types that no core has, stay as they
     are: the host passes them on.
     """
+    block = main.body.block
     final = block.last_op
     assert final is not None
+    same = _inputs_by_name(main)
     seen: set[SSAValue] = set()
     for index, value in enumerate(final.operands):
         owner = value.owner
+        if same.get(index) is value:
+            continue
         if value in seen or isinstance(owner, Block | WeightOp | ConstantOp):
             wide = dtype_of_or_none(value.type) is I64 and not isinstance(owner, ConstantOp)
             if isinstance(value.type, TensorType) and dtype_of_or_none(value.type) is not None and not wide:

@@ -166,3 +166,15 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
     func.return %2 : tensor<64x64xf32>
   }
 }
+
+// -----
+
+// An argument that is returned under its own name is no other tensor than the argument.
+// CHECK:       func.func @main(%x: tensor<2xf32>) -> (tensor<2xf32>, tensor<2xf32>)
+// CHECK-NEXT:    %x_1 = neuron.launch @neuron_0(%x) on core
+// CHECK-NEXT:    func.return %x, %x_1
+builtin.module attributes {neuron.target = #neuron.target<"inf1">} {
+  func.func @main(%x: tensor<2xf32>) -> (tensor<2xf32>, tensor<2xf32>) attributes {neuron.input_names = ["x"], neuron.output_names = ["x", "y"]} {
+    func.return %x, %x : tensor<2xf32>, tensor<2xf32>
+  }
+}
