@@ -87,7 +87,7 @@ def test_an_exact_fit_copies_nothing() -> None:
 
 # An input without axes stays an array: onnxruntime takes a scalar of numpy's for something else.
 def test_no_axes() -> None:
-    part = cut("x", np.array(2.5, np.float32), (), [ROWS], {"rows": (0, 1)}, 0)
+    part = cut("scale", np.array(2.5, np.float32), (), [ROWS], {"rows": (0, 1)}, 0)
     assert (type(part), part.shape, part.dtype) == (np.ndarray, (), np.float32)
 
 
