@@ -63,6 +63,18 @@ def heads_per_tile(size: int) -> int:
     return LANES // size if packs_heads(size) and size < LANES else 1
 
 
+def even_tiles(extent: int, most: int) -> tuple[int, int, int] | None:
+    """(number, size, step) of as few tiles of one size as cover `extent`, overlapping where they must; None if none do.
+
+    What lies in two tiles is computed twice, with the same result, and one loop serves all tiles.
+    """
+    count = ceil(extent / most)
+    if count == 1:
+        return 1, extent, 0
+    sizes = range(ceil(extent / count), most + 1)
+    return next(((count, n, (extent - n) // (count - 1)) for n in sizes if (extent - n) % (count - 1) == 0), None)
+
+
 def lower_attention(k: Kernel, op: AttentionOp) -> None:
     """Lower `graph.attention`."""
     kernel = _Attention(k, op)
@@ -132,7 +144,13 @@ class _Attention:
                 rows = min(LANES, self.queries - start)
                 self._query_tile(here, Affine(start), rows, self._visible(start + rows - 1))
             return
-        self.b.tiles(self.queries, LANES, lambda start, rows: self._query_tile(here, start, rows, self.keys))
+        even = even_tiles(self.queries, LANES)
+        if even is None:
+            self.b.tiles(self.queries, LANES, lambda start, rows: self._query_tile(here, start, rows, self.keys))
+            return
+        count, size, step = even
+        with self.b.loop(count) as i:
+            self._query_tile(here, i * step, size, self.keys)
 
     def _visible(self, query: int) -> int:
         """Keys that query `query` sees in the causal form."""

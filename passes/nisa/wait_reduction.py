@@ -9,6 +9,7 @@ conflict that would not be ordered without it is tested on the boxes, and waits 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from passes.nisa.known_waits import drop_known
 from passes.nisa.memory_access import Access
@@ -40,26 +41,46 @@ def _without_idle_waits(replay: WaitReplay, careful: bool) -> Verdicts | None:
     The conflicts of a wait that was removed rely on other waits. When one of those goes, its own stream is checked at
     once and all streams at the end (None: a conflict was lost); if `careful`, all streams are checked at once.
     """
-    active = {wait.number for wait in replay.waits}
-    removed: dict[int, set[int]] = {}
+    removal = _Removal(replay, careful, {wait.number for wait in replay.waits})
     # A wait that guards something does so all the more when others are gone.
     guarding: set[int] = set()
     while True:
-        idle = False
-        verdicts = replay.run(active)
+        verdicts = replay.run(removal.active)
         guarding |= verdicts.guarding
+        by_stream: dict[int, list[int]] = {}
         for number in sorted(verdicts.needed - guarding):
-            stream = replay.waits[number].stream
-            affected = {**removed, stream: removed.get(stream, set()) | {number}}
-            remaining = active - {number}
-            checked = affected.values() if careful else [affected[stream]]
-            if _all_ordered(replay, checked, remaining):
-                active, removed, idle = remaining, affected, True
-            else:
-                guarding.add(number)
-        if not idle:
+            by_stream.setdefault(replay.waits[number].stream, []).append(number)
+        kept = {number for numbers in by_stream.values() for number in removal.remove(numbers)}
+        guarding |= kept
+        if sum(map(len, by_stream.values())) == len(kept):
             break
-    return verdicts if careful or _all_ordered(replay, removed.values(), active) else None
+    return verdicts if careful or _all_ordered(replay, removal.removed.values(), removal.active) else None
+
+
+@dataclass
+class _Removal:
+    """Waits that are still there, and by stream those that were removed."""
+
+    replay: WaitReplay
+    careful: bool
+    active: set[int]
+    removed: dict[int, set[int]] = field(default_factory=dict)
+
+    def remove(self, numbers: Sequence[int]) -> list[int]:
+        """Remove of these waits of one stream those without which all conflicts stay ordered; returns the others.
+
+        All together are tried first, then halves: what can go one after the other can go at once, and replays are dear.
+        """
+        stream = self.replay.waits[numbers[0]].stream
+        affected = {**self.removed, stream: self.removed.get(stream, set()) | set(numbers)}
+        remaining = self.active - set(numbers)
+        if _all_ordered(self.replay, affected.values() if self.careful else [affected[stream]], remaining):
+            self.active, self.removed = remaining, affected
+            return []
+        if len(numbers) == 1:
+            return list(numbers)
+        half = len(numbers) // 2
+        return [*self.remove(numbers[:half]), *self.remove(numbers[half:])]
 
 
 def _all_ordered(replay: WaitReplay, groups: Iterable[set[int]], active: set[int]) -> bool:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from xdsl.ir import Block, SSAValue
 
-from lowering.graph_to_tile.attention import HeadGroups
+from lowering.graph_to_tile.attention import HeadGroups, even_tiles
 from neuron_dialects.graph import AttentionOp
 from tests.core_kernels import Make, lowered_error
 
@@ -67,3 +67,21 @@ def test_groups_divide_the_heads_and_fit_a_bank(kv_heads: int, shared: int, size
     assert groups.period % groups.group == 0
     assert groups.group == 1 or groups.group * min(keys, 512) <= 512
     assert groups.group == 1 or groups.group * size <= 512
+
+
+@given(st.integers(1, 3000), st.integers(1, 200))
+def test_even_tiles_cover_everything(extent: int, most: int) -> None:
+    even = even_tiles(extent, most)
+    if even is None:
+        return
+    count, size, step = even
+    assert size <= most
+    assert (count - 1) * step + size == extent
+    assert count == 1 or 0 < step <= size
+    assert count == -(-extent // most)
+
+
+def test_even_tiles_of_usual_lengths() -> None:
+    assert even_tiles(197, 128) == (2, 99, 98)
+    assert even_tiles(512, 128) == (4, 128, 128)
+    assert even_tiles(50, 128) == (1, 50, 0)
