@@ -9,7 +9,7 @@ buffers add the slot.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, ModuleOp, StringAttr, i64
@@ -192,6 +192,11 @@ class _Allocator:
         loaded = {key for key, buffer in enumerate(buffers) if buffer.space == memory.space and buffer.is_loaded}
         plan = plan_with_prefetch(live, memory.capacity, loaded)
         if plan.placement is None and not plan.victims:
+            # Loops inside a loop share memory, one after the other, before anything is given up.
+            apart = [replace(buffer, uses=buffers[buffer.key].span) for buffer in live]
+            tighter = plan_with_prefetch(apart, memory.capacity, loaded)
+            if tighter.placement is not None:
+                return tighter
             raise self.shortage(memory, plan, buffers)
         return plan
 

@@ -26,7 +26,10 @@ from passes.nisa.program_tree import trip_count
 class OnChipBuffer:
     """An on-chip `nisa.alloc` with the positions of the top-level statements that use it (none: it is never used).
 
-    `row_bytes`: bytes of one copy in each partition; `executions`: how often the alloc is executed.
+    `row_bytes`: bytes of one copy in each partition; `executions`: how often the alloc is executed. `span`: the first
+    and the last of all operations of the function, in program order, between which it holds something in an iteration
+    of the loop that it belongs to. Buffers whose spans are apart can share memory even inside a loop, which costs that
+    what uses them cannot overlap.
     """
 
     alloc: AllocOp
@@ -34,6 +37,7 @@ class OnChipBuffer:
     row_bytes: int
     executions: int
     uses: tuple[int, ...]
+    span: tuple[int, int]
 
     @property
     def in_loop(self) -> bool:
@@ -64,14 +68,34 @@ def top_level_statements(function: FuncOp) -> list[Operation]:
 def on_chip_buffers(function: FuncOp, statements: Sequence[Operation]) -> list[OnChipBuffer]:
     """All on-chip buffers of the function, in program order."""
     position = {op: index for index, op in enumerate(statements)}
+    extents = _extents(function)
     allocs = [op for op in function.walk() if isinstance(op, AllocOp) and space_of(op.buffer) != "dram"]
-    return [_on_chip_buffer(alloc, function, position) for alloc in allocs]
+    return [_on_chip_buffer(alloc, function, position, extents) for alloc in allocs]
 
 
-def _on_chip_buffer(alloc: AllocOp, function: FuncOp, position: dict[Operation, int]) -> OnChipBuffer:
-    uses = {position[_top_level(use.operation, function)] for use in alloc.buffer.uses}
+def _extents(function: FuncOp) -> dict[Operation, tuple[int, int]]:
+    """(first, last) number of each operation and what it contains, in program order."""
+    first = {op: number for number, op in enumerate(function.walk())}
+    last = dict(first)
+    for op in reversed(first):
+        parent = op.parent_op()
+        if parent is not None and parent in last:
+            last[parent] = max(last[parent], last[op])
+    return {op: (first[op], last[op]) for op in first}
+
+
+def _on_chip_buffer(
+    alloc: AllocOp,
+    function: FuncOp,
+    position: dict[Operation, int],
+    extents: dict[Operation, tuple[int, int]],
+) -> OnChipBuffer:
+    uses = {position[_child_of(function, use.operation)] for use in alloc.buffer.uses}
     executions = 1
     parent = alloc.parent_op()
+    assert parent is not None
+    around = [extents[_child_of(parent, use.operation)] for use in alloc.buffer.uses]
+    span = (min((low for low, _ in around), default=0), max((high for _, high in around), default=0))
     while isinstance(parent, ForOp):
         executions *= trip_count(parent)
         parent = parent.parent_op()
@@ -81,11 +105,12 @@ def _on_chip_buffer(alloc: AllocOp, function: FuncOp, position: dict[Operation, 
         row_elements *= size
     row_bytes = row_elements * dtype_by_name(dtype_name_of(alloc.buffer)).size_bytes
     space = space_of(alloc.buffer)
-    return OnChipBuffer(alloc, space, row_bytes, executions, tuple(sorted(uses)))
+    return OnChipBuffer(alloc, space, row_bytes, executions, tuple(sorted(uses)), span)
 
 
-def _top_level(op: Operation, function: FuncOp) -> Operation:
-    while (parent := op.parent_op()) is not function:
-        assert parent is not None, "a buffer is used inside of its function"
+def _child_of(ancestor: Operation, op: Operation) -> Operation:
+    """The operation in the body of `ancestor` that is or contains `op`."""
+    while (parent := op.parent_op()) is not ancestor:
+        assert parent is not None, "a buffer is used where it is allocated, or in loops inside"
         op = parent
     return op
