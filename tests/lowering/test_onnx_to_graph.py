@@ -311,10 +311,13 @@ def test_host_nodes_without_some_outputs() -> None:
 
 # A weight that a failed attempt has used already keeps its own name.
 def test_weights_of_host_nodes_keep_their_names() -> None:
-    node = helper.make_node("Resize", ["w", "", "scales"], ["y"], mode="linear", antialias=1)
-    weight = RNG.standard_normal((1, 1, 4, 4)).astype(np.float32)
-    model = model_of([node], {}, ["y"], constants={"w": weight, "scales": np.array([1, 1, 0.5, 0.5], np.float32)})
-    assert set(check_import(model, {}, host=["Resize"]).weights.names()) == {"w", "scales"}
+    node = helper.make_node("NonMaxSuppression", ["boxes", "scores", "most"], ["y"])
+    scores = RNG.random((1, 2, 5)).astype(np.float32)
+    boxes = RNG.random((1, 5, 4)).astype(np.float32)
+    model = model_of([node], {"boxes": boxes}, ["y"], constants={"scores": scores, "most": np.array([3], np.int64)})
+    result = import_onnx(model)
+    assert [host.op_type for host in result.info.onnx_nodes] == ["NonMaxSuppression"]
+    assert {"scores", "most"} >= set(result.weights.names()) >= {"scores"}
 
 
 # Operators of other domains, and operators that nobody knows, are host nodes of unknown type.
