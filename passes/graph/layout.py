@@ -278,7 +278,7 @@ class _Chooser:
                 continue
             bound = [user for user, operand in uses if not multiplied(user, operand) and not turns(user)]
             kernels = [owner, *bound]
-            if any(self.partition_of.get(k, spot) != spot for k, spot in self._spots(kernels, value, partition)):
+            if any(self.partition_of.get(kernel, partition) != partition for kernel in kernels):
                 continue
             if turns(owner) and partition == ROWS and self.wanted.get(owner.results[0]) == FEATURES:
                 continue
@@ -291,17 +291,13 @@ class _Chooser:
             last = max(self.number[user] for user, _ in uses)
             size = resident_bytes(shape, partition, halo, dtype.size_bytes)
             if self.budget.admit(Interval(self.number[owner], last, size)):
-                self.partition_of.update(self._spots(kernels, value, partition))
+                self.partition_of.update(dict.fromkeys(kernels, partition))
                 aliases = {operand for _, operand in uses} | {value}
                 return {
                     alias: LayoutAttr.resident(own_partition(alias, partition, value), halo)
                     for alias in _with_steps(aliases, value)
                 }
         return {}
-
-    @staticmethod
-    def _spots(kernels: list[Operation], value: SSAValue, partition: int) -> list[tuple[Operation, int]]:
-        return [(kernel, partition) for kernel in kernels]
 
 
 def own_partition(alias: SSAValue, partition: int, value: SSAValue) -> int:
