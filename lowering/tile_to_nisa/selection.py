@@ -122,8 +122,7 @@ class EngineBalance:
         """The option after which the most loaded engine of all is least loaded; its cost is charged."""
         costs = [issue_ns(option, self.target) * executions for option in options]
         finish = [self.load_ns.get(option.engine, 0.0) + cost for option, cost in zip(options, costs, strict=True)]
-        busiest = max(self.load_ns.values(), default=0.0)
-        best = min(range(len(options)), key=lambda i: (max(finish[i], busiest), i))
+        best = min(range(len(options)), key=lambda i: (finish[i], i))
         chosen = options[best]
         self.load_ns[chosen.engine] = finish[best]
         return chosen

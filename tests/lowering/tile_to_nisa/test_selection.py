@@ -173,14 +173,6 @@ def test_balance_counts_executions() -> None:
     assert busy not in [balance.choose(options, 1).engine for _ in range(20)]
 
 
-# While a third engine has most to do anyway, the first choice keeps the work and the other engine stays free.
-def test_balance_leaves_an_engine_free_while_another_one_limits() -> None:
-    target = load_target("trn1")
-    options = choices(instruction("tensor_copy", "sbuf psum"), target)
-    balance = EngineBalance(target, {"pe": 10 * max(issue_ns(option, target) for option in options)})
-    assert {balance.choose(options, 1).engine for _ in range(10)} == {options[0].engine}
-
-
 # However long the sequence, no engine is left idle while another is more than one instruction ahead.
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=60))
 def test_balance_never_lets_one_engine_run_away(executions: list[int]) -> None:
