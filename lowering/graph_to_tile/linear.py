@@ -97,6 +97,9 @@ class _Linear:
         if most >= self.columns:
             self._chunk(Affine(0), self.columns)
             return
+        if most < 2 * self.width:
+            self._deep()
+            return
         chunk = max(self.width, most // 2 // self.width * self.width)
         self.b.tiles(self.columns, chunk, self._chunk)
 
@@ -119,6 +122,39 @@ class _Linear:
         self.b.tiles(size, min(size, self.width), load)
         block = self.moving if self.turned else LANES
         self.b.tiles(self.rows, block, lambda row, count: self._rows(weights.view(), row, count, start, size))
+
+    def _deep(self) -> None:
+        """So many k tiles that not even the columns of one load fit: each tile of weights streams past on its own."""
+        rows = self.moving if self.turned else LANES
+        width = LANES if self.turned else min(self.moving, self.columns)
+
+        def block(row: Affine, count: int, start: Affine, size: int) -> None:
+            x = self._features(row, count)
+            shape = (size, count) if self.turned else (count, size)
+            bank = self.b.alloc(shape, "f32", "psum", 2, "sum").view()
+            full, rest = divmod(self.depth, LANES)
+            if full:
+                with self.b.loop(full) as i:
+                    self._add_tile(bank, x, i, LANES, (start, size), i)
+            if rest:
+                self._add_tile(bank, x, Affine(full), rest, (start, size), Affine(int(full > 0)))
+            self.epilogue.apply([(0, bank)], {ROWS: (row, count), FEATURES: (start, size)})
+
+        def rows_block(row: Affine, count: int) -> None:
+            self.b.tiles(self.columns, width, lambda start, size: block(row, count, start, size))
+
+        self.b.tiles(self.rows, rows, rows_block)
+
+    def _add_tile(self, bank: View, x: View, index: Affine, lanes: int, columns: _Range, added: Affine) -> None:
+        """Load one k tile of some columns of the weights and add its products to the bank."""
+        tile = self.b.alloc((lanes, 1, columns[1]), self.weight.dtype, "sbuf", 6, "weights").view()
+        window = self.weight.view({ROWS: (index * LANES, lanes), FEATURES: columns})
+        self.b.load(tile, View(window.buffer, Affine(), 0, window.offset, (window.dims[0], (0, 1), window.dims[1])))
+        part = x.slice(0, 0, lanes).at(1, index)
+        left, right = (tile.at(1, 0), part) if self.turned else (part, tile.at(1, 0))
+        for low in range(0, bank.partitions, self.array_columns):
+            width = min(self.array_columns, bank.partitions - low)
+            self.b.matmul(bank.slice(0, low, width), left.slice(1, low, width), right, added)
 
     def _rows(self, weights: View, row: Affine, count: int, start: Affine, size: int) -> None:
         """A block of rows against a chunk of columns."""

@@ -132,6 +132,14 @@ def test_weights_that_do_not_fit_stream_past(target: str) -> None:
     assert lowered_error(target, [("bf16", (150, 256))], weights, chain(2), lay_out()) < BF16_TOLERANCE
 
 
+# 90 k tiles x 512 columns x 2 bytes = 92,160 bytes a partition: not even the columns of one load fit twice.
+@pytest.mark.parametrize("target", ["trn1", "inf1"])
+@pytest.mark.parametrize("rows", [1, 140])
+def test_weights_of_many_rows_stream_past_in_tiles(target: str, rows: int) -> None:
+    weights = weights_of((128, 11500), (11500, 520), (520, 600))
+    assert lowered_error(target, [("bf16", (rows, 128))], weights, chain(3), lay_out(50000)) < BF16_TOLERANCE
+
+
 @pytest.mark.parametrize("target", ["trn1", "inf1"])
 @pytest.mark.parametrize("rows", [300, 128, 40])
 def test_residual_blocks(target: str, rows: int) -> None:
