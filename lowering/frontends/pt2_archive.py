@@ -84,6 +84,7 @@ def checked_archive(path: Path, output: IO[bytes]) -> None:
                     target.file_size = info.file_size
                     with archive.open(info) as source, copy.open(target, "w", force_zip64=True) as sink:
                         shutil.copyfileobj(source, sink, 1 << 20)
+    # NotImplementedError is what zipfile raises for a way of compressing that it does not know.
     except (zipfile.BadZipFile, NotImplementedError, EOFError, UnicodeDecodeError) as error:
         raise _refusal(f"it is not a readable archive: {error}") from error
     except RecursionError as error:

@@ -6,6 +6,7 @@ family. An operator without a row is expanded through ONNX's own function body w
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -36,48 +37,33 @@ Table: TypeAlias = Mapping[str, Row]
 """ONNX operator type -> row."""
 
 
+_FAMILIES = (
+    "bits",
+    "contraction",
+    "elementwise",
+    "indexing",
+    "linear",
+    "movement",
+    "normalization",
+    "pooling",
+    "quantization",
+    "recurrent",
+    "reduction",
+    "resizing",
+    "sampling",
+    "scattering",
+    "spectral",
+    "trigonometry",
+)
+"""Modules with a table CONVERTERS, by what their operators do; imported on first use, since they import this one."""
+
+
 def converters() -> Table:
     """The whole table, for operators of ONNX's own domain."""
-    from lowering.onnx_to_graph import (
-        bits,
-        contraction,
-        elementwise,
-        indexing,
-        linear,
-        movement,
-        normalization,
-        pooling,
-        quantization,
-        recurrent,
-        reduction,
-        resizing,
-        sampling,
-        scattering,
-        spectral,
-        trigonometry,
-    )
-
-    families = (
-        bits,
-        contraction,
-        elementwise,
-        indexing,
-        linear,
-        movement,
-        normalization,
-        pooling,
-        quantization,
-        recurrent,
-        reduction,
-        resizing,
-        sampling,
-        scattering,
-        spectral,
-        trigonometry,
-    )
     table: dict[str, Row] = {}
-    for family in families:
-        for op_type, row in family.CONVERTERS.items():
+    for family in _FAMILIES:
+        rows: Table = importlib.import_module(f"lowering.onnx_to_graph.{family}").CONVERTERS
+        for op_type, row in rows.items():
             if op_type in table:
                 raise ValueError(f"two converters for {op_type}")
             table[op_type] = row
