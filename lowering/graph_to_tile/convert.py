@@ -39,6 +39,7 @@ from neuron_dialects.neuron import Executor, ExecutorAttr, location_name, target
 from neuron_dialects.target import Target
 from neuron_dialects.tile import ParamOp
 from passes.graph.fuse import split_bias
+from passes.graph.layout import resident_profile
 
 MACS = "neuron.macs"
 """Function attribute: multiply-adds of the model's operators."""
@@ -131,9 +132,10 @@ def lower_function(module: ModuleOp, function: func.FuncOp, recipes: dict[str, D
             k.destinations[value] = tensor
         else:
             pending.append((value, tensor))
-    k.has_residents = any(layout_of(result) is not None for op in body.ops for result in op.results)
-    forward_destinations(k, list(body.ops))
-    for op in body.ops:
+    ops = list(body.ops)
+    forward_destinations(k, ops)
+    for op, resident_bytes in zip(ops, resident_profile(ops), strict=True):
+        k.resident_bytes = resident_bytes
         lower_op(k, op)
     finish_outputs(k, pending)
     erase_unused_parameters(block)

@@ -11,7 +11,6 @@ from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor
 from neuron_dialects.access import Affine
 from neuron_dialects.graph import ConstantOp, DerivedWeightOp, WeightOp, YieldOp, spec_of
 from neuron_dialects.target import Target
-from passes.graph.layout import BUDGET_SHARE
 
 
 @dataclass
@@ -20,7 +19,8 @@ class Kernel:
 
     `destinations` holds function outputs that a value must end up in (set before lowering starts); `residents` the
     layouts that the layout pass chose for values that stay in SBUF: (partition dimension, halo). `recipes` are the
-    derived weights that kernels have added to the module, shared by all of its functions.
+    derived weights that kernels have added to the module, shared by all of its functions. `resident_bytes` are the SBUF
+    bytes per partition that resident tensors take while the op at hand runs.
     """
 
     b: KernelBuilder
@@ -32,7 +32,7 @@ class Kernel:
     constants: dict[SSAValue, float] = field(default_factory=dict)
     derived: dict[str, DramTensor] = field(default_factory=dict)
     recipes: dict[str, DerivedWeightOp] = field(default_factory=dict)
-    has_residents: bool = False
+    resident_bytes: int = 0
     weight_types: dict[str, Attribute] = field(default_factory=dict)
 
     def tensor(self, value: SSAValue) -> Tensor:
@@ -119,11 +119,6 @@ class Kernel:
     def alias(self, value: SSAValue, tensor: Tensor) -> None:
         """`value` is another window on memory that exists."""
         self.tensors[value] = tensor
-
-    @property
-    def resident_bytes(self) -> int:
-        """SBUF bytes per partition that resident tensors take at most at any time (the layout pass's budget)."""
-        return int(int(self.target.sbuf_bytes_per_partition) * BUDGET_SHARE) if self.has_residents else 0
 
     @property
     def row_budget_elements(self) -> int:

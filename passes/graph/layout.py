@@ -10,6 +10,7 @@ encodings.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from math import ceil, prod
 
 from xdsl.context import Context
@@ -40,6 +41,7 @@ from neuron_dialects.graph import (
     UnaryOp,
     YieldOp,
     ints,
+    layout_of,
     shape_of,
     spec_of,
 )
@@ -92,6 +94,23 @@ def resident_bytes(shape: Sequence[int], partition: int, halo: Halo, element_byt
     if halo:
         others = [n + low + high for n, (low, high) in zip(others, halo, strict=True)]
     return ceil(shape[partition] / LANES) * prod(others) * element_bytes
+
+
+def resident_profile(ops: Sequence[Operation]) -> list[int]:
+    """SBUF bytes per partition of the resident tensors while each op runs; they live until their last reader."""
+    number = {op: i for i, op in enumerate(ops)}
+    changes = [0] * (len(ops) + 1)
+    for start, op in enumerate(ops):
+        for value in op.results:
+            layout = layout_of(value)
+            if layout is None or isinstance(op, ReshapeOp | SliceOp):
+                continue
+            partition, (dtype, shape) = layout.partition_dimension, spec_of(value)
+            end = max((number[user] for user, _ in readers(value, partition)), default=start)
+            size = resident_bytes(shape, partition, layout.halo_pairs, dtype.size_bytes)
+            changes[start] += size
+            changes[end + 1] -= size
+    return list(accumulate(changes[:-1]))
 
 
 def conv_halo(op: ConvOp) -> Halo:
