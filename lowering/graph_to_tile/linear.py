@@ -19,8 +19,9 @@ from xdsl.ir import Operation, SSAValue
 from lowering.graph_to_tile.epilogue import Epilogue
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.matmul import KMajor, k_major
-from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor
+from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, transfer
 from lowering.graph_to_tile.view import View
+from lowering.graph_to_tile.weight_tiles import WeightTiles
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import MatMulOp, spec_of
@@ -59,7 +60,7 @@ def lower_linear(k: Kernel, op: MatMulOp, ops: Sequence[Operation], results: Seq
     weight = k.dram(op.b)
     weight = k_major(k, weight) if bool(op.transpose_b) else weight
     epilogue.prepare()
-    _Linear(k, x, weight, epilogue, spec_of(op.result)[1], turned).run()
+    _Linear(k, op, x, weight, epilogue, spec_of(op.result)[1], turned).run()
 
 
 def load_width(columns: int) -> int:
@@ -73,6 +74,7 @@ class _Linear:
     """Loops of one product."""
 
     k: Kernel
+    op: MatMulOp
     x: Tensor
     weight: DramTensor
     epilogue: Epilogue
@@ -124,34 +126,46 @@ class _Linear:
         self.b.tiles(self.rows, block, lambda row, count: self._rows(weights.view(), row, count, start, size))
 
     def _deep(self) -> None:
-        """So many k tiles that not even the columns of one load fit: each tile of weights streams past on its own."""
+        """So many k tiles that not even the columns of one load fit: groups of k tiles stream past."""
         rows = self.moving if self.turned else LANES
         width = LANES if self.turned else min(self.moving, self.columns)
+        tiles = WeightTiles(self.k, self.op, self.weight, width, by_lane=isinstance(self.x, DramTensor))
 
-        def block(row: Affine, count: int, start: Affine, size: int) -> None:
-            x = self._features(row, count)
+        def block(x: View, row: Affine, count: int, start: Affine, size: int) -> None:
             shape = (size, count) if self.turned else (count, size)
             bank = self.b.alloc(shape, "f32", "psum", 2, "sum").view()
+
+            def group(first: Affine, number: int, lanes: int = LANES) -> None:
+                loaded = self.b.alloc((lanes, number, size), self.weight.dtype, "sbuf", 6, "weights").view()
+                transfer(self.b, self.b.load, loaded, tiles.view(first, number, lanes, start, size))
+                with self.b.loop(number) as i:
+                    self._add_tile(bank, x.slice(0, 0, lanes).at(1, first + i), loaded.at(1, i), first + i)
+
             full, rest = divmod(self.depth, LANES)
-            if full:
-                with self.b.loop(full) as i:
-                    self._add_tile(bank, x, i, LANES, (start, size), i)
+            self.b.tiles(full, min(full, tiles.group) or 1, group)
             if rest:
-                self._add_tile(bank, x, Affine(full), rest, (start, size), Affine(int(full > 0)))
+                group(Affine(full), 1, rest)
             self.epilogue.apply([(0, bank)], {ROWS: (row, count), FEATURES: (start, size)})
 
         def rows_block(row: Affine, count: int) -> None:
-            self.b.tiles(self.columns, width, lambda start, size: block(row, count, start, size))
+            x = self._features_by_lane(row, count) if tiles.by_lane else self._features(row, count)
+            self.b.tiles(self.columns, width, lambda start, size: block(x, row, count, start, size))
 
         self.b.tiles(self.rows, rows, rows_block)
 
-    def _add_tile(self, bank: View, x: View, index: Affine, lanes: int, columns: _Range, added: Affine) -> None:
-        """Load one k tile of some columns of the weights and add its products to the bank."""
-        tile = self.b.alloc((lanes, 1, columns[1]), self.weight.dtype, "sbuf", 6, "weights").view()
-        window = self.weight.view({ROWS: (index * LANES, lanes), FEATURES: columns})
-        self.b.load(tile, View(window.buffer, Affine(), 0, window.offset, (window.dims[0], (0, 1), window.dims[1])))
-        part = x.slice(0, 0, lanes).at(1, index)
-        left, right = (tile.at(1, 0), part) if self.turned else (part, tile.at(1, 0))
+    def _features_by_lane(self, row: Affine, count: int) -> View:
+        """Rows of x, which lie in DRAM, as [128, k tiles, rows]; a partition takes neighbouring features of a row."""
+        assert isinstance(self.x, DramTensor)
+        panel = self.b.alloc((LANES, count, self.tiles), self.x.dtype, "sbuf", self.b.rotation, "panel").view()
+        window = self.x.view({ROWS: (row, count)})
+        (row_stride, _), (stride, _) = window.dims
+        dims = ((stride * self.tiles, LANES), (row_stride, count), (stride, self.tiles))
+        transfer(self.b, self.b.load, panel, View(window.buffer, Affine(), 0, window.offset, dims))
+        return panel.permute((1, 0))
+
+    def _add_tile(self, bank: View, x: View, weights: View, added: Affine) -> None:
+        """Add the products of one k tile, x [k, rows] and weights [k, columns], to the bank."""
+        left, right = (weights, x) if self.turned else (x, weights)
         for low in range(0, bank.partitions, self.array_columns):
             width = min(self.array_columns, bank.partitions - low)
             self.b.matmul(bank.slice(0, low, width), left.slice(1, low, width), right, added)

@@ -140,6 +140,14 @@ def test_weights_of_many_rows_stream_past_in_tiles(target: str, rows: int) -> No
     assert lowered_error(target, [("bf16", (rows, 128))], weights, chain(3), lay_out(50000)) < BF16_TOLERANCE
 
 
+# The first layer's rows lie in DRAM: 90 k tiles, each partition takes 90 neighbouring features of each row.
+@pytest.mark.parametrize("target", ["trn1", "inf1"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_rows_in_dram_come_as_neighbouring_features(target: str, rows: int) -> None:
+    weights = weights_of((11520, 130), (130, 60))
+    assert lowered_error(target, [("bf16", (rows, 11520))], weights, chain(2), lay_out(50000)) < BF16_TOLERANCE
+
+
 @pytest.mark.parametrize("target", ["trn1", "inf1"])
 @pytest.mark.parametrize("rows", [300, 128, 40])
 def test_residual_blocks(target: str, rows: int) -> None:
