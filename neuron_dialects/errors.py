@@ -76,6 +76,9 @@ ERROR_CODES: dict[str, str] = {
     "NX-RUN-013": "the program cannot run in this mode",
     "NX-RUN-020": "onnxruntime cannot run the reference model",
     "NX-RUN-021": "the reference has no such output, or one of another shape",
+    # Assembly.
+    "NX-ASM-001": "an assembly text cannot be parsed, or its program breaks a rule of the encoding or the target",
+    "NX-ASM-002": "an assembly text does not give all that a model needs",
     # Textual IR.
     "NX-IR-001": "textual IR cannot be parsed or does not verify",
     "NX-IR-002": "the module has no main function",

@@ -82,6 +82,16 @@ def encode_records(entries: Sequence[QueueEntry], ring_codes: dict[str, int], na
             raise NeuronError("NX-NEFF-009", f"{name}: entry {position} cannot be encoded: {error}") from None
 
 
+def entry_problem(entry: QueueEntry) -> str | None:
+    """Why an entry cannot be encoded, None where it can."""
+    try:
+        _record(entry, {} if entry.ring is None else {entry.ring: 1})
+        _ring_table(() if entry.ring is None else (entry.ring,))
+    except (ValueError, TypeError, struct.error) as error:
+        return f"it cannot be encoded: {error}"
+    return None
+
+
 def record_addresses(entries: Sequence[QueueEntry], name: str = "queue") -> list[int]:
     """Byte offset of each entry's record within the encoded queue. Raises as `encode_queue`."""
     rings = tuple(dict.fromkeys(entry.ring for entry in entries if entry.ring is not None))

@@ -57,7 +57,7 @@ def check_program(program: CoreProgram, label: str) -> None:
         raise _broken(f"{label}: target {target.name} has no engine {unknown_engines[0][:80]!a}")
     rings = {ring: None for entries in program.queues.values() for ring in used_rings(entries)}
     _check_names(tuple(rings), int(target.dma_rings), f"{label}: DMA rings")
-    checker = _EntryChecker(program, target)
+    checker = EntryChecker(program, target)
     for engine, entries in program.queues.items():
         for position, entry in enumerate(entries):
             problem = checker.problem(entry, engine, len(entries))
@@ -119,7 +119,7 @@ def _check_file_name(name: str, where: str) -> None:
         raise _broken(f"{where}: its file {name} is not in params/")
 
 
-class _EntryChecker:
+class EntryChecker:
     """Checks the entries of one program; holds what they may refer to."""
 
     def __init__(self, program: CoreProgram, target: Target) -> None:

@@ -1,12 +1,12 @@
-"""The assembly text of a core program: one directive or one entry a line, regular enough to be read back.
+"""The assembly text of a core program: one directive or one entry a line, which `runtime.assembly` reads back.
 
     .target trn1
     .semaphore 0 pe
     .variable 0 "x" input f32 [128, 512]
     .queue sp
-    L0 0x000020: dma_copy ring q0 dst sbuf f32 [0:128][0 : 512] src dram f32 @0 [0 : 65536] signal(q0)  ; "conv"
+    L0 0x000020: dma_copy ring q0 dst sbuf f32 [0:128][0 : 512] src dram f32 @0 [0 : 65536] signal(q0) loc("conv")
 
-An entry's line is `L<index> <byte address>: <waits> <mnemonic> <operands> <fields> <signal>  ; <origin>`. `r3` is
+An entry's line is `L<index> <byte address>: <waits> <mnemonic> <operands> <fields> <signal> <origin>`. `r3` is
 scalar register 3, `L5` entry 5 of the same queue, `@2` DRAM variable 2. A pattern is `[first partition:partitions]
 [offset : size step stride, ...]`, offsets and strides in elements; on chip they are absolute. Names that come from a
 model are JSON strings, so that no name can break a line.
@@ -23,7 +23,7 @@ from neuron_dialects.isa import Instruction, Operand
 from neuron_dialects.isa.program import CONTROL_KINDS, CoreProgram, QueueEntry
 from runtime.neff.encoding import record_addresses
 from runtime.neff.program_check import REGISTER_ROLES
-from runtime.neff.records import as_f32
+from runtime.neff.records import F32, as_f32
 
 _CONTROL_PREFIX = {**dict.fromkeys(REGISTER_ROLES, "r"), "label": "L"}
 
@@ -39,7 +39,7 @@ def program_text(program: CoreProgram, engine: str | None = None) -> Iterator[st
 
 
 def directives(program: CoreProgram) -> Iterator[str]:
-    """The lines that say what the entries refer to: target, semaphores and DRAM variables."""
+    """The lines before the queues: target, semaphores, DRAM variables, framework nodes and figures."""
     yield f".target {program.target}"
     for number, name in enumerate(program.semaphores):
         yield f".semaphore {number} {name}"
@@ -47,20 +47,30 @@ def directives(program: CoreProgram) -> Iterator[str]:
         line = f".variable {variable.id} {quoted(variable.name)} {variable.kind}"
         line += f" {variable.dtype} {[int(size) for size in variable.shape]}"
         yield f"{line} {quoted(variable.file_name)}" if variable.file_name else line
+    for number, origin in enumerate(program.origins[1:], 1):
+        yield f".origin {number} {quoted(origin)}"
+    for name, value in ((".macs", program.macs), (".compulsory_bytes", program.compulsory_bytes)):
+        if value:
+            yield f"{name} {int(value)}"
+    for name, value in program.statistics.items():
+        yield f".statistic {quoted(name)} {int(value)}"
 
 
 def queue_text(program: CoreProgram, engine: str) -> Iterator[str]:
     """One line for each entry of a queue."""
     entries = program.queues[engine]
     width = len(str(max(0, len(entries) - 1))) + 1
+    first = {name: number for number, name in reversed(list(enumerate(program.origins)))}
     for position, (entry, address) in enumerate(zip(entries, record_addresses(entries, engine), strict=True)):
         line = f"{f'L{position}':<{width}} {address:#08x}: {entry_text(entry, program)}"
-        origin = program.origins[entry.origin]
-        yield f"{line}  ; {quoted(origin)}" if origin else line
+        name = program.origins[entry.origin]
+        # A name that several framework nodes share stands for the first of them.
+        origin = quoted(name) if first[name] == entry.origin else str(entry.origin)
+        yield f"{line} loc({origin})" if entry.origin else line
 
 
 def entry_text(entry: QueueEntry, program: CoreProgram) -> str:
-    """One entry without address and origin."""
+    """One entry without label, address and origin."""
     parts: list[str] = []
     if entry.waits:
         waits = ", ".join(f"{program.semaphores[number]} >= {_affine(value)}" for number, value in entry.waits)
@@ -114,7 +124,12 @@ def _value(value: Any) -> str:
         case Affine():
             return _affine(value)
         case float():
-            # The shortest text that gives the same f32 again.
-            return str(np.float32(as_f32(value)))
+            return _f32(as_f32(value))
         case _:
             return str(value)
+
+
+def _f32(value: float) -> str:
+    """The shortest decimal text that gives the same f32 again; the bits of one that has none (some NaNs)."""
+    text, bits = str(np.float32(value)), F32.pack(value)
+    return text if F32.pack(float(text)) == bits else f"0x{bits[::-1].hex()}"
