@@ -7,7 +7,7 @@ refer to the code. A code that is not in the table is a bug.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 ERROR_CODES: dict[str, str] = {
@@ -105,16 +105,26 @@ class NeuronError(Exception):
         message: what is wrong, with the figure and the limit that it broke.
         node: name of the framework (ONNX) node concerned, if there is one.
         help: what to do about it, if there is something to do.
+        notes: further facts, a line each.
     """
 
     code: str
     message: str
     node: str | None
     help: str | None
+    notes: Sequence[str]
     segment: str | None
     """The function of a partitioned program that could not be lowered (`in_segment`)."""
 
-    def __init__(self, code: str, message: str, *, node: str | None = None, help: str | None = None) -> None:
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        node: str | None = None,
+        help: str | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
         if code not in ERROR_CODES:
             raise ValueError(f"error code {code} is not in ERROR_CODES")
         super().__init__(message)
@@ -122,13 +132,14 @@ class NeuronError(Exception):
         self.message = message
         self.node = node
         self.help = help
+        self.notes = notes
         self.segment = None
 
     def format(self) -> str:
-        """The lines to print: `error[CODE]: ...`, and `  help: ...` where there is help. No newline at the end."""
+        """The lines to print: `error[CODE]: ...`, then `  note: ...` and `  help: ...`. No newline at the end."""
         place = f"node '{self.node}': " if self.node else ""
-        text = f"error[{self.code}]: {place}{self.message}"
-        return f"{text}\n  help: {self.help}" if self.help else text
+        lines = [f"error[{self.code}]: {place}{self.message}", *(f"  note: {note}" for note in self.notes)]
+        return "\n".join([*lines, f"  help: {self.help}"] if self.help else lines)
 
     def __str__(self) -> str:
         return self.format()

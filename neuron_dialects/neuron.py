@@ -236,7 +236,7 @@ def launch_problems(module: ModuleOp) -> list[tuple[LaunchOp, str]]:
         op, functions = pending.pop()
         if isinstance(op, LaunchOp) and (problem := _launch_problem(op, functions)):
             problems.append((op, problem))
-        if op.has_trait(SymbolTable):
+        if op.has_trait(SymbolTable, value_if_unregistered=False):
             functions = {child.sym_name.data: child for child in op.regions[0].block.ops if isinstance(child, FuncOp)}
         children = [child for region in op.regions for block in region.blocks for child in block.ops]
         pending.extend((child, functions) for child in reversed(children))

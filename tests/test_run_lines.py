@@ -19,7 +19,7 @@ PASSING = {
     "double_not": "// RUN: not not neuron-opt %s\n",
     "file": "// RUN: neuron-opt %s -o %t && neuron-opt -f mlir %t | filecheck %s\n// CHECK: test.op\n",
     "redirected": "// RUN: neuron-opt %s > %t\n// RUN: neuron-opt < %t | filecheck %s\n// CHECK: test.op\n",
-    "stderr_file": "// RUN: neuron-opt %s --timing 2> %t\n// RUN: filecheck %s < %t\n// CHECK: (total)\n",
+    "stderr_file": "// RUN: neuron-opt %s --timing 2> %t\n// RUN: filecheck %s < %t\n// CHECK: Total\n",
     "folder": "// RUN: neuron-opt %S/plain.mlir | filecheck %s\n// CHECK: test.op\n",
     "percent": "// RUN: neuron-opt %s | filecheck %s --check-prefix=A%%B\n// A%B: test.op\n",
     "sequence": "// RUN: not neuron-opt %t ; neuron-opt %s\n",

@@ -41,7 +41,7 @@ _MODEL_HELP = "model.onnx, model.pt2, model.keras, a SavedModel folder or model-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return run_main(_run, argv)
+    return run_main(_run, argv, "neuron-cc")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -27,7 +27,7 @@ from tools.errors import EXIT_OK, run_main
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script: exit code 0, or as tools/errors.py says."""
-    return run_main(_run, argv)
+    return run_main(_run, argv, "neuron-objdump")
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -3,45 +3,68 @@
 Given a file (or standard input) and `-p 'pass-a,pass-b{option=1}'`, it prints the program after the last pass. All
 passes and conversions of ours and all of xDSL's are there, and our pipelines by name. The program is verified after
 parsing and after every pass: by xDSL's verifier, then by the rules that xDSL does not know (values are defined before
-they are used, launches fit their functions). Diagnostics name file, line and column; tools/errors.py says how they are
-printed.
+they are used, launches fit their functions). Diagnostics name file, line and column; tools/diagnostics.py says how they
+are printed. docs/neuron-opt.md is the manual; the parts of the tool are in tools/opt.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from io import StringIO
-from typing import IO
+from pathlib import Path
+from typing import IO, Protocol
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import UNKNOWN_LOC, FileLineColLoc, IntAttr, ModuleOp, StringAttr
-from xdsl.ir import Attribute, Operation
-from xdsl.parser import Parser
+from xdsl.ir import Attribute
 from xdsl.passes import ModulePass, PassPipeline
-from xdsl.printer import Printer
 from xdsl.universe import XDSL_UNIVERSE
-from xdsl.utils.diagnostic import Diagnostic
-from xdsl.utils.exceptions import (
-    DiagnosticException,
-    ParseError,
-    ShrinkException,
-    VerifyException,
-)
-from xdsl.utils.lexer import Input, Span
-from xdsl.xdsl_opt_main import xDSLOptMain
+from xdsl.utils.diagnostic import Diagnostic as XdslDiagnostic
+from xdsl.utils.exceptions import DiagnosticException, ParseError, ShrinkException, VerifyException
+from xdsl.xdsl_opt_main import VersionAction, xDSLOptMain
 
 from neuron_dialects.errors import NeuronError
-from neuron_dialects.ssa_order import ssa_order_problems
+from neuron_dialects.remarks import collect, in_pass
 from neuron_dialects.universe import NEURON_UNIVERSE
 from neuron_dialects.version import VERSION
-from tools.errors import EXIT_OK, InternalError, SourceError, one_line, run_main, user_message
+from tools.diagnostics import Diagnostic, Place, report
+from tools.errors import (
+    EXIT_OK,
+    EXIT_USER_ERROR,
+    InternalError,
+    SourceError,
+    one_line,
+    place_of,
+    run_main,
+    user_diagnostic,
+)
 from tools.in_process import Completed
 from tools.in_process import run_in_process as run_main_in_process
+from tools.opt.arguments import add_arguments
+from tools.opt.checks import described, find_fault
+from tools.opt.expected import compare, read_expectations
+from tools.opt.instruments import Clock, Statistics, print_report, statistics_report
+from tools.opt.printing import DumpChoice, IrDumps, PrintOptions, pass_names
+from tools.opt.reproducer import CrashReproducer, Reproducer, pipeline_text, required, split_section, without_module
+from tools.opt.source import PositionedParser
 from tools.pass_pipeline import describe_passes, parse_passes
+from tools.remarks import RemarkPrinter, remark_filter
+
+
+class Instrument(Protocol):
+    """Watches passes run."""
+
+    def before(self, module_pass: ModulePass, module: ModuleOp) -> None:
+        """A pass is about to run."""
+
+    def after(self, module_pass: ModulePass, module: ModuleOp) -> None:
+        """A pass has run, and left a program that verifies."""
+
+    def failed(self, module_pass: ModulePass, module: ModuleOp) -> None:
+        """A pass has raised an error, or left a program that does not verify."""
 
 
 class NeuronOpt(xDSLOptMain):
@@ -50,9 +73,14 @@ class NeuronOpt(xDSLOptMain):
     version_format = f"neuron-opt {VERSION} on xdsl {{xdsl_version}}"
 
     def __init__(self, argv: Sequence[str]) -> None:
-        self._source: _PositionedParser | None = None
-        self._seconds: dict[str, float] = {}
+        self.clock = Clock()
+        self.statistics = Statistics()
+        self.exit_code = EXIT_OK
+        self._source: PositionedParser | None = None
+        self._reproducer: Reproducer | None = None
+        self._told: list[Diagnostic] = []
         super().__init__(description=(__doc__ or "").partition("\n")[0], args=argv)
+        self._remarks = self._remark_printer()
 
     def register_all_dialects(self) -> None:
         # Not through the entry points: these two are always wanted, and scanning the environment takes time.
@@ -71,25 +99,16 @@ class NeuronOpt(xDSLOptMain):
         self.available_frontends["mlir"] = self._parse_mlir
 
     def register_all_arguments(self, arg_parser: argparse.ArgumentParser) -> None:
-        super().register_all_arguments(arg_parser)
-        arg_parser.prog = "neuron-opt"
-        flags = {
-            "--print-ir-before-all": "print the program to stderr before each pass",
-            "--print-ir-after-all": "print the program to stderr after each pass",
-            "--timing": "print to stderr how long parsing, each pass, verifying and printing took",
-            "--list-passes": "print the pipelines and passes with their options, and exit",
-            "--debug": "print a traceback for an error",
-        }
-        for flag, text in flags.items():
-            arg_parser.add_argument(flag, action="store_true", help=text)
+        # Not xDSL's own list: half of it would need other words, and its help names every pass.
+        add_arguments(arg_parser, list(self.available_frontends), list(self.available_targets))
+        arg_parser.add_argument("-v", "--version", action=VersionAction, version_format=self.version_format)
 
     def setup_pipeline(self) -> None:
-        self.pipeline = PassPipeline(parse_passes(self.args.passes, self.available_passes))
+        self.pipeline = PassPipeline(parse_passes(without_module(self.args.passes), self.available_passes))
 
     def run(self) -> None:
         """Process the input chunk by chunk; exceptions of the first faulty chunk end the run."""
-        if self.args.list_passes:
-            sys.stdout.write(describe_passes(NEURON_UNIVERSE.all_passes, XDSL_UNIVERSE.all_passes))
+        if self._print_information():
             return
         # Written to a file only when all went well: a failed run must not leave half a file.
         path: str | None = self.args.output_file
@@ -104,36 +123,122 @@ class NeuronOpt(xDSLOptMain):
         except ShrinkException:
             print("Success, can shrink")
             sys.exit(0)
+        finally:
+            self._print_reports()
         if self.args.shrink:
             print("Failure, can't shrink")
             sys.exit(1)
         if path is not None and isinstance(output, StringIO):
             with open(path, "w", encoding="utf-8") as file:
                 file.write(output.getvalue())
-        if self.args.timing or self.args.time_passes:
-            self._print_timing()
 
     def apply_passes(self, prog: ModuleOp) -> None:
         """Verify `prog`, then run each pass and verify again."""
         self._verify(prog, None)
-        for module_pass in self.pipeline.passes:
-            name = module_pass.name
-            if self.args.print_ir_before_all:
-                _dump(prog, f"Before {name}")
+        passes = self._passes()
+        if self.args.dump_pass_pipeline:
+            print_report(f"Pass Manager with {len(passes)} passes:\nbuiltin.module({pipeline_text(passes)})\n")
+        if not passes:
+            return
+        if self._source is not None:
+            self._source.remember_names()
+        instruments = self._instruments(passes)
+        verify_each = self.args.verify_each if self._reproducer is None else self._reproducer.verify_each
+        for module_pass in passes:
+            for instrument in instruments:
+                instrument.before(module_pass, prog)
             try:
-                with self._timed(name):
+                with self.clock.timed(f"{type(module_pass).__name__} ({module_pass.name})"):
                     _apply(module_pass, self.ctx, prog)
-                self._verify(prog, name)
+                if verify_each or module_pass is passes[-1]:
+                    self._verify(prog, module_pass.name)
             except Exception:
-                if self._prints_after:
-                    _dump(prog, f"After {name} Failed")
+                for instrument in instruments:
+                    instrument.failed(module_pass, prog)
                 raise
-            if self._prints_after:
-                _dump(prog, f"After {name}")
+            for instrument in instruments:
+                instrument.after(module_pass, prog)
 
-    @property
-    def _prints_after(self) -> bool:
-        return self.args.print_ir_after_all or self.args.print_between_passes
+    def output_resulting_program(self, prog: ModuleOp) -> str:
+        """The program as it is printed; for another target than `mlir` as that writes it."""
+        if self.args.target != "mlir":
+            return super().output_resulting_program(prog)
+        return self._print_options().text(prog)
+
+    # -- what is asked for --------------------------------------------------------------------------------------------
+
+    def _print_information(self) -> bool:
+        if self.args.list_passes:
+            sys.stdout.write(describe_passes(NEURON_UNIVERSE.all_passes, XDSL_UNIVERSE.all_passes))
+        elif self.args.show_dialects:
+            print(*sorted(self.ctx.registered_dialect_names), sep="\n")
+        else:
+            return False
+        return True
+
+    def _print_reports(self) -> None:
+        if self._remarks is not None and self._remarks.documents:
+            text = "".join(self._remarks.documents)
+            if self.args.remarks_output is None:
+                print_report(text)
+            else:
+                self.args.remarks_output.write_text(text, encoding="utf-8")
+        if self.args.pass_statistics:
+            print_report(statistics_report(self.statistics.changes, self.args.pass_statistics_display))
+        if self.args.timing:
+            print_report(self.clock.report())
+
+    def _passes(self) -> Sequence[ModulePass]:
+        if not self.args.run_reproducer:
+            return self.pipeline.passes
+        return parse_passes(required(self._reproducer).pipeline, self.available_passes)
+
+    def _print_options(self) -> PrintOptions:
+        args = self.args
+        return PrintOptions(
+            args.print_op_generic,
+            args.print_no_properties,
+            args.print_debuginfo,
+            args.syntax_highlight,
+            args.elide_above,
+        )
+
+    def _instruments(self, passes: Sequence[ModulePass]) -> list[Instrument]:
+        args = self.args
+        folder = None if args.print_ir_tree_dir is None else Path(args.print_ir_tree_dir)
+        choice = DumpChoice(
+            pass_names(args.print_ir_before),
+            pass_names(args.print_ir_after),
+            args.print_ir_before_all,
+            args.print_ir_after_all or args.print_between_passes,
+            args.print_ir_after_change,
+            args.print_ir_after_failure,
+        )
+        if folder is not None and not choice.any:
+            choice = DumpChoice(after_all=True)
+        instruments: list[Instrument] = []
+        if choice.any:
+            instruments.append(IrDumps(choice, self._print_options(), folder))
+        if args.pass_statistics:
+            instruments.append(self.statistics)
+        if args.crash_reproducer is not None:
+            path = Path(args.crash_reproducer)
+            instruments.append(CrashReproducer(path, passes, verify_each=args.verify_each, local=args.local_reproducer))
+        return instruments
+
+    def _remark_printer(self) -> RemarkPrinter | None:
+        args = self.args
+        if args.remarks is None and args.remarks_output is None:
+            return None
+
+        def place(node: str | None, function: str | None) -> Place | None:
+            return None if self._source is None else self._source.place_of_node(node, function)
+
+        yaml = args.remarks_format == "yaml" or args.remarks_output is not None
+        kinds = args.remarks or frozenset(("passed", "missed", "analysis"))
+        return RemarkPrinter(kinds, remark_filter(args.remarks_filter), yaml, self._tell, place)
+
+    # -- a part of the input ------------------------------------------------------------------------------------------
 
     def _chunks(self) -> list[tuple[IO[bytes], int]]:
         """The input, split where asked for, each part with the number of lines before it."""
@@ -144,34 +249,80 @@ class NeuronOpt(xDSLOptMain):
         return chunks
 
     def _process_chunk(self, chunk: IO[bytes], line_offset: int, output: IO[str]) -> None:
+        text = self._decoded(chunk)
+        self._told = []
         try:
-            with self._timed("(parse)"):
-                module = self._parse_mlir(chunk, line_offset)
-            self.apply_passes(module)
-            with self._timed("(print)"):
+            with nullcontext() if self._remarks is None else collect(self._remarks):
+                module = self._parse_text(text, line_offset)
+                self.apply_passes(module)
+            with self.clock.timed("Output"):
                 # xDSL ends a module with an empty line, which would grow each time the output is read again.
                 output.write(self.output_resulting_program(module).rstrip("\n") + "\n")
         except (SourceError, NeuronError) as error:
-            if not (self.args.verify_diagnostics or self.args.parsing_diagnostics):
-                raise
-            output.write(f"{user_message(error)}\n")
+            diagnostic = user_diagnostic(self._placed(error))
+            assert diagnostic is not None
+            if self.args.parsing_diagnostics:
+                output.write(f"{diagnostic.text()}\n")
+            elif self.args.verify_diagnostics:
+                self._told.append(diagnostic)
+            else:
+                raise self._placed(error) from error
+        if self.args.verify_diagnostics:
+            self._compare_with_expectations(text, line_offset)
 
-    def _parse_mlir(self, chunk: IO[bytes], line_offset: int = 0) -> ModuleOp:
-        self._source = None
-        name = self.get_input_name()
+    def _compare_with_expectations(self, text: str, line_offset: int) -> None:
+        """Tell where the file's comments and what was told about it differ."""
+        lines = text.split("\n")
+        only_expected = self.args.verify_diagnostics == "only-expected"
+        expected = read_expectations(text, line_offset)
+        for mismatch in compare(expected, self._told, only_expected=only_expected):
+            self.exit_code = EXIT_USER_ERROR
+            number = mismatch.line - line_offset
+            line = lines[number - 1] if 0 < number <= len(lines) else None
+            place = Place(self.get_input_name(), mismatch.line, mismatch.column, line)
+            report(Diagnostic("error", mismatch.message, place=place))
+
+    def _tell(self, diagnostic: Diagnostic) -> None:
+        if self.args.verify_diagnostics:
+            self._told.append(diagnostic)
+        else:
+            report(diagnostic)
+
+    def _placed(self, error: SourceError | NeuronError) -> SourceError | NeuronError:
+        """An error of a pass, at the line of the node or function that it names, if that is in the input."""
+        if isinstance(error, SourceError) or self._source is None:
+            return error
+        place = self._source.place_of_node(error.node, error.segment)
+        return error if place is None else SourceError(error, place)
+
+    def _decoded(self, chunk: IO[bytes]) -> str:
         try:
-            text = chunk.read().decode("utf-8")
+            return chunk.read().decode("utf-8")
         except UnicodeDecodeError as error:
             problem = f"the file is not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x})"
-            raise SourceError(NeuronError("NX-IR-001", problem), name) from None
-        parser = _PositionedParser(self.ctx, text, name, line_offset)
-        try:
-            module = parser.parse_module(not self.args.no_implicit_module)
-        except ParseError as error:
-            raise SourceError(NeuronError("NX-IR-001", one_line(error.msg)), parser.place(error.span.start)) from error
-        except VerifyException as error:
-            # An attribute that breaks its own rules; the parser stands right behind it.
-            raise SourceError(NeuronError("NX-IR-001", one_line(str(error))), parser.place(parser.pos)) from error
+            raise SourceError(NeuronError("NX-IR-001", problem), Place(self.get_input_name())) from None
+
+    def _parse_mlir(self, chunk: IO[bytes]) -> ModuleOp:
+        return self._parse_text(self._decoded(chunk), 0)
+
+    def _parse_text(self, text: str, line_offset: int) -> ModuleOp:
+        self._source = None
+        name = self.get_input_name()
+        text, self._reproducer = split_section(text)
+        with self.clock.timed("Parser"):
+            parser = PositionedParser(self.ctx, text, name, line_offset)
+            try:
+                module = parser.parse_module(not self.args.no_implicit_module)
+            except ParseError as error:
+                place = place_of(error.span, line_offset)
+                raise SourceError(NeuronError("NX-IR-001", one_line(error.msg)), place) from error
+            except VerifyException as error:
+                # An attribute that breaks its own rules; the parser stands right behind it.
+                raise SourceError(NeuronError("NX-IR-001", one_line(str(error))), parser.place(parser.pos)) from error
+            except (LookupError, ValueError, ArithmeticError, NotImplementedError) as error:
+                # xDSL's parser has no words for some texts, but it is the text that is wrong.
+                problem = f"the parser cannot read this: {type(error).__name__}: {one_line(str(error))}"
+                raise SourceError(NeuronError("NX-IR-001", problem), parser.place(parser.pos)) from error
         if self.args.input_file is not None and module.location == UNKNOWN_LOC:
             # As in MLIR, the module is located at its file: that is where a relative weights file is looked for.
             module.location = FileLineColLoc(StringAttr(name), IntAttr(line_offset + 1), IntAttr(1))
@@ -182,59 +333,23 @@ class NeuronOpt(xDSLOptMain):
         """Raise for a broken rule: SourceError if the input breaks it, InternalError if the pass `after` broke it."""
         if self.args.disable_verify:
             return
-        with self._timed("(verify)"):
-            fault = _find_fault(module)
+        with self.clock.timed("Verifier"):
+            fault = find_fault(module)
         if fault is None:
             return
         op, message = fault
         if after is not None:
-            raise InternalError(f"after pass '{after}': {_described(op, message)}")
-        position = None if self._source is None or op is None else self._source.positions.get(op)
-        place = self.get_input_name() if position is None or self._source is None else self._source.place(position)
-        raise SourceError(NeuronError("NX-IR-001", _described(op, message)), place)
-
-    @contextmanager
-    def _timed(self, row: str) -> Generator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._seconds[row] = self._seconds.get(row, 0.0) + time.perf_counter() - started
-
-    def _print_timing(self) -> None:
-        total = sum(self._seconds.values())
-        for row, seconds in [*self._seconds.items(), ("(total)", total)]:
-            share = seconds / total if total else 0.0
-            print(f"{seconds:10.4f} s  {share:6.1%}  {row}", file=sys.stderr)
-
-
-class _PositionedParser(Parser):
-    """A parser that remembers where each operation begins: xDSL's operations do not know the text they came from."""
-
-    positions: dict[Operation, int]
-
-    def __init__(self, ctx: Context, text: str, name: str, line_offset: int) -> None:
-        self.positions = {}
-        self._input = Input(text, name)
-        self._line_offset = line_offset
-        super().__init__(ctx, text, name)
-
-    def parse_operation(self) -> Operation:
-        position = self.pos
-        op = super().parse_operation()
-        self.positions[op] = position
-        return op
-
-    def place(self, position: int) -> str:
-        """`position`, counted in characters of the text, as file:line:column."""
-        return str(Span(position, position, self._input, self._line_offset).get_location())
+            raise InternalError(f"after pass '{after}': {described(op, message)}")
+        place = None if self._source is None else self._source.place_of_operation(op)
+        raise SourceError(NeuronError("NX-IR-001", described(op, message)), place or Place(self.get_input_name()))
 
 
 def _apply(module_pass: ModulePass, ctx: Context, module: ModuleOp) -> None:
     """Apply a pass; what it refuses is the user's to hear, any other exception is a bug of the pass."""
     name = module_pass.name
     try:
-        module_pass.apply(ctx, module)
+        with in_pass(name):
+            module_pass.apply(ctx, module)
     except (NeuronError, ShrinkException):
         raise
     except Exception as error:
@@ -244,53 +359,9 @@ def _apply(module_pass: ModulePass, ctx: Context, module: ModuleOp) -> None:
         raise InternalError(f"pass '{name}': {type(error).__name__}: {error}") from error
 
 
-def _find_fault(module: ModuleOp) -> tuple[Operation | None, str] | None:
-    """The first broken rule and the operation that breaks it (None where xDSL does not tell)."""
-    try:
-        module.verify()
-    except (DiagnosticException, ValueError) as error:
-        return _faulty_operation(module), str(error)
-    problems: list[tuple[Operation, str]] = [*ssa_order_problems(module)]
-    # A program without launches must not pay for importing what they need.
-    if not problems and "neuron_dialects.neuron" in sys.modules:
-        from neuron_dialects.neuron import launch_problems
-
-        problems.extend(launch_problems(module))
-    if not problems:
-        return None
-    op, message = problems[0]
-    return op, message if len(problems) == 1 else f"{message} (and {len(problems) - 1} more like it)"
-
-
-def _faulty_operation(module: ModuleOp) -> Operation | None:
-    """The outermost operation that does not verify on its own; xDSL's exception does not say which it was."""
-    for op in module.walk():
-        try:
-            op.verify(verify_nested_ops=False)
-        except (DiagnosticException, ValueError):
-            return op
-    return None
-
-
-def _described(op: Operation | None, message: str) -> str:
-    if op is None:
-        return one_line(message)
-    from neuron_dialects.neuron import location_name
-
-    node = location_name(op.location)
-    place = f" (node '{node}')" if node else ""
-    return f"'{op.name}'{place} {one_line(message)}"
-
-
-def _dump(module: ModuleOp, header: str) -> None:
-    print(f"// -----// IR Dump {header} //----- //", file=sys.stderr)
-    Printer(stream=sys.stderr).print_op(module)
-    print(file=sys.stderr)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script: exit code 0, or as tools/errors.py says."""
-    return run_main(_run, argv)
+    return run_main(_run, argv, "neuron-opt")
 
 
 def run_in_process(argv: Sequence[str], stdin: str = "") -> Completed:
@@ -300,13 +371,14 @@ def run_in_process(argv: Sequence[str], stdin: str = "") -> Completed:
 
 def _run(arguments: Sequence[str]) -> int:
     # --disable-verify and --syntax-highlight change xDSL's classes, for every later run in this process too.
-    verify_attribute, colored = Attribute.__post_init__, Diagnostic.colored
+    verify_attribute, colored = Attribute.__post_init__, XdslDiagnostic.colored
     try:
-        NeuronOpt(arguments).run()
+        tool = NeuronOpt(arguments)
+        tool.run()
+        return tool.exit_code
     finally:
         Attribute.__post_init__ = verify_attribute
-        Diagnostic.colored = colored
-    return EXIT_OK
+        XdslDiagnostic.colored = colored
 
 
 if __name__ == "__main__":

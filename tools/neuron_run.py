@@ -39,7 +39,7 @@ CAST_TYPES = ("bf16", "f16", "tf32")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return run_main(_run, argv)
+    return run_main(_run, argv, "neuron-run")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,6 +9,7 @@ from xdsl.utils.exceptions import ParseError, VerifyException
 from xdsl.utils.lexer import Input, Span
 
 from neuron_dialects.errors import NeuronError
+from tools.diagnostics import Place
 from tools.errors import SourceError, run_main
 from tools.in_process import run_in_process
 
@@ -27,8 +28,17 @@ def run_raising(error: BaseException, *arguments: str) -> tuple[int, str, str]:
     [
         (NeuronError("NX-MEM-001", "too large", node="Conv_1"), 1, "error[NX-MEM-001]: node 'Conv_1': too large\n"),
         (NeuronError("NX-MEM-001", "a", help="b"), 1, "error[NX-MEM-001]: a\n  help: b\n"),
-        (SourceError(NeuronError("NX-IR-001", "bad"), "a.mlir:1:2"), 1, "a.mlir:1:2: error[NX-IR-001]: bad\n"),
-        (ParseError(Span(4, 5, Input("a\nb c", "x.mlir")), "no\n c"), 1, "x.mlir:2:3: error[NX-IR-001]: no c\n"),
+        (SourceError(NeuronError("NX-IR-001", "bad"), Place("a.mlir", 1, 2)), 1, "a.mlir:1:2: error[NX-IR-001]: bad\n"),
+        (
+            ParseError(Span(4, 7, Input("a\nb can", "x.mlir")), "no\n c"),
+            1,
+            "x.mlir:2:3: error[NX-IR-001]: no c\n    b can\n      ^~~\n",
+        ),
+        (
+            NeuronError("NX-MEM-001", "a", help="b", notes=["c", "d"]),
+            1,
+            "error[NX-MEM-001]: a\n  note: c\n  note: d\n  help: b\n",
+        ),
         (VerifyException("wrong\nshape"), 1, "error[NX-IR-001]: wrong shape\n"),
         (FileNotFoundError(2, "No such file", "a.onnx"), 1, "error[NX-FILE-001]: a.onnx: No such file\n"),
         (OSError(28, "No space left on device"), 1, "error[NX-FILE-001]: No space left on device\n"),

@@ -4,15 +4,15 @@
 // RUN: not neuron-opt %s -p 'scf-for-loop-unroll{factor=2}' 2>&1 | filecheck %s --check-prefix=OPTION
 
 // The program before and after every pass goes to stderr, the result to stdout.
-// CHECK: // -----// IR Dump Before cse //----- //
+// CHECK: // -----// IR Dump Before CommonSubexpressionElimination (cse) //----- //
 // CHECK-NEXT: builtin.module {
 // CHECK: arith.constant 1
 // CHECK: arith.constant 1
-// CHECK: // -----// IR Dump After cse //----- //
+// CHECK: // -----// IR Dump After CommonSubexpressionElimination (cse) //----- //
 // CHECK: %a = arith.constant 1
 // CHECK-NEXT: func.return %a, %a
-// CHECK: // -----// IR Dump Before dce //----- //
-// CHECK: // -----// IR Dump After dce //----- //
+// CHECK: // -----// IR Dump Before DeadCodeElimination (dce) //----- //
+// CHECK: // -----// IR Dump After DeadCodeElimination (dce) //----- //
 // CHECK: builtin.module {
 // CHECK: builtin.module {
 

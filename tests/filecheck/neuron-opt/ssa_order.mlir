@@ -1,8 +1,8 @@
 // RUN: neuron-opt %s --verify-diagnostics --split-input-file | filecheck %s
 
 // A value used before its definition, which xDSL's verifier accepts.
-// CHECK: {{.*}}ssa_order.mlir:6:3: error[NX-IR-001]: 'test.op' uses operand 0 (%a) before it is defined
 func.func @later_in_the_block() {
+  // expected-error@below {{'test.op' uses operand 0 (%a) before it is defined}}
   "test.op"(%a) : (i32) -> ()
   %a = "test.op"() : () -> i32
   func.return
@@ -11,12 +11,12 @@ func.func @later_in_the_block() {
 // -----
 
 // A value used outside of the region that defines it: the parser does not see it there.
-// CHECK: error[NX-IR-001]: values used but not defined: [%a]
 func.func @out_of_a_region(%n: index) {
   "test.op"() ({
     %a = "test.op"() : () -> i32
     "test.termop"() : () -> ()
   }) : () -> ()
+  // expected-error@below {{values used but not defined: [%a]}}
   "test.op"(%a) : (i32) -> ()
   func.return
 }
@@ -24,9 +24,9 @@ func.func @out_of_a_region(%n: index) {
 // -----
 
 // A value used inside of the operation that defines it.
-// CHECK: 'test.op' uses operand 0 (%a) where its definition does not reach
 func.func @own_result() {
   %a = "test.op"() ({
+    // expected-error@below {{'test.op' uses operand 0 (%a) where its definition does not reach}}
     "test.op"(%a) : (i32) -> ()
     "test.termop"() : () -> ()
   }) : () -> i32
@@ -36,13 +36,13 @@ func.func @own_result() {
 // -----
 
 // A value defined on one way to its use, but not on the other.
-// CHECK: 'test.op' uses operand 0 (%a) where its definition does not reach
 func.func @not_dominated(%c: i1) {
   cf.cond_br %c, ^left, ^right
 ^left:
   %a = "test.op"() : () -> i32
   cf.br ^right
 ^right:
+  // expected-error@below {{'test.op' uses operand 0 (%a) where its definition does not reach}}
   "test.op"(%a) : (i32) -> ()
   func.return
 }
