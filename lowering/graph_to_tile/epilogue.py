@@ -33,6 +33,9 @@ from neuron_dialects.graph import (
 Window = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """(starts, sizes, steps) of a strided part of a tensor."""
 
+STORED_COPIES = 6
+"""Copies of an evicted tile: a store may queue behind a burst of loads while the tensor engine fills further tiles."""
+
 POINTWISE = (UnaryOp, BinaryOp, CompareOp, SelectOp, ClipOp, CastOp)
 """Graph ops that an epilogue may hold."""
 
@@ -118,7 +121,10 @@ class Epilogue:
         of the result that the tile is; its start on the partition dimension is a multiple of 128.
         """
         b = self.k.b
-        stores = {value: tensor.store(b, self.partition, ranges) for value, tensor in self.outputs.items()}
+        stores = {
+            value: tensor.store(b, self.partition, ranges, copies=STORED_COPIES)
+            for value, tensor in self.outputs.items()
+        }
         loaded: dict[SSAValue, View | float] = {}
         for op in self.ops:
             for operand in op.operands:

@@ -15,72 +15,16 @@ from math import ceil, prod
 from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.epilogue import Epilogue
+from lowering.graph_to_tile.k_major import KMajor, Rows
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.matmul_plan import plan_matmul
-from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, transfer
-from lowering.graph_to_tile.turning import turn_rows
+from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor
+from lowering.graph_to_tile.turning import turn_blocks, turned_group
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import MatMulOp, TransposeOp, spec_of
 from passes.graph.layout import matmul_rows
-
-FEW_ROWS = 8
-"""Up to so many rows are turned by the DMA, element by element; more go through the tensor engine."""
-
-Rows = dict[int, tuple[Affine, int]]
-
-
-class KMajor:
-    """A matrix [rows, k] made available as [k on partitions, rows], from wherever and however it lies."""
-
-    def __init__(self, kernel: Kernel, tensor: Tensor, row_dim: int, k_dim: int):
-        """`row_dim` and `k_dim` are dimensions of `tensor`; the others are batch dimensions."""
-        self.kernel, self.tensor, self.row_dim, self.k_dim = kernel, tensor, row_dim, k_dim
-        self.k = tensor.shape[k_dim]
-
-    @property
-    def is_direct(self) -> bool:
-        """Whether the DMA can load k onto partitions in runs (or has so little to move that runs do not matter)."""
-        tensor = self.tensor
-        if isinstance(tensor, SbufTensor):
-            return False
-        return tensor.strides[self.k_dim] != 1 or min(tensor.shape[self.row_dim], self.k) <= FEW_ROWS
-
-    def load(self, panel: View, ranges: Rows) -> None:
-        """Fill `panel` [128, k tiles, rows] with the rows that `ranges` selects (at most 128 of them unless direct).
-
-        A direct source is loaded one k tile at a time, so that multiplying can start with the first.
-        """
-        full, rest = divmod(self.k, LANES)
-        if self.is_direct:
-            if full:
-                with self.kernel.b.loop(full) as i:
-                    self.load_tile(panel.slice(1, i, 1), ranges, i)
-            if rest:
-                self.load_tile(panel.slice(0, 0, rest).slice(1, full, 1), ranges, Affine(full))
-            return
-        turn_rows(self.kernel, panel, self.staged(ranges), parts=2)
-
-    def load_tile(self, panel: View, ranges: Rows, index: Affine) -> None:
-        """Load k tile `index` of a direct source into `panel` [k, 1, rows]."""
-        assert isinstance(self.tensor, DramTensor)
-        tensor, b = self.tensor, self.kernel.b
-        window = tensor.view({**ranges, self.k_dim: (index * LANES, panel.partitions)}, [self.k_dim, self.row_dim])
-        k_dim, rows = window.dims
-        transfer(b, b.load, panel, View(window.buffer, Affine(), 0, window.offset, (k_dim, (0, 1), rows)))
-
-    def staged(self, ranges: Rows) -> View:
-        """The rows as they lie: [rows, k] on chip."""
-        if isinstance(self.tensor, SbufTensor):
-            view = self.tensor.view(ranges)
-        else:
-            view = self.tensor.load(self.kernel.b, self.row_dim, ranges, name="rows")
-        position = self.k_dim - (1 if self.k_dim > self.row_dim else 0)
-        for d in reversed(range(len(view.dims))):
-            if d != position:
-                view = view.at(1 + d, 0)
-        return view
 
 
 def canonical_windows(k: Kernel, op: MatMulOp) -> tuple[Tensor, Tensor]:
@@ -143,6 +87,25 @@ def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[
     outer(varying, {d: (Affine(0), 1) for d in range(rank - 2) if d not in (*varying, *shared, rows)})
 
 
+Banks = Sequence[tuple[int, View]]
+"""(first row within the tile, sums [rows, columns] in PSUM)."""
+
+Tiles = Callable[[int, Affine], View]
+"""(lanes, k tile) -> [lanes, columns]."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Tiles of the panel, `view` [lanes, batch, row tiles, k tiles, 128]: rows (start, size) of the result.
+
+    `head`: whether they are loaded k tile by k tile, beside the first block of columns.
+    """
+
+    view: View
+    rows: tuple[Affine, int]
+    head: bool
+
+
 @dataclass
 class _ColumnBlock:
     """A block of columns of b on chip, `moving` [k, k tiles, columns], and what it is multiplied with.
@@ -157,6 +120,10 @@ class _ColumnBlock:
     columns: tuple[Affine, int]
     outer: Rows
     loaded: bool = False
+
+    def tile(self, lanes: int, index: Affine) -> View:
+        """k tile `index` of the block, of `lanes` positions."""
+        return self.moving.slice(0, 0, lanes).at(1, index)
 
 
 class _MatmulKernel:
@@ -183,7 +150,7 @@ class _MatmulKernel:
         batch = prod(shape[d] for d in self.shared)
         self.plan = plan_matmul(
             shape[self.m_dim], self.depth, shape[-1], batch, element_bytes, budget, int(k.target.pe_moving_elements),
-            k.target.peak_macs_per_ns / k.target.dma_rate_bytes_per_ns,
+            k.target.peak_macs_per_ns / k.target.dma_rate_bytes_per_ns, 1 if self._head_tiles(shape[self.m_dim]) else 4,
         )  # fmt: skip
 
     def entry(self, ranges: Rows) -> None:
@@ -217,28 +184,37 @@ class _MatmulKernel:
 
     def panel(self, ranges: Rows, batch: Sequence[int], m_start: Affine, m_size: int) -> None:
         """One panel: `batch` dimensions (their extents in `ranges` or whole) times `m_size` rows from `m_start`."""
-        k_tiles = ceil(self.depth / LANES)
         sizes = [ranges[d][1] if d in ranges else self.shape[d] for d in batch]
-        lanes = min(LANES, self.depth)
-        # One block of [k tiles, 128] for each tile of rows, so that tiles are read and written apart.
-        tiles = ceil(m_size / LANES)
-        buffer = self.k.b.alloc(
-            (lanes, *sizes, tiles, k_tiles, min(LANES, m_size)), self.dtype, "sbuf", 1, "panel"
-        ).view()
+        single = m_size <= LANES and prod(sizes) == 1 and self.b_source.is_direct
+        if single:
+            self._stream(self._panel_buffer(sizes, m_size), ranges, list(batch), (m_start, m_size))
+            return
+        head = 0 if sizes else self._head_tiles(m_size)
+        parts: list[_Part] = []
+        if head:
+            parts.append(_Part(self._head_buffer(head), (m_start, head * LANES), head=True))
+        if m_size > head * LANES:
+            rows = (m_start + head * LANES, m_size - head * LANES)
+            parts.append(_Part(self._panel_buffer(sizes, rows[1]), rows, head=False))
         n = self.shape[self.n_dim]
         block = min(self.plan.columns, n)
-        rows = (m_start, m_size)
-        if m_size <= LANES and prod(sizes) == 1 and self.b_source.is_direct:
-            self._stream(buffer, ranges, list(batch), rows)
-            return
-
-        self._columns(buffer, ranges, list(batch), rows, (Affine(0), block), True)
+        self._columns(parts, ranges, list(batch), (Affine(0), block), True)
         full, rest = divmod(n - block, block)
         if full:
             with self.k.b.loop(full) as i:
-                self._columns(buffer, ranges, list(batch), rows, ((i + 1) * block, block), False)
+                self._columns(parts, ranges, list(batch), ((i + 1) * block, block), False)
         if rest:
-            self._columns(buffer, ranges, list(batch), rows, (Affine(n - rest), rest), False)
+            self._columns(parts, ranges, list(batch), (Affine(n - rest), rest), False)
+
+    def _panel_buffer(self, sizes: Sequence[int], rows: int) -> View:
+        """[lanes, batch, row tiles, k tiles, 128]: a block for each tile of rows, so that tiles are written apart."""
+        shape = (min(LANES, self.depth), *sizes, ceil(rows / LANES), ceil(self.depth / LANES), min(LANES, rows))
+        return self.k.b.alloc(shape, self.dtype, "sbuf", 1, "panel").view()
+
+    def _head_buffer(self, tiles: int) -> View:
+        """[128, row tiles, k tiles, 128]: a block for each k tile, so that k tiles are written apart."""
+        shape = (LANES, self.depth // LANES, tiles, LANES)
+        return self.k.b.alloc(shape, self.dtype, "sbuf", 1, "head").view().permute([1, 0, 2])
 
     def _stream(self, panel: View, ranges: Rows, batch: list[int], rows: tuple[Affine, int]) -> None:
         """A panel of one tile of rows: nothing of b is used twice, so it streams through in tiles of 128 x columns."""
@@ -254,7 +230,7 @@ class _MatmulKernel:
         def columns(start: Affine, size: int) -> None:
             def k_tile(lanes: int, index: Affine) -> View:
                 tile = b.alloc((lanes, 1, size), self.dtype, "sbuf", 6, "columns").view()
-                self.b_source.load_tile(tile, {**b_ranges, self.n_dim: (start, size)}, index)
+                self.b_source.load_tiles(tile, {**b_ranges, self.n_dim: (start, size)}, index)
                 return tile.at(1, 0)
 
             self._multiply(panel, k_tile, size, {**at, self.n_dim: (start, size)})
@@ -262,36 +238,32 @@ class _MatmulKernel:
         b.tiles(self.shape[self.n_dim], block, columns)
 
     def _columns(
-        self,
-        panel: View,
-        ranges: Rows,
-        batch: list[int],
-        rows: tuple[Affine, int],
-        columns: tuple[Affine, int],
-        first: bool,
+        self, parts: Sequence[_Part], ranges: Rows, batch: list[int], columns: tuple[Affine, int], first: bool
     ) -> None:
-        """One block of columns against the whole panel; the first one fills the panel as it goes.
-
-        While a tile of rows is multiplied, the next one is turned already, so that the tensor engine does not wait for
-        the turned rows to leave PSUM.
-        """
+        """One block of columns against the whole panel; the first one fills the panel as it goes."""
         lanes, k_tiles = min(LANES, self.depth), ceil(self.depth / LANES)
         copies = 1 if first else 2
         moving = self.k.b.alloc((lanes, k_tiles, columns[1]), self.dtype, "sbuf", copies, "columns").view()
         outer = {d: r for d, r in ranges.items() if d not in batch}
-        block = _ColumnBlock(moving, rows, columns, outer)
+        loaded = not first or bool(batch)
+        if loaded:
+            self._load_columns(_ColumnBlock(moving, parts[0].rows, columns, outer))
 
-        def entries(dims: list[int], local: View, at: Rows) -> None:
-            if not dims:
-                (self._turn_and_multiply if first else self._multiply_rows)(block, local, at)
-                return
-            start, count = ranges.get(dims[0], (Affine(0), self.shape[dims[0]]))
-            with self.k.b.loop(count) as i:
-                entries(dims[1:], local.at(1, i), {**at, dims[0]: (start + i, 1)})
+        def entries(part: _Part, block: _ColumnBlock, dims: list[int], local: View, at: Rows) -> None:
+            if dims:
+                start, count = ranges.get(dims[0], (Affine(0), self.shape[dims[0]]))
+                with self.k.b.loop(count) as i:
+                    entries(part, block, dims[1:], local.at(1, i), {**at, dims[0]: (start + i, 1)})
+            elif not first:
+                self._multiply_rows(block, local, at)
+            elif part.head:
+                self._head(block, local, at)
+            else:
+                self._turn_and_multiply(block, local, at)
 
-        if not first or batch:
-            self._load_columns(block)
-        entries(batch, panel, outer)
+        for part in parts:
+            entries(part, _ColumnBlock(moving, part.rows, columns, outer, loaded), batch, part.view, outer)
+            loaded = True
 
     def _turn_and_multiply(self, block: "_ColumnBlock", panel: View, at: Rows) -> None:
         """All rows of one batch entry, turned into the panel one tile ahead of the multiplication."""
@@ -301,14 +273,52 @@ class _MatmulKernel:
             self._load_columns(block)
         if full > 1:
             with self.k.b.loop(full - 1) as i:
-                self._turn_tile(block, panel, at, i + 1, LANES)
-                self._multiply_tile(block, panel, at, i, LANES)
+                self._turn_and_multiply_tile(block, panel, at, i + 1, LANES)
         if full and rest:
-            self._turn_tile(block, panel, at, Affine(full), rest)
-        if full:
+            self._turn_and_multiply_tile(block, panel, at, Affine(full), rest)
+        elif full:
             self._multiply_tile(block, panel, at, Affine(full - 1), LANES)
         if rest:
             self._multiply_tile(block, panel, at, Affine(full), rest)
+
+    def _head(self, block: "_ColumnBlock", panel: View, at: Rows) -> None:
+        """Load, turn and multiply the first tiles of rows with a block of columns that is not loaded either.
+
+        Their sums grow side by side, k tile by k tile, so that the tensor engine starts when 128 of k have arrived, and
+        not when all of k has. One k tile is loaded and turned ahead of the multiplication.
+        """
+        b, tiles, k_tiles = self.k.b, panel.shape[1], panel.shape[2]
+        a_ranges = {**at, self.m_dim: block.rows}
+        b_ranges = {**{d: r for d, r in at.items() if d != self.m_dim}, self.n_dim: block.columns}
+        sums = [b.alloc((LANES, block.columns[1]), "f32", "psum", 1, "sum").view() for _ in range(tiles)]
+
+        def arrive(index: Affine) -> None:
+            self.a_source.load_slab(panel.at(2, index), a_ranges, index)
+            self.b_source.load_tiles(block.moving.slice(1, index, 1), b_ranges, index)
+
+        def multiply(index: Affine) -> None:
+            for tile, bank in enumerate(sums):
+                b.matmul(bank, panel.at(1, tile).at(1, index), block.moving.at(1, index), index)
+
+        arrive(Affine(0))
+        with b.loop(k_tiles - 1) as i:
+            arrive(i + 1)
+            multiply(i)
+        multiply(Affine(k_tiles - 1))
+        for tile, bank in enumerate(sums):
+            self._evict([(0, bank)], self._piece(block, at, Affine(tile), LANES))
+
+    def _head_tiles(self, rows: int) -> int:
+        """Tiles of `rows` rows whose sums and turned blocks PSUM takes side by side; 0 where operands do not stream."""
+        target, a = self.k.target, self.a_source
+        streams = self.b_source.is_direct and not isinstance(a.tensor, SbufTensor)
+        if int(target.pe_columns) < LANES or not streams or self.depth % LANES or self.depth < 2 * LANES:
+            return 0
+        banks, tiles = int(target.psum_banks), rows // LANES
+        if not a.is_direct:
+            banks -= 2
+            tiles = min(tiles, int(target.psum_bank_bytes) // (LANES * dtype_by_name(self.dtype).size_bytes))
+        return min(banks, tiles) if min(banks, tiles) > 1 else 0
 
     def _multiply_rows(self, block: "_ColumnBlock", panel: View, at: Rows) -> None:
         """All rows of one batch entry, which are in the panel already."""
@@ -324,12 +334,40 @@ class _MatmulKernel:
         rows = (block.rows[0] + tile * LANES, size)
         self.a_source.load(panel.at(1, tile).slice(2, 0, size), {**at, self.m_dim: rows})
 
+    def _turn_and_multiply_tile(self, block: "_ColumnBlock", panel: View, at: Rows, tile: Affine, size: int) -> None:
+        """Turn tile `tile` of `size` rows group by group, and multiply the tile before it between the groups.
+
+        Each group leaves PSUM while the tensor engine multiplies.
+        """
+        before, b, full = tile - 1, self.k.b, self.depth // LANES
+        if self.a_source.is_direct:
+            self._turn_tile(block, panel, at, tile, size)
+            self._multiply_tile(block, panel, at, before, LANES)
+            return
+        rows = {**at, self.m_dim: (block.rows[0] + tile * LANES, size)}
+        into, staged = panel.at(1, tile).slice(2, 0, size), self.a_source.staged(rows)
+        stationary, banks = panel.at(1, before), self._banks(LANES, block.columns[1])
+
+        def group(start: Affine, count: int) -> None:
+            turn_blocks(self.k, into, staged, start, count, LANES)
+            with b.loop(count) as j:
+                self._accumulate(banks, stationary, block.tile, LANES, start + j, start + j)
+
+        if full:
+            b.tiles(full, turned_group(self.k, staged, 2), group)
+        if self.depth % LANES:
+            turn_blocks(self.k, into, staged, Affine(full), 1, self.depth % LANES)
+            self._accumulate(banks, stationary, block.tile, self.depth % LANES, Affine(full), 1 if full else 0)
+        self._evict(banks, self._piece(block, at, before, LANES))
+
     def _multiply_tile(self, block: "_ColumnBlock", panel: View, at: Rows, tile: Affine, size: int) -> None:
         """Multiply one tile of the panel's rows with the block."""
-        here = {**at, self.m_dim: (block.rows[0] + tile * LANES, size), self.n_dim: block.columns}
         turned = panel.at(1, tile).slice(2, 0, size)
-        moving = block.moving
-        self._multiply(turned, lambda p, i: moving.slice(0, 0, p).at(1, i), block.columns[1], here)
+        self._multiply(turned, block.tile, block.columns[1], self._piece(block, at, tile, size))
+
+    def _piece(self, block: "_ColumnBlock", at: Rows, tile: Affine, size: int) -> Rows:
+        """The piece of the result that a tile of `size` rows and a block make."""
+        return {**at, self.m_dim: (block.rows[0] + tile * LANES, size), self.n_dim: block.columns}
 
     def _load_columns(self, block: "_ColumnBlock") -> None:
         """A block of columns of b as [k, k tiles, columns]; turned in pieces of 128 columns where k is contiguous."""
@@ -345,27 +383,36 @@ class _MatmulKernel:
 
         self.k.b.tiles(count, LANES, piece)
 
-    def _multiply(self, stationary: View, moving: "Callable[[int, Affine], View]", columns: int, ranges: Rows) -> None:
+    def _multiply(self, stationary: View, moving: Tiles, columns: int, ranges: Rows) -> None:
         """One tile of the result: accumulate over k, then evict; `moving(lanes, k tile)` gives one k tile's columns."""
-        b, width = self.k.b, int(self.k.target.pe_columns)
-        rows = stationary.shape[2]
+        banks = self._banks(stationary.shape[2], columns)
         full, rest = divmod(self.depth, LANES)
-        banks = [
-            (lane, b.alloc((min(width, rows - lane), columns), "f32", "psum", 4 if width >= rows else 2, "sum").view())
+        if full:
+            with self.k.b.loop(full) as i:
+                self._accumulate(banks, stationary, moving, LANES, i, i)
+        if rest:
+            self._accumulate(banks, stationary, moving, rest, Affine(full), 1 if full else 0)
+        self._evict(banks, ranges)
+
+    def _banks(self, rows: int, columns: int) -> Banks:
+        """Sums of a tile of the result in PSUM, by first row: as many rows each as the array has columns."""
+        width = int(self.k.target.pe_columns)
+        copies = 4 if width >= rows else 2
+        return [
+            (lane, self.k.b.alloc((min(width, rows - lane), columns), "f32", "psum", copies, "sum").view())
             for lane in range(0, rows, width)
         ]
 
-        def accumulate(lanes: int, index: Affine, added: Affine | int) -> None:
-            right = moving(lanes, index)
-            for lane, bank in banks:
-                left = stationary.slice(0, 0, lanes).slice(2, lane, bank.partitions).at(1, index)
-                b.matmul(bank, left, right, added)
+    def _accumulate(
+        self, banks: Banks, stationary: View, moving: Tiles, lanes: int, index: Affine, added: Affine | int
+    ) -> None:
+        """Add the product of k tile `index`; it replaces the sums where `added` is 0."""
+        right = moving(lanes, index)
+        for lane, bank in banks:
+            left = stationary.slice(0, 0, lanes).slice(2, lane, bank.partitions).at(1, index)
+            self.k.b.matmul(bank, left, right, added)
 
-        if full:
-            with b.loop(full) as i:
-                accumulate(LANES, i, i)
-        if rest:
-            accumulate(rest, Affine(full), 1 if full else 0)
+    def _evict(self, banks: Banks, ranges: Rows) -> None:
         parts: list[tuple[int, View]] = []
         for lane, bank in banks:
             for _ in range(self.rank - 2):

@@ -20,20 +20,27 @@ class MatmulPlan:
 
 
 def plan_matmul(
-    m: int, k: int, n: int, batch: int, element_bytes: int, budget_bytes: int, columns: int, macs_per_byte: float = 0.0
+    m: int,
+    k: int,
+    n: int,
+    batch: int,
+    element_bytes: int,
+    budget_bytes: int,
+    columns: int,
+    macs_per_byte: float = 0.0,
+    least_blocks: int = 4,
 ) -> MatmulPlan:
     """Panel and column block of a matmul that fits in `budget_bytes` a partition.
 
     `batch` is the number of batch entries that share the same `b`; `columns` the most columns of one PSUM bank;
     `macs_per_byte` how many multiply-adds the tensor engine does while the DMA moves a byte. Every panel streams all of
     `b` once, so a larger panel means less traffic; a narrower column block leaves room for one. The widest block whose
-    traffic stays under 80 % of the multiplying time is taken, or else the one with the least traffic. Four blocks at
-    least, where n allows: the first block has nothing to overlap its loads with, so it should be a small part of the
-    whole.
+    traffic stays under 80 % of the multiplying time is taken, or else the one with the least traffic. `least_blocks` at
+    least, where n allows: a first block that has nothing to overlap its loads with should be a small part of the whole.
     """
     work = batch * m * k * n
     best: tuple[float, MatmulPlan] | None = None
-    width = min(n, columns, max(LANES, ceil(n / 4)))
+    width = min(n, columns, max(LANES, ceil(n / least_blocks)))
     while True:
         plan = _largest_panel(m, k, batch, element_bytes, budget_bytes, width)
         if plan is not None:

@@ -21,13 +21,18 @@ def turn_rows(kernel: Kernel, panel: View, staged: View, parts: int = 1) -> None
     while the next is turned.
     """
     full, rest = divmod(staged.free_elements, LANES)
-    if int(kernel.target.pe_columns) < LANES:
-        parts = 1  # A block leaves a narrow array in parts anyway.
     if full:
-        group = min(blocks_per_bank(kernel, staged), -(-full // parts))
+        group = turned_group(kernel, staged, parts)
         kernel.b.tiles(full, group, lambda start, count: turn_blocks(kernel, panel, staged, start, count, LANES))
     if rest:
         turn_blocks(kernel, panel, staged, Affine(full), 1, rest)
+
+
+def turned_group(kernel: Kernel, staged: View, parts: int) -> int:
+    """Whole blocks of `staged` that leave PSUM together, when they are cut into at least `parts` groups."""
+    if int(kernel.target.pe_columns) < LANES:
+        parts = 1  # A block leaves a narrow array in parts anyway.
+    return min(blocks_per_bank(kernel, staged), -(-(staged.free_elements // LANES) // parts))
 
 
 def blocks_per_bank(kernel: Kernel, staged: View) -> int:

@@ -53,10 +53,14 @@ def figures(path: Path) -> dict[str, float]:
     return session.summary(session.run(inputs, "timing"))
 
 
-def test_2048_keeps_the_tensor_engine_busy(matmul: Callable[[int], Path]) -> None:
-    measured = figures(matmul(2048))
-    assert measured["tensor_engine_active_time_percent"] >= 0.90
-    assert measured["total_time"] <= 1.25 * measured["roofline_time"]
+# Both operands lie with rows contiguous, so one is turned by the tensor engine: 2.9 us at 1024, 11.7 us at 2048.
+@pytest.mark.parametrize(("size", "active", "ratio"), [(1024, 0.78, 1.45), (2048, 0.95, 1.12), (4096, 0.95, 1.10)])
+def test_large_squares_keep_the_tensor_engine_busy(
+    matmul: Callable[[int], Path], size: int, active: float, ratio: float
+) -> None:
+    measured = figures(matmul(size))
+    assert measured["tensor_engine_active_time_percent"] >= active
+    assert measured["total_time"] <= ratio * measured["roofline_time"]
 
 
 def test_roofline_is_the_larger_of_compute_and_traffic(matmul: Callable[[int], Path]) -> None:
