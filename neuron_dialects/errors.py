@@ -40,6 +40,7 @@ ERROR_CODES: dict[str, str] = {
     "NX-TARGET-001": "an unknown target is named",
     "NX-TARGET-002": "a target description is malformed",
     "NX-TARGET-003": "a module names no target",
+    "NX-TARGET-004": "an unknown instance is named",
     # Memory.
     "NX-MEM-001": "a buffer does not fit into the memory it must live in",
     # Instructions and the streams that they run in.
@@ -79,6 +80,20 @@ ERROR_CODES: dict[str, str] = {
     # Assembly.
     "NX-ASM-001": "an assembly text cannot be parsed, or its program breaks a rule of the encoding or the target",
     "NX-ASM-002": "an assembly text does not give all that a model needs",
+    # The runtime that serves models: the statuses of libnrt, by their numbers.
+    "NX-NRT-001": "NRT_FAILURE: a request failed for a reason that no other status tells",
+    "NX-NRT-002": "NRT_INVALID: a setting or an argument cannot be read or contradicts another one",
+    "NX-NRT-003": "NRT_INVALID_HANDLE: the model has been unloaded",
+    "NX-NRT-004": "NRT_RESOURCE: cores or device memory are not available",
+    "NX-NRT-005": "NRT_TIMEOUT: a request took longer than allowed",
+    "NX-NRT-007": "NRT_QUEUE_FULL: a model has as many requests waiting as it may have",
+    "NX-NRT-009": "NRT_LOAD_NOT_ENOUGH_NC: a model needs more cores than it is given",
+    "NX-NRT-010": "NRT_UNSUPPORTED_NEFF_VERSION: the NEFF is not for these cores or of an unknown version",
+    "NX-NRT-011": "NRT_FAIL_HOST_MEM_ALLOC: the host has too little memory",
+    "NX-NRT-014": "NRT_CLOSED: the runtime has been closed",
+    "NX-NRT-1002": "NRT_EXEC_BAD_INPUT: the inputs of a request do not fit the model",
+    "NX-NRT-1003": "NRT_EXEC_COMPLETED_WITH_NUM_ERR: an output holds NaN, and NEURON_FAIL_ON_NAN is set",
+    "NX-NRT-1006": "NRT_EXEC_OOB: a program accessed memory out of bounds",
     # Textual IR.
     "NX-IR-001": "textual IR cannot be parsed or does not verify",
     "NX-IR-002": "the module has no main function",

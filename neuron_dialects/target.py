@@ -3,13 +3,14 @@
 Every figure in a target file is a table `{ value, source, note }`; `source` is `documented`, `measured` or `assumed`,
 and `Target.figures` keeps it, so that reports can label whatever rests on an assumption. The compiler's cost estimates
 and the machine's clock read the same `Target`. Nothing outside this module tests a target's name; an alias file
-(`inf2`) inherits another one with `inherits = "trn1"` and overrides single figures.
+(`inf2`) inherits another one with `inherits = "trn1"` and overrides single figures. The table `[instances]` lists the
+instances that have these cores; it is not inherited.
 """
 
 import functools
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
@@ -28,12 +29,24 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Instance:
+    """A computer with NeuronCores: `chips` of the target's `cores_per_chip`, virtual CPUs, bytes of host memory."""
+
+    name: str
+    target: str
+    chips: int
+    vcpus: int
+    host_bytes: int
+
+
+@dataclass(frozen=True)
 class Target:
     """One NeuronCore generation. Sizes in bytes, clocks in GHz, rates in bytes per nanosecond (= GB/s), times in ns."""
 
     name: str
     generation: int
     figures: Mapping[str, Figure]
+    instances: Mapping[str, Instance] = field(default_factory=dict[str, Instance])
 
     def __getattr__(self, key: str) -> Any:
         try:
@@ -114,4 +127,29 @@ def load_target(name: str) -> Target:
         figures[key] = Figure(entry["value"], entry["source"], entry.get("note", ""))
     if not isinstance(generation, int):
         raise NeuronError("NX-TARGET-002", f"target {name}: no generation")
-    return Target(name, generation, figures)
+    return Target(name, generation, figures, _instances(name, data.get("instances", {})))
+
+
+def _instances(target: str, rows: Any) -> dict[str, Instance]:
+    """The table of instances of a target file; NX-TARGET-002 unless each row has its three positive numbers."""
+    found: dict[str, Instance] = {}
+    for name, row in rows.items() if isinstance(rows, dict) else ():
+        given = [row.get(key) for key in ("chips", "vcpus", "host_gib")] if isinstance(row, dict) else []
+        numbers = [number for number in given if isinstance(number, int) and number > 0]
+        if len(numbers) != 3:
+            raise NeuronError("NX-TARGET-002", f"target {target}: instance '{name}' needs chips, vcpus and host_gib")
+        found[name] = Instance(name, target, numbers[0], numbers[1], numbers[2] << 30)
+    return found
+
+
+@functools.cache
+def instances() -> Mapping[str, Instance]:
+    """Every instance of every target by name."""
+    return {name: row for target in target_names() for name, row in load_target(target).instances.items()}
+
+
+def find_instance(name: str) -> Instance:
+    """Instance `name`; raises NeuronError NX-TARGET-004 for an unknown one."""
+    if name not in instances():
+        raise NeuronError("NX-TARGET-004", f"unknown instance '{name}'", help=f"choose one of {', '.join(instances())}")
+    return instances()[name]

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import neuron_dialects.target
-from neuron_dialects.target import SOURCES, Figure, Target, load_target, target_names
+from neuron_dialects.target import SOURCES, Figure, Instance, Target, load_target, target_names
 from tools.reference_pages.markdown import code, docstring, escaped, page, table
 
 
@@ -24,8 +24,23 @@ def targets_page() -> str:
             ("figure", *(f"`{target.name}`" for target in targets)),
             ((code(name), *(_value(target.figures.get(name)) for target in targets)) for name in _names(targets)),
         ),
+        "## Instances",
+        table(
+            ("instance", "target", "chips", "cores", "vCPUs", "host memory", "device memory"),
+            (_instance(row, target) for target in targets for row in target.instances.values()),
+        ),
         *_sections(targets),
     )
+
+
+def _instance(row: Instance, target: Target) -> tuple[str, ...]:
+    cores = row.chips * int(target.cores_per_chip)
+    numbers = (f"{row.chips}", f"{cores}", f"{row.vcpus}")
+    return code(row.name), code(target.name), *numbers, _gib(row.host_bytes), _gib(cores * int(target.dram_bytes))
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes >> 30:,} GiB"
 
 
 def _names(targets: list[Target]) -> list[str]:
