@@ -109,8 +109,7 @@ class Kernel:
             dtype, shape = spec_of(value)
             buffer = self.b.alloc_outer(SbufTensor.buffer_shape(shape, partition, halo), dtype.name, "sbuf")
             tensor = SbufTensor(buffer, shape, partition, halo)
-            if any(low or high for low, high in halo):
-                self.b.memset(buffer.view(), 0.0)
+            clear_halo(self.b, tensor)
         else:
             tensor = self.scratch(value)
         self.tensors[value] = tensor
@@ -130,6 +129,17 @@ def _one_element(constant: ConstantOp) -> list[Operation]:
     """A one-element constant with the splat's value."""
     dtype, _ = spec_of(constant.result)
     return [ConstantOp(constant.array().flat[0], dtype, (1,))]
+
+
+def clear_halo(b: KernelBuilder, tensor: SbufTensor) -> None:
+    """Write zeros around a resident tensor: the rows, then the columns of what is left, and so on."""
+    view = tensor.whole
+    for dim, (low, high) in enumerate(tensor.halo, 2):
+        size = view.shape[dim]
+        for start, count in ((0, low), (size - high, high)):
+            if count:
+                b.memset(view.slice(dim, start, count), 0.0)
+        view = view.slice(dim, low, size - low - high)
 
 
 def write_out(b: KernelBuilder, tensor: SbufTensor, destination: DramTensor) -> None:
