@@ -28,11 +28,13 @@ from neuron_dialects.graph import (
     ClipOp,
     CompareOp,
     ConvOp,
+    ConvTransposeOp,
     FusedOp,
     LayerNormOp,
     LayoutAttr,
     MatMulOp,
     PoolOp,
+    ReduceOp,
     RelayoutOp,
     ReshapeOp,
     SelectOp,
@@ -167,9 +169,18 @@ def reads(op: Operation, operand: SSAValue, partition: int) -> Halo | None:
         return () if partition != op.axis.value.data else None
     if isinstance(op, LayerNormOp):
         return () if operand is op.x and partition < op.axis.value.data else None
+    if isinstance(op, ReduceOp):
+        return () if op.keep_dims and partition not in ints(op.axes) else None
     if isinstance(op, POINTWISE):
-        return () if shape == shape_of(op.results[0]) else None
+        return () if _sweeps_along(shape, shape_of(op.results[0]), partition) else None
     return None
+
+
+def _sweeps_along(shape: Sequence[int], result: Sequence[int], partition: int) -> bool:
+    """Whether a sweep over `result` reads an operand of `shape` lane by lane; it may be repeated along other
+    dimensions.
+    """
+    return len(shape) == len(result) and shape[partition] == result[partition]
 
 
 def is_matrix_product(op: Operation) -> bool:
@@ -210,8 +221,11 @@ def _fused_reads(op: FusedOp, operand: SSAValue, partition: int) -> Halo | None:
         if value is not operand:
             continue
         for use in argument.uses:
-            needed = None if isinstance(use.operation, YieldOp) else reads(use.operation, argument, partition)
-            if needed is None:
+            user = use.operation
+            needed = None if isinstance(user, YieldOp) else reads(user, argument, partition)
+            # An eviction from PSUM takes operands of its own shape.
+            repeated = isinstance(user, POINTWISE) and shape_of(argument) != shape_of(user.results[0])
+            if needed is None or (repeated and isinstance(anchor_of(op), ConvOp | ConvTransposeOp | MatMulOp)):
                 return None
             halo = merge_halo(halo, needed)
     return halo
@@ -256,6 +270,8 @@ def writes(op: Operation, partition: int) -> bool:
         return partition != anchor.axis.value.data
     if isinstance(anchor, LayerNormOp):
         return partition < anchor.axis.value.data
+    if isinstance(anchor, ReduceOp):
+        return bool(anchor.keep_dims) and partition not in ints(anchor.axes)
     return isinstance(anchor, (*POINTWISE, RelayoutOp))
 
 

@@ -6,14 +6,29 @@ from collections.abc import Mapping, Sequence
 
 import ml_dtypes
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from xdsl.ir import Block, SSAValue
+from xdsl.ir import Block, Operation, SSAValue
 
 from neuron_dialects.dtypes import BF16
-from neuron_dialects.graph import CastOp, ConvOp, PoolKind, PoolOp, layout_of
+from neuron_dialects.graph import (
+    BinaryKind,
+    BinaryOp,
+    CastOp,
+    ConvOp,
+    FusedOp,
+    PoolKind,
+    PoolOp,
+    ReduceKind,
+    ReduceOp,
+    UnaryKind,
+    UnaryOp,
+    layout_of,
+)
+from passes.graph.fuse import fuse_block
 from passes.graph.layout import Budget, Interval, choose_layouts, conv_halo, merge_halo, resident_bytes
-from tests.core_kernels import core_function, core_module
+from tests.core_kernels import core_function, core_module, lowered_error
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 50)), max_size=30))
@@ -96,3 +111,37 @@ def test_an_image_stays_in_dram_where_the_first_convolution_spreads_its_taps() -
     layouts = {type(op): layout_of(op.results[0]) for op in block.ops if isinstance(op, CastOp | PoolOp)}
     assert layouts[CastOp] is None
     assert layouts[PoolOp] is not None
+
+
+# Squeeze and excite: means over the pixels, two small products, and every pixel scaled by its channel's result.
+@pytest.mark.parametrize("target", ["trn1", "inf1"])
+@pytest.mark.parametrize("channels", [32, 200])
+def test_channels_scaled_by_their_means_stay_on_chip(target: str, channels: int) -> None:
+    rng = np.random.default_rng(0)
+    shapes = {
+        "w0": (channels, 16, 3, 3),
+        "w1": (8, channels, 1, 1),
+        "w2": (channels, 8, 1, 1),
+        "w3": (24, channels, 1, 1),
+    }
+    weights = {name: (rng.standard_normal(shape) / 4).astype(ml_dtypes.bfloat16) for name, shape in shapes.items()}
+
+    def make(b: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        def conv(x: SSAValue, name: str, pad: int = 0) -> SSAValue:
+            return add(ConvOp(x, values[name], None, strides=[1, 1], pads=[pad] * 4, dilations=[1, 1]))
+
+        def add(op: Operation) -> SSAValue:
+            b.add_op(op)
+            return op.results[0]
+
+        x = conv(arguments[0], "w0", pad=1)
+        means = add(ReduceOp(ReduceKind.MEAN, x, axes=(2, 3), keep_dims=True))
+        gates = add(UnaryOp(UnaryKind.SIGMOID, conv(conv(means, "w1"), "w2")))
+        return [conv(add(BinaryOp(BinaryKind.MUL, x, gates)), "w3")]
+
+    def apply(block: Block) -> None:
+        fuse_block(block)
+        choose_layouts(block, 50000)
+        assert all(layout_of(op.results[0]) for op in block.ops if isinstance(op, FusedOp | ReduceOp | BinaryOp))
+
+    assert lowered_error(target, [("bf16", (2, 16, 9, 7))], weights, make, apply) < 2e-2
