@@ -7,7 +7,9 @@ executes the segments in order and gives the outputs by name, and the machine's 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,7 @@ from neuron_dialects.target import Target, load_target
 from runtime.boundary import bind_inputs, converted, known_inputs
 from runtime.buckets import Assembly, cut, plan_run
 from runtime.machine import Machine, Mode, Timing
+from runtime.machine.decode import DecodedProgram, decode_program
 from runtime.machine.timing import EngineTiming
 from runtime.neff import CORE, OPAQUE, Bucket, CoreImage, GraphNode, Neff, TensorSpec
 
@@ -101,16 +104,64 @@ class _LoadedBucket:
         self.input_shapes = {spec.name: spec.shape for spec in bucket.inputs if spec.dtype != OPAQUE}
 
 
-class Session:
-    """A loaded model. Not thread-safe; load the model once per thread."""
+class _SharedParts:
+    """What all sessions of a model have in common: decoded programs, parameters, host models; each is made once."""
 
-    def __init__(self, neff: Neff):
+    def __init__(self, neff: Neff, target: Target):
+        self._neff, self._target = neff, target
+        self._lock = threading.Lock()
+        self._decoded: dict[int, DecodedProgram] = {}
+        self._parameters: dict[int, dict[str, Array]] = {}
+        self._hosts: dict[int, _HostModel] = {}
+
+    def decoded(self, callee: int) -> DecodedProgram:
+        """A core program, decoded."""
+        with self._lock:
+            if callee not in self._decoded:
+                self._decoded[callee] = decode_program(self._neff.subgraphs[callee].program, self._target)
+            return self._decoded[callee]
+
+    def parameters(self, callee: int) -> dict[str, Array]:
+        """The parameters of a core program."""
+        with self._lock:
+            if callee not in self._parameters:
+                self._parameters[callee] = parameters_of(self._neff.subgraphs[callee])
+            return self._parameters[callee]
+
+    def host(self, callee: int) -> _HostModel:
+        """A host model, ready to run."""
+        with self._lock:
+            if callee not in self._hosts:
+                self._hosts[callee] = _HostModel(self._neff.host_models[callee])
+            return self._hosts[callee]
+
+
+CoreGuard = Callable[[int], AbstractContextManager[Any]]
+"""Index of a core program -> what to hold while it runs."""
+
+
+class Session:
+    """A loaded model: one set of cores. Thread-safe: each core program runs once at a time, host segments beside it.
+
+    Args:
+        neff: the model.
+        core_guard: what a run holds while a core program runs; by default a lock for each program.
+    """
+
+    def __init__(self, neff: Neff, core_guard: CoreGuard | None = None):
         self.neff = neff
         self.target = load_target(neff.target)
         self._machines: dict[int, Machine] = {}
-        self._parameters: dict[int, dict[str, Array]] = {}
-        self._hosts: dict[int, Any] = {}
+        self._locks = [threading.Lock() for _ in neff.subgraphs]
+        self._core_guard = core_guard or (lambda callee: nullcontext())
+        self._shared = _SharedParts(neff, self.target)
         self._buckets = [_LoadedBucket(bucket) for bucket in neff.buckets]
+
+    def sibling(self, core_guard: CoreGuard | None = None) -> Session:
+        """The same model on another set of cores; what does not change (programs, parameters) is shared."""
+        other = Session(self.neff, core_guard)
+        other._shared = self._shared
+        return other
 
     def run(self, inputs: Mapping[str, Array], mode: Mode = "functional") -> RunResult:
         """One inference. Raises NeuronError for missing, unknown or misshapen inputs and for faults of the program.
@@ -173,9 +224,6 @@ class Session:
         self, node: GraphNode, specs: Mapping[str, TensorSpec], values: dict[str, Array], mode: Mode
     ) -> Timing | None:
         image = self.neff.subgraphs[node.callee]
-        if node.callee not in self._machines:
-            self._machines[node.callee] = Machine(image.program, self.target)
-            self._parameters[node.callee] = parameters_of(image)
         program = image.program
         sources = [v.name for v in program.variables if v.kind == "input"]
         sinks = [v for v in program.variables if v.kind == "output"]
@@ -184,7 +232,11 @@ class Session:
             variable: to_device(values[name], specs[name]).reshape(shapes[variable])
             for variable, name in zip(sources, node.inputs, strict=True)
         }
-        result = self._machines[node.callee].run(given, self._parameters[node.callee], mode)
+        with self._core_guard(node.callee), self._locks[node.callee]:
+            if node.callee not in self._machines:
+                decoded = self._shared.decoded(node.callee)
+                self._machines[node.callee] = Machine(program, self.target, decoded)
+            result = self._machines[node.callee].run(given, self._shared.parameters(node.callee), mode)
         for variable, name in zip(sinks, node.outputs, strict=True):
             spec = specs[name]
             if mode == "timing":
@@ -195,9 +247,7 @@ class Session:
         return result.timing
 
     def _run_host(self, node: GraphNode, specs: Mapping[str, TensorSpec], values: dict[str, Any]) -> None:
-        if node.callee not in self._hosts:
-            self._hosts[node.callee] = _HostModel(self.neff.host_models[node.callee])
-        results = self._hosts[node.callee].run([values[name] for name in node.inputs])
+        results = self._shared.host(node.callee).run([values[name] for name in node.inputs])
         if len(results) != len(node.outputs):
             raise NeuronError("NX-RUN-005", f"a host segment gives {len(results)} tensors, not {len(node.outputs)}")
         for name, value in zip(node.outputs, results, strict=True):
@@ -227,7 +277,8 @@ class _HostModel:
     """An ONNX model run by onnxruntime, or by ONNX's reference evaluator where that is better or the only one able.
 
     The evaluator takes over for element types that onnxruntime's arrays lack, for operators whose kernels there are
-    less exact than single precision, and when onnxruntime refuses the model or fails on it.
+    less exact than single precision, and when onnxruntime refuses the model or fails on it. Thread-safe: the evaluator
+    runs once at a time.
     """
 
     def __init__(self, model: bytes):
@@ -245,10 +296,11 @@ class _HostModel:
         operators = {node.op_type for nodes in bodies for node in nodes}
         self._refusal: Exception | None = None
         self._evaluator: Any = None
+        self._guard: AbstractContextManager[Any] = nullcontext()
         if not boundary & _evaluator_types() and not operators & _EVALUATOR_OPERATORS:
             self._evaluator = self._onnxruntime(model)
         if self._evaluator is None:
-            self._evaluator = self._reference()
+            self._evaluator, self._guard = self._reference(), threading.Lock()
 
     def _onnxruntime(self, model: bytes) -> Any:
         """A session of onnxruntime, None if it refuses the model."""
@@ -288,7 +340,8 @@ class _HostModel:
             for name, value in zip(self._names, inputs, strict=True)
         }
         try:
-            return list(self._evaluator.run(None, feeds))
+            with self._guard:
+                return list(self._evaluator.run(None, feeds))
         except Exception as error:
             failure = error
         try:

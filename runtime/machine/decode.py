@@ -139,6 +139,24 @@ def decode_program(program: CoreProgram, target: Target) -> DecodedProgram:
     return DecodedProgram(program, target, queues, variables, rings)
 
 
+def touched_boxes(decoded: DecodedProgram) -> dict[str, tuple[tuple[int, int], tuple[int, int]]]:
+    """On-chip memory -> the smallest box (partitions, bytes of a partition) that all accesses to it lie in.
+
+    An access whose address is in a register may be anywhere in its partitions.
+    """
+    boxes: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {}
+    for access in (access for queue in decoded.queues.values() for entry in queue for access in entry.accesses):
+        if isinstance(access.memory, str):
+            low, high = (access.low, access.high) if access.register < 0 else (0, access.limit)
+            first, last = access.first_partition, access.last_partition
+            if access.memory in boxes:
+                (own_first, own_last), (own_low, own_high) = boxes[access.memory]
+                first, last = min(first, own_first), max(last, own_last)
+                low, high = min(low, own_low), max(high, own_high)
+            boxes[access.memory] = (first, last), (low, high)
+    return boxes
+
+
 class _QueueDecoder:
     """Decodes the entries of one queue."""
 

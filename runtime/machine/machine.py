@@ -1,8 +1,8 @@
 """The machine: runs a core program on data, in simulated time, or both.
 
 Given a `CoreProgram` and its target, a `Machine` decodes it once and runs it any number of times. It owns SBUF, PSUM
-and every DRAM variable; all of it but inputs and parameters is poisoned before each run, so that a value nobody wrote
-shows. A run leaves behind the outputs and what it took.
+and every DRAM variable; whatever of it the program can touch, but inputs and parameters, is poisoned before each run,
+so that a value nobody wrote shows. A run leaves behind the outputs and what it took.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,14 @@ from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.isa.program import CoreProgram, DramVariable
 from neuron_dialects.target import Target
-from runtime.machine.decode import DecodedProgram, Entry, decode_program, memory_limits, variable_bytes
+from runtime.machine.decode import (
+    DecodedProgram,
+    Entry,
+    decode_program,
+    memory_limits,
+    touched_boxes,
+    variable_bytes,
+)
 from runtime.machine.plan import Work, plan_queues
 from runtime.machine.simulator import STEP_LIMIT, Simulator
 from runtime.machine.timing import Timing, timing_of
@@ -61,16 +68,17 @@ class Machine:
     """One core with a program.
 
     Raises NeuronError: NX-RUN-004 when the program refers to nothing or the target cannot execute it, NX-RUN-001 when
-    an operand with a fixed address leaves its memory.
+    an operand with a fixed address leaves its memory. Not thread-safe, but machines may share a decoded program.
     """
 
-    def __init__(self, program: CoreProgram, target: Target) -> None:
+    def __init__(self, program: CoreProgram, target: Target, decoded: DecodedProgram | None = None) -> None:
         self.program, self.target = program, target
-        self._decoded: DecodedProgram = decode_program(program, target)
+        self._decoded = decode_program(program, target) if decoded is None else decoded
         self._queues = plan_queues(self._decoded)
         self._works = [work for queue in self._queues.values() for work in queue]
         self._arrays: dict[int, Array] = {}
         self._on_chip: dict[str, Region] = {}
+        self._touched: list[Region] = []
         self._constant = {variable.id for variable in program.variables if variable.kind in ("input", "file")}
 
     def run(
@@ -128,10 +136,11 @@ class Machine:
         if not bound:
             self._allocate(files)
             self._bind()
-        for region in self._on_chip.values():
+        for region in self._touched:
             region.poison()
-        for variable in self._variables("output", "tmp"):
-            Region.of_array(self._arrays[variable.id]).poison()
+        for variable in self.program.variables:
+            if variable.id not in self._constant:
+                Region.of_array(self._arrays[variable.id]).poison()
         for key, value in values.items():
             np.copyto(self._arrays[key], value)
 
@@ -148,7 +157,9 @@ class Machine:
         if not self._on_chip:
             partitions = int(self.target.partitions)
             limits = memory_limits(self.target)
-            self._on_chip = {space: Region.on_chip(partitions, size, space) for space, size in limits.items()}
+            self._on_chip = {space: _unwritten(partitions, size, space) for space, size in limits.items()}
+            boxes = touched_boxes(self._decoded)
+            self._touched = [_part(self._on_chip[space], *box) for space, box in boxes.items()]
 
     def _bind(self) -> None:
         dram = {v.id: Region.of_array(self._arrays[v.id], v.name) for v in self.program.variables}
@@ -172,6 +183,18 @@ class Machine:
         constant = frozenset(a.role for a in entry.accesses if a.memory in self._constant)
         case = Case(instruction.name, instruction.engine, dtypes, shapes, instruction.fields, constant)
         work.kernel, work.views = SEMANTICS[instruction.name](case), tuple(views)
+
+
+def _unwritten(partitions: int, row_bytes: int, label: str) -> Region:
+    """An on-chip memory that takes host memory only where it is touched, which is poisoned before each run."""
+    return Region(np.empty(partitions * row_bytes, np.uint8), 0, partitions, row_bytes, row_bytes, label)
+
+
+def _part(whole: Region, partitions: tuple[int, int], extent: tuple[int, int]) -> Region:
+    """Bytes `extent` of the rows of `partitions` of an on-chip memory."""
+    base = whole.base + partitions[0] * whole.row_stride + extent[0]
+    rows, row_bytes = partitions[1] - partitions[0], extent[1] - extent[0]
+    return Region(whole.memory, base, rows, row_bytes, whole.row_stride, whole.label)
 
 
 def _same_memory(own: Array, given: Array) -> bool:
