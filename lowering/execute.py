@@ -2,22 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from xdsl.dialects import func
-from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, MemRefType, ModuleOp, StringAttr
+from xdsl.ir import Attribute
 
 from lowering.nisa_to_neff.program import core_program
 from neuron_dialects import nisa
-from neuron_dialects.dtypes import dtype_by_name
+from neuron_dialects.dtypes import dtype_by_name, dtype_of
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.isa.program import CoreProgram
 from neuron_dialects.neuron import target_of
 from neuron_dialects.target import Target
 from neuron_dialects.weights import WeightStore
 from passes.nisa.allocate_registers import allocate_registers
-from runtime.graph_interpreter import WeightResolver, run_graph
+from runtime.graph_interpreter import Observer, WeightResolver, run_graph
 from runtime.machine import Machine, Mode, Timing
 from runtime.program_interpreter import run_function
 
@@ -61,8 +62,33 @@ def run_module(module: ModuleOp, store: WeightStore, inputs: Sequence[Array], mo
 
     Only queues have a time: in modes "timing" and "both" a core segment before the split into queues is NX-RUN-013.
     """
-    weights = WeightResolver(module, store)
     timings: list[Timing] = []
+    main = main_function(module)
+    outputs = run_named_function(main, store, inputs, mode, timings)
+    if mode != "functional" and not timings:
+        raise _without_queues(main)
+    return ModuleRun(outputs, timings)
+
+
+def run_named_function(
+    entry: func.FuncOp,
+    store: WeightStore,
+    inputs: Sequence[Array],
+    mode: Mode = "functional",
+    timings: list[Timing] | None = None,
+    observe: Observer | None = None,
+) -> list[Array]:
+    """Run one function of a module at its level, and what it launches at theirs; the results, in order.
+
+    Args:
+        entry: the function. At the graph level it takes tensors, below it buffers, which may have other ranks.
+        inputs: one array for each argument, or for each buffer that is an input.
+        timings: takes the timing of each core segment, where the mode has one.
+        observe: is shown what each operator at the graph level computes.
+    """
+    module = entry.get_toplevel_object()
+    assert isinstance(module, ModuleOp)
+    weights = WeightResolver(module, store)
 
     def launch(function: func.FuncOp, arguments: list[Array]) -> Sequence[Array]:
         if not _has_queues(function):
@@ -74,18 +100,21 @@ def run_module(module: ModuleOp, store: WeightStore, inputs: Sequence[Array], mo
         variables = [v for v in program.variables if v.kind == "input"]
         given = {v.name: a.reshape(v.shape) for v, a in zip(variables, arguments, strict=True)}
         result = Machine(program, target_of(module)).run(given, parameters, mode)
-        if result.timing is not None:
+        if result.timing is not None and timings is not None:
             timings.append(result.timing)
         made = [v for v in program.variables if v.kind == "output"]
         if mode == "timing":
             return [np.zeros(v.shape, dtype_by_name(v.dtype).numpy) for v in made]
         return [result.outputs[v.name] for v in made]
 
-    main = main_function(module)
-    outputs = run_graph(main, list(inputs), weights, launch=launch)
-    if mode != "functional" and not timings:
-        raise _without_queues(main)
-    return ModuleRun(outputs, timings)
+    if not any(isinstance(argument.type, MemRefType) for argument in entry.body.block.args):
+        return run_graph(entry, list(inputs), weights, launch=launch, observe=observe)
+    buffers = [cast("MemRefType[Attribute]", argument.type) for argument in entry.body.block.args]
+    given = [
+        array.reshape(buffer.get_shape()).astype(dtype_of(buffer.element_type).numpy)
+        for buffer, array in zip(buffers, inputs, strict=False)
+    ]
+    return list(launch(entry, given))
 
 
 def queue_programs(module: ModuleOp) -> list[CoreProgram]:

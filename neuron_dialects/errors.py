@@ -108,6 +108,7 @@ ERROR_CODES: dict[str, str] = {
     "NX-ARG-002": "an option's value cannot be read",
     "NX-PASS-001": "a pass pipeline names an unknown pass, or an option that the pass does not have",
     "NX-PASS-002": "a pass cannot be applied to the program",
+    "NX-PASS-003": "a pass changes what the program computes",
 }
 """Code -> one-line meaning. Codes are never renumbered."""
 

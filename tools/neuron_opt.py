@@ -47,6 +47,7 @@ from tools.opt.arguments import add_arguments
 from tools.opt.checks import described, find_fault
 from tools.opt.expected import compare, read_expectations
 from tools.opt.instruments import Clock, Statistics, print_report, statistics_report
+from tools.opt.numerics import NumericsCheck
 from tools.opt.printing import DumpChoice, IrDumps, PrintOptions, pass_names
 from tools.opt.reproducer import CrashReproducer, Reproducer, pipeline_text, required, split_section, without_module
 from tools.opt.source import PositionedParser
@@ -79,6 +80,7 @@ class NeuronOpt(xDSLOptMain):
         self._source: PositionedParser | None = None
         self._reproducer: Reproducer | None = None
         self._told: list[Diagnostic] = []
+        self._numerics: NumericsCheck | None = None
         super().__init__(description=(__doc__ or "").partition("\n")[0], args=argv)
         self._remarks = self._remark_printer()
 
@@ -143,6 +145,9 @@ class NeuronOpt(xDSLOptMain):
         if self._source is not None:
             self._source.remember_names()
         instruments = self._instruments(passes)
+        if self.args.verify_numerics:
+            with self.clock.timed("Numerics"):
+                self._numerics = NumericsCheck(prog, self.args.numerics_tolerance, self.args.numerics_seed)
         verify_each = self.args.verify_each if self._reproducer is None else self._reproducer.verify_each
         for module_pass in passes:
             for instrument in instruments:
@@ -152,6 +157,9 @@ class NeuronOpt(xDSLOptMain):
                     _apply(module_pass, self.ctx, prog)
                 if verify_each or module_pass is passes[-1]:
                     self._verify(prog, module_pass.name)
+                if self._numerics is not None:
+                    with self.clock.timed("Numerics"):
+                        self._numerics.check(module_pass, prog)
             except Exception:
                 for instrument in instruments:
                     instrument.failed(module_pass, prog)
@@ -183,6 +191,8 @@ class NeuronOpt(xDSLOptMain):
                 print_report(text)
             else:
                 self.args.remarks_output.write_text(text, encoding="utf-8")
+        if self._numerics is not None:
+            print_report(self._numerics.report())
         if self.args.pass_statistics:
             print_report(statistics_report(self.statistics.changes, self.args.pass_statistics_display))
         if self.args.timing:
