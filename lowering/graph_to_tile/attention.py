@@ -10,20 +10,26 @@ For each sequence, each tile of 128 queries and each group of heads whose scores
 
 Queries and keys are wanted with their features on partitions, values with their positions there: what lies otherwise is
 turned once per sequence. No score matrix reaches DRAM. With `causal`, keys that no query of a tile sees are left out.
+
+A tile of queries and a group of heads are one unit. Scores and powers of a unit are emitted before the context of the
+unit before it (`pipelining.py`), across sequences where their queries and keys lie on chip, so that the tensor engine
+has products to make while the other engines are at a softmax.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import ceil, lcm
 
 import numpy as np
-from xdsl.ir import Operation
+from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.emitter import Emitter
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.matmul import KMajor
+from lowering.graph_to_tile.pipelining import Ring, Stage, Unit, neighbours_apart, pipelined
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, transfer
-from lowering.graph_to_tile.turning import blocks_per_bank, turn_blocks, turn_rows
+from lowering.graph_to_tile.turning import Bank, blocks_per_bank, turn_blocks, turn_rows
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import F32, dtype_by_name
@@ -35,6 +41,12 @@ FEATURES = 2
 
 HIDDEN = -1e30
 """What is added to the scores of keys that a query does not see."""
+
+STAGES = 3
+"""How many units the first stage of one runs ahead of the last stage of another."""
+
+MOST_UNITS = 16
+"""Units of a sequence that are written out one by one; more stay loops over groups of heads."""
 
 
 @dataclass(frozen=True)
@@ -75,22 +87,84 @@ def even_tiles(extent: int, most: int) -> tuple[int, int, int] | None:
     return next(((count, n, (extent - n) // (count - 1)) for n in sizes if (extent - n) % (count - 1) == 0), None)
 
 
+@dataclass(frozen=True)
+class _Tile:
+    """Queries `start` to `start + rows` of a sequence; they see its first `keys` keys."""
+
+    start: Affine
+    rows: int
+    keys: int
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """`group` heads from head `turn * period + first` on, of one tile of queries; `last` of that tile or not."""
+
+    tile: _Tile
+    turn: Affine
+    period: int
+    first: int
+    group: int
+    last: bool
+
+    @property
+    def head(self) -> Affine:
+        """The first head."""
+        return self.turn * self.period + self.first
+
+
 def lower_attention(k: Kernel, op: AttentionOp) -> None:
     """Lower `graph.attention`."""
     kernel = _Attention(k, op)
     kernel.prepare()
-    with k.b.loop(kernel.batch) as i:
-        kernel.sequence(i)
+    kernel.run()
 
 
-@dataclass
 class _Sequence:
-    """Operands of one sequence: q, k [128 features, tiles, positions] and v [128 positions, tiles, features]."""
+    """One sequence of the batch: q, k [128 features, tiles, positions] and v [128 positions, tiles, features].
 
-    q: View
-    k: View
-    v: View
-    batch: Affine
+    Operands that lie otherwise are brought on chip, or turned, when they are first asked for.
+    """
+
+    def __init__(self, kernel: "_Attention", batch: Affine):
+        self.kernel, self.batch = kernel, batch
+        self.results: dict[_Tile, View] = {}
+        self.masks: dict[_Tile, View | None] = {}
+
+    @cached_property
+    def q(self) -> View:
+        """Queries."""
+        return self.kernel.features(self.kernel.op.q, self.batch, "q")
+
+    @cached_property
+    def k(self) -> View:
+        """Keys."""
+        return self.kernel.features(self.kernel.op.k, self.batch, "k")
+
+    @cached_property
+    def v(self) -> View:
+        """Values."""
+        return self.kernel.positions(self.kernel.op.v, self.batch)
+
+    def mask(self, tile: _Tile) -> View | None:
+        """The mask [rows, keys] of a tile of queries, where it is the same for all heads."""
+        if tile not in self.masks:
+            mask = self.kernel.mask
+            shared = mask is not None and mask.strides[1] == 0
+            self.masks[tile] = self.kernel.load_mask(self.batch, Affine(0), tile) if shared else None
+        return self.masks[tile]
+
+    def prepare(self, tile: _Tile) -> None:
+        """Bring everything on chip that all heads of a tile share."""
+        _ = self.q, self.k, self.v, self.mask(tile), self.result(tile)
+
+    def result(self, tile: _Tile) -> View:
+        """Where the rows of the result of a tile of queries are put together."""
+        if tile not in self.results:
+            a, elements = self.kernel, self.kernel.heads * self.kernel.value_size
+            ring = a.ring("context", (min(LANES, a.queries), elements), a.out_dtype, "sbuf", 2)
+            self.results[tile] = ring.take((tile.rows, elements), len(self.results))
+        return self.results[tile]
 
 
 @dataclass
@@ -108,10 +182,11 @@ class _Attention:
         (self.batch, self.queries, _), self.keys = spec_of(self.op.q)[1], spec_of(self.op.k)[1][1]
         self.heads, self.kv_heads = self.op.heads.value.data, self.op.kv_heads.value.data
         self.size, self.value_size = self.op.head_size, self.op.value_size
-        self.dtype = spec_of(self.op.v)[0].name
+        self.dtype, self.out_dtype = spec_of(self.op.v)[0].name, spec_of(self.op.result)[0].name
         self.bank = int(self.k.target.psum_bank_bytes) // F32.size_bytes
         self.columns = int(self.k.target.pe_columns)
         self.groups = HeadGroups.plan(self.heads, self.kv_heads, self.size, self.value_size, self.keys, self.bank)
+        self.rings: dict[str, Ring] = {}
 
     def prepare(self) -> None:
         """What all sequences share: the result, the mask as a window, the triangle of the causal form."""
@@ -129,35 +204,135 @@ class _Attention:
         self.b.load(tile, source.view())
         return tile
 
-    # -- operands ------------------------------------------------------------------------------------------------------
+    # -- units ---------------------------------------------------------------------------------------------------------
 
-    def sequence(self, batch: Affine) -> None:
-        """One sequence of the batch."""
-        here = _Sequence(
-            self._features(self.k.tensor(self.op.q), batch, "q"),
-            self._features(self.k.tensor(self.op.k), batch, "k"),
-            self._positions(self.k.tensor(self.op.v), batch),
-            batch,
-        )
+    def run(self) -> None:
+        """All sequences."""
+        tiles = self._tiles()
+        units = [unit for tile in tiles for unit in self._units(tile)]
+        if len(units) > MOST_UNITS:
+            with self.b.loop(self.batch) as i:
+                self._long_sequence(_Sequence(self, i), tiles)
+        elif self._streams and len(units) > 1:
+            self._emit(units, self.batch)
+        else:
+            with self.b.loop(self.batch) as i:
+                self._emit(units, 1, i)
+
+    @property
+    def _streams(self) -> bool:
+        """Whether queries and keys of all sequences are on chip as they are wanted."""
+        operands = (self.k.tensor(self.op.q), self.k.tensor(self.op.k))
+        return all(isinstance(tensor, SbufTensor) and tensor.partition == FEATURES for tensor in operands)
+
+    def _tiles(self) -> list[_Tile]:
+        """The tiles of queries of a sequence."""
         if self.op.causal:
-            for start in range(0, self.queries, LANES):
-                rows = min(LANES, self.queries - start)
-                self._query_tile(here, Affine(start), rows, self._visible(start + rows - 1))
-            return
-        even = even_tiles(self.queries, LANES)
-        if even is None:
-            self.b.tiles(self.queries, LANES, lambda start, rows: self._query_tile(here, start, rows, self.keys))
-            return
-        count, size, step = even
-        with self.b.loop(count) as i:
-            self._query_tile(here, i * step, size, self.keys)
+            starts = range(0, self.queries, LANES)
+            sizes = [(start, min(LANES, self.queries - start)) for start in starts]
+            return [_Tile(Affine(start), rows, self._visible(start + rows - 1)) for start, rows in sizes]
+        count, size, step = even_tiles(self.queries, LANES) or (ceil(self.queries / LANES), LANES, LANES)
+        starts = [i * step for i in range(count)]
+        return [_Tile(Affine(start), min(size, self.queries - start), self.keys) for start in starts]
 
     def _visible(self, query: int) -> int:
         """Keys that query `query` sees in the causal form."""
         return max(1, min(self.keys, query + self.keys - self.queries + 1))
 
-    def _features(self, tensor: Tensor, batch: Affine, name: str) -> View:
+    def _units(self, tile: _Tile) -> list[_Unit]:
+        """All units of a tile of queries, one by one."""
+        period, group = min(self.groups.period, self.heads), self.groups.group
+        firsts = [(turn, first) for turn in range(0, self.heads, period) for first in range(0, period, group)]
+        firsts = [(turn, first) for turn, first in firsts if turn + first < self.heads]
+        return [
+            _Unit(tile, Affine(turn // period), period, first, min(group, self.heads - turn - first), last)
+            for (turn, first), last in zip(firsts, [False] * (len(firsts) - 1) + [True], strict=True)
+        ]
+
+    def _emit(self, units: Sequence[_Unit], sequences: int, batch: Affine | None = None) -> None:
+        """The units of each of `sequences` sequences, or of the one sequence `batch`."""
+        known: dict[Affine, _Sequence] = {}
+
+        def at(unit: Unit) -> tuple[_Sequence, _Unit]:
+            i, number = unit
+            return known.setdefault(i, _Sequence(self, i if batch is None else batch)), units[number]
+
+        self._pipelined(sequences, len(units), at)
+
+    def _pipelined(self, trips: int, count: int, at: Callable[[Unit], tuple[_Sequence, _Unit]]) -> None:
+        """`count` units in each of `trips` iterations; `at` gives what a unit works on."""
+        copies = neighbours_apart(count)
+        scores: dict[Unit, tuple[View, View, float]] = {}
+
+        def score(unit: Unit) -> None:
+            scores[unit] = self._scores(*at(unit))
+
+        def weigh(unit: Unit) -> None:
+            self._powers(at(unit)[1], *scores[unit], unit[1], copies)
+
+        def finish(unit: Unit) -> None:
+            here, own = at(unit)
+            if own.last:
+                self._finish(here, own.tile)
+
+        stages = (
+            Stage(score, STAGES),
+            Stage(lambda unit: self._turn_powers(at(unit)[1], unit[1], copies), 2),
+            Stage(finish, 0),
+            Stage(lambda unit: self._context(*at(unit), unit[1], copies), 1),
+            Stage(weigh, STAGES),
+        )
+        pipelined(self.b, trips, count, stages)
+
+    def _long_sequence(self, here: _Sequence, tiles: Sequence[_Tile]) -> None:
+        """One sequence, tile by tile of queries, with loops over groups of heads."""
+        if self.op.causal or len({tile.rows for tile in tiles}) > 1:
+            for tile in tiles:
+                self._query_tile(here, tile)
+            return
+        step = tiles[1].start.constant if len(tiles) > 1 else 0
+        with self.b.loop(len(tiles)) as i:
+            self._query_tile(here, _Tile(i * step, tiles[0].rows, tiles[0].keys))
+
+    def _query_tile(self, here: _Sequence, tile: _Tile) -> None:
+        """All heads of a tile of queries, some at a time."""
+        here.prepare(tile)
+        units = self._units(tile)
+        turns, period = divmod(self.heads, units[0].period)[0], units[0].period
+        each = ceil(period / self.groups.group)
+        # A loop goes over so many periods at a time that its iterations overlap.
+        together = next(n for n in range(1, turns + 1) if turns % n == 0 and (n * each >= STAGES or n == turns))
+        firsts = range(0, period * together, self.groups.group)
+
+        def at(unit: Unit) -> tuple[_Sequence, _Unit]:
+            first = firsts[unit[1]]
+            group = min(self.groups.group, period * together - first)
+            return here, _Unit(tile, unit[0], period * together, first, group, False)
+
+        self._pipelined(turns // together, len(firsts), at)
+        rest = [unit for unit in units if unit.turn.constant >= turns]
+        if rest:
+            self._pipelined(1, len(rest), lambda unit: (here, rest[unit[1]]))
+        else:
+            self._finish(here, tile)
+
+    # -- operands ------------------------------------------------------------------------------------------------------
+
+    def ring(self, name: str, shape: tuple[int, ...], dtype: str, space: str, copies: int) -> Ring:
+        """Tiles that units take in turn; made by the first that asks, who needs the most."""
+        key = f"{name}.{dtype}"
+        if key not in self.rings:
+            self.rings[key] = Ring([self.b.alloc_outer(shape, dtype, space, name).view() for _ in range(copies)])
+        return self.rings[key]
+
+    def turning(self, dtype: str) -> Bank:
+        """Banks of PSUM through which turned blocks of `dtype` leave the array."""
+        elements = int(self.k.target.psum_bank_bytes) // dtype_by_name(dtype).size_bytes
+        return self.ring("turned", (min(LANES, self.columns), elements), dtype, "psum", 2).take
+
+    def features(self, value: SSAValue, batch: Affine, name: str) -> View:
         """[128, tiles, positions] of one sequence."""
+        tensor = self.k.tensor(value)
         if isinstance(tensor, SbufTensor) and tensor.partition == FEATURES:
             return tensor.whole.at(2, batch)
         length, elements = tensor.shape[1], tensor.shape[FEATURES]
@@ -169,22 +344,27 @@ class _Attention:
 
         def rows(start: Affine, count: int) -> None:
             part, at = panel.slice(2, start, count), {0: (batch, 1), 1: (start, count)}
-            if size == LANES:
+            if size == LANES and source.is_direct:
                 source.load(part, at)
                 return
             staged = source.staged(at)
+            bank = self.turning(staged.dtype)
+            if size == LANES:
+                turn_rows(self.k, part, staged, parts=2, bank=bank)
+                return
             group = min(blocks_per_bank(self.k, staged), elements // size)
 
             def heads(first: Affine, number: int) -> None:
-                turn_blocks(self.k, part, staged, first, number, size, size)
+                turn_blocks(self.k, part, staged, first, number, size, size, bank)
 
             self.b.tiles(elements // size, group, heads)
 
         self.b.tiles(length, LANES, rows)
         return panel
 
-    def _positions(self, tensor: Tensor, batch: Affine) -> View:
+    def positions(self, value: SSAValue, batch: Affine) -> View:
         """[128, key tiles, features] of one sequence."""
+        tensor = self.k.tensor(value)
         elements = tensor.shape[FEATURES]
         if isinstance(tensor, SbufTensor) and tensor.partition == 1:
             return tensor.whole.at(2, batch)
@@ -211,7 +391,7 @@ class _Attention:
         def blocks(first: Affine, tiles: int, size: int) -> None:
             for low in range(0, count, self.columns):
                 width = min(self.columns, count - low)
-                turned = self.b.alloc((width, tiles, size), self.dtype, "psum", 2, "turned").view()
+                turned = self.turning(self.dtype)((width, tiles, size))
                 with self.b.loop(tiles) as j:
                     block = features.slice(0, 0, size).at(1, first + j).slice(1, start + low, width)
                     self.b.transpose(turned.at(1, j), block)
@@ -223,200 +403,187 @@ class _Attention:
         if rest:
             blocks(Affine(full), 1, rest)
 
-    # -- tiles of queries ----------------------------------------------------------------------------------------------
+    # -- first stage ---------------------------------------------------------------------------------------------------
 
-    def _query_tile(self, here: _Sequence, start: Affine, rows: int, keys: int) -> None:
-        """All heads of up to 128 queries from `start`, over the first `keys` keys."""
-        dtype = spec_of(self.op.result)[0].name
-        elements = self.heads * self.value_size
-        result = self.b.alloc((rows, elements), dtype, "sbuf", self.b.rotation, "context").view()
-        tile = _QueryTile(self, here, start, rows, keys, result, self._shared_mask(here, start, rows, keys))
-        period = min(self.groups.period, self.heads)
-        full, rest = divmod(self.heads, period)
-        with self.b.loop(full) as i:
-            tile.heads(i, period)
-        if rest:
-            tile.heads(Affine(full), rest)
-        self._finish(here, start, rows, result)
-
-    def _shared_mask(self, here: _Sequence, start: Affine, rows: int, keys: int) -> View | None:
-        """The mask [rows, keys] where it is the same for all heads."""
-        if self.mask is None or self.mask.strides[1] != 0:
-            return None
-        return self.load_mask(here, Affine(0), start, rows, keys)
-
-    def load_mask(self, here: _Sequence, head: Affine, start: Affine, rows: int, keys: int) -> View:
+    def load_mask(self, batch: Affine, head: Affine, tile: _Tile) -> View:
         """The mask [rows, keys] of one head."""
         assert self.mask is not None
-        tile = self.b.alloc((rows, keys), "f32", "sbuf", self.b.rotation, "mask").view()
-        part = {0: (here.batch, 1), 1: (head, 1), 2: (start, rows), 3: (Affine(0), keys)}
-        transfer(self.b, self.b.load, tile, self.mask.view(part, [2, 3]))
-        return tile
+        view = self.b.alloc((tile.rows, tile.keys), "f32", "sbuf", self.b.rotation, "mask").view()
+        part = {0: (batch, 1), 1: (head, 1), 2: (tile.start, tile.rows), 3: (Affine(0), tile.keys)}
+        transfer(self.b, self.b.load, view, self.mask.view(part, [2, 3]))
+        return view
 
-    def _finish(self, here: _Sequence, start: Affine, rows: int, result: View) -> None:
-        """Put the rows of a tile of queries where the result lies."""
-        out = self.out
-        if isinstance(out, SbufTensor):
-            turn_rows(self.k, out.whole.at(2, here.batch).slice(2, start, rows), result)
-        else:
-            self.b.store(out.view({0: (here.batch, 1), 1: (start, rows)}, [1, FEATURES]), result)
-
-
-@dataclass
-class _QueryTile:
-    """One tile of queries: its place, the keys that it sees, its rows of the result and the mask that heads share."""
-
-    kernel: _Attention
-    here: _Sequence
-    start: Affine
-    rows: int
-    keys: int
-    result: View
-    mask: View | None
-
-    def heads(self, turn: Affine, count: int) -> None:
-        """`count` heads from head `turn` * period."""
-        a = self.kernel
-        for first in range(0, count, a.groups.group):
-            group = min(a.groups.group, count - first)
-            self._group(turn, first, group)
-
-    def _place(self, turn: Affine, head: int, heads_per_period: int, size: int) -> tuple[int, Affine]:
-        """(first partition, tile) of the head `head` of period `turn`, in a tensor of heads of `size` elements."""
-        per_tile = heads_per_tile(size)
-        if per_tile == 1:
-            return 0, (turn * heads_per_period + head) * ceil(size / LANES)
-        return (head % per_tile) * size, turn * (heads_per_period // per_tile) + head // per_tile
-
-    def _group(self, turn: Affine, first: int, group: int) -> None:
-        """The heads `first` to `first + group` of period `turn`."""
-        a, b = self.kernel, self.kernel.b
-        scores, scale = self._scores(turn, first, group)
-        lowered = b.alloc((self.rows, group), "f32", "sbuf", b.rotation, "top").view()
-        b.reduce(lowered, scores, "maximum", negate=True)
-        if scale != 1.0:
-            a.e.scalar(lowered, lowered, "multiply", scale)
-        powers = b.alloc((self.rows, group, self.keys), a.dtype, "sbuf", b.rotation, "powers").view()
-        sums = b.alloc((self.rows, group), "f32", "sbuf", b.rotation, "sums").view()
-        for j in range(group):
-            b.activation(
+    def _powers(self, unit: _Unit, scores: View, lowered: View, scale: float, number: int, copies: int) -> None:
+        """exp of the scores of a unit less their maxima, and the row sums; in tile `number` of `copies`."""
+        powers, sums = self._weights(unit, number, copies)
+        for j in range(unit.group):
+            self.b.activation(
                 powers.at(1, j), scores.at(1, j), "exp", scale, bias=lowered.slice(1, j, 1),
                 row_sum=sums.slice(1, j, 1),
             )  # fmt: skip
-        a.e.reciprocal(sums, sums)
-        self._context(turn, first, group, powers, sums)
 
-    def _scores(self, turn: Affine, first: int, group: int) -> tuple[View, float]:
-        """([rows, group, keys] before the softmax, factor that the softmax has to apply)."""
-        a, b = self.kernel, self.kernel.b
-        scale = a.op.scale.value.data
-        if self.keys * group <= a.bank and a.mask is None and not a.op.causal and scale > 0:
-            bank = b.alloc((self.rows, group, self.keys), "f32", "psum", 2, "scores").view()
-            for j in range(group):
-                self._products(bank.at(1, j), turn, first + j, Affine(0), self.keys)
-            return bank, scale
-        masked = b.alloc((self.rows, group, self.keys), "f32", "sbuf", b.rotation, "masked").view()
-        mask = self._mask(turn, first, group)
+    def _weights(self, unit: _Unit, number: int, copies: int) -> tuple[View, View]:
+        """Tiles for powers [rows, group, keys] and their sums [rows, group]."""
+        lanes, group = min(LANES, self.queries), self.groups.group
+        powers = self.ring("powers", (lanes, group * self.keys), self.dtype, "sbuf", copies)
+        sums = self.ring("sums", (lanes, group), "f32", "sbuf", copies)
+        rows = unit.tile.rows
+        return powers.take((rows, unit.group, unit.tile.keys), number), sums.take((rows, unit.group), number)
 
-        def block(start: Affine, size: int) -> None:
-            bank = b.alloc((self.rows, group, size), "f32", "psum", 2, "scores").view()
+    def _scores(self, here: _Sequence, unit: _Unit) -> tuple[View, View, float]:
+        """([rows, group, keys] before the softmax, what to add to it, factor that the softmax has to apply before)."""
+        b, (rows, keys), group = self.b, (unit.tile.rows, unit.tile.keys), unit.group
+        scale = self.op.scale.value.data
+        banks = self.ring("scores", (min(LANES, self.queries), self.bank), "f32", "psum", 2)
+        if keys * group <= self.bank and self.mask is None and not self.op.causal and scale > 0:
+            scores = banks.take((rows, group, keys))
             for j in range(group):
-                self._products(bank.at(1, j), turn, first + j, start, size)
+                self._products(scores.at(1, j), here, unit, j, (Affine(0), keys))
+        else:
+            scores, scale = self._masked(here, unit, banks), 1.0
+        lowered = b.alloc((rows, group), "f32", "sbuf", b.rotation, "top").view()
+        b.reduce(lowered, scores, "maximum", negate=True)
+        if scale != 1.0:
+            self.e.scalar(lowered, lowered, "multiply", scale)
+        return scores, lowered, scale
+
+    def _masked(self, here: _Sequence, unit: _Unit, banks: Ring) -> View:
+        """scores * scale + mask of a unit, in SBUF."""
+        (rows, keys), group, scale = (unit.tile.rows, unit.tile.keys), unit.group, self.op.scale.value.data
+        masked = self.ring("masked", (min(LANES, self.queries), self.groups.group * self.keys), "f32", "sbuf", 2)
+        masked = masked.take((rows, group, keys))
+        mask = self._mask(here, unit)
+        most = min(keys, self.bank // group)
+        for start in range(0, keys, most):
+            size = min(most, keys - start)
+            bank = banks.take((rows, group, size))
+            for j in range(group):
+                self._products(bank.at(1, j), here, unit, j, (Affine(start), size))
             target = masked.slice(2, start, size)
             if mask is None:
-                a.e.scalar(target, bank, "multiply", scale)
+                self.e.scalar(target, bank, "multiply", scale)
             else:
-                a.e.scalar_tensor(target, bank, "multiply", scale, "add", mask.slice(2, start, size))
+                self.e.scalar_tensor(target, bank, "multiply", scale, "add", mask.slice(2, start, size))
+        if self.op.causal:
+            self._hide(masked, unit)
+        return masked
 
-        b.tiles(self.keys, min(self.keys, a.bank // group), block)
-        if a.op.causal:
-            self._hide(masked, group)
-        return masked, 1.0
-
-    def _mask(self, turn: Affine, first: int, group: int) -> View | None:
-        """The mask of a group, [rows, group, keys]."""
-        a, b = self.kernel, self.kernel.b
-        if a.mask is None:
+    def _mask(self, here: _Sequence, unit: _Unit) -> View | None:
+        """The mask of a unit, [rows, group, keys]."""
+        b, tile = self.b, unit.tile
+        if self.mask is None:
             return None
-        if self.mask is not None:
-            return self.mask.insert(0).broadcast([group, self.keys])
-        tile = b.alloc((self.rows, group, self.keys), "f32", "sbuf", b.rotation, "mask").view()
-        head = turn * min(a.groups.period, a.heads) + first
-        part = {0: (self.here.batch, 1), 1: (head, group), 2: (self.start, self.rows), 3: (Affine(0), self.keys)}
-        transfer(b, b.load, tile, a.mask.view(part, [2, 1, 3]))
-        return tile
+        shared = here.mask(tile)
+        if shared is not None:
+            return shared.insert(0).broadcast([unit.group, tile.keys])
+        view = b.alloc((tile.rows, unit.group, tile.keys), "f32", "sbuf", b.rotation, "mask").view()
+        part = {
+            0: (here.batch, 1),
+            1: (unit.head, unit.group),
+            2: (tile.start, tile.rows),
+            3: (Affine(0), tile.keys),
+        }
+        transfer(b, b.load, view, self.mask.view(part, [2, 1, 3]))
+        return view
 
-    def _hide(self, masked: View, group: int) -> None:
+    def _hide(self, masked: View, unit: _Unit) -> None:
         """Hide the keys behind each query; only the last 128 keys of a tile reach beyond its first query."""
-        a = self.kernel
-        assert a.triangle is not None
-        reach = self.start.constant + a.keys - a.queries
+        assert self.triangle is not None
+        rows, keys = unit.tile.rows, unit.tile.keys
+        reach = unit.tile.start.constant + self.keys - self.queries
         low = max(0, reach + 1)
-        size = self.keys - low
+        size = keys - low
         if size <= 0:
             return
         # Query r sees the keys up to reach + r: row r of the triangle from column `skipped` on.
         skipped = low - reach
-        part = a.triangle.slice(0, 0, self.rows).slice(1, skipped, size).insert(0).broadcast([group, size])
+        part = self.triangle.slice(0, 0, rows).slice(1, skipped, size).insert(0).broadcast([unit.group, size])
         target = masked.slice(2, low, size)
-        a.e.tensors(target, target, part, "add")
+        self.e.tensors(target, target, part, "add")
 
-    def _products(self, bank: View, turn: Affine, head: int, start: Affine, size: int) -> None:
-        """bank [rows, size] = q . k^T of one head, keys from `start`."""
-        a, b = self.kernel, self.kernel.b
-        lane, tile = self._place(turn, head, a.groups.period, a.size)
-        shared = a.heads // a.kv_heads
-        kv_period = max(1, a.groups.period // shared)
-        kv_lane, kv_tile = self._place(turn, head // shared, kv_period, a.size)
-        tiles, lanes = ceil(a.size / LANES), min(a.size, LANES)
-        for low in range(0, self.rows, a.columns):
-            width = min(a.columns, self.rows - low)
-            with b.loop(tiles) as i:
-                left = self.here.q.slice(0, lane, lanes).at(1, tile + i).slice(1, self.start + low, width)
-                right = self.here.k.slice(0, kv_lane, lanes).at(1, kv_tile + i).slice(1, start, size)
-                b.matmul(bank.slice(0, low, width), left, right, i)
+    def _place(self, unit: _Unit, head: int, per_period: int, size: int) -> tuple[int, Affine]:
+        """(first partition, tile) of head `head` of the unit's period, in a tensor of heads of `size` elements."""
+        per_tile = heads_per_tile(size)
+        if per_tile == 1:
+            return 0, (unit.turn * per_period + head) * ceil(size / LANES)
+        return (head % per_tile) * size, unit.turn * (per_period // per_tile) + head // per_tile
 
-    # -- context -------------------------------------------------------------------------------------------------------
+    def _products(self, bank: View, here: _Sequence, unit: _Unit, j: int, keys: tuple[Affine, int]) -> None:
+        """bank [rows, size] = q . k^T of head `j` of a unit, for the keys (start, size)."""
+        (start, size), head, shared = keys, unit.first + j, self.heads // self.kv_heads
+        lane, tile = self._place(unit, head, unit.period, self.size)
+        kv_lane, kv_tile = self._place(unit, head // shared, max(1, unit.period // shared), self.size)
+        tiles, lanes, q, k = ceil(self.size / LANES), min(self.size, LANES), here.q, here.k
+        for low in range(0, unit.tile.rows, self.columns):
+            width = min(self.columns, unit.tile.rows - low)
+            with self.b.loop(tiles) as i:
+                left = q.slice(0, lane, lanes).at(1, tile + i).slice(1, unit.tile.start + low, width)
+                right = k.slice(0, kv_lane, lanes).at(1, kv_tile + i).slice(1, start, size)
+                self.b.matmul(bank.slice(0, low, width), left, right, i)
 
-    def _context(self, turn: Affine, first: int, group: int, powers: View, sums: View) -> None:
-        """The rows of the result of one group: powers . v / sums."""
-        a, b = self.kernel, self.kernel.b
-        size = a.value_size
-        bank = b.alloc((self.rows, group, size), "f32", "psum", 2, "weighted").view()
-        full, rest = divmod(self.keys, LANES)
-        per_bank = max(1, int(a.k.target.psum_bank_bytes) // dtype_by_name(a.dtype).size_bytes // (self.rows * group))
-        pieces = [(start, min(per_bank, full - start)) for start in range(0, full, per_bank)]
-        for start, count in pieces:
-            self._weighted(bank, turn, first, powers, start, count, LANES)
-        if rest:
-            self._weighted(bank, turn, first, powers, full, 1, rest)
-        head = turn * min(a.groups.period, a.heads) + first
-        target = self.result.slice(1, head * size, group * size).split(0, (group, size))
-        divided = View(sums.buffer, sums.partition, sums.partitions, sums.offset, (*sums.dims, (0, size)))
-        a.e.tensors(target, bank, divided, "multiply")
+    # -- later stages --------------------------------------------------------------------------------------------------
 
-    def _weighted(self, bank: View, turn: Affine, first: int, powers: View, start: int, count: int, lanes: int) -> None:
-        """Add `count` tiles of `lanes` keys from key tile `start` to the context of a group."""
-        a, b = self.kernel, self.kernel.b
-        group = powers.shape[1]
-        turned = b.alloc((lanes, group, count, self.rows), a.dtype, "sbuf", b.rotation, "turned").view()
-        for low in range(0, lanes, a.columns):
-            width = min(a.columns, lanes - low)
-            out = b.alloc((width, group, count, self.rows), a.dtype, "psum", 2, "turned").view()
+    def _pieces(self, unit: _Unit) -> list[tuple[int, int, int, int]]:
+        """(first tile of keys, number of tiles, their lanes, place in the row of turned powers), by PSUM banks."""
+        full, rest = divmod(unit.tile.keys, LANES)
+        width = unit.tile.rows * unit.group
+        most = max(1, int(self.k.target.psum_bank_bytes) // dtype_by_name(self.dtype).size_bytes // width)
+        pieces = [(start, min(most, full - start), LANES, start * width) for start in range(0, full, most)]
+        return [*pieces, (full, 1, rest, full * width)] if rest else pieces
+
+    def _turned(self, unit: _Unit, number: int, copies: int) -> View:
+        """A tile for all turned powers of a unit, [128 keys, tiles of keys * group * rows]."""
+        most = min(LANES, self.queries) * self.groups.group * ceil(self.keys / LANES)
+        ring = self.ring("turned_powers", (min(LANES, self.keys), most), self.dtype, "sbuf", copies)
+        elements = unit.tile.rows * unit.group * ceil(unit.tile.keys / LANES)
+        return ring.take((min(LANES, self.keys), elements), number)
+
+    def _turn_powers(self, unit: _Unit, number: int, copies: int) -> None:
+        """The powers of a unit with keys on partitions."""
+        powers, _ = self._weights(unit, number, copies)
+        turned, (rows, group) = self._turned(unit, number, copies), (unit.tile.rows, unit.group)
+        for start, count, lanes, place in self._pieces(unit):
+            target = turned.slice(1, place, group * count * rows).split(0, (group, count, rows))
+            for low in range(0, lanes, self.columns):
+                width = min(self.columns, lanes - low)
+                out = self.turning(self.dtype)((width, group, count, rows))
+                for j in range(group):
+                    with self.b.loop(count) as i:
+                        keys = powers.at(1, j).slice(1, (i + start) * LANES + low, width)
+                        self.b.transpose(out.at(1, j).at(1, i), keys)
+                self.b.copy(target.slice(0, low, width), out)
+
+    def _context(self, here: _Sequence, unit: _Unit, number: int, copies: int) -> None:
+        """The rows of the result of one unit: powers . v / sums."""
+        rows, group, size = unit.tile.rows, unit.group, self.value_size
+        shape = (min(LANES, self.queries), self.groups.group * size)
+        bank = self.ring("weighted", shape, "f32", "psum", 2).take((rows, group, size))
+        turned, values = self._turned(unit, number, copies), here.v
+        shared = self.heads // self.kv_heads
+        for start, count, lanes, place in self._pieces(unit):
+            tiles = turned.slice(0, 0, lanes).slice(1, place, group * count * rows).split(0, (group, count, rows))
             for j in range(group):
-                with b.loop(count) as i:
-                    b.transpose(out.at(1, j).at(1, i), powers.at(1, j).slice(1, (i + start) * LANES + low, width))
-            b.copy(turned.slice(0, low, width), out)
-        shared = a.heads // a.kv_heads
-        kv_period = max(1, a.groups.period // shared)
-        for j in range(group):
-            column = (turn * kv_period + (first + j) // shared) * a.value_size
-            for low in range(0, self.rows, a.columns):
-                width = min(a.columns, self.rows - low)
-                with b.loop(count) as i:
-                    left = turned.at(1, j).at(1, i).slice(1, low, width)
-                    right = self.here.v.slice(0, 0, lanes).at(1, i + start).slice(1, column, a.value_size)
-                    b.matmul(bank.slice(0, low, width).at(1, j), left, right, i + start)
+                head = unit.turn * max(1, unit.period // shared) + (unit.first + j) // shared
+                for low in range(0, rows, self.columns):
+                    part = bank.slice(0, low, min(self.columns, rows - low)).at(1, j)
+                    with self.b.loop(count) as i:
+                        left = tiles.at(1, j).at(1, i).slice(1, low, part.partitions)
+                        right = values.slice(0, 0, lanes).at(1, i + start).slice(1, head * size, size)
+                        self.b.matmul(part, left, right, i + start)
+        _, sums = self._weights(unit, number, copies)
+        self.e.reciprocal(sums, sums)
+        target = here.result(unit.tile).slice(1, unit.head * size, group * size).split(0, (group, size))
+        divided = View(sums.buffer, sums.partition, sums.partitions, sums.offset, (*sums.dims, (0, size)))
+        self.e.tensors(target, bank, divided, "multiply")
+
+    def _finish(self, here: _Sequence, tile: _Tile) -> None:
+        """Put the rows of a tile of queries where the result lies."""
+        out, result = self.out, here.result(tile)
+        if isinstance(out, SbufTensor):
+            panel = out.whole.at(2, here.batch).slice(2, tile.start, tile.rows)
+            turn_rows(self.k, panel, result, bank=self.turning(result.dtype))
+        else:
+            self.b.store(out.view({0: (here.batch, 1), 1: (tile.start, tile.rows)}, [1, FEATURES]), result)
 
 
 def _triangle() -> list[Operation]:

@@ -6,6 +6,8 @@ Products contract along partitions, so that what one kernel leaves as rows anoth
 leaves the array through PSUM; as many blocks as fit one bank leave it together.
 """
 
+from collections.abc import Callable
+
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.tensors import LANES, SbufTensor
 from lowering.graph_to_tile.view import View
@@ -13,19 +15,24 @@ from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import CastOp, RelayoutOp, spec_of
 
+Bank = Callable[[tuple[int, ...]], View]
+"""Gives a tile of PSUM, of the shape asked for, that turned blocks leave the array through."""
 
-def turn_rows(kernel: Kernel, panel: View, staged: View, parts: int = 1) -> None:
+
+def turn_rows(kernel: Kernel, panel: View, staged: View, parts: int = 1, bank: Bank | None = None) -> None:
     """Fill `panel` [128, tiles, rows] with the turned `staged` [rows <= 128, elements], of one element type.
 
     `parts`: into how many groups at least the tiles are cut, where there are so many, so that one group leaves PSUM
-    while the next is turned.
+    while the next is turned. `bank`: where from, for a kernel that shares its banks.
     """
     full, rest = divmod(staged.free_elements, LANES)
     if full:
         group = turned_group(kernel, staged, parts)
-        kernel.b.tiles(full, group, lambda start, count: turn_blocks(kernel, panel, staged, start, count, LANES))
+        kernel.b.tiles(
+            full, group, lambda start, count: turn_blocks(kernel, panel, staged, start, count, LANES, bank=bank)
+        )
     if rest:
-        turn_blocks(kernel, panel, staged, Affine(full), 1, rest)
+        turn_blocks(kernel, panel, staged, Affine(full), 1, rest, bank=bank)
 
 
 def turned_group(kernel: Kernel, staged: View, parts: int) -> int:
@@ -41,7 +48,14 @@ def blocks_per_bank(kernel: Kernel, staged: View) -> int:
 
 
 def turn_blocks(
-    kernel: Kernel, panel: View, staged: View, start: Affine, count: int, size: int, stride: int = LANES
+    kernel: Kernel,
+    panel: View,
+    staged: View,
+    start: Affine,
+    count: int,
+    size: int,
+    stride: int = LANES,
+    bank: Bank | None = None,
 ) -> None:
     """Turn `count` blocks of `size` elements, `stride` apart, from block `start` on, into tiles of the panel."""
     b, rows = kernel.b, staged.partitions
@@ -50,7 +64,8 @@ def turn_blocks(
     copies = 2 if size <= columns else 1
     for low in range(0, size, columns):
         width = min(columns, size - low)
-        turned = b.alloc((width, count, rows), staged.dtype, "psum", copies, "turned").view()
+        shape = (width, count, rows)
+        turned = bank(shape) if bank else b.alloc(shape, staged.dtype, "psum", copies, "turned").view()
         with b.loop(count) as j:
             block = staged.slice(1, (start + j) * stride + low, width)
             b.transpose(turned.at(1, j), block)

@@ -1,0 +1,79 @@
+"""Emission order of work in stages: later units' first stages come before earlier units' last ones.
+
+Engines execute what they are given in program order. Where a stage waits for what other engines make of the stage
+before it, its engine would stand still, unless another unit's work was handed to it first. Units are numbered through
+all iterations of a loop; step `u` of an iteration emits each stage of the unit that lies `ahead` of `u`:
+
+    stages (load, 1), (compute, 0):    load 0;  for i: [load i + 1, compute i];  compute last
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from lowering.graph_to_tile.builder import KernelBuilder
+from lowering.graph_to_tile.view import View
+from neuron_dialects.access import Affine
+
+Unit = tuple[Affine, int]
+"""(iteration, number within the iteration)"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Part of a unit's work, emitted `ahead` units before the step that the unit is named after."""
+
+    emit: Callable[[Unit], None]
+    ahead: int
+
+
+def pipelined(b: KernelBuilder, trips: int, units: int, stages: Sequence[Stage]) -> None:
+    """All stages of units `0 .. units - 1` of iterations `0 .. trips - 1`; `stages` in the order of a step.
+
+    Iterations overlap as units do where an iteration has as many units as stages run ahead; else each stands alone.
+    """
+    most = max(stage.ahead for stage in stages)
+
+    def step(i: Affine, number: int, follows: Affine | None) -> None:
+        for stage in stages:
+            unit = number + stage.ahead
+            if 0 <= unit < units:
+                stage.emit((i, unit))
+            elif unit >= units and follows is not None:
+                stage.emit((follows, unit - units))
+
+    if units < most and trips > 1:
+        with b.loop(trips) as i:
+            for number in range(-most, units):
+                step(i, number, None)
+        return
+    for number in range(-most, 0):
+        step(Affine(0), number, None)
+    if trips > 1:
+        with b.loop(trips - 1) as i:
+            for number in range(units):
+                step(i, number, i + 1)
+    for number in range(units):
+        step(Affine(trips - 1), number, None)
+
+
+def neighbours_apart(units: int) -> int:
+    """The fewest tiles that units take in turn, by their numbers, so that no two neighbours share one.
+
+    The last unit of an iteration has the first one of the next iteration for a neighbour.
+    """
+    return next((tiles for tiles in range(2, units + 1) if (units - 1) % tiles), 2)
+
+
+class Ring:
+    """Tiles of a whole kernel that its units take in turn, each up to [partitions, elements]."""
+
+    def __init__(self, tiles: Sequence[View]):
+        self.tiles, self.taken = tiles, 0
+
+    def take(self, shape: tuple[int, ...], number: int | None = None) -> View:
+        """The next tile, or tile `number` modulo their number, as [partitions, ...]."""
+        if number is None:
+            number, self.taken = self.taken, self.taken + 1
+        tile = self.tiles[number % len(self.tiles)]
+        return tile.slice(0, 0, shape[0]).slice(1, 0, prod(shape[1:])).split(0, shape[1:])
