@@ -17,27 +17,24 @@ has products to make while the other engines are at a softmax.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import ceil, lcm
+from math import ceil
 
 import numpy as np
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Operation
 
+from lowering.graph_to_tile.attention_operands import FEATURES, Operands
+from lowering.graph_to_tile.attention_plan import HeadGroup, HeadGroups, Tile, even_tiles, heads_per_tile
 from lowering.graph_to_tile.emitter import Emitter
 from lowering.graph_to_tile.kernel import Kernel
-from lowering.graph_to_tile.matmul import KMajor
 from lowering.graph_to_tile.pipelining import Ring, Stage, Unit, neighbours_apart, pipelined
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, transfer
-from lowering.graph_to_tile.turning import Bank, blocks_per_bank, turn_blocks, turn_rows
+from lowering.graph_to_tile.turning import Bank, turn_rows
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import F32, dtype_by_name
 from neuron_dialects.graph import AttentionOp, CompareKind, CompareOp, ConstantOp, SelectOp, spec_of
-from neuron_dialects.graph.attention import packs_heads
-
-FEATURES = 2
-"""Dimension of q, k, v and the result that holds the packed heads."""
 
 HIDDEN = -1e30
 """What is added to the scores of keys that a query does not see."""
@@ -45,72 +42,8 @@ HIDDEN = -1e30
 STAGES = 3
 """How many units the first stage of one runs ahead of the last stage of another."""
 
-MOST_UNITS = 16
+MOST_UNITS = 8
 """Units of a sequence that are written out one by one; more stay loops over groups of heads."""
-
-
-@dataclass(frozen=True)
-class HeadGroups:
-    """How heads are taken together. Pure arithmetic.
-
-    `group`: heads whose scores share a PSUM bank. `period`: heads after which the places of heads within tiles of 128
-    partitions, and the sharing of key heads, repeat; a multiple of `group`.
-    """
-
-    group: int
-    period: int
-
-    @staticmethod
-    def plan(heads: int, kv_heads: int, size: int, value_size: int, keys: int, bank: int) -> "HeadGroups":
-        """Groups of `heads` query heads of `size` elements over `keys` keys; `bank` f32 elements fill a PSUM bank."""
-        most = max(1, min(bank // min(keys, bank), bank // value_size))
-        group = max(n for n in range(1, min(heads, most) + 1) if heads % n == 0)
-        per_tile = heads_per_tile(size)
-        period = lcm(group, per_tile, heads // kv_heads * per_tile)
-        return HeadGroups(group, period)
-
-
-def heads_per_tile(size: int) -> int:
-    """Heads of `size` elements that share a tile of 128 partitions; one where they cannot be packed, or fill tiles."""
-    return LANES // size if packs_heads(size) and size < LANES else 1
-
-
-def even_tiles(extent: int, most: int) -> tuple[int, int, int] | None:
-    """(number, size, step) of as few tiles of one size as cover `extent`, overlapping where they must; None if none do.
-
-    What lies in two tiles is computed twice, with the same result, and one loop serves all tiles.
-    """
-    count = ceil(extent / most)
-    if count == 1:
-        return 1, extent, 0
-    sizes = range(ceil(extent / count), most + 1)
-    return next(((count, n, (extent - n) // (count - 1)) for n in sizes if (extent - n) % (count - 1) == 0), None)
-
-
-@dataclass(frozen=True)
-class _Tile:
-    """Queries `start` to `start + rows` of a sequence; they see its first `keys` keys."""
-
-    start: Affine
-    rows: int
-    keys: int
-
-
-@dataclass(frozen=True)
-class _Unit:
-    """`group` heads from head `turn * period + first` on, of one tile of queries; `last` of that tile or not."""
-
-    tile: _Tile
-    turn: Affine
-    period: int
-    first: int
-    group: int
-    last: bool
-
-    @property
-    def head(self) -> Affine:
-        """The first head."""
-        return self.turn * self.period + self.first
 
 
 def lower_attention(k: Kernel, op: AttentionOp) -> None:
@@ -128,25 +61,25 @@ class _Sequence:
 
     def __init__(self, kernel: "_Attention", batch: Affine):
         self.kernel, self.batch = kernel, batch
-        self.results: dict[_Tile, View] = {}
-        self.masks: dict[_Tile, View | None] = {}
+        self.results: dict[Tile, View] = {}
+        self.masks: dict[Tile, View | None] = {}
 
     @cached_property
     def q(self) -> View:
         """Queries."""
-        return self.kernel.features(self.kernel.op.q, self.batch, "q")
+        return self.kernel.operands.features(self.kernel.op.q, self.batch, "q")
 
     @cached_property
     def k(self) -> View:
         """Keys."""
-        return self.kernel.features(self.kernel.op.k, self.batch, "k")
+        return self.kernel.operands.features(self.kernel.op.k, self.batch, "k")
 
     @cached_property
     def v(self) -> View:
         """Values."""
-        return self.kernel.positions(self.kernel.op.v, self.batch)
+        return self.kernel.operands.positions(self.kernel.op.v, self.batch)
 
-    def mask(self, tile: _Tile) -> View | None:
+    def mask(self, tile: Tile) -> View | None:
         """The mask [rows, keys] of a tile of queries, where it is the same for all heads."""
         if tile not in self.masks:
             mask = self.kernel.mask
@@ -154,11 +87,11 @@ class _Sequence:
             self.masks[tile] = self.kernel.load_mask(self.batch, Affine(0), tile) if shared else None
         return self.masks[tile]
 
-    def prepare(self, tile: _Tile) -> None:
+    def prepare(self, tile: Tile) -> None:
         """Bring everything on chip that all heads of a tile share."""
-        _ = self.q, self.k, self.v, self.mask(tile), self.result(tile)
+        _ = self.q, self.k, self.v, self.mask(tile)
 
-    def result(self, tile: _Tile) -> View:
+    def result(self, tile: Tile) -> View:
         """Where the rows of the result of a tile of queries are put together."""
         if tile not in self.results:
             a, elements = self.kernel, self.kernel.heads * self.kernel.value_size
@@ -187,6 +120,7 @@ class _Attention:
         self.columns = int(self.k.target.pe_columns)
         self.groups = HeadGroups.plan(self.heads, self.kv_heads, self.size, self.value_size, self.keys, self.bank)
         self.rings: dict[str, Ring] = {}
+        self.operands = Operands(self.k, self.op, self.turning)
 
     def prepare(self) -> None:
         """What all sequences share: the result, the mask as a window, the triangle of the causal form."""
@@ -204,6 +138,18 @@ class _Attention:
         self.b.load(tile, source.view())
         return tile
 
+    def ring(self, name: str, shape: tuple[int, ...], dtype: str, space: str, copies: int) -> Ring:
+        """Tiles that units take in turn; made by the first that asks, who needs the most."""
+        key = f"{name}.{dtype}"
+        if key not in self.rings:
+            self.rings[key] = Ring(lambda: self.b.alloc_outer(shape, dtype, space, name).view(), copies)
+        return self.rings[key]
+
+    def turning(self, dtype: str) -> Bank:
+        """Banks of PSUM through which turned blocks of `dtype` leave the array."""
+        elements = int(self.k.target.psum_bank_bytes) // dtype_by_name(dtype).size_bytes
+        return self.ring("turned", (min(LANES, self.columns), elements), dtype, "psum", 2).take
+
     # -- units ---------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -213,53 +159,47 @@ class _Attention:
         if len(units) > MOST_UNITS:
             with self.b.loop(self.batch) as i:
                 self._long_sequence(_Sequence(self, i), tiles)
-        elif self._streams and len(units) > 1:
+        elif self.operands.in_place(self.op.q) and self.operands.in_place(self.op.k):
             self._emit(units, self.batch)
         else:
             with self.b.loop(self.batch) as i:
                 self._emit(units, 1, i)
 
-    @property
-    def _streams(self) -> bool:
-        """Whether queries and keys of all sequences are on chip as they are wanted."""
-        operands = (self.k.tensor(self.op.q), self.k.tensor(self.op.k))
-        return all(isinstance(tensor, SbufTensor) and tensor.partition == FEATURES for tensor in operands)
-
-    def _tiles(self) -> list[_Tile]:
+    def _tiles(self) -> list[Tile]:
         """The tiles of queries of a sequence."""
         if self.op.causal:
             starts = range(0, self.queries, LANES)
             sizes = [(start, min(LANES, self.queries - start)) for start in starts]
-            return [_Tile(Affine(start), rows, self._visible(start + rows - 1)) for start, rows in sizes]
+            return [Tile(Affine(start), rows, self._visible(start + rows - 1)) for start, rows in sizes]
         count, size, step = even_tiles(self.queries, LANES) or (ceil(self.queries / LANES), LANES, LANES)
         starts = [i * step for i in range(count)]
-        return [_Tile(Affine(start), min(size, self.queries - start), self.keys) for start in starts]
+        return [Tile(Affine(start), min(size, self.queries - start), self.keys) for start in starts]
 
     def _visible(self, query: int) -> int:
         """Keys that query `query` sees in the causal form."""
         return max(1, min(self.keys, query + self.keys - self.queries + 1))
 
-    def _units(self, tile: _Tile) -> list[_Unit]:
+    def _units(self, tile: Tile) -> list[HeadGroup]:
         """All units of a tile of queries, one by one."""
         period, group = min(self.groups.period, self.heads), self.groups.group
         firsts = [(turn, first) for turn in range(0, self.heads, period) for first in range(0, period, group)]
         firsts = [(turn, first) for turn, first in firsts if turn + first < self.heads]
         return [
-            _Unit(tile, Affine(turn // period), period, first, min(group, self.heads - turn - first), last)
+            HeadGroup(tile, Affine(turn // period), period, first, min(group, self.heads - turn - first), last)
             for (turn, first), last in zip(firsts, [False] * (len(firsts) - 1) + [True], strict=True)
         ]
 
-    def _emit(self, units: Sequence[_Unit], sequences: int, batch: Affine | None = None) -> None:
+    def _emit(self, units: Sequence[HeadGroup], sequences: int, batch: Affine | None = None) -> None:
         """The units of each of `sequences` sequences, or of the one sequence `batch`."""
         known: dict[Affine, _Sequence] = {}
 
-        def at(unit: Unit) -> tuple[_Sequence, _Unit]:
+        def at(unit: Unit) -> tuple[_Sequence, HeadGroup]:
             i, number = unit
             return known.setdefault(i, _Sequence(self, i if batch is None else batch)), units[number]
 
         self._pipelined(sequences, len(units), at)
 
-    def _pipelined(self, trips: int, count: int, at: Callable[[Unit], tuple[_Sequence, _Unit]]) -> None:
+    def _pipelined(self, trips: int, count: int, at: Callable[[Unit], tuple[_Sequence, HeadGroup]]) -> None:
         """`count` units in each of `trips` iterations; `at` gives what a unit works on."""
         copies = neighbours_apart(count)
         scores: dict[Unit, tuple[View, View, float]] = {}
@@ -284,17 +224,25 @@ class _Attention:
         )
         pipelined(self.b, trips, count, stages)
 
-    def _long_sequence(self, here: _Sequence, tiles: Sequence[_Tile]) -> None:
+    def _long_sequence(self, here: _Sequence, tiles: Sequence[Tile]) -> None:
         """One sequence, tile by tile of queries, with loops over groups of heads."""
         if self.op.causal or len({tile.rows for tile in tiles}) > 1:
             for tile in tiles:
                 self._query_tile(here, tile)
             return
-        step = tiles[1].start.constant if len(tiles) > 1 else 0
-        with self.b.loop(len(tiles)) as i:
-            self._query_tile(here, _Tile(i * step, tiles[0].rows, tiles[0].keys))
+        step, units = tiles[1].start.constant if len(tiles) > 1 else 0, self._units(tiles[0])
+        if len(units) > MOST_UNITS:
+            with self.b.loop(len(tiles)) as i:
+                self._query_tile(here, replace(tiles[0], start=i * step))
+            return
 
-    def _query_tile(self, here: _Sequence, tile: _Tile) -> None:
+        def at(unit: Unit) -> tuple[_Sequence, HeadGroup]:
+            return here, replace(units[unit[1]], tile=replace(tiles[0], start=unit[0] * step))
+
+        here.prepare(tiles[0])
+        self._pipelined(len(tiles), len(units), at)
+
+    def _query_tile(self, here: _Sequence, tile: Tile) -> None:
         """All heads of a tile of queries, some at a time."""
         here.prepare(tile)
         units = self._units(tile)
@@ -304,10 +252,10 @@ class _Attention:
         together = next(n for n in range(1, turns + 1) if turns % n == 0 and (n * each >= STAGES or n == turns))
         firsts = range(0, period * together, self.groups.group)
 
-        def at(unit: Unit) -> tuple[_Sequence, _Unit]:
+        def at(unit: Unit) -> tuple[_Sequence, HeadGroup]:
             first = firsts[unit[1]]
             group = min(self.groups.group, period * together - first)
-            return here, _Unit(tile, unit[0], period * together, first, group, False)
+            return here, HeadGroup(tile, unit[0], period * together, first, group, False)
 
         self._pipelined(turns // together, len(firsts), at)
         rest = [unit for unit in units if unit.turn.constant >= turns]
@@ -316,96 +264,9 @@ class _Attention:
         else:
             self._finish(here, tile)
 
-    # -- operands ------------------------------------------------------------------------------------------------------
-
-    def ring(self, name: str, shape: tuple[int, ...], dtype: str, space: str, copies: int) -> Ring:
-        """Tiles that units take in turn; made by the first that asks, who needs the most."""
-        key = f"{name}.{dtype}"
-        if key not in self.rings:
-            self.rings[key] = Ring([self.b.alloc_outer(shape, dtype, space, name).view() for _ in range(copies)])
-        return self.rings[key]
-
-    def turning(self, dtype: str) -> Bank:
-        """Banks of PSUM through which turned blocks of `dtype` leave the array."""
-        elements = int(self.k.target.psum_bank_bytes) // dtype_by_name(dtype).size_bytes
-        return self.ring("turned", (min(LANES, self.columns), elements), dtype, "psum", 2).take
-
-    def features(self, value: SSAValue, batch: Affine, name: str) -> View:
-        """[128, tiles, positions] of one sequence."""
-        tensor = self.k.tensor(value)
-        if isinstance(tensor, SbufTensor) and tensor.partition == FEATURES:
-            return tensor.whole.at(2, batch)
-        length, elements = tensor.shape[1], tensor.shape[FEATURES]
-        size = LANES if packs_heads(self.size) else self.size
-        panel = self.b.alloc(
-            (min(size, elements), ceil(elements / size), length), tensor.dtype, "sbuf", self.b.rotation, name
-        ).view()
-        source = KMajor(self.k, tensor, 1, FEATURES)
-
-        def rows(start: Affine, count: int) -> None:
-            part, at = panel.slice(2, start, count), {0: (batch, 1), 1: (start, count)}
-            if size == LANES and source.is_direct:
-                source.load(part, at)
-                return
-            staged = source.staged(at)
-            bank = self.turning(staged.dtype)
-            if size == LANES:
-                turn_rows(self.k, part, staged, parts=2, bank=bank)
-                return
-            group = min(blocks_per_bank(self.k, staged), elements // size)
-
-            def heads(first: Affine, number: int) -> None:
-                turn_blocks(self.k, part, staged, first, number, size, size, bank)
-
-            self.b.tiles(elements // size, group, heads)
-
-        self.b.tiles(length, LANES, rows)
-        return panel
-
-    def positions(self, value: SSAValue, batch: Affine) -> View:
-        """[128, key tiles, features] of one sequence."""
-        tensor = self.k.tensor(value)
-        elements = tensor.shape[FEATURES]
-        if isinstance(tensor, SbufTensor) and tensor.partition == 1:
-            return tensor.whole.at(2, batch)
-        tiles = ceil(self.keys / LANES)
-        panel = self.b.alloc(
-            (min(LANES, self.keys), tiles, elements), tensor.dtype, "sbuf", self.b.rotation, "v"
-        ).view()
-
-        def rows(start: Affine, count: int) -> None:
-            place = panel.slice(0, 0, count).at(1, start.divided(LANES))
-            if isinstance(tensor, DramTensor):
-                self.b.load(place, tensor.view({0: (batch, 1), 1: (start, count)}, [1, FEATURES]))
-            else:
-                self._turn_values(place, tensor.whole.at(2, batch), elements, start, count)
-
-        self.b.tiles(self.keys, LANES, rows)
-        return panel
-
-    def _turn_values(self, place: View, features: View, elements: int, start: Affine, count: int) -> None:
-        """`place` [count, features] from values with features on partitions [128, tiles, positions]."""
-        full, rest = divmod(elements, LANES)
-        per_bank = max(1, int(self.k.target.psum_bank_bytes) // dtype_by_name(self.dtype).size_bytes // LANES)
-
-        def blocks(first: Affine, tiles: int, size: int) -> None:
-            for low in range(0, count, self.columns):
-                width = min(self.columns, count - low)
-                turned = self.turning(self.dtype)((width, tiles, size))
-                with self.b.loop(tiles) as j:
-                    block = features.slice(0, 0, size).at(1, first + j).slice(1, start + low, width)
-                    self.b.transpose(turned.at(1, j), block)
-                target = place.slice(0, low, width).slice(1, first * LANES, tiles * size)
-                self.b.copy(target, turned)
-
-        if full:
-            self.b.tiles(full, per_bank, lambda first, tiles: blocks(first, tiles, LANES))
-        if rest:
-            blocks(Affine(full), 1, rest)
-
     # -- first stage ---------------------------------------------------------------------------------------------------
 
-    def load_mask(self, batch: Affine, head: Affine, tile: _Tile) -> View:
+    def load_mask(self, batch: Affine, head: Affine, tile: Tile) -> View:
         """The mask [rows, keys] of one head."""
         assert self.mask is not None
         view = self.b.alloc((tile.rows, tile.keys), "f32", "sbuf", self.b.rotation, "mask").view()
@@ -413,7 +274,7 @@ class _Attention:
         transfer(self.b, self.b.load, view, self.mask.view(part, [2, 3]))
         return view
 
-    def _powers(self, unit: _Unit, scores: View, lowered: View, scale: float, number: int, copies: int) -> None:
+    def _powers(self, unit: HeadGroup, scores: View, lowered: View, scale: float, number: int, copies: int) -> None:
         """exp of the scores of a unit less their maxima, and the row sums; in tile `number` of `copies`."""
         powers, sums = self._weights(unit, number, copies)
         for j in range(unit.group):
@@ -422,7 +283,7 @@ class _Attention:
                 row_sum=sums.slice(1, j, 1),
             )  # fmt: skip
 
-    def _weights(self, unit: _Unit, number: int, copies: int) -> tuple[View, View]:
+    def _weights(self, unit: HeadGroup, number: int, copies: int) -> tuple[View, View]:
         """Tiles for powers [rows, group, keys] and their sums [rows, group]."""
         lanes, group = min(LANES, self.queries), self.groups.group
         powers = self.ring("powers", (lanes, group * self.keys), self.dtype, "sbuf", copies)
@@ -430,7 +291,7 @@ class _Attention:
         rows = unit.tile.rows
         return powers.take((rows, unit.group, unit.tile.keys), number), sums.take((rows, unit.group), number)
 
-    def _scores(self, here: _Sequence, unit: _Unit) -> tuple[View, View, float]:
+    def _scores(self, here: _Sequence, unit: HeadGroup) -> tuple[View, View, float]:
         """([rows, group, keys] before the softmax, what to add to it, factor that the softmax has to apply before)."""
         b, (rows, keys), group = self.b, (unit.tile.rows, unit.tile.keys), unit.group
         scale = self.op.scale.value.data
@@ -447,7 +308,7 @@ class _Attention:
             self.e.scalar(lowered, lowered, "multiply", scale)
         return scores, lowered, scale
 
-    def _masked(self, here: _Sequence, unit: _Unit, banks: Ring) -> View:
+    def _masked(self, here: _Sequence, unit: HeadGroup, banks: Ring) -> View:
         """scores * scale + mask of a unit, in SBUF."""
         (rows, keys), group, scale = (unit.tile.rows, unit.tile.keys), unit.group, self.op.scale.value.data
         masked = self.ring("masked", (min(LANES, self.queries), self.groups.group * self.keys), "f32", "sbuf", 2)
@@ -468,7 +329,7 @@ class _Attention:
             self._hide(masked, unit)
         return masked
 
-    def _mask(self, here: _Sequence, unit: _Unit) -> View | None:
+    def _mask(self, here: _Sequence, unit: HeadGroup) -> View | None:
         """The mask of a unit, [rows, group, keys]."""
         b, tile = self.b, unit.tile
         if self.mask is None:
@@ -486,7 +347,7 @@ class _Attention:
         transfer(b, b.load, view, self.mask.view(part, [2, 1, 3]))
         return view
 
-    def _hide(self, masked: View, unit: _Unit) -> None:
+    def _hide(self, masked: View, unit: HeadGroup) -> None:
         """Hide the keys behind each query; only the last 128 keys of a tile reach beyond its first query."""
         assert self.triangle is not None
         rows, keys = unit.tile.rows, unit.tile.keys
@@ -501,14 +362,14 @@ class _Attention:
         target = masked.slice(2, low, size)
         self.e.tensors(target, target, part, "add")
 
-    def _place(self, unit: _Unit, head: int, per_period: int, size: int) -> tuple[int, Affine]:
+    def _place(self, unit: HeadGroup, head: int, per_period: int, size: int) -> tuple[int, Affine]:
         """(first partition, tile) of head `head` of the unit's period, in a tensor of heads of `size` elements."""
         per_tile = heads_per_tile(size)
         if per_tile == 1:
             return 0, (unit.turn * per_period + head) * ceil(size / LANES)
         return (head % per_tile) * size, unit.turn * (per_period // per_tile) + head // per_tile
 
-    def _products(self, bank: View, here: _Sequence, unit: _Unit, j: int, keys: tuple[Affine, int]) -> None:
+    def _products(self, bank: View, here: _Sequence, unit: HeadGroup, j: int, keys: tuple[Affine, int]) -> None:
         """bank [rows, size] = q . k^T of head `j` of a unit, for the keys (start, size)."""
         (start, size), head, shared = keys, unit.first + j, self.heads // self.kv_heads
         lane, tile = self._place(unit, head, unit.period, self.size)
@@ -523,7 +384,7 @@ class _Attention:
 
     # -- later stages --------------------------------------------------------------------------------------------------
 
-    def _pieces(self, unit: _Unit) -> list[tuple[int, int, int, int]]:
+    def _pieces(self, unit: HeadGroup) -> list[tuple[int, int, int, int]]:
         """(first tile of keys, number of tiles, their lanes, place in the row of turned powers), by PSUM banks."""
         full, rest = divmod(unit.tile.keys, LANES)
         width = unit.tile.rows * unit.group
@@ -531,14 +392,14 @@ class _Attention:
         pieces = [(start, min(most, full - start), LANES, start * width) for start in range(0, full, most)]
         return [*pieces, (full, 1, rest, full * width)] if rest else pieces
 
-    def _turned(self, unit: _Unit, number: int, copies: int) -> View:
+    def _turned(self, unit: HeadGroup, number: int, copies: int) -> View:
         """A tile for all turned powers of a unit, [128 keys, tiles of keys * group * rows]."""
         most = min(LANES, self.queries) * self.groups.group * ceil(self.keys / LANES)
         ring = self.ring("turned_powers", (min(LANES, self.keys), most), self.dtype, "sbuf", copies)
         elements = unit.tile.rows * unit.group * ceil(unit.tile.keys / LANES)
         return ring.take((min(LANES, self.keys), elements), number)
 
-    def _turn_powers(self, unit: _Unit, number: int, copies: int) -> None:
+    def _turn_powers(self, unit: HeadGroup, number: int, copies: int) -> None:
         """The powers of a unit with keys on partitions."""
         powers, _ = self._weights(unit, number, copies)
         turned, (rows, group) = self._turned(unit, number, copies), (unit.tile.rows, unit.group)
@@ -553,7 +414,7 @@ class _Attention:
                         self.b.transpose(out.at(1, j).at(1, i), keys)
                 self.b.copy(target.slice(0, low, width), out)
 
-    def _context(self, here: _Sequence, unit: _Unit, number: int, copies: int) -> None:
+    def _context(self, here: _Sequence, unit: HeadGroup, number: int, copies: int) -> None:
         """The rows of the result of one unit: powers . v / sums."""
         rows, group, size = unit.tile.rows, unit.group, self.value_size
         shape = (min(LANES, self.queries), self.groups.group * size)
@@ -576,7 +437,7 @@ class _Attention:
         divided = View(sums.buffer, sums.partition, sums.partitions, sums.offset, (*sums.dims, (0, size)))
         self.e.tensors(target, bank, divided, "multiply")
 
-    def _finish(self, here: _Sequence, tile: _Tile) -> None:
+    def _finish(self, here: _Sequence, tile: Tile) -> None:
         """Put the rows of a tile of queries where the result lies."""
         out, result = self.out, here.result(tile)
         if isinstance(out, SbufTensor):

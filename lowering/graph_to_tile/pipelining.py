@@ -68,12 +68,16 @@ def neighbours_apart(units: int) -> int:
 class Ring:
     """Tiles of a whole kernel that its units take in turn, each up to [partitions, elements]."""
 
-    def __init__(self, tiles: Sequence[View]):
-        self.tiles, self.taken = tiles, 0
+    def __init__(self, alloc: Callable[[], View], most: int):
+        """`alloc` makes a tile; at most `most` of them."""
+        self.alloc, self.most, self.taken = alloc, most, 0
+        self.tiles: dict[int, View] = {}
 
     def take(self, shape: tuple[int, ...], number: int | None = None) -> View:
         """The next tile, or tile `number` modulo their number, as [partitions, ...]."""
         if number is None:
             number, self.taken = self.taken, self.taken + 1
-        tile = self.tiles[number % len(self.tiles)]
-        return tile.slice(0, 0, shape[0]).slice(1, 0, prod(shape[1:])).split(0, shape[1:])
+        number %= self.most
+        if number not in self.tiles:
+            self.tiles[number] = self.alloc()
+        return self.tiles[number].slice(0, 0, shape[0]).slice(1, 0, prod(shape[1:])).split(0, shape[1:])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from xdsl.ir import Block, SSAValue
 
-from lowering.graph_to_tile.attention import HeadGroups, even_tiles
+from lowering.graph_to_tile.attention_plan import HeadGroups, even_tiles
 from neuron_dialects.graph import AttentionOp
 from tests.core_kernels import Make, lowered_error
 

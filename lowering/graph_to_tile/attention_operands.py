@@ -1,0 +1,105 @@
+"""Operands of attention on chip: queries and keys with features on partitions, values with positions there.
+
+What lies so already is used in place. Whatever else is loaded, or turned by the tensor engine, one sequence at a time.
+"""
+
+from collections.abc import Callable
+from math import ceil
+
+from xdsl.ir import SSAValue
+
+from lowering.graph_to_tile.kernel import Kernel
+from lowering.graph_to_tile.matmul import KMajor
+from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor
+from lowering.graph_to_tile.turning import Bank, blocks_per_bank, turn_blocks, turn_rows
+from lowering.graph_to_tile.view import View
+from neuron_dialects.access import Affine
+from neuron_dialects.dtypes import dtype_by_name
+from neuron_dialects.graph import AttentionOp
+from neuron_dialects.graph.attention import packs_heads
+
+FEATURES = 2
+"""Dimension of q, k, v and the result that holds the packed heads."""
+
+
+class Operands:
+    """Views of the operands of one attention; `banks` gives, by element type, where turned blocks pass through."""
+
+    def __init__(self, k: Kernel, op: AttentionOp, banks: Callable[[str], Bank]):
+        self.k, self.size, self.columns, self.banks = k, op.head_size, int(k.target.pe_columns), banks
+
+    def in_place(self, value: SSAValue) -> bool:
+        """Whether the value lies on chip with features on partitions."""
+        tensor = self.k.tensor(value)
+        return isinstance(tensor, SbufTensor) and tensor.partition == FEATURES
+
+    def features(self, value: SSAValue, batch: Affine, name: str) -> View:
+        """[128, tiles, positions] of one sequence."""
+        tensor = self.k.tensor(value)
+        if isinstance(tensor, SbufTensor) and self.in_place(value):
+            return tensor.whole.at(2, batch)
+        length, elements = tensor.shape[1], tensor.shape[FEATURES]
+        size = LANES if packs_heads(self.size) else self.size
+        panel = self.k.b.alloc(
+            (min(size, elements), ceil(elements / size), length), tensor.dtype, "sbuf", self.k.b.rotation, name
+        ).view()
+        source = KMajor(self.k, tensor, 1, FEATURES)
+
+        def rows(start: Affine, count: int) -> None:
+            part, at = panel.slice(2, start, count), {0: (batch, 1), 1: (start, count)}
+            if size == LANES and source.is_direct:
+                source.load(part, at)
+                return
+            staged = source.staged(at)
+            bank = self.banks(staged.dtype)
+            if size == LANES:
+                turn_rows(self.k, part, staged, parts=2, bank=bank)
+                return
+            group = min(blocks_per_bank(self.k, staged), elements // size)
+
+            def heads(first: Affine, number: int) -> None:
+                turn_blocks(self.k, part, staged, first, number, size, size, bank)
+
+            self.k.b.tiles(elements // size, group, heads)
+
+        self.k.b.tiles(length, LANES, rows)
+        return panel
+
+    def positions(self, value: SSAValue, batch: Affine) -> View:
+        """[128, key tiles, features] of one sequence."""
+        tensor = self.k.tensor(value)
+        keys, elements = tensor.shape[1:]
+        if isinstance(tensor, SbufTensor) and tensor.partition == 1:
+            return tensor.whole.at(2, batch)
+        shape = (min(LANES, keys), ceil(keys / LANES), elements)
+        panel = self.k.b.alloc(shape, tensor.dtype, "sbuf", self.k.b.rotation, "v").view()
+
+        def rows(start: Affine, count: int) -> None:
+            place = panel.slice(0, 0, count).at(1, start.divided(LANES))
+            if isinstance(tensor, DramTensor):
+                self.k.b.load(place, tensor.view({0: (batch, 1), 1: (start, count)}, [1, FEATURES]))
+            else:
+                self._turn_values(place, tensor.whole.at(2, batch), start, count)
+
+        self.k.b.tiles(keys, LANES, rows)
+        return panel
+
+    def _turn_values(self, place: View, features: View, start: Affine, count: int) -> None:
+        """`place` [count, features] from values with features on partitions [128, tiles, positions]."""
+        full, rest = divmod(place.free_elements, LANES)
+        per_bank = max(1, int(self.k.target.psum_bank_bytes) // dtype_by_name(place.dtype).size_bytes // LANES)
+
+        def blocks(first: Affine, tiles: int, size: int) -> None:
+            for low in range(0, count, self.columns):
+                width = min(self.columns, count - low)
+                turned = self.banks(features.dtype)((width, tiles, size))
+                with self.k.b.loop(tiles) as j:
+                    block = features.slice(0, 0, size).at(1, first + j).slice(1, start + low, width)
+                    self.k.b.transpose(turned.at(1, j), block)
+                target = place.slice(0, low, width).slice(1, first * LANES, tiles * size)
+                self.k.b.copy(target, turned)
+
+        if full:
+            self.k.b.tiles(full, per_bank, lambda first, tiles: blocks(first, tiles, LANES))
+        if rest:
+            blocks(Affine(full), 1, rest)

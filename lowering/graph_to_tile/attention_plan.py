@@ -1,0 +1,72 @@
+"""Pure arithmetic of attention: which heads share a PSUM bank or a tile of partitions, and tiles of queries."""
+
+from dataclasses import dataclass
+from math import ceil, lcm
+
+from lowering.graph_to_tile.tensors import LANES
+from neuron_dialects.access import Affine
+from neuron_dialects.graph.attention import packs_heads
+
+
+@dataclass(frozen=True)
+class HeadGroups:
+    """How heads are taken together. Pure arithmetic.
+
+    `group`: heads whose scores share a PSUM bank. `period`: heads after which the places of heads within tiles of 128
+    partitions, and the sharing of key heads, repeat; a multiple of `group`.
+    """
+
+    group: int
+    period: int
+
+    @staticmethod
+    def plan(heads: int, kv_heads: int, size: int, value_size: int, keys: int, bank: int) -> "HeadGroups":
+        """Groups of `heads` query heads of `size` elements over `keys` keys; `bank` f32 elements fill a PSUM bank."""
+        most = max(1, min(bank // min(keys, bank), bank // value_size))
+        group = max(n for n in range(1, min(heads, most) + 1) if heads % n == 0)
+        per_tile = heads_per_tile(size)
+        period = lcm(group, per_tile, heads // kv_heads * per_tile)
+        return HeadGroups(group, period)
+
+
+def heads_per_tile(size: int) -> int:
+    """Heads of `size` elements that share a tile of 128 partitions; one where they cannot be packed, or fill tiles."""
+    return LANES // size if packs_heads(size) and size < LANES else 1
+
+
+def even_tiles(extent: int, most: int) -> tuple[int, int, int] | None:
+    """(number, size, step) of as few tiles of one size as cover `extent`, overlapping where they must; None if none do.
+
+    What lies in two tiles is computed twice, with the same result, and one loop serves all tiles.
+    """
+    count = ceil(extent / most)
+    if count == 1:
+        return 1, extent, 0
+    sizes = range(ceil(extent / count), most + 1)
+    return next(((count, n, (extent - n) // (count - 1)) for n in sizes if (extent - n) % (count - 1) == 0), None)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Queries `start` to `start + rows` of a sequence; they see its first `keys` keys."""
+
+    start: Affine
+    rows: int
+    keys: int
+
+
+@dataclass(frozen=True)
+class HeadGroup:
+    """`group` heads from head `turn * period + first` on, of one tile of queries; `last` of that tile or not."""
+
+    tile: Tile
+    turn: Affine
+    period: int
+    first: int
+    group: int
+    last: bool
+
+    @property
+    def head(self) -> Affine:
+        """The first head."""
+        return self.turn * self.period + self.first
