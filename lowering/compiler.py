@@ -6,6 +6,7 @@ assumed machine figures) is collected in the report. A model that is compiled fo
 through the pipeline once for each; one NEFF holds them all.
 """
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +18,15 @@ from xdsl.context import Context
 from xdsl.dialects import func
 from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, ModuleOp, StringAttr
 
+from lowering.optimization import (
+    DEFAULT_SEARCH_SECONDS,
+    OPTIMIZATION_LEVELS,
+    check_settings,
+    found_report,
+    leave_out,
+    search,
+    with_settings,
+)
 from lowering.pipeline import LEVELS, pass_name, pass_specs
 from lowering.refusals import run_with_refusals
 from lowering.segment_report import segment_report
@@ -77,6 +87,11 @@ class CompileOptions:
     """Operators that run on the core, or are an error."""
     must_compile: bool = False
     """Whether anything on the host is an error."""
+    optimization_level: int = 2
+    """1: quick to compile; 2: every pass with its defaults; 3: also search, for at most `search_seconds`."""
+    search_seconds: float = DEFAULT_SEARCH_SECONDS
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """`PASS.OPTION` -> value, or `PASS` -> "off", as in `lowering.optimization`; a search leaves these alone."""
 
     def check(self) -> None:
         """NeuronError NX-ARG-001 for a value that is none of the allowed ones."""
@@ -92,6 +107,12 @@ class CompileOptions:
         unknown = set(self.without) - {pass_name(spec) for spec in pass_specs()}
         if unknown:
             raise NeuronError("NX-ARG-001", f"no pass {min(unknown)} in the default pipeline")
+        if self.optimization_level not in OPTIMIZATION_LEVELS:
+            levels = ", ".join(map(str, OPTIMIZATION_LEVELS))
+            raise NeuronError("NX-ARG-001", f"-O{self.optimization_level}: choose one of {levels}")
+        if not self.search_seconds > 0:
+            raise NeuronError("NX-ARG-001", f"--search-seconds {self.search_seconds}: more than 0")
+        check_settings(self.settings)
         if self.minimum_segment_size < 1:
             raise NeuronError("NX-ARG-001", f"--minimum-segment-size {self.minimum_segment_size}: at least 1")
         if len(self.buckets) > 1 and self.emit != "neff":
@@ -131,7 +152,7 @@ def compile_model(
     emission = _Emission(clock) if options.emit == "neff" else None
     compiled: list[_Compiled] = []
     for shapes in options.shape_sets():
-        one = _compile_at(model, options, shapes, clock)
+        one = _compile_best(model, options, shapes, clock)
         _refuse_equal_buckets([*(c.info for c in compiled), one.info])
         if emission is not None:
             emission.add(one)
@@ -183,13 +204,40 @@ class _Clock:
         return time.perf_counter() - self._started
 
 
-def _compile_at(
+def _compile_best(
     source: "str | os.PathLike[str] | ModelProto",
     options: CompileOptions,
     shapes: Mapping[str, tuple[int, ...]],
     clock: _Clock,
 ) -> _Compiled:
-    """Import the model with these shapes and run the pipeline."""
+    """Compile at these shapes, with the settings that the optimisation level gives or finds."""
+    settings = leave_out(options.optimization_level, options.settings)
+    default = _compile_at(source, options, shapes, settings, clock)
+    if options.optimization_level < OPTIMIZATION_LEVELS[-1] or options.emit not in ("neff", LEVELS[-1]):
+        return default
+
+    def compile_with(tried: Mapping[str, str], until: str = LEVELS[-1]) -> _Compiled:
+        return _compile_at(source, replace(options, emit=until), shapes, tried, _Clock(lambda _: None))
+
+    def fingerprint(tried: Mapping[str, str]) -> str:
+        """All that settings change is in the graph level's text, which takes a small part of the time."""
+        return hashlib.sha256(str(compile_with(tried, LEVELS[0]).module).encode()).hexdigest()
+
+    begun = time.perf_counter()
+    found, best = search(fingerprint, compile_with, default, settings, options.search_seconds, clock.tell)
+    clock.done("search", time.perf_counter() - begun)
+    best.report["search"] = found_report(found)
+    return best
+
+
+def _compile_at(
+    source: "str | os.PathLike[str] | ModelProto",
+    options: CompileOptions,
+    shapes: Mapping[str, tuple[int, ...]],
+    settings: Mapping[str, str],
+    clock: _Clock,
+) -> _Compiled:
+    """Import the model with these shapes and run the pipeline with these settings."""
     from lowering.onnx_to_graph import import_onnx
 
     clock.tell("import")
@@ -197,7 +245,7 @@ def _compile_at(
     imported = import_onnx(source, input_shapes=dict(shapes), target=options.target)
     module = imported.module
     module.attributes[TARGET_ATTRIBUTE] = TargetAttr(options.target)
-    clock.seconds["import"] += time.perf_counter() - begun
+    clock.seconds["import"] = clock.seconds.get("import", 0.0) + time.perf_counter() - begun
     until = options.emit if options.emit in LEVELS else LEVELS[-1]
     cast_type = _TYPE_NAMES[options.auto_cast_type]
     specs = (
@@ -205,7 +253,7 @@ def _compile_at(
         if options.emit == "import"
         else pass_specs(options.auto_cast, cast_type, until, saturate=options.saturate_infinity)
     )
-    specs = [spec for spec in specs if pass_name(spec) not in options.without]
+    specs = with_settings([spec for spec in specs if pass_name(spec) not in options.without], settings)
     partition = _partition(options, imported.info)
     placed: dict[str, Any] = {"segments": [], "transfers": []}
 

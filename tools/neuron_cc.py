@@ -94,7 +94,35 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input-shape", action="append", default=[], metavar="NAME=1,3,224,224", help="shape of an input; repeatable"
     )
+    _add_optimization_arguments(parser)
     _add_partition_arguments(parser)
+
+
+def _add_optimization_arguments(parser: argparse.ArgumentParser) -> None:
+    """How hard the compiler tries."""
+    group = parser.add_argument_group("optimisation")
+    group.add_argument(
+        "-O",
+        "--optlevel",
+        type=int,
+        default=2,
+        metavar="LEVEL",
+        help="1: quick to compile; 2 (default); 3: also search for faster settings, timing each program",
+    )
+    group.add_argument(
+        "--search-seconds",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="what -O3 may take for its search (default: 60); Ctrl-C ends it with the best so far",
+    )
+    group.add_argument(
+        "--pass-option",
+        action="append",
+        default=[],
+        metavar="PASS.OPTION=VALUE",
+        help="an option of a pass of the default pipeline, or PASS=off; repeatable",
+    )
 
 
 def _add_partition_arguments(parser: argparse.ArgumentParser) -> None:
@@ -187,6 +215,7 @@ def _run(arguments: Sequence[str]) -> int:
 def _settings(options: argparse.Namespace, emit: str) -> CompileOptions:
     """What to compile for; NeuronError NX-ARG-002 when number formats are asked for in two spellings."""
     from lowering.compiler import CompileOptions
+    from lowering.optimization import parse_settings
 
     cast = auto_cast_of(options.fast_math, options.fp32_cast)
     if cast is not None and (options.auto_cast is not None or options.auto_cast_type is not None):
@@ -204,6 +233,9 @@ def _settings(options: argparse.Namespace, emit: str) -> CompileOptions:
         force_core=_names(options.force_core),
         must_compile=options.must_compile,
         saturate_infinity=options.enable_saturate_infinity,
+        optimization_level=options.optlevel,
+        search_seconds=options.search_seconds,
+        settings=parse_settings(options.pass_option),
     )
 
 
@@ -224,7 +256,7 @@ def _compile(options: argparse.Namespace) -> int:
     settings = _shape_settings(options, _settings(options, options.emit))
     suffix = ".neff" if options.emit == "neff" else ".mlir"
     output = options.output or f"{model_name(options.model)}{suffix}"
-    result = compile_model(options.model, settings)
+    result = compile_model(options.model, settings, _show_trials if sys.stderr.isatty() else None)
     write_result(result, Path(output), options.print_debuginfo)
     if options.report is not None:
         write_text(options.report, json.dumps(result.report, indent=2) + "\n")
@@ -232,6 +264,12 @@ def _compile(options: argparse.Namespace) -> int:
     for line in shape_warnings(result.report):
         print(line, file=sys.stderr)
     return 0
+
+
+def _show_trials(step: str) -> None:
+    """Progress of a search, for somebody who looks on."""
+    if step.startswith("trial "):
+        print(step, file=sys.stderr)
 
 
 def _analyze(options: argparse.Namespace) -> int:
@@ -330,6 +368,9 @@ def summary_line(report: dict[str, Any], output: Path) -> str:
         parts.append(f"peak SBUF {report['peak_sbuf_bytes']} B/partition")
     if report["spills"]:
         parts.append(f"{len(report['spills'])} spills")
+    if search := report.get("search"):
+        gain = 100 * (1 - search["seconds"] / search["default_seconds"]) if search["default_seconds"] else 0.0
+        parts.append(f"{gain:.1f} % faster than -O2 after {len(search['tried'])} trials")
     parts.append(f"{report['compile_seconds']['total']:.1f} s")
     return f"{output}: {', '.join(parts)}"
 
