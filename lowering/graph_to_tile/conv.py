@@ -14,15 +14,8 @@ from math import ceil
 
 from xdsl.ir import Operation, SSAValue
 
-from lowering.graph_to_tile.conv_phases import (
-    Phase,
-    Triple,
-    conv_phase,
-    spatial_part,
-    transposed_phases,
-    triple,
-    triple_pairs,
-)
+from lowering.graph_to_tile.conv_interleave import interleaved
+from lowering.graph_to_tile.conv_phases import Phase, Triple, conv_phase, transposed_phases, triple, triple_pairs
 from lowering.graph_to_tile.conv_weights import WeightPacking, filter_taps, is_packable
 from lowering.graph_to_tile.epilogue import Epilogue
 from lowering.graph_to_tile.kernel import Kernel
@@ -70,18 +63,12 @@ def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[
     groups = plan_groups(channels, outputs, op.groups.value.data, is_packable(k, op.w))
     packing = WeightPacking(k, op.w, groups, filter_taps(op.w), transposed)
     epilogue = Epilogue(k, op.result, ops, results, 1, groups.lane_step)
-    epilogue.prepare(len(phases) == 1)
-    for phase in phases:
-        shape = shape_of(op.result)
-        if len(phases) > 1:
-            window = (spatial_part(phase.origin, n), spatial_part(phase.sizes, n), spatial_part(phase.step, n))
-            starts, sizes, steps = (
-                (*fill, *part) for fill, part in zip(((0, 0), shape[:2], (1, 1)), window, strict=True)
-            )
-            here = epilogue.windowed(starts, sizes, steps)
-        else:
-            here = epilogue
-        _ConvKernel(k, k.tensor(op.x), here, groups, packing, phase, n).run()
+    epilogue.prepare()
+    if len(phases) == 1:
+        _ConvKernel(k, k.tensor(op.x), epilogue, groups, packing, phases[0], n).run()
+        return
+    for part, here in interleaved(k, epilogue, phases, n):
+        _ConvKernel(k, k.tensor(op.x), here, groups, packing, part, n).run()
 
 
 class _ConvKernel:
@@ -216,16 +203,17 @@ class _ConvKernel:
         b = self.b
         inputs, results = (c_start, channels), (o_start, outputs)
         cuts = [*self.segments]
-        if self.spread > 1:
-            cuts[1] = self._block_segments()
+        if isinstance(self.x, DramTensor):
+            cuts[1] = self._block_segments(channels)
 
         def spatial(d: int, at: list[Place], images: Range) -> None:
             if d == 3:
-                if self.spread > 1:
-                    self._spread_block(weights, inputs, results, images, at)
+                if isinstance(self.x, DramTensor):
+                    self._block_of_rows(weights, inputs, results, images, at)
                 else:
                     ranges = [(segment.start + i * segment.size, segment.size) for segment, i in at]
-                    self._tile(weights, inputs, results, images, ranges, self._load_pixels(inputs, images, at))
+                    moving = self._resident_pixels(self.x, inputs, images, at)
+                    self._tile(weights, inputs, results, images, ranges, moving)
                 return
             for segment in cuts[d]:
                 with b.loop(segment.count) as i:
@@ -233,37 +221,46 @@ class _ConvKernel:
 
         b.tiles(self.batch, self.tile[0], lambda start, size: spatial(0, [], (start, size)))
 
-    def _block_segments(self) -> list[Segment]:
-        """Output rows whose input is loaded together where taps are spread: many tiles, in a sixth of SBUF at most.
+    def _block_segments(self, channels: int) -> list[Segment]:
+        """Output rows whose input is loaded together: many tiles, in a sixth of SBUF at most.
 
-        The rows of a tap are one transfer; a transfer for the few rows of a tile would be all start-up time.
+        A transfer for the few rows of a tile would be all start-up time, and neighbouring tiles share rows.
         """
         phase = self.phase
         width = max(segment.extent for segment in self.segments[2])
-        row = self.tile[0] * self.tile[1] * width * dtype_by_name(self.x.dtype).size_bytes
-        rows = max(1, int(self.k.target.sbuf_bytes_per_partition) // 6 // row)
+        depth = max(segment.extent for segment in self.segments[0]) if self.spread == 1 else self.tile[1]
+        row = self.tile[0] * depth * width * dtype_by_name(self.x.dtype).size_bytes
+        if self.spread == 1:
+            row *= ceil(channels / LANES) * phase.stride[1]
+        sbuf = int(self.k.target.sbuf_bytes_per_partition)
+        rows = max(1, min(sbuf // 6, (sbuf - self.k.resident_bytes) // 4) // row)
         tiles = ceil(phase.sizes[1] / self.tile[2])
         blocks = ceil(tiles / max(1, rows // self.tile[2]))
         size = ceil(tiles / blocks) * self.tile[2]
         return segments(phase.sizes[1], size, phase.stride[1], phase.reach[1], phase.pad_low[1], self.extents[1])
 
-    def _spread_block(
+    def _block_of_rows(
         self, weights: View | None, channels: Range, outputs: Range, images: Range, at: list[Place]
     ) -> None:
-        """The tiles of one block of output rows, with the taps of a column on partitions."""
+        """The tiles of one block of output rows, whose input is loaded first."""
         assert isinstance(self.x, DramTensor)
-        block = self._spread_pixels(self.x, images, at)
+        spread, strides = self.spread > 1, self.phase.stride
+        block = self._spread_pixels(self.x, images, at) if spread else self._plain_pixels(self.x, channels, images, at)
         (depth, d), (height, h), (width, w) = at
         first = height.start + h * height.size
-        stride = self.phase.stride[2]
 
         def rows(start: Affine, size: int) -> None:
-            def moving(_channel_tile: Affine, _lanes: int, offset: Triple) -> View:
-                return block.slice(3, start, size).slice(4, offset[2], width.size, stride)
+            def spread_taps(_channel_tile: Affine, _lanes: int, offset: Triple) -> View:
+                return block.slice(3, start, size).slice(4, offset[2], width.size, strides[2])
+
+            def moving(channel_tile: Affine, lanes: int, offset: Triple) -> View:
+                view = block.slice(0, 0, lanes).at(1, channel_tile).slice(2, offset[0], depth.size, strides[0])
+                view = view.slice(3, start * strides[1] + offset[1], size, strides[1])
+                return view.slice(4, offset[2], width.size, strides[2])
 
             ranges = [(depth.start + d * depth.size, depth.size), (first + start, size)]
             ranges.append((width.start + w * width.size, width.size))
-            self._tile(weights, channels, outputs, images, ranges, moving)
+            self._tile(weights, channels, outputs, images, ranges, spread_taps if spread else moving)
 
         self.b.tiles(height.size, self.tile[2], rows)
 
@@ -334,21 +331,6 @@ class _ConvKernel:
         return bank
 
     # -- input pixels --------------------------------------------------------------------------------------------------
-
-    def _load_pixels(self, channels: Range, images: Range, at: list[Place]) -> "Callable[[Affine, int, Triple], View]":
-        """The input of one tile: f(channel tile, lanes, tap offset) -> the moving operand [lanes, n, d, h, w]."""
-        if isinstance(self.x, SbufTensor):
-            return self._resident_pixels(self.x, channels, images, at)
-        tile = self._plain_pixels(self.x, channels, images, at)
-        strides = self.phase.stride
-
-        def moving(c_tile: Affine, lanes: int, offset: Triple) -> View:
-            view = tile.slice(0, 0, lanes).at(1, c_tile)
-            for d, (segment, _) in enumerate(at):
-                view = view.slice(2 + d, offset[d], segment.size, strides[d])
-            return view
-
-        return moving
 
     def _resident_pixels(
         self, x: SbufTensor, channels: Range, images: Range, at: list[Place]

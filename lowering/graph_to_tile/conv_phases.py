@@ -5,7 +5,7 @@ one `Phase`; a transposed one is a phase, again a plain convolution, for each ou
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import ceil
 
@@ -82,6 +82,20 @@ def transposed_phases(kernel: Triple, strides: Triple, pads: Triple, dilations: 
             )
         )
     return phases
+
+
+def phase_rows(phase: Phase, first: int, count: int) -> Phase | None:
+    """`count` rows of a phase (as far as there are so many) from row `first`; None where there are none."""
+    rows = min(count, phase.sizes[1] - first)
+    if rows < 1:
+        return None
+    depth, height, width = phase.origin
+    return replace(
+        phase,
+        origin=(depth, height + first * phase.step[1], width),
+        sizes=(phase.sizes[0], rows, phase.sizes[2]),
+        pad_low=(phase.pad_low[0], phase.pad_low[1] - first * phase.stride[1], phase.pad_low[2]),
+    )
 
 
 def spatial_part(values: Triple, n: int) -> tuple[int, ...]:

@@ -5,14 +5,14 @@ pointwise ops while it moves to its destination, so that bias, activation, resid
 Operands that vary only along the partition dimension are kept on chip for the whole kernel as columns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.pointwise import Pointwise
-from lowering.graph_to_tile.tensors import LANES, DramTensor, Ranges, SbufTensor, Tensor, transfer
+from lowering.graph_to_tile.tensors import LANES, DramTensor, Ranges, ResidentWindow, SbufTensor, Tensor, transfer
 from lowering.graph_to_tile.view import View, as_affine
 from neuron_dialects.access import Affine
 from neuron_dialects.graph import (
@@ -56,7 +56,7 @@ class Epilogue:
     partition: int
     lane_step: int = LANES
     window: Window | None = None
-    outputs: dict[SSAValue, Tensor] = field(default_factory=dict)
+    outputs: dict[SSAValue, Tensor | ResidentWindow] = field(default_factory=dict)
     columns: dict[SSAValue, View] = field(default_factory=dict)
 
     @property
@@ -64,22 +64,29 @@ class Epilogue:
         """Shape of what the kernel computes."""
         return self.window[1] if self.window else spec_of(self.source)[1]
 
-    def windowed(self, starts: Sequence[int], sizes: Sequence[int], steps: Sequence[int]) -> "Epilogue":
-        """The same epilogue over a strided part of the result; `prepare` was called before."""
-        window = (tuple(starts), tuple(sizes), tuple(steps))
-        outputs: dict[SSAValue, Tensor] = {}
-        for value, tensor in self.outputs.items():
-            assert isinstance(tensor, DramTensor)
-            outputs[value] = tensor.slice(*window)
-        return replace(self, window=window, outputs=outputs)
+    def windowed(
+        self, window: Window, outputs: Mapping[SSAValue, tuple[SbufTensor, tuple[int, ...]]] | None = None
+    ) -> "Epilogue":
+        """The same epilogue over a strided part of the result; `prepare` was called before.
 
-    def prepare(self, resident: bool = True) -> None:
-        """Register the outputs and bring per-partition operands on chip; called once, before the kernel's loops.
-
-        `resident`: whether the kernel can write into a resident tensor.
+        `outputs`: a result that is written elsewhere than to its own place -> where, and where the window starts there.
         """
+        starts, _, steps = window
+        places: dict[SSAValue, Tensor | ResidentWindow] = {}
+        for value, tensor in self.outputs.items():
+            if outputs and value in outputs:
+                places[value] = ResidentWindow(*outputs[value], steps)
+            elif isinstance(tensor, SbufTensor):
+                places[value] = ResidentWindow(tensor, starts, steps)
+            else:
+                assert isinstance(tensor, DramTensor)
+                places[value] = tensor.slice(*window)
+        return replace(self, window=window, outputs=places)
+
+    def prepare(self) -> None:
+        """Register the outputs and bring per-partition operands on chip; called once, before the kernel's loops."""
         for value in self.results:
-            if not resident or self.lane_step != LANES:
+            if self.lane_step != LANES:
                 self.k.residents.pop(value, None)
             self.outputs[value] = self.k.output(value)
         inside = {self.source, *(op.results[0] for op in self.ops)}

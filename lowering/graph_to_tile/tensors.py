@@ -217,6 +217,32 @@ class SbufTensor:
         return self.view(ranges), lambda: None
 
 
+@dataclass(frozen=True)
+class ResidentWindow:
+    """The part of a resident tensor at `starts`, `steps` apart (one of each for every logical dimension), to be written
+    in place; all of the partition dimension.
+    """
+
+    tensor: SbufTensor
+    starts: tuple[int, ...]
+    steps: tuple[int, ...]
+
+    def store(
+        self, b: KernelBuilder, partition: int, ranges: Ranges, dtype: str | None = None, copies: int = 2
+    ) -> tuple[View, Callable[[], None]]:
+        """As `SbufTensor.store`, for a piece of the window; `ranges` names all dimensions but whole ones of step 1."""
+        tensor = self.tensor
+        assert partition == tensor.partition
+        start, size = ranges.get(partition, (0, tensor.shape[partition]))
+        view = tensor.whole.slice(0, 0, size).at(1, as_affine(start).divided(LANES))
+        for position, d in enumerate(d for d in range(len(tensor.shape)) if d != partition):
+            low = tensor.halo[position][0] if tensor.halo else 0
+            first, count = ranges.get(d, (0, tensor.shape[d]))
+            place = as_affine(first) * self.steps[d] + (self.starts[d] + low)
+            view = view.slice(1 + position, place, count, self.steps[d])
+        return view, lambda: None
+
+
 Tensor = DramTensor | SbufTensor
 
 

@@ -127,6 +127,22 @@ def conv_halo(op: ConvOp) -> Halo:
     return tuple(pairs)
 
 
+def transposed_halo(op: ConvTransposeOp) -> Halo:
+    """Zeros that the phases of a transposed convolution read around its input, for batch and spatial dimensions.
+
+    Output o takes tap t from input (o + pad - t * dilation) / stride where that has no remainder.
+    """
+    pairs: list[tuple[int, int]] = [(0, 0)]
+    for d in range(len(shape_of(op.x)) - 2):
+        size, output, taps = shape_of(op.x)[2 + d], shape_of(op.result)[2 + d], shape_of(op.w)[2 + d]
+        stride, pad, dilation = ints(op.strides)[d], ints(op.pads)[d], ints(op.dilations)[d]
+        shifts = [pad - t * dilation for t in range(taps)]
+        least = min((o + s) // stride for o in range(min(stride, output)) for s in shifts)
+        most = max((o + s) // stride for o in range(max(0, output - stride), output) for s in shifts)
+        pairs.append((max(0, -least), max(0, most - size + 1)))
+    return tuple(pairs)
+
+
 def spreads_taps(op: Operation) -> bool:
     """Whether the anchor of `op` is a convolution of so few channels that, from DRAM, its taps go on partitions."""
     anchor = anchor_of(op)
@@ -153,6 +169,9 @@ def reads(op: Operation, operand: SSAValue, partition: int) -> Halo | None:
         groups = plan_groups(shape_of(op.x)[1], shape_of(op.result)[1], op.groups.value.data)
         aligned = groups.blocks == 1 or groups.block_inputs % LANES == 0
         return conv_halo(op) if operand is op.x and operand is not op.w and partition == 1 and aligned else None
+    if isinstance(op, ConvTransposeOp):
+        plain = operand is op.x and operand is not op.w and partition == 1 and op.groups.value.data == 1
+        return transposed_halo(op) if plain else None
     if isinstance(op, AttentionOp):
         return () if operand is not op.mask and partition == 2 and packs_heads(op.head_size) else None
     if isinstance(op, RelayoutOp):
@@ -247,7 +266,7 @@ def matmul_rows(op: MatMulOp) -> int:
 def kernel_partition(op: Operation) -> int | None:
     """The partition dimension that an anchor imposes on its group's result; None where the kernel is free to choose."""
     anchor = anchor_of(op)
-    if isinstance(anchor, ConvOp | PoolOp):
+    if isinstance(anchor, ConvOp | ConvTransposeOp | PoolOp):
         return 1
     if isinstance(anchor, MatMulOp) and not is_matrix_product(anchor):
         return matmul_rows(anchor)
@@ -257,7 +276,7 @@ def kernel_partition(op: Operation) -> int | None:
 def writes(op: Operation, partition: int) -> bool:
     """Whether the kernel of `op` can leave its result in SBUF with dimension `partition` on partitions."""
     anchor = anchor_of(op)
-    if isinstance(anchor, ConvOp):
+    if isinstance(anchor, ConvOp | ConvTransposeOp):
         groups = plan_groups(shape_of(anchor.x)[1], shape_of(anchor.result)[1], anchor.groups.value.data)
         return partition == 1 and groups.lane_step == LANES
     if is_matrix_product(anchor):

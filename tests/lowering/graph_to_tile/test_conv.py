@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from xdsl.ir import Block, SSAValue
 
 from lowering.graph_to_tile.windows import output_tile, segments
-from neuron_dialects.graph import ConvOp, ConvTransposeOp
+from neuron_dialects.graph import ConvOp, ConvTransposeOp, layout_of
 from passes.graph.conv_groups import plan_groups
+from passes.graph.layout import choose_layouts
 from tests.core_kernels import Make, lowered_error
 
 BF16_TOLERANCE = 4e-3
@@ -67,6 +68,8 @@ CASES = {
     "transposed, output padding": ((2, 30, 5, 6), (30, 20, 3, 3), transposed([3, 3], [1, 0, 1, 0], [1, 2])),
     "transposed, window below stride": ((1, 30, 5, 6), (30, 20, 1, 1), transposed([2, 2], [0] * 4, [0, 0])),
     "transposed 1-d stride 8": ((1, 64, 40), (64, 32, 16), transposed([8], [4, 4], [0])),
+    # inf1: an eighth of SBUF is 12,288 bytes, 2 x 2,400 a row of both phases: 2 rows of each phase at a time.
+    "transposed, rows put together": ((1, 8, 5, 600), (8, 40, 4, 4), transposed([2, 2], [1] * 4, [1, 0])),
     "transposed in groups": ((1, 64, 8, 8), (64, 3, 3, 3), transposed([2, 2], [1] * 4, [1, 1], 32)),
 }
 
@@ -77,6 +80,29 @@ def test_convolution_matches_the_graph_level(case: str, target: str) -> None:
     x, w, make = CASES[case]
     weights = {"w": np.random.default_rng(1).standard_normal(w).astype(ml_dtypes.bfloat16)}
     assert lowered_error(target, [("bf16", x)], weights, make) < BF16_TOLERANCE
+
+
+# Convolutions around a transposed one: its input has a halo, its phases interleave in the resident result.
+@pytest.mark.parametrize("target", ["trn1", "inf1"])
+@pytest.mark.parametrize(("kernel", "pads", "output_padding"), [(4, 1, 0), (2, 0, 0), (3, 1, 1), (5, 3, 1)])
+def test_transposed_convolutions_stay_on_chip(target: str, kernel: int, pads: int, output_padding: int) -> None:
+    rng = np.random.default_rng(kernel)
+    shapes = {"w0": (150, 8, 3, 3), "w1": (150, 40, kernel, kernel), "w2": (8, 40, 3, 3)}
+    weights = {name: (rng.standard_normal(shape) / 8).astype(ml_dtypes.bfloat16) for name, shape in shapes.items()}
+
+    def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        plain, results = conv([1, 1], [1] * 4, [1, 1]), arguments
+        steps = (plain, transposed([2, 2], [pads] * 4, [output_padding] * 2), plain)
+        for number, step in enumerate(steps):
+            results = step(block, results, {"w": values[f"w{number}"]})
+        return results
+
+    def lay_out(block: Block) -> None:
+        choose_layouts(block, 50000)
+        inner = [op for op in block.ops if isinstance(op, ConvOp | ConvTransposeOp)][:2]
+        assert all(layout_of(op.results[0]) for op in inner)
+
+    assert lowered_error(target, [("bf16", (2, 8, 7, 9))], weights, make, lay_out) < 2 * BF16_TOLERANCE
 
 
 def test_computed_filters_are_read_where_they_lie() -> None:
