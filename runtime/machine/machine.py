@@ -2,7 +2,8 @@
 
 Given a `CoreProgram` and its target, a `Machine` decodes it once and runs it any number of times. It owns SBUF, PSUM
 and every DRAM variable; whatever of it the program can touch, but inputs and parameters, is poisoned before each run,
-so that a value nobody wrote shows. A run leaves behind the outputs and what it took.
+so that a value nobody wrote shows. A run leaves behind the outputs and what it took. No order of reads and writes
+depends on data: the first run's is kept, and further runs follow it without a clock.
 """
 
 from collections.abc import Mapping
@@ -25,11 +26,13 @@ from runtime.machine.decode import (
     variable_bytes,
 )
 from runtime.machine.plan import Work, plan_queues
+from runtime.machine.schedule import Schedule, Step, replay
 from runtime.machine.simulator import STEP_LIMIT, Simulator
 from runtime.machine.timing import Timing, timing_of
 from runtime.semantics import SEMANTICS, Case
 from runtime.views import OperandView, Region, view_shape, widened
 
+CACHE_LINE_BYTES = 64
 Array = NDArray[Any]
 Mode = Literal["functional", "timing", "both"]
 
@@ -79,6 +82,8 @@ class Machine:
         self._arrays: dict[int, Array] = {}
         self._on_chip: dict[str, Region] = {}
         self._touched: list[Region] = []
+        self._known: dict[int, list[Step]] = {}
+        self._files = {variable.id for variable in program.variables if variable.kind == "file"}
         self._constant = {variable.id for variable in program.variables if variable.kind in ("input", "file")}
 
     def run(
@@ -106,22 +111,34 @@ class Machine:
         functional = mode != "timing"
         if functional:
             self._load(inputs, parameters)
-        for work in self._works:
-            work.executions = 0
         recorded = Trace() if trace else None
-        simulator = Simulator(
-            self._queues,
-            self.program.semaphores,
-            self.target,
-            functional,
-            recorded.record if recorded else None,
-            step_limit,
-        )
+        known = self._known.get(step_limit) if functional else None
+        timing = None
         with np.errstate(all="ignore"):
-            simulator.run()
-        timing = timing_of(simulator, self._works, self.program, self.target) if mode != "functional" else None
+            if known is not None:
+                replay(known)
+            if known is None or mode != "functional" or trace:
+                schedule = Schedule(self._files) if functional and known is None else None
+                simulator = self._simulate(schedule, recorded, step_limit)
+                timing = timing_of(simulator, self._works, self.program, self.target) if mode != "functional" else None
         outputs = {v.name: self._arrays[v.id].copy() for v in self._variables("output")} if functional else {}
         return MachineResult(outputs, timing, recorded)
+
+    def _simulate(self, schedule: Schedule | None, recorded: Trace | None, step_limit: int) -> Simulator:
+        """Run the clock, and the data if there is a schedule, which is kept for further runs with this limit."""
+        for work in self._works:
+            work.executions = 0
+        record = recorded.record if recorded else None
+        simulator = Simulator(self._queues, self.program.semaphores, self.target, schedule, record, step_limit)
+        try:
+            simulator.run()
+        finally:
+            # What went wrong with the data before the clock did is what the caller hears of.
+            if schedule is not None:
+                schedule.finish()
+        if schedule is not None and schedule.steps is not None:
+            self._known = {step_limit: schedule.steps}
+        return simulator
 
     def _variables(self, *kinds: str) -> list[DramVariable]:
         return [variable for variable in self.program.variables if variable.kind in kinds]
@@ -162,6 +179,7 @@ class Machine:
             self._touched = [_part(self._on_chip[space], *box) for space, box in boxes.items()]
 
     def _bind(self) -> None:
+        self._known = {}
         dram = {v.id: Region.of_array(self._arrays[v.id], v.name) for v in self.program.variables}
         for work in self._works:
             if work.entry.instruction is not None:
@@ -187,7 +205,9 @@ class Machine:
 
 def _unwritten(partitions: int, row_bytes: int, label: str) -> Region:
     """An on-chip memory that takes host memory only where it is touched, which is poisoned before each run."""
-    return Region(np.empty(partitions * row_bytes, np.uint8), 0, partitions, row_bytes, row_bytes, label)
+    # Rows an odd number of cache lines apart: the same bytes of all partitions must not share a few sets of the caches.
+    stride = (-(-row_bytes // CACHE_LINE_BYTES) | 1) * CACHE_LINE_BYTES
+    return Region(np.empty(partitions * stride, np.uint8), 0, partitions, row_bytes, stride, label)
 
 
 def _part(whole: Region, partitions: tuple[int, int], extent: tuple[int, int]) -> Region:

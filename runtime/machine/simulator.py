@@ -11,7 +11,8 @@ transfer begins when the DMA engines have time for it and earlier ones of its ri
 then, and has written when its last byte and those of the earlier ones have moved; the semaphore is incremented
 `dma_completion_ns` later. A semaphore is the list of the times of its increments.
 
-Data moves at those times and no others, so what a missing wait lets through is seen in the results.
+Data is read and written in the order of those times and no other, so what a missing wait lets through is seen in the
+results. The simulator only tells a `Schedule` what is read and written next; data changes no time.
 
 When no data is computed, the order in which things are worked out is free as long as their times are the same, and two
 kinds of events need no place in the order of time: an instruction of an engine that shares nothing starts when it is
@@ -28,7 +29,7 @@ from neuron_dialects.errors import NeuronError
 from neuron_dialects.target import Target
 from runtime.machine.decode import Access
 from runtime.machine.plan import Work
-from runtime.semantics.registry import Array, Effect
+from runtime.machine.schedule import Operands, Schedule
 
 STEP_LIMIT = 100_000_000
 """Control instructions that one queue may execute; a loop that never ends must not hang the machine."""
@@ -40,14 +41,12 @@ Box = tuple[str | int, int, int, int, int]
 """(memory, first partition, one past the last, first byte, one past the last)."""
 Record = Callable[[float, float, str, Work], None]
 """Called for each instruction and transfer: start, end, stream, work."""
-Operands = tuple[dict[str, Array], dict[str, int]]
-"""Views and loop-dependent fields of one execution."""
-
-
-Dispatched = tuple[Work, float, Operands | None, Sequence[Box], Sequence[Box]]
+Bound = tuple[Operands, tuple[int, ...]]
+"""Operands of one execution, and the bytes by which registers move each of its accesses."""
+Dispatched = tuple[Work, float, Bound | None, Sequence[Box], Sequence[Box]]
 """An instruction between its sequencer and its datapath: work, time of dispatch, operands, boxes it reads and writes.
 Registers have been read then, memory has not."""
-Transfer = tuple[Operands | None, Sequence[Box], Sequence[Box]]
+Transfer = tuple[Bound | None, Sequence[Box], Sequence[Box]]
 """A transfer between its trigger and its ring: operands, boxes it reads and writes."""
 _NONE: tuple[Box, ...] = ()
 
@@ -82,7 +81,7 @@ class Simulator:
         queues: the planned work of every queue.
         semaphores: names of the semaphores.
         target: whose times and sizes count.
-        functional: compute data; the kernels and views of all works must then be set.
+        schedule: what computes the data, None if nothing does; the kernels and views of all works must then be set.
         record: called for each instruction and transfer, for a trace.
 
     After `run`, `engines` and the other attributes hold times in ns and counts; `Work.executions` counts executions.
@@ -93,7 +92,7 @@ class Simulator:
         queues: dict[str, list[Work]],
         semaphores: tuple[str, ...],
         target: Target,
-        functional: bool,
+        schedule: Schedule | None,
         record: Record | None = None,
         step_limit: int = STEP_LIMIT,
     ) -> None:
@@ -102,7 +101,7 @@ class Simulator:
             for index, (name, works) in enumerate(queues.items())
         }
         self.end_ns, self.dma_active_ns = 0.0, 0.0
-        self._names, self._functional, self._record, self._step_limit = semaphores, functional, record, step_limit
+        self._names, self._data, self._record, self._step_limit = semaphores, schedule, record, step_limit
         self._dispatch_depth = int(target.dispatch_depth)
         self._semaphore_ns, self._control_ns = float(target.semaphore_ns), float(target.control_ns)
         self._table_ns, self._dma_start_ns = float(target.act_table_load_ns), float(target.dma_start_ns)
@@ -115,7 +114,7 @@ class Simulator:
         self._ring_end: dict[int, float] = {}
         self._ring_writes: dict[int, deque[tuple[float, Sequence[Box]]]] = {}
         self._last_ns = 0.0
-        self._known_early = [False] * len(semaphores) if functional else _one_stream_each(queues, len(semaphores))
+        self._known_early = [False] * len(semaphores) if schedule else _one_stream_each(queues, len(semaphores))
 
     def run(self) -> None:
         """Run until every queue has halted and everything has completed.
@@ -154,14 +153,14 @@ class Simulator:
         self._sequence += 1
         heappush(self._events, (time, kind, index, self._sequence, first, second))
 
-    def _completion(self, time: float, signal: int, effect: Effect | None) -> None:
+    def _completion(self, time: float, signal: int, execution: int | None) -> None:
         """What completes at `time`: at once where only the time counts, else an event."""
-        if not self._functional and (signal < 0 or self._known_early[signal]):
+        if self._data is None and (signal < 0 or self._known_early[signal]):
             if time > self._last_ns:
                 self._last_ns = time
             self._complete(time, signal, None)
         else:
-            self._push(time, _COMPLETE, signal, effect)
+            self._push(time, _COMPLETE, signal, execution)
 
     # -- sequencers ---------------------------------------------------------------------------------------------------
 
@@ -169,7 +168,7 @@ class Simulator:
         """Let a sequencer go on until it must wait for a semaphore or for its datapath, or halts."""
         works, registers, increments = engine.works, engine.registers, self._increments
         control_ns, semaphore_ns, dispatched = self._control_ns, self._semaphore_ns, engine.dispatched
-        position, time, count, functional = engine.position, engine.time, engine.control_count, self._functional
+        position, time, count, functional = engine.position, engine.time, engine.control_count, self._data is not None
         immediate = not (functional or engine.shares or self._record)
         try:
             while True:
@@ -222,13 +221,16 @@ class Simulator:
         message = f"queue {engine.name} executed {self._step_limit} control instructions without an end"
         return NeuronError("NX-RUN-006", message, help="look for a loop whose register never reaches its limit")
 
-    def _operands(self, work: Work, registers: list[int]) -> Operands:
-        """Views and numbers of one execution."""
+    @staticmethod
+    def _operands(work: Work, registers: list[int]) -> Bound:
+        """Views, numbers and shifts of one execution."""
         numbers = work.entry.numbers
-        return (
+        operands = (
             {role: view(registers) for role, view in work.views},
             {name: number(registers) for name, number in numbers.items()} if numbers else {},
         )
+        shifts = [a.item_bytes * registers[a.register] if a.register >= 0 else 0 for a in work.entry.accesses]
+        return operands, tuple(shifts)
 
     # -- datapaths ----------------------------------------------------------------------------------------------------
 
@@ -290,7 +292,7 @@ class Simulator:
         completion = end + work.latency_ns
         if writes:
             engine.in_flight.append((completion, writes))
-        effect = None if operands is None else self._compute(work, operands)
+        execution = None if operands is None or self._data is None else self._data.read(work, *operands)
         if self._record is not None:
             self._record(time, end, engine.name, work)
         if dispatched:
@@ -300,19 +302,11 @@ class Simulator:
             engine.time = max(engine.time, time)
             self._advance(engine)
         # Last, for it may let this engine's own sequencer go on.
-        self._completion(completion, work.signal, effect)
+        self._completion(completion, work.signal, execution)
 
-    @staticmethod
-    def _compute(work: Work, operands: Operands) -> Effect:
-        assert work.kernel is not None
-        try:
-            return work.kernel(*operands)
-        except NeuronError as error:
-            raise NeuronError(error.code, error.message, node=work.entry.node, help=error.help) from None
-
-    def _complete(self, time: float, signal: int, effect: Effect | None) -> None:
-        if effect is not None:
-            effect()
+    def _complete(self, time: float, signal: int, execution: int | None) -> None:
+        if execution is not None and self._data is not None:
+            self._data.write(execution)
         if signal < 0:
             return
         times = self._increments[signal]
@@ -353,10 +347,11 @@ class Simulator:
             self._push(start, _TRANSFER, (work, end), operands)
         self._completion(end + work.latency_ns, work.signal, None)
 
-    def _transfer(self, time: float, transfer: tuple[Work, float], operands: Operands) -> None:
+    def _transfer(self, time: float, transfer: tuple[Work, float], operands: Bound) -> None:
         """The transfer begins: it reads now, and has written at `end`."""
         work, end = transfer
-        self._push(end, _COMPLETE, -1, self._compute(work, operands))
+        assert self._data is not None
+        self._push(end, _COMPLETE, -1, self._data.read(work, *operands))
 
 
 def _hazards(work: Work, registers: list[int]) -> tuple[Sequence[Box], Sequence[Box]]:

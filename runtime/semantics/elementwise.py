@@ -38,23 +38,26 @@ def row_reduction(name: str) -> Callable[[Array], Array]:
 @meaning("activation")
 def activation(case: Case) -> Kernel:
     """dst = func(data * scale + bias), all in float32; `sum` gets the row sum of the unrounded result."""
-    read = fresh_reader(case.dtypes["data"])
     name = case.field("func")
     function = prelu(case.field("alpha")) if name == "prelu" else FUNCTIONS[name]
     scale = np.float32(case.field("scale"))
     read_scale = reader(case.dtypes["scale_column"]) if case.has("scale_column") else None
     read_bias = reader(case.dtypes["bias"]) if case.has("bias") else None
+    # The first of the operations makes a new array.
+    scaled = read_scale is not None or scale != 1.0
+    read = (reader if scaled or read_bias is not None else fresh_reader)(case.dtypes["data"])
     write, total = writer(case.dtypes["dst"]), row_reduction("add")
     write_sum = writer(case.dtypes["sum"]) if case.has("sum") else None
 
     def kernel(views: Views, numbers: Numbers) -> Effect:
         values = read(views["data"])
         if read_scale is not None:
-            values *= beside(read_scale(views["scale_column"]), values)
+            values = values * beside(read_scale(views["scale_column"]), values)
         elif scale != 1.0:
-            values *= scale
+            values = values * scale
         if read_bias is not None:
-            values += beside(read_bias(views["bias"]), values)
+            bias = beside(read_bias(views["bias"]), values)
+            values = np.add(values, bias, out=values if scaled else None)
         result = function(values, values)
         if write_sum is None:
             return lambda: write(views["dst"], result)

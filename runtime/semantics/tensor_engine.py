@@ -2,11 +2,24 @@
 
 import numpy as np
 
-from runtime.semantics.numerics import converter, reader, round_to_tf32, writer
+from runtime.semantics.numerics import Read, Write, converter, reader, round_to_tf32, writer
 from runtime.semantics.registry import Array, Case, Effect, Kernel, Numbers, Views, meaning
 
+PRODUCT = "nc_matmul"
+"""The instruction that multiplies matrices."""
 
-@meaning("nc_matmul")
+
+def product_reader(dtype: str) -> Read | None:
+    """How an operand becomes float32; None where a conversion of its elements does it."""
+    return round_to_tf32 if dtype == "tf32" else None
+
+
+def product_writer(dtype: str) -> Write:
+    """How a product is stored that replaces what was there."""
+    return writer(dtype)
+
+
+@meaning(PRODUCT)
 def nc_matmul(case: Case) -> Kernel:
     """dst[M, N] (+)= stationary[K, M]^T . moving[K, N]; adds where `accumulate` is non-zero.
 
@@ -14,12 +27,10 @@ def nc_matmul(case: Case) -> Kernel:
     mantissa on the way in. The sum is added at the write: the array adds in the order of its instructions, and two that
     follow each other into one bank need not wait for each other.
     """
-    readers = {
-        role: round_to_tf32 if case.dtypes[role] == "tf32" else reader(case.dtypes[role])
-        for role in ("stationary", "moving")
-    }
-    read_stationary, read_moving = readers["stationary"], readers["moving"]
-    write = writer(case.dtypes["dst"])
+    read_stationary, read_moving = (
+        product_reader(case.dtypes[role]) or reader(case.dtypes[role]) for role in ("stationary", "moving")
+    )
+    write = product_writer(case.dtypes["dst"])
 
     def kernel(views: Views, numbers: Numbers) -> Effect:
         stationary, moving, dst = views["stationary"], views["moving"], views["dst"]

@@ -1,0 +1,268 @@
+"""Which matrix multiplications can be computed together, and in which scratch arrays, as a pure algorithm.
+
+Given the reads and writes of a program's executions in the order of time, leaves groups of multiplications that add to
+one another in the same place while nobody looks there, so that one long product takes the place of many short ones and
+their additions. Each group has two slabs, float32 arrays in which its stationary and its moving operands lie one below
+the other. Operands are put there when they are read, and a slab that holds what another group needs is used again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Times = NDArray[np.int64]
+Box = tuple[str | int, int, int, int, int]
+"""(memory, first partition, one past the last, first byte, one past the last)."""
+
+MAX_ROWS = 1024
+"""Rows (the contracted dimension) of a slab: longer products are no quicker, and leave the caches."""
+
+PAGE_BYTES, PAGE_PARTITIONS = 64, 32
+"""Granularity in which is remembered when memory was last written."""
+
+SLAB_BYTES = 64 << 20
+"""Size of all slabs that stay, in case that what they hold is needed again in the same run."""
+
+KEPT_BYTES = 256 << 20
+"""Size of all slabs that stay for further runs, because they hold constants: weights in float32."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Elements of a box; `layout`: which of them, in which order, as what."""
+
+    box: Box
+    layout: Hashable
+
+
+@dataclass(frozen=True)
+class Product:
+    """A multiplication: rows, the place it goes to, what it reads, whether it adds to what is there."""
+
+    rows: int
+    adds: bool
+    place: Listing
+    stationary: Listing
+    moving: Listing
+
+
+@dataclass(frozen=True)
+class Touches:
+    """What one execution reads and writes; `product` if it is a multiplication that may be grouped.
+
+    `constant`: a name of what it writes, if that is the same in every run and fills all of its one box.
+    """
+
+    reads: tuple[Box, ...]
+    writes: tuple[Box, ...]
+    product: Product | None = None
+    constant: Hashable | None = None
+
+
+@dataclass(frozen=True)
+class Content:
+    """What an operand held when it was read; equal contents are equal data. `constant`: in every run."""
+
+    name: Hashable
+    constant: bool
+
+
+@dataclass(eq=False)
+class Group:
+    """Multiplications that are computed as one when the last of them is written; with contents of their operands."""
+
+    members: list[int]
+    adds: bool
+    box: Box
+    rows: int = 0
+    stationary: list[Content] = field(default_factory=list)
+    moving: list[Content] = field(default_factory=list)
+
+
+class _LastWrites:
+    """When each page of each memory was last written."""
+
+    def __init__(self) -> None:
+        self._times: dict[str | int, Times] = {}
+
+    def write(self, box: Box, time: int) -> None:
+        self._pages(box)[...] = time
+
+    def last(self, box: Box) -> int:
+        return int(self._pages(box).max())
+
+    def _pages(self, box: Box) -> Times:
+        memory, first, last, low, high = box
+        rows, columns = -(-last // PAGE_PARTITIONS), -(-high // PAGE_BYTES)
+        times = self._times.get(memory)
+        if times is None or times.shape[0] < rows or times.shape[1] < columns:
+            held = (0, 0) if times is None else times.shape
+            grown = np.full((max(rows, held[0]), max(columns, 2 * held[1])), -1, dtype=np.int64)
+            if times is not None:
+                grown[: held[0], : held[1]] = times
+            times = self._times[memory] = grown
+        return times[first // PAGE_PARTITIONS : rows, low // PAGE_BYTES : columns]
+
+
+def find_groups(order: Sequence[int], touches: Mapping[int, Touches]) -> list[Group]:
+    """The groups of all products in `touches`, in the order of their ends.
+
+    Args:
+        order: what happens in time: `number` when an execution reads, `~number` when its results are written.
+        touches: what each execution does, by number. One with a product reads before it writes, both in `order`.
+    """
+    finder = _Finder(order, touches)
+    for time, entry in enumerate(order):
+        if entry >= 0:
+            finder.read(entry)
+        else:
+            finder.write(~entry, time)
+    return finder.finished
+
+
+class _Finder:
+    """The groups that are open: more products may be added to them."""
+
+    def __init__(self, order: Sequence[int], touches: Mapping[int, Touches]) -> None:
+        self.finished: list[Group] = []
+        self._order, self._touches = order, touches
+        self._open: dict[Listing, Group] = {}
+        self._writes = _LastWrites()
+        self._contents: dict[int, tuple[Content, Content]] = {}
+
+    def read(self, number: int) -> None:
+        touch = self._touches[number]
+        product = touch.product
+        if product is not None:
+            self._contents[number] = self._content(product.stationary), self._content(product.moving)
+        self._close(touch.reads, product.place if product is not None else None)
+
+    def _content(self, operand: Listing) -> Content:
+        time = self._writes.last(operand.box)
+        if time >= 0:
+            writer = self._touches[~self._order[time]]
+            _, first, last, low, high = operand.box
+            for _, from_first, to_last, from_low, to_high in writer.writes if writer.constant is not None else ():
+                if from_first <= first and last <= to_last and from_low <= low and high <= to_high:
+                    part = (first - from_first, last - first, low - from_low, high - low)
+                    return Content((writer.constant, part, operand.layout), constant=True)
+        return Content((operand, time), constant=False)
+
+    def write(self, number: int, time: int) -> None:
+        touch = self._touches[number]
+        if touch.product is None:
+            self._close(touch.writes)
+        else:
+            self._write_product(number, touch, touch.product)
+        for box in touch.writes:
+            self._writes.write(box, time)
+
+    def _write_product(self, number: int, touch: Touches, product: Product) -> None:
+        self._close(touch.writes, product.place)
+        group = self._open.get(product.place)
+        if group is None or not product.adds or group.rows + product.rows > MAX_ROWS:
+            group = self._open[product.place] = Group([], product.adds, touch.writes[0])
+            self.finished.append(group)
+        stationary, moving = self._contents.pop(number)
+        group.members.append(number)
+        group.rows += product.rows
+        group.stationary.append(stationary)
+        group.moving.append(moving)
+
+    def _close(self, boxes: Iterable[Box], but: Listing | None = None) -> None:
+        """Nothing is added any more to groups whose place these boxes touch."""
+        for memory, first, last, low, high in boxes:
+            for place, group in list(self._open.items()):
+                other, other_first, other_last, other_low, other_high = group.box
+                if (
+                    low < other_high and other_low < high and first < other_last and other_first < last
+                    and memory == other and place != but
+                ):  # fmt: skip
+                    del self._open[place]
+
+
+@dataclass(eq=False)
+class Slab:
+    """One scratch array; `filled`: which of its operands are in it; `kept`: it holds the same in all further runs."""
+
+    key: Hashable
+    array: Floats
+    filled: list[bool]
+    kept: bool = False
+
+
+class Slabs:
+    """Scratch arrays by what they hold.
+
+    Those that hold constants are kept for further runs, if there is room for them. Of the others, one whose contents
+    nobody needs again is taken at once for something else, while it is in the processor's caches; the rest stays, what
+    was used last the longest, if there is room.
+    """
+
+    def __init__(
+        self, uses: Mapping[Hashable, int], limit_bytes: int = SLAB_BYTES, kept_bytes: int = KEPT_BYTES
+    ) -> None:
+        self._room_bytes, self._kept_room_bytes = limit_bytes, kept_bytes
+        self._uses = dict(uses)
+        self._users: dict[Hashable, int] = {}
+        self._held: dict[int, dict[Hashable, Slab]] = {}
+        self._kept: dict[Hashable, Slab] = {}
+        self._free: dict[int, list[Floats]] = {}
+
+    @staticmethod
+    def key(contents: Sequence[Content], columns: int) -> Hashable:
+        """What a slab is known by; `uses` counts how often each will be taken."""
+        return tuple(contents), columns
+
+    def take(self, contents: Sequence[Content], rows: int, columns: int) -> Slab:
+        """A slab for these operands, in use until `leave`; what it holds already is marked in it."""
+        key = self.key(contents, columns)
+        if key in self._kept:
+            return self._kept[key]
+        filled = [False] * len(contents)
+        if 4 * rows * columns <= self._kept_room_bytes and all(content.constant for content in contents):
+            self._kept_room_bytes -= 4 * rows * columns
+            slab = self._kept[key] = Slab(key, np.empty((rows, columns), np.float32), filled, kept=True)
+            return slab
+        # Sizes are powers of two, so that few of them suffice.
+        size = 1 << (rows * columns - 1).bit_length()
+        held = self._held.setdefault(size, {})
+        slab = held.pop(key, None)
+        if slab is None:
+            slab = Slab(key, self._memory(size, held)[: rows * columns].reshape(rows, columns), filled)
+        held[key] = slab
+        self._uses[key] -= 1
+        self._users[key] = self._users.get(key, 0) + 1
+        return slab
+
+    def leave(self, slab: Slab) -> None:
+        """A group that used the slab has been computed."""
+        if slab.kept:
+            return
+        self._users[slab.key] -= 1
+        if not self._users[slab.key] and not self._uses[slab.key]:
+            memory = _memory_of(slab)
+            del self._held[memory.size][slab.key]
+            self._free.setdefault(memory.size, []).append(memory)
+
+    def _memory(self, size: int, held: dict[Hashable, Slab]) -> Floats:
+        free = self._free.get(size)
+        if free:
+            return free.pop()
+        if self._room_bytes < 4 * size:
+            oldest = next((key for key in held if not self._users[key]), None)
+            if oldest is not None:
+                return _memory_of(held.pop(oldest))
+        self._room_bytes -= 4 * size
+        return np.empty(size, np.float32)
+
+
+def _memory_of(slab: Slab) -> Floats:
+    memory = slab.array.base
+    assert memory is not None
+    return memory
