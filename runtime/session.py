@@ -19,7 +19,7 @@ from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.target import Target, load_target
 from runtime.boundary import bind_inputs, converted, known_inputs
-from runtime.buckets import Assembly, cut, plan_run
+from runtime.buckets import Assembly, Piece, cut, plan_run
 from runtime.machine import Machine, Mode, Timing
 from runtime.machine.decode import DecodedProgram, decode_program
 from runtime.machine.timing import EngineTiming
@@ -163,28 +163,54 @@ class Session:
         other._shared = self._shared
         return other
 
-    def run(self, inputs: Mapping[str, Array], mode: Mode = "functional") -> RunResult:
-        """One inference. Raises NeuronError for missing, unknown or misshapen inputs and for faults of the program.
+    def prepare(self) -> None:
+        """Decode every program and make every host model, which `run` else does when it first needs them."""
+        for callee in range(len(self.neff.subgraphs)):
+            self._shared.decoded(callee)
+            self._shared.parameters(callee)
+        for callee in range(len(self.neff.host_models)):
+            self._shared.host(callee)
 
-        Along the model's dynamic dimensions inputs may have sizes that it was not compiled for: the smallest bucket
-        that fits runs, on padded inputs, as often as needed where the dimension can be cut in pieces.
+    def core_time(self, callee: int) -> float:
+        """Simulated seconds of a core program, on a machine that is used for nothing else."""
+        program = self.neff.subgraphs[callee].program
+        timing = Machine(program, self.target, self._shared.decoded(callee)).run({}, {}, "timing").timing
+        assert timing is not None
+        return timing.total_time
+
+    def split(self, inputs: Mapping[str, Array]) -> tuple[list[tuple[Piece, dict[str, Any]]], Assembly]:
+        """The runs that inputs of any size take: the inputs of each piece, in the shapes of the chosen bucket, and what
+        puts their outputs together. Raises as `run`.
         """
         opaque, numbers = self._bound(inputs)
         dimensions = self.neff.dimensions
         shapes = {name: value.shape for name, value in numbers.items()}
         plan = plan_run([bucket.input_shapes for bucket in self._buckets], dimensions, shapes)
         bucket = self._buckets[plan.bucket]
-        assembly = Assembly(dimensions, plan)
-        timings: list[Timing] = []
+        runs: list[tuple[Piece, dict[str, Any]]] = []
         for piece in plan.pieces:
             values: dict[str, Any] = dict(opaque)
             for name, value in numbers.items():
                 shape, padding = bucket.input_shapes[name], self.neff.padding.get(name, 0)
                 values[name] = cut(name, value, shape, dimensions, piece, padding)
+            runs.append((piece, values))
+        return runs, Assembly(dimensions, plan)
+
+    def run(self, inputs: Mapping[str, Array], mode: Mode = "functional") -> RunResult:
+        """One inference. Raises NeuronError for missing, unknown or misshapen inputs and for faults of the program.
+
+        Along the model's dynamic dimensions inputs may have sizes that it was not compiled for: the smallest bucket
+        that fits runs, on padded inputs, as often as needed where the dimension can be cut in pieces.
+        """
+        runs, assembly = self.split(inputs)
+        bucket = self._buckets[assembly.plan.bucket]
+        timings: list[Timing] = []
+        for piece, values in runs:
             timings += self._run_bucket(bucket, values, mode)
             if mode != "timing":
                 assembly.add(piece, {spec.name: values[spec.name] for spec in bucket.outputs})
-        return RunResult(assembly.outputs, timings, plan.bucket, len(plan.pieces))
+            values.clear()
+        return RunResult(assembly.outputs, timings, assembly.plan.bucket, len(runs))
 
     def bind(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The inputs that are arrays of numbers, in the model's element types, checked as `run` checks them."""

@@ -30,6 +30,11 @@ class Placement:
     cores: range
     domain: frozenset[int]
 
+    def shifted(self, by: int) -> Placement:
+        """The same place where every core has a number that is higher by `by`."""
+        moved = range(self.cores.start + by, self.cores.stop + by)
+        return Placement(moved, frozenset(core + by for core in self.domain))
+
 
 @dataclass(frozen=True)
 class LoadPlan:

@@ -31,14 +31,14 @@ class Settings:
 
     `visible_cores`: these cores, contiguous and ascending; else `core_count` free ones (0: all that the groups ask for,
     or all). `groups`: sizes of the groups, in order; empty for none. `exec_timeout_s`: simulated seconds of one
-    inference. `async_limit`: requests that may be outstanding through futures (0: the load's queue limit).
+    inference, None: any. `async_limit`: requests that may be outstanding through futures (0: the load's queue limit).
     `max_inferences`: requests inside of one instance of a model (0: its cores + 3).
     """
 
     visible_cores: range | None = None
     core_count: int = 0
     groups: tuple[GroupSize, ...] = ()
-    exec_timeout_s: float = 30.0
+    exec_timeout_s: float | None = None
     shared_weights: bool = False
     async_limit: int = 0
     max_inferences: int = 0
@@ -121,7 +121,7 @@ VARIABLES: dict[str, Variable] = {
         _groups,
     ),
     "NEURON_RT_EXEC_TIMEOUT": Variable(
-        "exec_timeout_s", "simulated seconds that one inference may take on its cores; 30 by default", _seconds
+        "exec_timeout_s", "simulated seconds that one inference may take on its cores; by default any number", _seconds
     ),
     "NEURON_RT_MULTI_INSTANCE_SHARED_WEIGHTS": Variable(
         "shared_weights", "instances of a model on one chip share one copy of the weights; off by default", _switch
