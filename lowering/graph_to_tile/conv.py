@@ -14,9 +14,10 @@ from math import ceil
 
 from xdsl.ir import Operation, SSAValue
 
+from lowering.graph_to_tile.conv_diagonals import Diagonals, blocks_at_once, is_depthwise
 from lowering.graph_to_tile.conv_interleave import interleaved
 from lowering.graph_to_tile.conv_phases import Phase, Triple, conv_phase, transposed_phases, triple, triple_pairs
-from lowering.graph_to_tile.conv_weights import WeightPacking, filter_taps, is_packable
+from lowering.graph_to_tile.conv_weights import Stationary, WeightPacking, filter_taps, is_packable, stationary_of
 from lowering.graph_to_tile.epilogue import Epilogue
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, transfer
@@ -65,27 +66,27 @@ def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[
     epilogue = Epilogue(k, op.result, ops, results, 1, groups.lane_step)
     epilogue.prepare()
     if len(phases) == 1:
-        _ConvKernel(k, k.tensor(op.x), epilogue, groups, packing, phases[0], n).run()
+        _ConvKernel(k, op, epilogue, groups, packing, phases[0]).run()
         return
     for part, here in interleaved(k, epilogue, phases, n):
-        _ConvKernel(k, k.tensor(op.x), here, groups, packing, part, n).run()
+        _ConvKernel(k, op, here, groups, packing, part).run()
 
 
 class _ConvKernel:
-    """Loops of one phase of a convolution with `n` spatial dimensions."""
+    """Loops of one phase of a convolution."""
 
     def __init__(
         self,
         k: Kernel,
-        x: Tensor,
+        op: ConvOp | ConvTransposeOp,
         epilogue: Epilogue,
         groups: ConvGroups,
         packing: WeightPacking,
         phase: Phase,
-        n: int,
     ):
-        self.k, self.b, self.epilogue, self.groups, self.packing, self.n = k, k.b, epilogue, groups, packing, n
-        self.phase = phase
+        self.k, self.b, self.op, self.epilogue, self.groups, self.packing = k, k.b, op, epilogue, groups, packing
+        self.phase, self.n = phase, len(shape_of(op.w)) - 2
+        x = k.tensor(op.x)
         self.batch, self.channels = x.shape[:2]
         self.extents = triple(x.shape[2:], 1)
         bank = min(int(k.target.pe_moving_elements), int(k.target.psum_bank_bytes) // 4)
@@ -134,7 +135,25 @@ class _ConvKernel:
                 index, start * groups.inputs, count * groups.inputs, start * groups.outputs, count * groups.outputs
             )
 
+        if isinstance(self.op, ConvOp) and is_depthwise(self.k, self.op, groups):
+            step = blocks_at_once(self.op, groups, self.k)
+            if step:
+                self._depthwise(self.op, step)
+                return
         self.b.tiles(groups.groups, groups.per_block, block)
+
+    def _depthwise(self, op: ConvOp, step: int) -> None:
+        """All channels, the filters of `step` blocks at once."""
+        groups = self.groups
+        for first in range(0, groups.blocks, step):
+            diagonals = Diagonals(self.k, op, groups, first, min(step, groups.blocks - first))
+            low = first * groups.per_block
+
+            def block(start: Affine, count: int, diagonals: Diagonals = diagonals, low: int = low) -> None:
+                weights = diagonals.stationary(start.divided(groups.per_block))
+                self._pixels(weights, start + low, count, start + low, count)
+
+            self.b.tiles(min(step * groups.per_block, groups.groups - low), groups.per_block, block)
 
     def _block(self, index: Affine, c_start: Affine, channels: int, o_start: Affine, outputs: int) -> None:
         """One block: its weights stay on chip while the pixels stream past, in chunks of outputs that fit."""
@@ -149,8 +168,8 @@ class _ConvKernel:
 
         self.b.tiles(outputs, min(chunk, outputs), outputs_chunk)
 
-    def _load_weights(self, block: Affine, channels: int, start: Affine, outputs: int) -> View | None:
-        """Weights on chip: [c, c tiles, taps, o], or [tap rows x c, 1, taps, o] where taps are spread on partitions."""
+    def _load_weights(self, block: Affine, channels: int, start: Affine, outputs: int) -> Stationary | None:
+        """Weights on chip as [c, c tiles, taps, o], or [tap rows x c, 1, taps, o] where taps are on partitions too."""
         b, taps = self.b, len(self.phase.taps)
         if not taps:
             return None
@@ -168,7 +187,7 @@ class _ConvKernel:
                     source,
                     numbers[row * per_row : (row + 1) * per_row],
                 )
-            return tile
+            return stationary_of(tile)
         full, rest = divmod(channels, LANES)
         if full:
             with b.loop(full) as i:
@@ -180,7 +199,7 @@ class _ConvKernel:
         if rest:
             source = self.packing.view(block, full * LANES, rest, start, outputs)
             self._load_taps(tile.slice(0, 0, rest).at(1, full), source, numbers)
-        return tile
+        return stationary_of(tile)
 
     def _load_taps(self, tile: View, source: View, numbers: Sequence[int]) -> None:
         """Load the taps `numbers` of a [c, taps, o] source; runs of equally spaced taps are one DMA."""
@@ -198,7 +217,9 @@ class _ConvKernel:
             transfer(self.b, self.b.load, tile.slice(1, position, count), piece)
             position += count
 
-    def _pixels(self, weights: View | None, c_start: Affine, channels: int, o_start: Affine, outputs: int) -> None:
+    def _pixels(
+        self, weights: Stationary | None, c_start: Affine, channels: int, o_start: Affine, outputs: int
+    ) -> None:
         """All pixels for one chunk of outputs."""
         b = self.b
         inputs, results = (c_start, channels), (o_start, outputs)
@@ -240,7 +261,7 @@ class _ConvKernel:
         return segments(phase.sizes[1], size, phase.stride[1], phase.reach[1], phase.pad_low[1], self.extents[1])
 
     def _block_of_rows(
-        self, weights: View | None, channels: Range, outputs: Range, images: Range, at: list[Place]
+        self, weights: Stationary | None, channels: Range, outputs: Range, images: Range, at: list[Place]
     ) -> None:
         """The tiles of one block of output rows, whose input is loaded first."""
         assert isinstance(self.x, DramTensor)
@@ -266,7 +287,7 @@ class _ConvKernel:
 
     def _tile(
         self,
-        weights: View | None,
+        weights: Stationary | None,
         channels: Range,
         outputs: Range,
         images: Range,
@@ -298,7 +319,7 @@ class _ConvKernel:
 
     def _sum(
         self,
-        weights: View | None,
+        weights: Stationary | None,
         pixels: "Callable[[Affine, int, Triple], View]",
         start: Affine,
         lanes: int,
@@ -312,22 +333,24 @@ class _ConvKernel:
             b.memset(zeros, 0.0)
             return zeros
         bank = b.alloc((lanes, *sizes), "f32", "psum", 4, "sum").view()
-        chosen = weights.slice(3, start, lanes)
         if self.spread > 1:
+            rows = channels * self.spread
             per_row = len(self.phase.taps) // self.spread
             for t in range(per_row):
                 offset = (0, 0, self.phase.taps[t][1][2])
-                b.matmul(bank, chosen.at(1, 0).at(1, t), pixels(Affine(0), channels, offset), min(t, 1))
+                left = weights(Affine(0), rows, t, start, lanes)
+                b.matmul(bank, left, pixels(Affine(0), channels, offset), min(t, 1))
             return bank
         full, rest = divmod(channels, LANES)
         if full:
             with b.loop(full) as i:
                 for t, (_, offset) in enumerate(self.phase.taps):
-                    b.matmul(bank, chosen.at(1, i).at(1, t), pixels(i, LANES, offset), i if t == 0 else 1)
+                    left = weights(i, LANES, t, start, lanes)
+                    b.matmul(bank, left, pixels(i, LANES, offset), i if t == 0 else 1)
         if rest:
-            last = chosen.slice(0, 0, rest).at(1, full)
             for t, (_, offset) in enumerate(self.phase.taps):
-                b.matmul(bank, last.at(1, t), pixels(Affine(full), rest, offset), 1 if full or t else 0)
+                left = weights(Affine(full), rest, t, start, lanes)
+                b.matmul(bank, left, pixels(Affine(full), rest, offset), 1 if full or t else 0)
         return bank
 
     # -- input pixels --------------------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ that a row of one input channel is one contiguous run. Constant filters are pack
 read where they lie.
 """
 
+from collections.abc import Callable
+from functools import cached_property
 from math import prod
 
 from xdsl.ir import Operation, SSAValue
@@ -14,6 +16,7 @@ from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.tensors import DramTensor
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
+from neuron_dialects.dtypes import DType
 from neuron_dialects.graph import (
     BinaryKind,
     BinaryOp,
@@ -27,6 +30,18 @@ from neuron_dialects.graph import (
     spec_of,
 )
 from passes.graph.conv_groups import ConvGroups
+
+Stationary = Callable[[Affine, int, int, Affine, int], View]
+"""(channel tile, lanes of it, tap, first output, outputs) -> the weights [lanes, outputs]."""
+
+
+def stationary_of(weights: View) -> Stationary:
+    """The weights that lie as [c, channel tiles, taps, o] on chip."""
+
+    def at(tile: Affine, lanes: int, tap: int, start: Affine, outputs: int) -> View:
+        return weights.slice(0, 0, lanes).at(1, tile).at(1, tap).slice(1, start, outputs)
+
+    return at
 
 
 def is_packable(k: Kernel, weight: SSAValue) -> bool:
@@ -44,20 +59,24 @@ class WeightPacking:
     """The filters as [block, c, tap, o], in DRAM."""
 
     def __init__(self, k: Kernel, weight: SSAValue, groups: ConvGroups, taps: int, transposed: bool):
-        self.groups, self.taps = groups, taps
-        if is_packable(k, weight):
-            tensor = k.tensor(weight)
+        self.k, self.weight, self.groups, self.taps, self.transposed = k, weight, groups, taps, transposed
+
+    @cached_property
+    def tensor(self) -> DramTensor:
+        """All filters; nothing is packed before a kernel asks for them."""
+        k, groups, taps, transposed = self.k, self.groups, self.taps, self.transposed
+        if is_packable(k, self.weight):
+            tensor = k.tensor(self.weight)
             assert isinstance(tensor, DramTensor) and tensor.symbol is not None
             name = f"{tensor.symbol}.packed{groups.per_block}{'t' if transposed else ''}"
-            self.tensor = k.derive(name, [tensor.symbol], lambda v: pack_ops(v[0], groups, taps, transposed))
-            return
-        tensor = k.dram(weight)
+            return k.derive(name, [tensor.symbol], lambda v: pack_ops(v[0], groups, taps, transposed))
+        tensor = k.dram(self.weight)
         shape = (groups.groups, groups.inputs, groups.outputs, taps)
         if not transposed:
             shape = (groups.groups, groups.outputs, groups.inputs, taps)
         window = tensor.reshape(shape)
         assert window is not None
-        self.tensor = window.transpose((0, 1, 3, 2) if transposed else (0, 2, 3, 1))
+        return window.transpose((0, 1, 3, 2) if transposed else (0, 2, 3, 1))
 
     @property
     def dtype(self) -> str:
@@ -97,14 +116,20 @@ def pack_ops(weight: SSAValue, groups: ConvGroups, taps: int, transposed: bool) 
     packed = add(TransposeOp(packed, permutation=(0, 2, 3, 1, 4)))
     packed = add(ReshapeOp(packed, shape=(blocks, 1, c, taps, per_block, o)))
     dtype, _ = spec_of(weight)
-    eye = add(ConstantOp(1.0, dtype, (per_block, 1)))
-    eye = add(PadOp(eye, low=(0, 0), high=(0, per_block), mode=PadMode.CONSTANT, value=0.0))
-    eye = add(ReshapeOp(eye, shape=(per_block * (per_block + 1),)))
-    eye = add(SliceOp(eye, starts=(0,), sizes=(per_block * per_block,), steps=(1,)))
-    eye = add(ReshapeOp(eye, shape=(1, per_block, 1, 1, per_block, 1)))
+    ops += identity_ops(dtype, per_block)
+    eye = add(ReshapeOp(ops[-1].results[0], shape=(1, per_block, 1, 1, per_block, 1)))
     packed = add(BinaryOp(BinaryKind.MUL, packed, eye))
     add(ReshapeOp(packed, shape=(blocks, per_block * c, taps, per_block * o)))
     return ops
+
+
+def identity_ops(dtype: DType, size: int) -> list[Operation]:
+    """Graph ops that make an identity matrix."""
+    ones = ConstantOp(1.0, dtype, (size, 1))
+    rows = PadOp(ones.results[0], low=(0, 0), high=(0, size), mode=PadMode.CONSTANT, value=0.0)
+    run = ReshapeOp(rows.results[0], shape=(size * (size + 1),))
+    cut = SliceOp(run.results[0], starts=(0,), sizes=(size * size,), steps=(1,))
+    return [ones, rows, run, cut, ReshapeOp(cut.results[0], shape=(size, size))]
 
 
 def filter_taps(weight: SSAValue) -> int:

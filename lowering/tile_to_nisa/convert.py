@@ -16,7 +16,7 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 
 from lowering.tile_to_nisa.legalize import cut, needs_split
-from lowering.tile_to_nisa.selection import EngineBalance, choices
+from lowering.tile_to_nisa.selection import EngineBalance, ahead, choices
 from neuron_dialects import nisa, tile
 from neuron_dialects.access import AccessPattern
 from neuron_dialects.access_ops import dtype_name_of, space_of
@@ -159,6 +159,8 @@ class _Converter:
                 role: Operand(space_of(b), dtype_name_of(b), p, ids.setdefault(b, len(ids))) for role, b, p in views
             }
             options = choices(Instruction(definition.name, "", operands, fields), self.target)
+            if prepares_weights(op):
+                options = ahead(options, self.target)
             if not options:
                 raise NeuronError(
                     "NX-ISA-003",
@@ -191,6 +193,18 @@ class _Converter:
                 self.top.insert_op_before(op, first)
             self.constants[value] = op.result
         return self.constants[value]
+
+
+def prepares_weights(op: tile.TileOp) -> bool:
+    """Whether what the op writes is nothing but weights of the tensor engine, of which it is the only writer."""
+    if op.INSTRUCTION != "tensor_tensor":
+        return False
+    made, _ = op.views["dst"]
+    others = [use.operation for use in made.uses if use.operation is not op]
+    return bool(others) and all(
+        isinstance(user, tile.TileOp) and user.INSTRUCTION == "nc_matmul" and user.views["stationary"][0] is made
+        for user in others
+    )
 
 
 def _view_of(

@@ -60,6 +60,15 @@ def choices(instruction: Instruction, target: Target) -> list[Instruction]:
     return [replace(i, fields=_fields_without_defaults(i.name, i.fields)) for i in found]
 
 
+def ahead(options: list[Instruction], target: Target) -> list[Instruction]:
+    """The same work on the pool engine where it can do it: its queue runs ahead of those that empty PSUM."""
+    first = options[0]
+    moved = replace(first, engine="pool")
+    possible = "pool" in first.definition.engines and "pool" in target.compute_engines
+    in_sbuf = all(o.space == "sbuf" for o in first.operands.values())
+    return [moved] if possible and in_sbuf and alu_operators(moved, target) is None else options
+
+
 def _bias_on_the_vector_engine(instruction: Instruction) -> Instruction | None:
     """copy(data + bias) and relu(data + bias) as one tensor_scalar; None for anything else."""
     func = instruction.field("func")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lowering.tile_to_nisa.selection import EngineBalance, choices
+from lowering.tile_to_nisa.selection import EngineBalance, ahead, choices
 from neuron_dialects.access import AccessPattern, Affine
 from neuron_dialects.cost import issue_ns
 from neuron_dialects.dtypes import dtype_by_name
@@ -74,6 +75,18 @@ def test_an_added_column_may_be_a_bias() -> None:
     assert (vector.name, vector.engine) == ("tensor_scalar", "dve")
     assert (scalar.name, scalar.engine, scalar.fields) == ("activation", "act", {"func": "relu"})
     assert scalar.operands["bias"] == column.operands["operand0"]
+
+
+# What only prepares weights goes to the pool engine, if there is one that can do it; anything in PSUM it cannot reach.
+@pytest.mark.parametrize(
+    ("spaces", "target", "engine"),
+    [("sbuf sbuf", "trn1", "pool"), ("sbuf psum", "trn1", "dve"), ("sbuf sbuf", "inf1", "dve")],
+)
+def test_weights_are_prepared_ahead(spaces: str, target: str, engine: str) -> None:
+    product = instruction("tensor_tensor", spaces, op="multiply")
+    product = replace(product, operands={**product.operands, "other": operand("sbuf", "f32")})
+    description = load_target(target)
+    assert pairs(ahead(choices(product, description), description)) == [("tensor_tensor", engine)]
 
 
 def test_what_no_engine_executes_has_no_choice() -> None:
