@@ -7,7 +7,7 @@ depends on data: the first run's is kept, and further runs follow it without a c
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -29,33 +29,13 @@ from runtime.machine.plan import Work, plan_queues
 from runtime.machine.schedule import Schedule, Step, replay
 from runtime.machine.simulator import STEP_LIMIT, Simulator
 from runtime.machine.timing import Timing, timing_of
+from runtime.machine.trace import Trace
 from runtime.semantics import SEMANTICS, Case
 from runtime.views import OperandView, Region, view_shape, widened
 
 CACHE_LINE_BYTES = 64
 Array = NDArray[Any]
 Mode = Literal["functional", "timing", "both"]
-
-
-@dataclass
-class Trace:
-    """Every instruction and transfer of a run, as columns: start and end in ns, engine or ring, name, index of its
-    origin.
-    """
-
-    start: list[float] = field(default_factory=list)
-    end: list[float] = field(default_factory=list)
-    engine: list[str] = field(default_factory=list)
-    name: list[str] = field(default_factory=list)
-    origin: list[int] = field(default_factory=list)
-
-    def record(self, start: float, end: float, stream: str, work: Work) -> None:
-        """Append one event."""
-        self.start.append(start)
-        self.end.append(end)
-        self.engine.append(stream)
-        self.name.append(work.entry.name)
-        self.origin.append(work.entry.origin)
 
 
 @dataclass(frozen=True)
@@ -128,8 +108,7 @@ class Machine:
         """Run the clock, and the data if there is a schedule, which is kept for further runs with this limit."""
         for work in self._works:
             work.executions = 0
-        record = recorded.record if recorded else None
-        simulator = Simulator(self._queues, self.program.semaphores, self.target, schedule, record, step_limit)
+        simulator = Simulator(self._queues, self.program.semaphores, self.target, schedule, recorded, step_limit)
         try:
             simulator.run()
         finally:

@@ -30,6 +30,7 @@ from neuron_dialects.target import Target
 from runtime.machine.decode import Access
 from runtime.machine.plan import Work
 from runtime.machine.schedule import Operands, Schedule
+from runtime.machine.trace import Trace
 
 STEP_LIMIT = 100_000_000
 """Control instructions that one queue may execute; a loop that never ends must not hang the machine."""
@@ -39,15 +40,13 @@ _COMPLETE, _START, _ARRIVE, _TRANSFER = range(4)
 
 Box = tuple[str | int, int, int, int, int]
 """(memory, first partition, one past the last, first byte, one past the last)."""
-Record = Callable[[float, float, str, Work], None]
-"""Called for each instruction and transfer: start, end, stream, work."""
-Bound = tuple[Operands, tuple[int, ...]]
-"""Operands of one execution, and the bytes by which registers move each of its accesses."""
+Bound = tuple[Operands | None, tuple[int, ...]]
+"""Operands of one execution, and the bytes by which registers move each of its accesses; for a trace only these."""
 Dispatched = tuple[Work, float, Bound | None, Sequence[Box], Sequence[Box]]
 """An instruction between its sequencer and its datapath: work, time of dispatch, operands, boxes it reads and writes.
 Registers have been read then, memory has not."""
-Transfer = tuple[Bound | None, Sequence[Box], Sequence[Box]]
-"""A transfer between its trigger and its ring: operands, boxes it reads and writes."""
+Transfer = tuple[float, Bound | None, Sequence[Box], Sequence[Box]]
+"""A transfer between its trigger and its ring: time of the trigger, operands, boxes it reads and writes."""
 _NONE: tuple[Box, ...] = ()
 
 
@@ -82,7 +81,7 @@ class Simulator:
         semaphores: names of the semaphores.
         target: whose times and sizes count.
         schedule: what computes the data, None if nothing does; the kernels and views of all works must then be set.
-        record: called for each instruction and transfer, for a trace.
+        trace: gets every instruction, transfer and wait.
 
     After `run`, `engines` and the other attributes hold times in ns and counts; `Work.executions` counts executions.
     """
@@ -93,7 +92,7 @@ class Simulator:
         semaphores: tuple[str, ...],
         target: Target,
         schedule: Schedule | None,
-        record: Record | None = None,
+        trace: Trace | None = None,
         step_limit: int = STEP_LIMIT,
     ) -> None:
         self.engines = {
@@ -101,7 +100,7 @@ class Simulator:
             for index, (name, works) in enumerate(queues.items())
         }
         self.end_ns, self.dma_active_ns = 0.0, 0.0
-        self._names, self._data, self._record, self._step_limit = semaphores, schedule, record, step_limit
+        self._names, self._data, self._trace, self._step_limit = semaphores, schedule, trace, step_limit
         self._dispatch_depth = int(target.dispatch_depth)
         self._semaphore_ns, self._control_ns = float(target.semaphore_ns), float(target.control_ns)
         self._table_ns, self._dma_start_ns = float(target.act_table_load_ns), float(target.dma_start_ns)
@@ -168,8 +167,9 @@ class Simulator:
         """Let a sequencer go on until it must wait for a semaphore or for its datapath, or halts."""
         works, registers, increments = engine.works, engine.registers, self._increments
         control_ns, semaphore_ns, dispatched = self._control_ns, self._semaphore_ns, engine.dispatched
-        position, time, count, functional = engine.position, engine.time, engine.control_count, self._data is not None
-        immediate = not (functional or engine.shares or self._record)
+        position, time, count, trace = engine.position, engine.time, engine.control_count, self._trace
+        bound = self._data is not None or trace is not None
+        immediate = not (bound or engine.shares)
         try:
             while True:
                 work = works[position]
@@ -183,6 +183,8 @@ class Simulator:
                             return
                         seen = times[value - 1] + semaphore_ns
                         if seen > time:
+                            if trace is not None:
+                                trace.wait(engine.name, position, semaphore, value, time, seen)
                             time = seen
                 if work.control is not None:
                     position = work.control(registers, position)
@@ -192,13 +194,15 @@ class Simulator:
                     time += control_ns
                     count += 1
                     if work.signal >= 0:
+                        if trace is not None:
+                            trace.signal(work.signal, time)
                         self._push(time, _COMPLETE, work.signal, None)
                     if count > self._step_limit:
                         raise self._endless(engine)
                 elif work.ring >= 0:
                     time += control_ns
-                    operands = self._operands(work, registers) if functional else None
-                    transfer = (operands, *_hazards(work, registers))
+                    operands = self._operands(work, registers) if bound else None
+                    transfer = (time, operands, *_hazards(work, registers))
                     self._push(time + self._dma_start_ns, _ARRIVE, work, transfer, engine.index)
                     engine.transfer_count += 1
                     position += 1
@@ -206,7 +210,7 @@ class Simulator:
                     time = self._issue(engine, work, time)
                     position += 1
                 elif len(dispatched) < self._dispatch_depth:
-                    operands = self._operands(work, registers) if functional else None
+                    operands = self._operands(work, registers) if bound else None
                     dispatched.append((work, time, operands, *_hazards(work, registers)))
                     if len(dispatched) == 1:
                         self._schedule(engine)
@@ -221,16 +225,17 @@ class Simulator:
         message = f"queue {engine.name} executed {self._step_limit} control instructions without an end"
         return NeuronError("NX-RUN-006", message, help="look for a loop whose register never reaches its limit")
 
-    @staticmethod
-    def _operands(work: Work, registers: list[int]) -> Bound:
+    def _operands(self, work: Work, registers: list[int]) -> Bound:
         """Views, numbers and shifts of one execution."""
+        shifts = tuple(a.item_bytes * registers[a.register] if a.register >= 0 else 0 for a in work.entry.accesses)
+        if self._data is None:
+            return None, shifts
         numbers = work.entry.numbers
         operands = (
             {role: view(registers) for role, view in work.views},
             {name: number(registers) for name, number in numbers.items()} if numbers else {},
         )
-        shifts = [a.item_bytes * registers[a.register] if a.register >= 0 else 0 for a in work.entry.accesses]
-        return operands, tuple(shifts)
+        return operands, shifts
 
     # -- datapaths ----------------------------------------------------------------------------------------------------
 
@@ -271,7 +276,7 @@ class Simulator:
 
     def _start(self, time: float, engine: Engine, _: None) -> None:
         dispatched = engine.dispatched
-        work, _dispatched_at, operands, _reads, writes = dispatched[0]
+        work, dispatched_at, operands, _reads, writes = dispatched[0]
         busy = work.busy_ns
         if work.ports:
             free = max(self._port_free[port] for port in work.ports)
@@ -292,9 +297,9 @@ class Simulator:
         completion = end + work.latency_ns
         if writes:
             engine.in_flight.append((completion, writes))
-        execution = None if operands is None or self._data is None else self._data.read(work, *operands)
-        if self._record is not None:
-            self._record(time, end, engine.name, work)
+        execution = self._read(work, operands)
+        if self._trace is not None and operands is not None:
+            self._trace.event(work, dispatched_at, time, end, completion, operands[1])
         if dispatched:
             self._schedule(engine)
         if engine.full:
@@ -303,6 +308,12 @@ class Simulator:
             self._advance(engine)
         # Last, for it may let this engine's own sequencer go on.
         self._completion(completion, work.signal, execution)
+
+    def _read(self, work: Work, operands: Bound | None) -> int | None:
+        """An execution reads its operands, where data is computed."""
+        if self._data is None or operands is None or operands[0] is None:
+            return None
+        return self._data.read(work, operands[0], operands[1])
 
     def _complete(self, time: float, signal: int, execution: int | None) -> None:
         if execution is not None and self._data is not None:
@@ -325,7 +336,7 @@ class Simulator:
 
     def _arrive(self, time: float, work: Work, transfer: Transfer) -> None:
         """A transfer reaches its ring: it takes the next free time of the DMA engines."""
-        operands, reads, writes = transfer
+        triggered_at, operands, reads, writes = transfer
         ring = work.ring
         start = max(time, self._dma_free)
         if reads or writes:
@@ -341,17 +352,16 @@ class Simulator:
             self._ring_writes[ring].append((end, writes))
         self.dma_active_ns += work.busy_ns
         work.executions += 1
-        if self._record is not None:
-            self._record(start, moved, work.entry.ring or "", work)
-        if operands is not None:
+        if self._trace is not None and operands is not None:
+            self._trace.event(work, triggered_at, start, moved, end + work.latency_ns, operands[1])
+        if self._data is not None:
             self._push(start, _TRANSFER, (work, end), operands)
         self._completion(end + work.latency_ns, work.signal, None)
 
-    def _transfer(self, time: float, transfer: tuple[Work, float], operands: Bound) -> None:
+    def _transfer(self, time: float, transfer: tuple[Work, float], operands: Bound | None) -> None:
         """The transfer begins: it reads now, and has written at `end`."""
         work, end = transfer
-        assert self._data is not None
-        self._push(end, _COMPLETE, -1, self._data.read(work, *operands))
+        self._push(end, _COMPLETE, -1, self._read(work, operands))
 
 
 def _hazards(work: Work, registers: list[int]) -> tuple[Sequence[Box], Sequence[Box]]:
