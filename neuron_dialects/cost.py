@@ -43,8 +43,9 @@ def weight_load_ns(instruction: Instruction, target: Target) -> float:
 class DmaCost:
     """A DMA transfer in bytes, descriptors and nanoseconds.
 
-    `engines`: DMA engines that take part. `work_ns`: how long one of them moves data. `busy_ns`: from the start of this
-    transfer to the earliest start of the next one. `span_ns`: from the first engine's start to the last one's end.
+    `run_bytes`: longest run that is contiguous on both sides. `engines`: DMA engines that take part. `work_ns`: how
+    long one of them moves data. `busy_ns`: from the start of this transfer to the earliest start of the next one.
+    `span_ns`: from the first engine's start to the last one's end.
     """
 
     bytes: int
@@ -55,6 +56,7 @@ class DmaCost:
     span_ns: float
     dram_read_bytes: int
     dram_write_bytes: int
+    run_bytes: int
 
 
 def _run_bytes(operand: Operand) -> int:
@@ -98,7 +100,7 @@ def dma_cost(instruction: Instruction, target: Target) -> DmaCost:
     dram_write = write_bytes if destination.space == "dram" else 0
     busy = max(work, engines * stagger, (dram_read + dram_write) / float(target.dram_bytes_per_ns))
     span = max((engines - 1) * stagger + work, busy)
-    return DmaCost(size, descriptors, engines, work, busy, span, dram_read, dram_write)
+    return DmaCost(size, descriptors, engines, work, busy, span, dram_read, dram_write, run)
 
 
 def matmul_macs(instruction: Instruction) -> int:

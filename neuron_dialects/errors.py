@@ -94,6 +94,11 @@ ERROR_CODES: dict[str, str] = {
     "NX-NRT-1002": "NRT_EXEC_BAD_INPUT: the inputs of a request do not fit the model",
     "NX-NRT-1003": "NRT_EXEC_COMPLETED_WITH_NUM_ERR: an output holds NaN, and NEURON_FAIL_ON_NAN is set",
     "NX-NRT-1006": "NRT_EXEC_OOB: a program accessed memory out of bounds",
+    # Profiles.
+    "NX-PROF-001": "a stored profile is malformed, too large or of a version that this toolkit does not read",
+    "NX-PROF-002": "a question to a profile names a figure that it does not have, or cannot be read",
+    "NX-PROF-003": "the package that an output format of the profiler needs is not installed",
+    "NX-PROF-004": "a profile is worse than allowed by --fail-if",
     # Textual IR.
     "NX-IR-001": "textual IR cannot be parsed or does not verify",
     "NX-IR-002": "the module has no main function",

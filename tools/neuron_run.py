@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--tolerance", type=float, metavar="X", help="with --per-op: rel_l2_error that counts as kept")
     parser.add_argument("--mode", choices=("functional", "timing", "both"), default="functional")
+    parser.add_argument("--profile", type=Path, metavar="DIR", help="write a profile for neuron-profile")
     parser.add_argument("--check-races", action="store_true", help="first prove that the queues cannot race")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -95,6 +96,8 @@ def _run(arguments: Sequence[str]) -> int:
         report["per_op"] = per_op(options.check, inputs, runner, options.tolerance)
     if options.outputs is not None:
         write_npz(options.outputs, outputs)
+    if options.profile is not None:
+        runner.profile(options.profile, figures)
     print(json.dumps(report, indent=2) if options.json else text_report(report))
     return 0
 
@@ -102,6 +105,7 @@ def _run(arguments: Sequence[str]) -> int:
 class Runner:
     """A program that can run: input specs (name -> shape, dtype name) and `run`."""
 
+    name: str
     specs: dict[str, tuple[tuple[int, ...], str]]
     cast_type: str
     compiled: Mapping[str, Any] | None = None
@@ -121,6 +125,18 @@ class Runner:
         """Outputs by name and timing figures."""
         raise AssertionError
 
+    def profile(self, folder: Path, figures: Mapping[str, Any]) -> None:
+        """Write the profile of the run that gave `figures`."""
+        from neuron_dialects.target import load_target
+        from runtime.profile.record import record_programs
+        from runtime.profile.store import write_profile
+
+        programs = self.programs()
+        if not programs:
+            raise NeuronError("NX-RUN-013", "nothing runs on a core: there is no time to profile")
+        named = [(f"program{position}", program) for position, program in enumerate(programs)]
+        write_profile(record_programs(self.name, named, load_target(programs[0].target)), programs, folder)
+
 
 class _NeffRunner(Runner):
     def __init__(self, path: Path):
@@ -129,6 +145,7 @@ class _NeffRunner(Runner):
 
         neff = read_neff(path)
         self.session = Session(neff)
+        self.name = neff.name
         self.specs = {spec.name: (spec.shape, spec.dtype) for spec in neff.inputs}
         self.cast_type = cast_type_of(neff.report)
         self.compiled = neff.report
@@ -136,6 +153,14 @@ class _NeffRunner(Runner):
     def programs(self) -> list[CoreProgram]:
         """The programs of the NEFF's subgraphs."""
         return [image.program for image in self.session.neff.subgraphs]
+
+    def profile(self, folder: Path, figures: Mapping[str, Any]) -> None:
+        """Write the profile of the run: its bucket, as often as it ran."""
+        from runtime.profile.record import neff_programs, record_neff
+        from runtime.profile.store import write_profile
+
+        neff, bucket, pieces = self.session.neff, int(figures.get("bucket", 0)), int(figures.get("pieces", 1))
+        write_profile(record_neff(neff, self.session.target, bucket, pieces), neff_programs(neff, bucket), folder)
 
     def bind(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The inputs in the element types of the model; along its dynamic dimensions of any size."""
@@ -159,7 +184,7 @@ class _ModuleRunner(Runner):
         from neuron_dialects.weights import WeightStore
         from tools.module_file import read_module
 
-        self.module = read_module(path)
+        self.module, self.name = read_module(path), path.stem
         self.main = main_function(self.module)
         self.inputs, self.output_names = input_names(self.main), output_names(self.main)
         weights = weights_path(self.module)

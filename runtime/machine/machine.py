@@ -6,7 +6,7 @@ so that a value nobody wrote shows. A run leaves behind the outputs and what it 
 depends on data: the first run's is kept, and further runs follow it without a clock.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -65,6 +65,16 @@ class Machine:
         self._known: dict[int, list[Step]] = {}
         self._files = {variable.id for variable in program.variables if variable.kind == "file"}
         self._constant = {variable.id for variable in program.variables if variable.kind in ("input", "file")}
+
+    @property
+    def works(self) -> Sequence[Work]:
+        """What the machine does for every entry, queue after queue."""
+        return self._works
+
+    @property
+    def rings(self) -> tuple[str, ...]:
+        """Names of the DMA rings, in the order of their numbers."""
+        return self._decoded.rings
 
     def run(
         self,
