@@ -107,7 +107,10 @@ def test_diff(folder: Path, tmp_path: Path):
 
 def test_csv(folder: Path, tmp_path: Path):
     assert succeeded("view", folder, "--output-format", "csv", "--output-file", tmp_path) == f"{tmp_path}: 10 tables\n"
-    tables = {file.stem: list(csv.DictReader(file.read_text(encoding="utf-8").splitlines())) for file in tmp_path.glob("*.csv")}
+    tables = {
+        file.stem: list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+        for file in tmp_path.glob("*.csv")
+    }
     figures = summary_of(small_analysis().profile)
     instructions, transfers = tables["Instruction"], tables["DmaPacketAggregated"]
     assert len(transfers) == figures["dma_transfer_count"]
