@@ -29,7 +29,7 @@ def explorer_tables(analysis: Analysis) -> dict[str, Columns]:
     """Tables by name, each as columns of equal length."""
     launches = [(program, start) for program in analysis.programs for start in program.starts_ns]
     launches.sort(key=lambda launch: launch[1])
-    tables = {
+    tables: dict[str, Columns] = {
         "Instruction": _joined([_instructions(*launch) for launch in launches]),
         "DmaPacketAggregated": _joined([_transfers(*launch) for launch in launches]),
         "SemaphoreUpdate": _joined([_updates(*launch) for launch in launches]),

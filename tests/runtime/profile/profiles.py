@@ -42,7 +42,9 @@ def small_neff() -> Neff:
         nodes.append(helper.make_node("Add", [made[1], value], made[2:], f"{scope}/Add"))
         value = made[2]
     model = model_of(nodes, {"x": np.zeros((256, 256), np.float32)}, [value], constants=weights)
-    return compile_model(model, CompileOptions(target="trn1")).neff
+    neff = compile_model(model, CompileOptions(target="trn1")).neff
+    assert neff is not None
+    return neff
 
 
 @functools.cache

@@ -128,8 +128,10 @@ def test_advice_by_hand():
         source = dram(scratch, 0, (64, 128), 64)
         b.add("sp", "dma_copy", {"q0": 3}, "r", ring="reload", dst=sbuf(ROWS, 0, 64), src=source)
     accumulate = {"accumulate": Affine()}
-    small = {"stationary": sbuf((0, 16), 0, 16), "moving": sbuf((0, 16), 0, 64)}
-    b.add("pe", "nc_matmul", {"r": 1}, "pe", dst=psum((0, 16), 0, 64), fields=accumulate, **small)
+    b.add(
+        "pe", "nc_matmul", {"r": 1}, "pe", fields=accumulate, dst=psum((0, 16), 0, 64),
+        stationary=sbuf((0, 16), 0, 16), moving=sbuf((0, 16), 0, 64),
+    )  # fmt: skip
     b.add("pe", "nc_transpose", signal="pe", dst=psum((0, 64), 512, 128), data=sbuf(ROWS, 0, 64))
     for function in ("exp", "gelu", "exp"):
         fields = {"func": function}

@@ -41,7 +41,7 @@ class Decoded:
                 continue
             event, name = packet.track_event, self.tracks[packet.track_event.track_uuid].name
             if event.type == event.TYPE_SLICE_BEGIN:
-                notes = {
+                notes: dict[str, Any] = {
                     names["debug_annotation_names"][note.name_iid]: strings.get(note.string_value_iid, note.int_value)
                     for note in event.debug_annotations
                 }
@@ -69,7 +69,7 @@ def test_slices_are_the_events():
             event = notes["event"]
             seen.add(event)
             instruction = profile.events.instruction[event]
-            assert (begin, end) == (round(profile.events.start[event]), round(profile.events.end[event]))
+            assert (begin, end) == (np.rint(profile.events.start[event]), np.rint(profile.events.end[event]))
             assert name == profile.opcodes[profile.instructions.opcode[instruction]]
             assert stream == profile.streams[profile.stream[event]]
             assert notes["operands"] == profile.texts[instruction]
