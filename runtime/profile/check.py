@@ -55,6 +55,7 @@ def _check_program(program: ProgramProfile) -> None:
         ("instructions.origin", table.origin, 0, len(program.origins)),
         ("instructions.signal", table.signal, -1, len(program.semaphores)),
         ("accesses.instruction", accesses.instruction, 0, instructions),
+        ("accesses.slot", accesses.slot, 0, 1 << 8),
         ("accesses.memory", accesses.memory, min(SBUF, PSUM), len(program.variables)),
         ("events.instruction", program.events.instruction, 0, instructions),
         ("events.shift", program.events.shift, 0, len(program.shifts) + 1),
@@ -91,7 +92,7 @@ def _check_accesses(program: ProgramProfile) -> None:
     np.maximum.at(slots, accesses.instruction, accesses.slot + 1)
     events = program.events
     if len(events) and int((events.shift + slots[events.instruction]).max()) > len(shifts):
-        _refuse("an event has fewer shifts than accesses with registers")
+        _refuse("an event has fewer shifts than accesses")
     reach = int(np.abs(shifts).max(initial=0))
     ends = (accesses.low.min(initial=0) - reach, accesses.high.max(initial=0) + reach)
     if not -MAX_BYTES < ends[0] <= ends[1] < MAX_BYTES or np.any(accesses.low > accesses.high):

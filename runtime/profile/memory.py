@@ -99,7 +99,7 @@ class _Memory:
         columns = (part.tolist() for part in (events.instruction, events.start, events.end, events.shift))
         for event, (instruction, start, end, shift) in enumerate(zip(*columns, strict=True)):
             for first, last, low, high, slot, reads, writes in accesses.get(instruction, ()):
-                moved = shifts[shift + slot] if slot >= 0 else 0
+                moved = shifts[shift + slot]
                 rows = slice(first // self.quarter, -(-last // self.quarter))
                 cells = self.owner[rows, (low + moved) // CELL_BYTES : -(-(high + moved) // CELL_BYTES)]
                 if reads and self._read(cells, end, (low + moved, high + moved) if writes else None):

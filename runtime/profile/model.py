@@ -70,7 +70,7 @@ class Instructions(Table):
 class Accesses(Table):
     """What each instruction touches: partitions `first_partition` up to `last_partition` (exclusive) and the bytes
     `low` up to `high` (exclusive) of each, or of a DRAM variable. `slot`: which of the event's shifts is added to
-    the bytes, -1 for none. `reads`, `writes`: whether it does; an access that does both accumulates.
+    the bytes. `reads`, `writes`: whether it does; an access that does both accumulates.
     """
 
     instruction: I32

@@ -173,9 +173,7 @@ def _access_rows(
     number: int, accesses: Iterable[Access], memories: Mapping[str | int, int]
 ) -> Iterable[dict[str, Any]]:
     """The rows of the accesses of instruction `number`."""
-    slot = 0
-    for access in accesses:
-        moves = access.register >= 0
+    for slot, access in enumerate(accesses):
         yield {
             "instruction": number,
             "memory": memories[access.memory],
@@ -183,8 +181,7 @@ def _access_rows(
             "last_partition": access.last_partition,
             "low": access.low,
             "high": access.high,
-            "slot": slot if moves else -1,
+            "slot": slot,
             "reads": access.reads,
             "writes": access.writes,
         }
-        slot += moves
