@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Python compiles a module when it first imports it; compiling all that gets installed would take as long as installing.
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --no-compile --editable
-SOURCES := neuron_dialects passes lowering runtime tools tests examples benchmarks
+SOURCES := neuron_dialects passes lowering runtime neuron_toolkit tools tests examples benchmarks
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help

@@ -70,6 +70,16 @@ PHASES: tuple[Phase, ...] = (
 LEVELS = tuple(phase.level for phase in PHASES)
 
 
+EXTENSIONS: dict[str, list[str]] = {}
+"""Passes that plug-ins put into the default pipeline: spec of each by the name of the pass that it comes after."""
+
+
+def add_to_pipeline(spec: str, after: str) -> None:
+    """Put a pass into the default pipeline, behind the first pass called `after`, which must be in it."""
+    EXTENSIONS.setdefault(after, []).append(spec)
+    PIPELINES.update(_pipelines())
+
+
 def pass_specs(
     auto_cast: str = "matmult", auto_cast_type: str = "bf16", until: str = "nisa", *, saturate: bool = False
 ) -> list[str]:
@@ -77,10 +87,22 @@ def pass_specs(
     specs: list[str] = []
     for phase in PHASES:
         values = {"auto_cast": auto_cast, "auto_cast_type": auto_cast_type, "saturate": str(saturate).lower()}
-        specs += [spec.format(**values) for spec in phase.passes]
+        for spec in phase.passes:
+            specs.append(spec.format(**values))
+            specs += _extensions(pass_name(spec), specs[:-1])
         if phase.level == until:
             break
     return specs
+
+
+def _extensions(name: str, before: Sequence[str]) -> list[str]:
+    """What plug-ins put behind the pass `name`, where it is the first of this name."""
+    if name not in EXTENSIONS or name in map(pass_name, before):
+        return []
+    found: list[str] = []
+    for spec in EXTENSIONS[name]:
+        found += [spec, *_extensions(pass_name(spec), [*before, *found])]
+    return found
 
 
 def pass_name(spec: str) -> str:
@@ -88,13 +110,19 @@ def pass_name(spec: str) -> str:
     return spec.partition("{")[0]
 
 
-PIPELINES: dict[str, str] = {
-    "default": ",".join(pass_specs()),
-    "to-graph": ",".join(pass_specs(until="graph")),
-    "to-tile": ",".join(pass_specs(until="tile")),
-    "graph-to-tile": ",".join(PHASES[1].passes),
-    "tile-to-nisa": ",".join(PHASES[2].passes),
-}
+def _pipelines() -> dict[str, str]:
+    graph, tile, nisa = (pass_specs(until=phase.level) for phase in PHASES)
+    named = {
+        "default": nisa,
+        "to-graph": graph,
+        "to-tile": tile,
+        "graph-to-tile": tile[len(graph) :],
+        "tile-to-nisa": nisa[len(tile) :],
+    }
+    return {name: ",".join(specs) for name, specs in named.items()}
+
+
+PIPELINES: dict[str, str] = _pipelines()
 """Pipelines that `-p` takes by name."""
 
 PassDone = Callable[[str, float, ModuleOp], None]

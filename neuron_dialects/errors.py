@@ -106,6 +106,9 @@ ERROR_CODES: dict[str, str] = {
     "NX-PART-001": "an operator that was forced to the core cannot run there",
     "NX-PART-002": "an operator would run on the host although the whole program must run on the core",
     "NX-PART-003": "a name that an operator was to be forced by is neither an operator nor a node of the model",
+    # Plug-ins.
+    "NX-PLUGIN-001": "a plug-in cannot be loaded",
+    "NX-PLUGIN-002": "a plug-in adds something that is there already, or that does not fit",
     # Command lines and passes.
     "NX-FILE-001": "a file cannot be read or written",
     "NX-FILE-002": "a file is too large or not of the expected kind",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from xdsl.dialects.builtin import I64, DenseArrayBase, IndexType, IntegerAttr, MemRefType, StringAttr, i64
-from xdsl.ir import Attribute, Data, Dialect, OpResult, Region, SSAValue
+from xdsl.ir import Attribute, Data, Dialect, Operation, OpResult, Region, SSAValue
 from xdsl.irdl import (
     IRDLOperation,
     irdl_attr_definition,
@@ -348,4 +348,12 @@ class ControlOp(IRDLOperation):
         return cls(kind, *numbers)
 
 
-Nisa = Dialect("nisa", [AllocOp, SlotOp, ParamOp, QueueOp, ControlOp, *NISA_OPS.values()], [SyncAttr])
+_OPERATIONS: list[type[Operation]] = [AllocOp, SlotOp, ParamOp, QueueOp, ControlOp, *NISA_OPS.values()]
+
+Nisa = Dialect("nisa", _OPERATIONS, [SyncAttr])
+
+
+def add_instruction(name: str) -> None:
+    """Give an instruction that a plug-in added to the table its op `nisa.<name>`."""
+    NISA_OPS[name] = made = _op_class(INSTRUCTIONS[name])
+    _OPERATIONS.append(made)

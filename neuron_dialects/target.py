@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from neuron_dialects.errors import NeuronError
@@ -93,8 +94,33 @@ class Target:
         return tuple(key for key, figure in self.figures.items() if figure.source == "assumed")
 
 
+_ADDED: dict[str, Path] = {}
+"""Targets of plug-ins: name -> file."""
+
+
+def add_target(path: Path) -> str:
+    """Add the target that a file describes, called as the file is; returns its name.
+
+    Raises:
+        NeuronError: NX-TARGET-002 when the file is malformed, or a target of that name exists.
+    """
+    name = path.stem
+    if name in target_names() and _ADDED.get(name) != path:
+        raise NeuronError("NX-TARGET-002", f"{path}: there is a target '{name}' already")
+    _ADDED[name] = path
+    target_names.cache_clear()
+    try:
+        load_target(name)
+    except (NeuronError, OSError, ValueError) as error:
+        del _ADDED[name]
+        target_names.cache_clear()
+        problem = error.message if isinstance(error, NeuronError) else str(error)
+        raise NeuronError("NX-TARGET-002", f"{path}: {problem}") from error
+    return name
+
+
 def _read(name: str) -> dict[str, Any]:
-    path = resources.files("neuron_dialects") / "targets" / f"{name}.toml"
+    path = _ADDED.get(name) or resources.files("neuron_dialects") / "targets" / f"{name}.toml"
     if not path.is_file():
         raise NeuronError(
             "NX-TARGET-001",
@@ -106,9 +132,10 @@ def _read(name: str) -> dict[str, Any]:
 
 @functools.cache
 def target_names() -> tuple[str, ...]:
-    """Names of the targets that ship with the toolkit, sorted."""
+    """Names of the targets that ship with the toolkit and of those that plug-ins added, sorted."""
     folder = resources.files("neuron_dialects") / "targets"
-    return tuple(sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")))
+    shipped = (entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return tuple(sorted({*shipped, *_ADDED}))
 
 
 @functools.cache

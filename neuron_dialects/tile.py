@@ -10,7 +10,7 @@ instructions that they become (neuron_dialects/isa), less the engine and the siz
 from typing import Any, ClassVar
 
 from xdsl.dialects.builtin import IntegerAttr, MemRefType, StringAttr, i64
-from xdsl.ir import Attribute, Dialect, OpResult
+from xdsl.ir import Attribute, Dialect, Operation, OpResult
 from xdsl.irdl import IRDLOperation, irdl_op_definition, opt_prop_def, prop_def, result_def, traits_def
 from xdsl.parser import Parser
 from xdsl.printer import Printer
@@ -147,4 +147,13 @@ class ParamOp(IRDLOperation):
         return cls(symbol, parser.parse_type())
 
 
-Tile = Dialect("tile", [AllocOp, ParamOp, *TILE_OPS.values()], [AccessAttr, FieldsAttr])
+_OPERATIONS: list[type[Operation]] = [AllocOp, ParamOp, *TILE_OPS.values()]
+
+Tile = Dialect("tile", _OPERATIONS, [AccessAttr, FieldsAttr])
+
+
+def add_instruction(short: str, instruction: str) -> None:
+    """Give an instruction that a plug-in added to the table an op `tile.<short>`."""
+    TILE_INSTRUCTIONS[short] = instruction
+    TILE_OPS[short] = made = _op_class(short, instruction)
+    _OPERATIONS.append(made)

@@ -16,7 +16,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "passes": ("neuron_dialects",),
     "runtime": ("neuron_dialects",),
     "lowering": ("neuron_dialects", "passes", "runtime"),
-    "tools": ("neuron_dialects", "passes", "runtime", "lowering"),
+    "neuron_toolkit": ("neuron_dialects", "passes", "runtime", "lowering"),
+    "tools": ("neuron_dialects", "passes", "runtime", "lowering", "neuron_toolkit"),
 }
 """Package -> the packages of ours that it may import besides itself."""
 

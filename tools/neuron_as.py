@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.target import load_target
 from neuron_dialects.version import VERSION
+from tools.diagnostics import FORMAT_OPTION, FORMATS, Diagnostic, Place, report
 from tools.errors import EXIT_OK, EXIT_USER_ERROR, run_main
+from tools.plugins import add_plugin_argument, load_plugins
 
 if TYPE_CHECKING:
     from runtime.assembly import Assembly
@@ -31,7 +33,7 @@ MAX_PROBLEMS = 20
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script: exit code 0, or as tools/errors.py says."""
-    return run_main(_run, argv)
+    return run_main(_run, argv, "neuron-as")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,6 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--parameters", type=Path, metavar="FILE.npz", help="values of the parameters by name")
     parser.add_argument("--check-races", action="store_true", help="refuse a program whose streams can race or block")
+    add_plugin_argument(parser)
+    parser.add_argument(FORMAT_OPTION, choices=FORMATS, default="text", help="how mistakes are told")
     parser.add_argument("--debug", action="store_true", help="print a traceback for an error")
     parser.add_argument("--version", action="version", version=f"neuron-as {VERSION}")
     return parser
@@ -53,6 +57,7 @@ def _run(arguments: Sequence[str]) -> int:
     from runtime.neff import read_neff, write_neff
     from tools.neuron_run import read_npz
 
+    load_plugins(arguments)
     options = _parser().parse_args(arguments)
     text = _read(options.file)
     base = None if options.base is None else read_neff(options.base)
@@ -62,7 +67,9 @@ def _run(arguments: Sequence[str]) -> int:
         if options.check_races:
             refuse_races(assembly, text)
     except AssemblyError as error:
-        print(error.drawn(text, str(options.file)), file=sys.stderr)
+        for problem in error.problems:
+            place = Place(str(options.file), problem.line, problem.column, _line(text, problem.line), problem.length)
+            report(Diagnostic("error", problem.message, error.code, place, help=problem.help))
         return EXIT_USER_ERROR
     model = assembled_model(assembly, base=base, parameters=parameters, name=options.file.stem)
     output = options.output or options.file.with_suffix(".neff")
@@ -90,6 +97,11 @@ def refuse_races(assembly: Assembly, text: str) -> None:
             problems.append(Problem(line, start + 1, len(source[line - 1]), race.message))
     if problems:
         raise AssemblyError(problems[:MAX_PROBLEMS], "NX-RUN-007")
+
+
+def _line(text: str, number: int) -> str:
+    lines = text.split("\n")
+    return lines[number - 1].rstrip() if number <= len(lines) else ""
 
 
 def _read(path: Path) -> str:

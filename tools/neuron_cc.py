@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from neuron_dialects.errors import NeuronError
 from tools.errors import run_main
 from tools.fast_math import auto_cast_of
+from tools.plugins import add_plugin_argument, load_plugins
 
 if TYPE_CHECKING:
     from lowering.compiler import CompileOptions, CompileResult
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     operators.add_argument("--verbose", action="store_true", help="tell versions and how they are converted")
     operators.set_defaults(run=_list_operators)
     for verb in (compile_, analyze, convert, operators):
+        add_plugin_argument(verb)
         verb.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
 
@@ -207,6 +209,7 @@ def parse_input_shape(text: str, option: str = "--input-shape") -> tuple[str, tu
 
 
 def _run(arguments: Sequence[str]) -> int:
+    load_plugins(arguments)
     options = _parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
     return run(options)

@@ -23,6 +23,7 @@ from runtime.neff.model import CORE, Bucket, DynamicDimension, Neff, TensorSpec
 from runtime.neff.program_check import VARIABLE_KINDS, variable_bytes
 from runtime.neff.text import program_text, quoted
 from tools.errors import EXIT_OK, run_main
+from tools.plugins import add_plugin_argument, load_plugins
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    load_plugins(arguments)
     options = _parser().parse_args(arguments)
     if options.unpack is not None:
         for name in unpack(options.file, options.unpack):
@@ -68,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--subgraph", metavar="N", type=int, help="disassemble only this core program")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--unpack", metavar="DIR", help="write the members into an empty or new folder and list them")
+    add_plugin_argument(parser)
     parser.add_argument("--debug", action="store_true", help="print a traceback for an error")
     parser.add_argument("--version", action="version", version=f"neuron-objdump {VERSION}")
     parser.add_argument("--help", action="help", help="show this message and exit")

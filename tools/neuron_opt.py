@@ -52,6 +52,7 @@ from tools.opt.printing import DumpChoice, IrDumps, PrintOptions, pass_names
 from tools.opt.reproducer import CrashReproducer, Reproducer, pipeline_text, required, split_section, without_module
 from tools.opt.source import PositionedParser
 from tools.pass_pipeline import describe_passes, parse_passes
+from tools.plugins import load_plugins
 from tools.remarks import RemarkPrinter, remark_filter
 
 
@@ -383,6 +384,7 @@ def _run(arguments: Sequence[str]) -> int:
     # --disable-verify and --syntax-highlight change xDSL's classes, for every later run in this process too.
     verify_attribute, colored = Attribute.__post_init__, XdslDiagnostic.colored
     try:
+        load_plugins(arguments)
         tool = NeuronOpt(arguments)
         tool.run()
         return tool.exit_code

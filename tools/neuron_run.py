@@ -24,6 +24,7 @@ import numpy as np
 
 from neuron_dialects.errors import NeuronError
 from tools.errors import run_main
+from tools.plugins import add_plugin_argument, load_plugins
 
 if TYPE_CHECKING:
     from neuron_dialects.isa.program import CoreProgram
@@ -63,11 +64,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--profile", type=Path, metavar="DIR", help="write a profile for neuron-profile")
     parser.add_argument("--check-races", action="store_true", help="first prove that the queues cannot race")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_plugin_argument(parser)
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
 
 
 def _run(arguments: Sequence[str]) -> int:
+    load_plugins(arguments)
     options = _parser().parse_args(arguments)
     runner = _open(options.file)
     if options.check_races:

@@ -38,7 +38,7 @@ from lowering.onnx_to_graph.host import (
 from lowering.onnx_to_graph.initializers import initializers
 from lowering.onnx_to_graph.model_file import DEFAULT_DOMAINS, LoadedModel, load_model, opset_versions
 from lowering.onnx_to_graph.node import Node, Unsupported
-from lowering.onnx_to_graph.registry import Table, converters
+from lowering.onnx_to_graph.registry import Table, converters, operator_key
 from lowering.onnx_to_graph.result import HostNode, ImportInfo, ImportResult
 from lowering.onnx_to_graph.trip_count import with_trip_count
 from lowering.onnx_to_graph.type_check import check_operands, check_output
@@ -268,7 +268,7 @@ class _Importer:
 
     def _converted(self, node: Node, frame: _Frame) -> Mapping[str, Value] | None:
         """The outputs when the operator is in the table."""
-        row = self.table.get(node.proto.op_type) if node.proto.domain in DEFAULT_DOMAINS else None
+        row = self.table.get(operator_key(node.proto.domain, node.proto.op_type))
         if row is None:
             return None
         if not row.covers(node.opset):

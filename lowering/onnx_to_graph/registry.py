@@ -58,8 +58,17 @@ _FAMILIES = (
 """Modules with a table CONVERTERS, by what their operators do; imported on first use, since they import this one."""
 
 
+ADDED: dict[str, Row] = {}
+"""Rows of plug-ins, by `operator_key`."""
+
+
+def operator_key(domain: str, op_type: str) -> str:
+    """How the table calls an operator: by its type in ONNX's own domain, else `domain.type`."""
+    return op_type if domain in ("", "ai.onnx") else f"{domain}.{op_type}"
+
+
 def converters() -> Table:
-    """The whole table, for operators of ONNX's own domain."""
+    """The whole table, for operators of ONNX's own domain and of the domains of plug-ins, by `operator_key`."""
     table: dict[str, Row] = {}
     for family in _FAMILIES:
         rows: Table = importlib.import_module(f"lowering.onnx_to_graph.{family}").CONVERTERS
@@ -67,4 +76,4 @@ def converters() -> Table:
             if op_type in table:
                 raise ValueError(f"two converters for {op_type}")
             table[op_type] = row
-    return table
+    return table | ADDED

@@ -50,7 +50,7 @@ def core_support(op: Operation, target: Target) -> str | None:
             for type_ in (*op.operand_types, *op.result_types):
                 if (reason := _unsupported_type(type_)) is not None:
                     return reason
-            return next((reason for check in _CHECKS.get(type(op), ()) if (reason := check(op, target))), None) or (
+            return next((reason for check in CHECKS.get(type(op), ()) if (reason := check(op, target))), None) or (
                 _unfit_constant(op)
             )
         case _:
@@ -175,7 +175,7 @@ def _attended(op: Any, target: Target) -> str | None:
     return f"heads of {sizes[0]} elements are neither at most 128 nor a multiple of it" if sizes else None
 
 
-_CHECKS: dict[type[Operation], tuple[Callable[[Any, Target], str | None], ...]] = {
+CHECKS: dict[type[Operation], tuple[Callable[[Any, Target], str | None], ...]] = {
     MatMulOp: (_multiplied,),
     AttentionOp: (_multiplied, _attended),
     ConvOp: (_multiplied,),

@@ -314,6 +314,28 @@ OPCODES: dict[int, InstructionDef] = {d.opcode: d for d in _DEFINITIONS}
 """The same by opcode."""
 
 
+PLUGIN_OPCODES = range(64, 128)
+"""Opcodes of instructions that plug-ins add; the toolkit's own stay below, control instructions lie above."""
+
+
+def addition_problem(definition: InstructionDef) -> str | None:
+    """Why a plug-in cannot add an instruction: its name or opcode is taken, or the opcode is not a plug-in's."""
+    if definition.name in INSTRUCTIONS:
+        return f"there is an instruction {definition.name} already"
+    if definition.opcode in OPCODES:
+        taken = OPCODES[definition.opcode].name
+        return f"instruction {definition.name}: opcode {definition.opcode} is that of {taken}"
+    if definition.opcode not in PLUGIN_OPCODES:
+        first, last = PLUGIN_OPCODES[0], PLUGIN_OPCODES[-1]
+        return f"instruction {definition.name}: opcode {definition.opcode} is not in {first} to {last}"
+    return None
+
+
+def add_instruction(definition: InstructionDef) -> None:
+    """Add a plug-in's instruction, which has no `addition_problem`, to the table."""
+    INSTRUCTIONS[definition.name] = OPCODES[definition.opcode] = definition
+
+
 def verify_instruction(instruction: Instruction, target: Target | None) -> list[str]:
     """What the instruction violates, one message with figure and limit each; empty when the target can execute it."""
     definition = INSTRUCTIONS[instruction.name]

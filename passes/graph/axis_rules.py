@@ -6,7 +6,7 @@ it; a rule raises `Mixes` where positions do not stay apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from xdsl.dialects.builtin import TensorType
 from xdsl.ir import Operation, SSAValue
@@ -154,7 +154,7 @@ def _scatter(op: Operation, operands: Operands, _: int) -> Tracked:
     return scattered(data, updates, op.axis.value.data, _rank(op.indices))
 
 
-RULES: Mapping[type[Operation], Rule] = {
+RULES: dict[type[Operation], Rule] = {
     **dict.fromkeys(
         (graph.UnaryOp, graph.ClipOp, graph.CastOp, graph.BinaryOp, graph.CompareOp, graph.SelectOp), _elementwise
     ),

@@ -1,4 +1,4 @@
-"""What is wrong with an assembly text: each problem with its place, so that a tool can draw a caret below it."""
+"""What is wrong with an assembly text: each problem with its place, so that a tool can mark it in the line."""
 
 from __future__ import annotations
 
@@ -40,20 +40,6 @@ class AssemblyError(NeuronError):
         first = problems[0]
         super().__init__(code, f"line {first.line}: {first.message}", help=first.help)
         self.problems = tuple(problems)
-
-    def drawn(self, text: str, name: str) -> str:
-        """All problems as `name:line:column: error[CODE]: ...`, each with its line of `text` and a caret below."""
-        lines = text.split("\n")
-        return "\n".join(_drawn(problem, lines, name, self.code) for problem in self.problems)
-
-
-def _drawn(problem: Problem, lines: Sequence[str], name: str, code: str) -> str:
-    source = lines[problem.line - 1].rstrip() if problem.line <= len(lines) else ""
-    # Tabs stay tabs, so that the caret stands below its character however wide they are shown.
-    indent = "".join(c if c == "\t" else " " for c in source[: problem.column - 1])
-    caret = "^" + "~" * max(0, min(problem.length, len(source) - problem.column + 1) - 1)
-    drawn = f"{name}:{problem.line}:{problem.column}: error[{code}]: {problem.message}\n{source}\n{indent}{caret}"
-    return f"{drawn}\n  help: {problem.help}" if problem.help else drawn
 
 
 class Mistake(Exception):

@@ -7,7 +7,7 @@ function that it names, in the element types that this function works in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -63,7 +63,7 @@ Launcher: TypeAlias = Callable[[FuncOp, list[Array]], Sequence[Array]]
 Observer: TypeAlias = Callable[[Operation, Array], None]
 """Is shown the first result of each operator as it is computed, those inside of groups and launched functions too."""
 
-MEANINGS: Mapping[type[Operation], Callable[..., Array | tuple[Array, ...]]] = {
+MEANINGS: dict[type[Operation], Callable[..., Array | tuple[Array, ...]]] = {
     UnaryOp: elementwise.unary,
     ClipOp: elementwise.clip,
     BinaryOp: elementwise.binary,

@@ -19,6 +19,7 @@ from neuron_dialects.access import AccessPattern, Affine
 from neuron_dialects.dtypes import dtype_by_code, dtype_by_name
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.isa import ENUMS, INSTRUCTIONS, OPCODES, FieldDef, Instruction, InstructionDef, Operand, OperandDef
+from neuron_dialects.isa.definitions import PLUGIN_OPCODES
 from neuron_dialects.isa.model import SPACES, constant
 from neuron_dialects.isa.program import CONTROL_KINDS, QueueEntry
 from runtime.neff.records import (
@@ -361,7 +362,8 @@ def _decode_record(record: memoryview, rings: tuple[str, ...]) -> QueueEntry:
             raise ValueError(f"{control} has an engine, operands, fields or a ring")
         numbers = tuple(cursor.take(NUMBER)[0] for _ in CONTROL_KINDS[control])
     else:
-        raise ValueError(f"unknown opcode {opcode:#04x}")
+        whose = ", an instruction of a plug-in that is not loaded" if opcode in PLUGIN_OPCODES else ""
+        raise ValueError(f"unknown opcode {opcode:#04x}{whose}")
     cursor.finish()
     return QueueEntry(instruction, control, numbers, ring_name, tuple(waits), signal - 1 if signal else None, origin)
 

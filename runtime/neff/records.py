@@ -10,6 +10,7 @@ import struct
 
 from neuron_dialects.dtypes import DTYPES
 from neuron_dialects.isa import ENUMS, INSTRUCTIONS, Operand, OperandDef
+from neuron_dialects.isa.definitions import PLUGIN_OPCODES
 from neuron_dialects.isa.model import SPACES
 from neuron_dialects.isa.program import CONTROL_KINDS
 from runtime.neff.layout import Layout
@@ -110,11 +111,14 @@ RING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}")
 
 
 def instruction_table_text() -> str:
-    """Everything of the instruction table that the encoding depends on, as text; its SHA-256 is the fingerprint."""
+    """Everything of the instruction table that the encoding depends on, as text; its SHA-256 is the fingerprint.
+
+    Instructions of plug-ins are not in it: with a plug-in or without, equal models have equal files.
+    """
     lines = [f"engines {' '.join(ENGINE_CODES)}", f"spaces {' '.join(SPACES)}"]
     lines.append("dtypes " + " ".join(f"{row.code}:{row.name}" for row in DTYPES))
     lines += [f"enum {name} {' '.join(members)}" for name, members in ENUMS.items()]
-    for definition in INSTRUCTIONS.values():
+    for definition in (row for row in INSTRUCTIONS.values() if row.opcode not in PLUGIN_OPCODES):
         operands = " ".join(operand.name for operand in definition.operands)
         fields = " ".join(f"{f.name}:{f.kind}={f.default}" for f in definition.fields)
         lines.append(f"{definition.opcode} {definition.name} ({operands}) {{{fields}}}")

@@ -64,8 +64,8 @@ def test_mistakes_are_drawn(tmp_path: Path) -> None:
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr.split("\n") == [
         f"{text}:3:3: error[NX-ASM-001]: unknown instruction 'hult'",
-        "  hult",
-        "  ^~~~",
+        "      hult",
+        "      ^~~~",
         "  help: did you mean halt?",
         "",
     ]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from tools.diagnostics import FORMAT_OPTION, FORMATS
+from tools.plugins import add_plugin_argument
 from tools.remarks import add_remark_arguments
 
 ELIDED_ELEMENTS = 16
@@ -50,6 +51,7 @@ def _add_passes(group: Any) -> None:
         metavar="'a,b{option=1}'",
         help="passes and pipelines to run, in order; MLIR's 'builtin.module(a,b)' works too",
     )
+    add_plugin_argument(group)
     _flag(group, "--dump-pass-pipeline", "print the passes that will run, as text that -p takes")
     _flag(group, "--run-reproducer", "run the passes that a crash reproducer names")
     group.add_argument(

@@ -52,7 +52,7 @@ from neuron_dialects.neuron import location_name
 from runtime.graph_interpreter.boundary import misfit
 from runtime.graph_interpreter.host import onnx_type
 
-_COMPUTING: Mapping[type[Operation], Callable[..., str | Sequence[str]]] = {
+COMPUTING: dict[type[Operation], Callable[..., str | Sequence[str]]] = {
     UnaryOp: unary,
     ClipOp: elementwise.clip,
     BinaryOp: elementwise.binary,
@@ -85,7 +85,7 @@ _MOVING: Mapping[type[Operation], Callable[..., str]] = {
 }
 """Operators whose results are elements of their type already."""
 
-WRITTEN_OPS = frozenset({*_COMPUTING, *_MOVING, ConstantOp, WeightOp, FusedOp, OnnxNodeOp})
+WRITTEN_OPS = frozenset({*COMPUTING, *_MOVING, ConstantOp, WeightOp, FusedOp, OnnxNodeOp})
 """All operators that a host function may consist of."""
 
 
@@ -159,8 +159,8 @@ class _Translation:
                 results = self._write_onnx_node(op, operands)
             case _ if type(op) in _MOVING:
                 results = [_MOVING[type(op)](self._writer, op, operands)]
-            case _ if type(op) in _COMPUTING:
-                computed = _COMPUTING[type(op)](self._writer, op, operands)
+            case _ if type(op) in COMPUTING:
+                computed = COMPUTING[type(op)](self._writer, op, operands)
                 narrow = _narrow(op.results[0].type)
                 results = [computed] if isinstance(computed, str) else list(computed)
                 if narrow is not None:
