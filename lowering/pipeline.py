@@ -51,7 +51,11 @@ PHASES: tuple[Phase, ...] = (
         ),
         "clean up, split host from core, choose number formats, kernels and layouts",
     ),
-    Phase("tile", ("convert-graph-to-tile",), "one kernel per group of ops, over tiles of tensors"),
+    Phase(
+        "tile",
+        ("convert-graph-to-tile", "tile-fuse-loops"),
+        "one kernel per group of ops, over tiles of tensors; one loop where kernels go over the same tiles",
+    ),
     Phase(
         "nisa",
         (

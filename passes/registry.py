@@ -26,5 +26,6 @@ PASSES: dict[str, str] = {
     "nisa-split-queues": "passes.nisa.split_queues:NisaSplitQueuesPass",
     "nisa-synchronize": "passes.nisa.synchronize:NisaSynchronizePass",
     "nisa-verify": "passes.nisa.verify:NisaVerifyPass",
+    "tile-fuse-loops": "passes.tile.fuse_loops:TileFuseLoopsPass",
 }
 """Pass name -> "module:Class"."""

@@ -29,6 +29,7 @@ from neuron_dialects.graph import (
     YieldOp,
     spec_of,
 )
+from passes.graph.residence import overwrites
 
 Window = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """(starts, sizes, steps) of a strided part of a tensor."""
@@ -205,6 +206,8 @@ def lower_fused(k: Kernel, op: FusedOp) -> None:
             k.destinations[value] = k.destinations[result]
         if result in k.residents:
             k.residents[value] = k.residents[result]
+        if result in overwrites(op):
+            k.inherits[value] = overwrites(op)[result]
     ops = [inner for inner in block.ops if not isinstance(inner, YieldOp)]
     results = list(dict.fromkeys(terminator.values))
     anchor = ops[0]

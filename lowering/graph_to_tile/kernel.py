@@ -18,7 +18,8 @@ class Kernel:
     """State of one core function: `tensors` maps graph values to where they live.
 
     `destinations` holds function outputs that a value must end up in (set before lowering starts); `residents` the
-    layouts that the layout pass chose for values that stay in SBUF: (partition dimension, halo). `recipes` are the
+    layouts that the layout pass chose for values that stay in SBUF: (partition dimension, halo); `inherits` the value
+    whose memory such a value takes. `recipes` are the
     derived weights that kernels have added to the module, shared by all of its functions. `resident_bytes` are the SBUF
     bytes per partition that resident tensors take while the op at hand runs.
     """
@@ -29,6 +30,7 @@ class Kernel:
     tensors: dict[SSAValue, Tensor] = field(default_factory=dict)
     destinations: dict[SSAValue, DramTensor] = field(default_factory=dict)
     residents: dict[SSAValue, tuple[int, tuple[tuple[int, int], ...]]] = field(default_factory=dict)
+    inherits: dict[SSAValue, SSAValue] = field(default_factory=dict)
     constants: dict[SSAValue, float] = field(default_factory=dict)
     derived: dict[str, DramTensor] = field(default_factory=dict)
     recipes: dict[str, DerivedWeightOp] = field(default_factory=dict)
@@ -107,6 +109,10 @@ class Kernel:
         elif value in self.residents:
             partition, halo = self.residents[value]
             dtype, shape = spec_of(value)
+            inherited = self.tensors.get(self.inherits[value]) if value in self.inherits else None
+            if isinstance(inherited, SbufTensor) and inherited.partition == partition:
+                self.tensors[value] = inherited
+                return inherited
             buffer = self.b.alloc_outer(SbufTensor.buffer_shape(shape, partition, halo), dtype.name, "sbuf")
             tensor = SbufTensor(buffer, shape, partition, halo)
             clear_halo(self.b, tensor)

@@ -11,7 +11,7 @@ encodings.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from math import ceil, prod
+from math import prod
 
 from xdsl.context import Context
 from xdsl.dialects import func
@@ -50,6 +50,7 @@ from neuron_dialects.graph import (
 from neuron_dialects.graph.attention import packs_heads
 from neuron_dialects.neuron import Executor, ExecutorAttr, target_of
 from passes.graph.conv_groups import LANES, plan_groups
+from passes.graph.residence import Budget, Halo, Interval, inheritance, overwrites, resident_bytes, set_overwrites
 
 ROWS, FEATURES = 0, 1
 """Dimensions of a matrix."""
@@ -58,61 +59,11 @@ POINTWISE = (UnaryOp, BinaryOp, CompareOp, SelectOp, ClipOp, CastOp)
 BUDGET_SHARE = 0.7
 """Share of SBUF that resident tensors may take at any time; tiles, panels and weights need the rest."""
 
+PRODUCT_SHARE = 0.8
+"""The same while a product of matrices runs, whose weights can stream past."""
+
 THIN_CHANNELS = 16
 """Most input channels of a convolution whose taps are put beside each other on partitions."""
-
-Halo = tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value that could stay on chip: bytes per partition, live from kernel `start` to kernel `end`."""
-
-    start: int
-    end: int
-    bytes: int
-
-
-@dataclass
-class Budget:
-    """Bytes per partition that resident tensors take at each kernel."""
-
-    capacity: int
-    used: list[int]
-
-    def admit(self, interval: Interval) -> bool:
-        """Reserve room for the interval if there is any."""
-        span = range(interval.start, interval.end + 1)
-        if any(self.used[i] + interval.bytes > self.capacity for i in span):
-            return False
-        for i in span:
-            self.used[i] += interval.bytes
-        return True
-
-
-def resident_bytes(shape: Sequence[int], partition: int, halo: Halo, element_bytes: int) -> int:
-    """SBUF bytes per partition of a resident tensor."""
-    others = [n for d, n in enumerate(shape) if d != partition]
-    if halo:
-        others = [n + low + high for n, (low, high) in zip(others, halo, strict=True)]
-    return ceil(shape[partition] / LANES) * prod(others) * element_bytes
-
-
-def resident_profile(ops: Sequence[Operation]) -> list[int]:
-    """SBUF bytes per partition of the resident tensors while each op runs; they live until their last reader."""
-    number = {op: i for i, op in enumerate(ops)}
-    changes = [0] * (len(ops) + 1)
-    for start, op in enumerate(ops):
-        for value in op.results:
-            layout = layout_of(value)
-            if layout is None or isinstance(op, ReshapeOp | SliceOp):
-                continue
-            partition, (dtype, shape) = layout.partition_dimension, spec_of(value)
-            end = max((number[user] for user, _ in readers(value, partition)), default=start)
-            size = resident_bytes(shape, partition, layout.halo_pairs, dtype.size_bytes)
-            changes[start] += size
-            changes[end + 1] -= size
-    return list(accumulate(changes[:-1]))
 
 
 def conv_halo(op: ConvOp) -> Halo:
@@ -200,6 +151,25 @@ def _sweeps_along(shape: Sequence[int], result: Sequence[int], partition: int) -
     dimensions.
     """
     return len(shape) == len(result) and shape[partition] == result[partition]
+
+
+def resident_profile(ops: Sequence[Operation]) -> list[int]:
+    """SBUF bytes per partition of the resident tensors while each op runs; they live until their last reader."""
+    number = {op: i for i, op in enumerate(ops)}
+    changes = [0] * (len(ops) + 1)
+    for start, op in enumerate(ops):
+        for value in op.results:
+            layout = layout_of(value)
+            if layout is None or isinstance(op, ReshapeOp | SliceOp):
+                continue
+            partition, (dtype, shape) = layout.partition_dimension, spec_of(value)
+            end = max((number[user] for user, _ in readers(value, partition)), default=start)
+            size = resident_bytes(shape, partition, layout.halo_pairs, dtype.size_bytes)
+            # A result that takes the memory of an operand needs none of its own before the operand has gone.
+            first = start + 1 if value in overwrites(op) else start
+            changes[first] += size
+            changes[max(first, end + 1)] -= size
+    return list(accumulate(changes[:-1]))
 
 
 def is_matrix_product(op: Operation) -> bool:
@@ -344,7 +314,12 @@ class _Chooser:
                 halo = merge_halo(halo, needed or ())
             last = max(self.number[user] for user, _ in uses)
             size = resident_bytes(shape, partition, halo, dtype.size_bytes)
-            if self.budget.admit(Interval(self.number[owner], last, size)):
+            place = LayoutAttr.resident(partition, halo)
+            inherited = self._inherited(owner, value, place)
+            start = self.number[owner] + (inherited is not None)
+            if start > last or self.budget.admit(Interval(start, last, size)):
+                if inherited is not None:
+                    set_overwrites(owner, value, inherited)
                 self.partition_of.update(dict.fromkeys(kernels, partition))
                 aliases = {operand for _, operand in uses} | {value}
                 return {
@@ -352,6 +327,16 @@ class _Chooser:
                     for alias in _with_steps(aliases, value)
                 }
         return {}
+
+    def _inherited(self, owner: Operation, value: SSAValue, place: LayoutAttr) -> SSAValue | None:
+        """The operand whose memory a result that lies at `place` can take: it lies there too, and ends here."""
+        operand = inheritance(owner, value)
+        if operand is None or overwrites(owner) or layout_of(operand) != place:
+            return None
+        if not isinstance(operand.owner, Operation) or isinstance(operand.owner, ReshapeOp | SliceOp):
+            return None
+        users = [user for user, _ in readers(operand, place.partition_dimension)]
+        return operand if all(self.number[user] <= self.number[owner] for user in users) else None
 
 
 def own_partition(alias: SSAValue, partition: int, value: SSAValue) -> int:
@@ -456,7 +441,9 @@ def choose_layouts(block: Block, capacity_bytes: int, turns_f32: bool = True) ->
     share_turned(block)
     ops = list(block.ops)
     number = {op: i for i, op in enumerate(ops)}
-    budget = Budget(capacity_bytes, [0] * len(ops))
+    roomier = int(capacity_bytes * PRODUCT_SHARE / BUDGET_SHARE)
+    capacity = [roomier if is_matrix_product(anchor_of(op)) else capacity_bytes for op in ops]
+    budget = Budget(capacity, [0] * len(ops))
     chooser = _Chooser(ops, budget, wanted_partitions(ops), turns_f32, number)
     for op in ops:
         for index in range(len(op.results)):

@@ -18,7 +18,8 @@ from xdsl.rewriter import Rewriter
 
 from neuron_dialects.graph import CastOp, ConcatOp, ConvOp, FusedOp, PoolOp, SliceOp, YieldOp, shape_of, spec_of
 from neuron_dialects.neuron import Executor, ExecutorAttr, target_of
-from passes.graph.layout import BUDGET_SHARE, POINTWISE, Halo, merge_halo, reads, resident_bytes
+from passes.graph.layout import BUDGET_SHARE, POINTWISE, merge_halo, reads
+from passes.graph.residence import Halo, resident_bytes
 
 MAX_PARTS = 5
 """Most parts of a batch: each is a copy of the code."""

@@ -39,34 +39,30 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 // CHECK-NEXT:     }
 // CHECK-NEXT:     %4 = tile.alloc : memref<128x3x300xbf16, #neuron.space<sbuf>>
 // CHECK-NEXT:     %weights = tile.alloc : memref<128x2x384xbf16, #neuron.space<sbuf>>
-// CHECK-NEXT:     scf.for %i_3 = %c0 to %c2 step %c1 {
-// CHECK-NEXT:       tile.load dst %weights[0:128][384*%i_3 : 384] src %2[49152*%i_3 : 49152]
-// CHECK-NEXT:     }
-// CHECK-NEXT:     scf.for %i_4 = %c0 to %c3 step %c1 {
+// CHECK-NEXT:     tile.load dst %weights[0:128][0 : 768] src %2[0 : 128 step 384, 2 step 49152, 384]
+// CHECK-NEXT:     scf.for %i_3 = %c0 to %c3 step %c1 {
 // CHECK-NEXT:       %sum = tile.alloc copies 4 : memref<128x300xf32, #neuron.space<psum>>
-// CHECK-NEXT:       scf.for %i_5 = %c0 to %c2 step %c1 {
-// CHECK-NEXT:         tile.matmul dst %sum[0:128][0 : 300] stationary %weights[0:128][128*%i_4 + 384*%i_5 : 128] moving %3[0:128][300*%i_5 : 300] {accumulate = %i_5}
+// CHECK-NEXT:       scf.for %i_4 = %c0 to %c2 step %c1 {
+// CHECK-NEXT:         tile.matmul dst %sum[0:128][0 : 300] stationary %weights[0:128][128*%i_3 + 384*%i_4 : 128] moving %3[0:128][300*%i_4 : 300] {accumulate = %i_4}
 // CHECK-NEXT:       }
-// CHECK-NEXT:       tile.activation dst %4[0:128][300*%i_4 : 300] data %sum[0:128][0 : 300]
+// CHECK-NEXT:       tile.activation dst %4[0:128][300*%i_3 : 300] data %sum[0:128][0 : 300]
 // CHECK-NEXT:     }
 // CHECK-NEXT:     %weights_1 = tile.alloc : memref<128x3x128xbf16, #neuron.space<sbuf>>
-// CHECK-NEXT:     scf.for %i_6 = %c0 to %c3 step %c1 {
-// CHECK-NEXT:       tile.load dst %weights_1[0:128][128*%i_6 : 128] src %1[16384*%i_6 : 16384]
-// CHECK-NEXT:     }
-// CHECK-NEXT:     scf.for %i_7 = %c0 to %c2 step %c1 {
+// CHECK-NEXT:     tile.load dst %weights_1[0:128][0 : 384] src %1[0 : 128 step 128, 3 step 16384, 128]
+// CHECK-NEXT:     scf.for %i_5 = %c0 to %c2 step %c1 {
 // CHECK-NEXT:       %sum_1 = tile.alloc copies 4 : memref<128x128xf32, #neuron.space<psum>>
-// CHECK-NEXT:       scf.for %i_8 = %c0 to %c3 step %c1 {
-// CHECK-NEXT:         tile.matmul dst %sum_1[0:128][0 : 128] stationary %4[0:128][128*%i_7 + 300*%i_8 : 128] moving %weights_1[0:128][128*%i_8 : 128] {accumulate = %i_8}
+// CHECK-NEXT:       scf.for %i_6 = %c0 to %c3 step %c1 {
+// CHECK-NEXT:         tile.matmul dst %sum_1[0:128][0 : 128] stationary %4[0:128][128*%i_5 + 300*%i_6 : 128] moving %weights_1[0:128][128*%i_6 : 128] {accumulate = %i_6}
 // CHECK-NEXT:       }
-// CHECK-NEXT:       %5 = tile.alloc copies 2 : memref<128x128xf32, #neuron.space<sbuf>>
+// CHECK-NEXT:       %5 = tile.alloc copies 6 : memref<128x128xf32, #neuron.space<sbuf>>
 // CHECK-NEXT:       tile.activation dst %5[0:128][0 : 128] data %sum_1[0:128][0 : 128]
-// CHECK-NEXT:       tile.store dst %0[16384*%i_7 : 16384] src %5[0:128][0 : 128]
+// CHECK-NEXT:       tile.store dst %0[16384*%i_5 : 16384] src %5[0:128][0 : 128]
 // CHECK-NEXT:     }
 // CHECK-NEXT:     %sum_2 = tile.alloc copies 4 : memref<44x128xf32, #neuron.space<psum>>
-// CHECK-NEXT:     scf.for %i_9 = %c0 to %c3 step %c1 {
-// CHECK-NEXT:       tile.matmul dst %sum_2[0:44][0 : 128] stationary %4[0:128][300*%i_9 + 256 : 44] moving %weights_1[0:128][128*%i_9 : 128] {accumulate = %i_9}
+// CHECK-NEXT:     scf.for %i_7 = %c0 to %c3 step %c1 {
+// CHECK-NEXT:       tile.matmul dst %sum_2[0:44][0 : 128] stationary %4[0:128][300*%i_7 + 256 : 44] moving %weights_1[0:128][128*%i_7 : 128] {accumulate = %i_7}
 // CHECK-NEXT:     }
-// CHECK-NEXT:     %6 = tile.alloc copies 2 : memref<44x128xf32, #neuron.space<sbuf>>
+// CHECK-NEXT:     %6 = tile.alloc copies 6 : memref<44x128xf32, #neuron.space<sbuf>>
 // CHECK-NEXT:     tile.activation dst %6[0:44][0 : 128] data %sum_2[0:44][0 : 128]
 // CHECK-NEXT:     tile.store dst %0[32768 : 5632] src %6[0:44][0 : 128]
 // CHECK-NEXT:     func.return

@@ -27,13 +27,14 @@ from neuron_dialects.graph import (
     layout_of,
 )
 from passes.graph.fuse import fuse_block
-from passes.graph.layout import Budget, Interval, choose_layouts, conv_halo, merge_halo, resident_bytes
+from passes.graph.layout import choose_layouts, conv_halo, merge_halo
+from passes.graph.residence import Budget, Interval, resident_bytes
 from tests.core_kernels import core_function, core_module, lowered_error
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 50)), max_size=30))
 def test_the_budget_is_never_exceeded(intervals: list[tuple[int, int, int]]) -> None:
-    budget = Budget(100, [0] * 20)
+    budget = Budget([100] * 20, [0] * 20)
     live = [0] * 20
     for start, length, size in intervals:
         interval = Interval(start, start + length, size)

@@ -1,0 +1,90 @@
+"""Room in SBUF for tensors that stay there, and results that take the place of an operand.
+
+`Budget` is plain arithmetic over intervals of kernels. A product that a residual is added to can leave its result where
+the residual lay, if nobody reads that afterwards: `inheritance` finds the operand, `set_overwrites` writes the decision
+on the kernel, `overwrites` reads it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, prod
+
+from xdsl.dialects.builtin import DenseArrayBase, i64
+from xdsl.ir import Operation, SSAValue
+
+from neuron_dialects.graph import BinaryKind, BinaryOp, FusedOp, MatMulOp, spec_of
+from passes.graph.conv_groups import LANES
+
+Halo = tuple[tuple[int, int], ...]
+
+OVERWRITES = "graph.overwrites"
+"""Attribute of a kernel: [number of a result, number of the operand whose memory it takes]."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value that could stay on chip: bytes per partition, live from kernel `start` to kernel `end`."""
+
+    start: int
+    end: int
+    bytes: int
+
+
+@dataclass
+class Budget:
+    """Bytes per partition that resident tensors may take, and take, at each kernel."""
+
+    capacity: list[int]
+    used: list[int]
+
+    def admit(self, interval: Interval) -> bool:
+        """Reserve room for the interval if there is any."""
+        span = range(interval.start, interval.end + 1)
+        if any(self.used[i] + interval.bytes > self.capacity[i] for i in span):
+            return False
+        for i in span:
+            self.used[i] += interval.bytes
+        return True
+
+
+def resident_bytes(shape: Sequence[int], partition: int, halo: Halo, element_bytes: int) -> int:
+    """SBUF bytes per partition of a resident tensor."""
+    others = [n for d, n in enumerate(shape) if d != partition]
+    if halo:
+        others = [n + low + high for n, (low, high) in zip(others, halo, strict=True)]
+    return ceil(shape[partition] / LANES) * prod(others) * element_bytes
+
+
+def inheritance(op: Operation, result: SSAValue) -> SSAValue | None:
+    """The operand of a product's kernel whose memory `result` could take, as far as the kernel is concerned.
+
+    It is a residual that is added to the product before anything else, and used for nothing else.
+    """
+    if not isinstance(op, FusedOp):
+        return None
+    anchor, first, *_ = op.body.block.ops
+    if not isinstance(anchor, MatMulOp) or not isinstance(first, BinaryOp) or first.kind.data != BinaryKind.ADD:
+        return None
+    arguments: dict[SSAValue, SSAValue] = dict(zip(op.body.block.args, op.operands, strict=True))
+    for product, residual in ((first.a, first.b), (first.b, first.a)):
+        operand = arguments.get(residual)
+        if product is not anchor.result or operand is None or not residual.has_one_use():
+            continue
+        if spec_of(operand) == spec_of(result) and [*op.operands].count(operand) == 1:
+            return operand
+    return None
+
+
+def set_overwrites(op: Operation, result: SSAValue, operand: SSAValue) -> None:
+    """Write down that `result` takes the memory of `operand`."""
+    numbers = [[*op.results, result].index(result), [*op.operands].index(operand)]
+    op.attributes[OVERWRITES] = DenseArrayBase.from_list(i64, numbers)
+
+
+def overwrites(op: Operation) -> dict[SSAValue, SSAValue]:
+    """Result -> the operand whose memory it takes."""
+    found = op.attributes.get(OVERWRITES)
+    if not isinstance(found, DenseArrayBase):
+        return {}
+    result, operand = (int(number) for number in found.get_values())
+    return {op.results[result]: op.operands[operand]}

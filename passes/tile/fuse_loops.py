@@ -1,0 +1,290 @@
+"""`tile-fuse-loops`: kernels that go over the same tiles in the same order become one loop.
+
+Engines work in program order: where a product of all tiles of rows is followed by a normalisation of all of them, the
+vector engine evicts the last row of the product before it normalises the first. In one loop it normalises a tile while
+the tensor engine is at the next one. Given core functions of tile ops, leaves fewer, longer loops.
+
+A loop moves up to an earlier one of as many trips when no iteration of it is needed by, or meets, a later iteration of
+that one; what stands between the two, and is needed, moves up before both. Loops stay apart where one order of both
+would make engines wait: where the later one loads from DRAM what the earlier one stores there, or multiplies what
+other engines make of the earlier one's products.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from xdsl.context import Context
+from xdsl.dialects import func
+from xdsl.dialects.builtin import MemRefType, ModuleOp
+from xdsl.dialects.scf import ForOp, YieldOp
+from xdsl.ir import Block, Operation, SSAValue
+from xdsl.passes import ModulePass
+from xdsl.utils.hints import isa
+
+from neuron_dialects.access import AccessPattern
+from neuron_dialects.access_ops import dtype_name_of, space_of
+from neuron_dialects.dtypes import dtype_by_name
+from neuron_dialects.loops import trip_count
+from neuron_dialects.neuron import Executor, ExecutorAttr, target_of
+from neuron_dialects.target import Target
+from neuron_dialects.tile import AllocOp, TileOp
+from passes.tile.footprint import Footprint, apart, stays_ahead
+
+MEMORY_SHARE = 0.85
+"""Part of SBUF that a fused loop may take, with what lives across it."""
+
+LOOK_BACK = 24
+"""Statements of the function that a loop moves over at most."""
+
+TENSOR_ENGINE = ("tile.matmul", "tile.transpose")
+
+
+@dataclass(eq=False)
+class _Statement:
+    """A top-level op of the function with what it touches: buffer -> (writes, footprint) of every operand."""
+
+    op: Operation
+    trips: int
+    touches: dict[SSAValue, list[tuple[bool, Footprint]]] = field(default_factory=dict)
+    kinds: set[str] = field(default_factory=set)
+    own_bytes: int = 0
+    own_banks: int = 0
+
+    def joined(self, other: _Statement) -> None:
+        """Take in what another statement does, which becomes part of this one."""
+        for buffer, touches in other.touches.items():
+            self.touches.setdefault(buffer, []).extend(touches)
+        self.kinds |= other.kinds
+        self.own_bytes += other.own_bytes
+        self.own_banks += other.own_banks
+
+    def writes(self, buffer: SSAValue) -> bool:
+        """Whether it writes a buffer."""
+        return any(write for write, _ in self.touches.get(buffer, ()))
+
+
+@dataclass(frozen=True)
+class TileFuseLoopsPass(ModulePass):
+    """Fuse loops over the same tiles.
+
+        scf.for %i = 0 to 8 { tile.matmul ... ; tile.activation dst %y[0:128][64*%i : 64] ... }
+        scf.for %j = 0 to 8 { tile.bn_stats ... data %y[0:128][64*%j : 64] }
+
+    becomes
+
+        scf.for %i = 0 to 8 {
+          tile.matmul ... ; tile.activation dst %y[0:128][64*%i : 64] ...
+          tile.bn_stats ... data %y[0:128][64*%i : 64]
+        }
+    """
+
+    name = "tile-fuse-loops"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        """Fuse in every core function of tile ops."""
+        core = ExecutorAttr(Executor.CORE)
+        for function in op.body.block.ops:
+            if isinstance(function, func.FuncOp) and function.attributes.get("neuron.executor") == core:
+                _Fuser(function.body.block, target_of(op)).run()
+
+
+class _Fuser:
+    """One pass over the top-level statements of a function, in program order."""
+
+    def __init__(self, block: Block, target: Target):
+        self.block, self.target = block, target
+        self.capacity = int(int(target.sbuf_bytes_per_partition) * MEMORY_SHARE)
+        self.done: list[_Statement] = []
+
+    def run(self) -> None:
+        """Fuse each loop into an earlier one where that can and should be."""
+        ops = [op for op in self.block.ops if isinstance(op, TileOp | ForOp)]
+        for op in ops:
+            statement = _statement(op)
+            index = self._partner(statement) if isinstance(op, ForOp) else None
+            if index is None:
+                self.done.append(statement)
+                continue
+            self._fuse(index, statement)
+
+    def _partner(self, loop: _Statement) -> int | None:
+        """The statement that `loop` can become a part of, the latest there is; None where there is none."""
+        needed: list[_Statement] = []
+        for index in range(len(self.done) - 1, max(-1, len(self.done) - 1 - LOOK_BACK), -1):
+            earlier = self.done[index]
+            if isinstance(earlier.op, ForOp) and earlier.trips == loop.trips:
+                if any(_conflict(earlier, statement) for statement in needed):
+                    return None
+                fuses = _gains(earlier, loop) and _ordered(earlier, loop) and self._fits(earlier, loop)
+                return index if fuses else None
+            depends = [statement for statement in (loop, *needed) if _conflict(earlier, statement)]
+            if not depends:
+                continue
+            # It has to stay before the loop, and so must come before the partner.
+            if isinstance(earlier.op, ForOp) and earlier.kinds - {"tile.load"}:
+                return None
+            needed.insert(0, earlier)
+        return None
+
+    def _fits(self, earlier: _Statement, loop: _Statement) -> bool:
+        """Whether both loops and what they share, or what lives across them, fit on chip."""
+        if earlier.own_banks + loop.own_banks > int(self.target.psum_banks):
+            return False
+        start = self.done.index(earlier)
+        shared: set[SSAValue] = {*earlier.touches, *loop.touches}
+        before = {buffer for statement in self.done[:start] for buffer in statement.touches}
+        shared |= {buffer for buffer in before if _used_after(buffer, earlier.op)}
+        live = sum(_row_bytes(buffer) for buffer in shared if space_of(buffer) == "sbuf")
+        return live + earlier.own_bytes + loop.own_bytes <= self.capacity
+
+    def _fuse(self, index: int, loop: _Statement) -> None:
+        """Make `loop` the end of the body of statement `index`; what it needs from between moves up before both."""
+        partner, between = self.done[index], self.done[index + 1 :]
+        needed: list[_Statement] = []
+        for statement in reversed(between):
+            if any(_conflict(statement, other) for other in (loop, *needed)):
+                needed.insert(0, statement)
+        _hoist_definitions(self.block, partner.op, [loop.op, *(s.op for s in needed)])
+        for statement in needed:
+            statement.op.detach()
+            self.block.insert_op_before(statement.op, partner.op)
+        stay = [statement for statement in between if statement not in needed]
+        self.done[index:] = [*needed, partner, *stay]
+        _merge(partner.op, loop.op)
+        partner.joined(loop)
+
+
+def _used_after(buffer: SSAValue, op: Operation) -> bool:
+    """Whether a buffer of the whole function is used by a later statement than `op`, in the order of the block."""
+    block = op.parent_block()
+    for use in buffer.uses:
+        user: Operation | None = use.operation
+        while user is not None and user.parent_block() is not block:
+            user = user.parent_op()
+        if user is not None and user is not op and op.is_before_in_block(user):
+            return True
+    return False
+
+
+def _merge(into: Operation, loop: Operation) -> None:
+    """Append the body of one loop to the body of another."""
+    assert isinstance(into, ForOp)
+    assert isinstance(loop, ForOp)
+    target, source = into.body.block, loop.body.block
+    end = target.last_op
+    assert isinstance(end, YieldOp)
+    source.args[0].replace_all_uses_with(target.args[0])
+    for op in list(source.ops):
+        if not isinstance(op, YieldOp):
+            op.detach()
+            target.insert_op_before(op, end)
+    loop.detach()
+    loop.erase()
+
+
+def _hoist_definitions(block: Block, before: Operation, ops: Sequence[Operation]) -> None:
+    """Move allocations and constants of the function that `ops` use, and that stand behind `before`, up to it."""
+    for op in ops:
+        for inner in op.walk():
+            for operand in inner.operands:
+                owner = operand.owner
+                if isinstance(owner, Operation) and owner.parent_block() is block and before.is_before_in_block(owner):
+                    owner.detach()
+                    block.insert_op_before(owner, before)
+
+
+def _row_bytes(buffer: SSAValue) -> int:
+    """SBUF bytes per partition of one copy."""
+    assert isa(buffer.type, MemRefType)
+    elements = 1
+    for size in buffer.type.get_shape()[1:]:
+        elements *= size
+    return elements * dtype_by_name(dtype_name_of(buffer)).size_bytes
+
+
+def _statement(op: Operation) -> _Statement:
+    """What a top-level op touches, seen from the function."""
+    trips = trip_count(op) if isinstance(op, ForOp) else 1
+    statement = _Statement(op, trips)
+    own: set[SSAValue] = set()
+    for inner in op.walk():
+        if isinstance(inner, AllocOp):
+            own.add(inner.buffer)
+            size = _row_bytes(inner.buffer) * inner.copies.value.data
+            if space_of(inner.buffer) == "sbuf":
+                statement.own_bytes += size
+            elif space_of(inner.buffer) == "psum":
+                statement.own_banks += inner.copies.value.data
+        elif isinstance(inner, TileOp):
+            statement.kinds.add(inner.name)
+            for buffer, writes, footprint in _operands(inner, op):
+                if buffer not in own:
+                    statement.touches.setdefault(buffer, []).append((writes, footprint))
+    return statement
+
+
+def _operands(op: TileOp, outer: Operation) -> Iterator[tuple[SSAValue, bool, Footprint]]:
+    """(buffer, written, footprint over the loops inside of `outer`) of every operand; `outer` itself is the step."""
+    trips: list[tuple[int, bool]] = []
+    for index in op.indices:
+        owner = index.owner
+        assert isinstance(owner, Block)
+        loop = owner.parent_op()
+        assert isinstance(loop, ForOp)
+        trips.append((trip_count(loop), loop is outer))
+    roles = {role.name: role for role in op.ROLES}
+    for role, (buffer, pattern) in op.views.items():
+        writes = roles[role].writes
+        footprint = _footprint(pattern, trips)
+        yield buffer, writes, replace(footprint, everything=True) if role == "table" else footprint
+
+
+def _footprint(pattern: AccessPattern, trips: Sequence[tuple[int, bool]]) -> Footprint:
+    step, count, strides = 0, 1, list(pattern.dims)
+    for variable, coefficient in pattern.offset.terms:
+        times, is_outer = trips[variable]
+        if is_outer:
+            step = coefficient
+        else:
+            strides.append((coefficient, times))
+    count = next((times for times, is_outer in trips if is_outer), 1)
+    first, last = pattern.partition.bounds({v: times for v, (times, _) in enumerate(trips)})
+    partitions = last + pattern.partitions - first if pattern.partitions else 0
+    kept = tuple((stride, size) for stride, size in strides if size > 1 and stride)
+    return Footprint(first, partitions, pattern.offset.constant, kept, step, count)
+
+
+def _conflict(a: _Statement, b: _Statement) -> bool:
+    """Whether the two statements, over all of their iterations, may touch an element that one of them writes."""
+    for buffer in a.touches.keys() & b.touches.keys():
+        for writes, footprint in a.touches[buffer]:
+            for other_writes, other in b.touches[buffer]:
+                if (writes or other_writes) and not apart(footprint.over_loop, other.over_loop):
+                    return True
+    return False
+
+
+def _ordered(earlier: _Statement, loop: _Statement) -> bool:
+    """Whether iteration j of `loop` may follow iteration j of `earlier` at once."""
+    for buffer in earlier.touches.keys() & loop.touches.keys():
+        for writes, footprint in earlier.touches[buffer]:
+            for other_writes, other in loop.touches[buffer]:
+                same = replace(footprint, trips=earlier.trips), replace(other, trips=loop.trips)
+                if (writes or other_writes) and not stays_ahead(*same):
+                    return False
+    return True
+
+
+def _gains(earlier: _Statement, loop: _Statement) -> bool:
+    """Whether one loop makes no engine wait for another that did not wait before; see the module's head."""
+    flows = defaultdict[str, bool](bool)
+    for buffer in earlier.touches.keys() & loop.touches.keys():
+        if earlier.writes(buffer):
+            flows[space_of(buffer)] = True
+    if not flows["sbuf"] or flows["dram"]:
+        return False
+    multiplies = loop.kinds & set(TENSOR_ENGINE)
+    return not (multiplies and "tile.matmul" in earlier.kinds)

@@ -1,0 +1,61 @@
+"""Results of products in the place of the residual that was added to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import ml_dtypes
+import numpy as np
+import pytest
+from xdsl.ir import Block, SSAValue
+
+from neuron_dialects.dtypes import BF16
+from neuron_dialects.graph import BinaryKind, BinaryOp, CastOp, FusedOp, LayerNormOp, MatMulOp
+from passes.graph.fuse import fuse_block
+from passes.graph.layout import choose_layouts, resident_profile
+from passes.graph.residence import overwrites
+from tests.core_kernels import Make, core_function, core_module, lowered_error
+
+WEIGHTS = {"w": (np.random.default_rng(0).standard_normal((128, 128)) / 12).astype(ml_dtypes.bfloat16)}
+
+
+def residual(*, read_again: bool) -> Make:
+    def make(block: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        norm = LayerNormOp(arguments[0], axis=1, epsilon=1e-5)
+        narrow = CastOp(norm.result, BF16)
+        product = MatMulOp(narrow.result, weights["w"], accumulate_f32=True)
+        added = BinaryOp(BinaryKind.ADD, norm.result, product.result)
+        last = LayerNormOp(added.result, axis=1, epsilon=1e-5)
+        block.add_ops([norm, narrow, product, added, last])
+        if not read_again:
+            return [last.result]
+        more = BinaryOp(BinaryKind.MUL, last.result, norm.result)
+        block.add_op(more)
+        return [more.result]
+
+    return make
+
+
+def layouts(block: Block) -> None:
+    fuse_block(block)
+    choose_layouts(block, 100000)
+
+
+# The residual ends with the sum: the sum takes its place. Where it is read again, it may not.
+@pytest.mark.parametrize("read_again", [False, True])
+def test_a_sum_takes_the_place_of_a_residual_that_ends(read_again: bool) -> None:
+    make = residual(read_again=read_again)
+    block = core_function(core_module("trn1", [("f32", (300, 128))], WEIGHTS, make)).body.block
+    layouts(block)
+    kernel = next(op for op in block.ops if isinstance(op, FusedOp))
+    assert bool(overwrites(kernel)) is not read_again
+    # Three tiles of 128 f32 = 1536 bytes for rows, 300 bf16 = 600 bytes for their turned form.
+    at_product = resident_profile(list(block.ops))[list(block.ops).index(kernel)]
+    assert at_product == (2 * 1536 + 600 if read_again else 1536 + 600)
+
+
+@pytest.mark.parametrize("target", ["trn1", "inf1"])
+@pytest.mark.parametrize("read_again", [False, True])
+def test_numbers_do_not_change(target: str, read_again: bool) -> None:
+    make = residual(read_again=read_again)
+    assert lowered_error(target, [("f32", (300, 128))], WEIGHTS, make, layouts) < 8e-3
