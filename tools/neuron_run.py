@@ -4,10 +4,12 @@
     neuron-run model.neff --input-shape ids=3,100 --check model.onnx
     neuron-run model.neff --inputs x.npz --check model.onnx --per-op
     neuron-run model.mlir --inputs x.npz --outputs y.npz
+    neuron-run model.neff --requests 5000 --concurrency 64 --instance inf1.6xlarge --check model.onnx
 
 Without --inputs, values are drawn from the seed of --random (0 by default): floats from a normal distribution, integers
 from a small range. `--check` compares with onnxruntime on the original model, or with arrays of an .npz file; with
-`--per-op` it also tells how much each tensor of the model lost, worst first.
+`--per-op` it also tells how much each tensor of the model lost, worst first. `--requests` serves models on a simulated
+instance (`tools.serving`).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuron_dialects.errors import NeuronError
+from tools import serving
 from tools.errors import run_main
 from tools.plugins import add_plugin_argument, load_plugins
 
@@ -45,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="neuron-run", description="Run a compiled model on the interpreted machine.")
-    parser.add_argument("file", type=Path, help="a .neff, or .mlir at graph, tile or nisa level")
+    parser.add_argument(
+        "files", type=Path, nargs="+", metavar="file", help="a .neff, or .mlir at graph, tile or nisa level"
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--inputs", type=Path, metavar="F.npz", help="inputs by name")
     source.add_argument("--random", type=int, metavar="SEED", help="random inputs from this seed (default 0)")
@@ -59,20 +64,28 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--per-op", action="store_true", help="with --check MODEL.onnx: what each tensor of the model lost, worst first"
     )
-    parser.add_argument("--tolerance", type=float, metavar="X", help="with --per-op: rel_l2_error that counts as kept")
+    parser.add_argument(
+        "--tolerance", type=float, metavar="X", help="with --per-op or --requests: rel_l2_error that counts as kept"
+    )
     parser.add_argument("--mode", choices=("functional", "timing", "both"), default="functional")
     parser.add_argument("--profile", type=Path, metavar="DIR", help="write a profile for neuron-profile")
     parser.add_argument("--check-races", action="store_true", help="first prove that the queues cannot race")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_plugin_argument(parser)
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    serving.add_arguments(parser)
     return parser
 
 
 def _run(arguments: Sequence[str]) -> int:
     load_plugins(arguments)
     options = _parser().parse_args(arguments)
-    runner = _open(options.file)
+    serving.check_options(options)
+    if options.requests is not None:
+        served = serving.serve(options)
+        print(json.dumps(served, indent=2) if options.json else serving.text_report(served))
+        return serving.exit_code(served)
+    runner = _open(options.files[0])
     if options.check_races:
         refuse_races(runner.programs())
     if options.mode == "timing" and (options.check is not None or options.outputs is not None):

@@ -38,7 +38,8 @@ def serving_figures(simulation: Simulation, services: Sequence[Service]) -> dict
     """The figures of all requests, of each model, each core that a model is on, and each instance of a model.
 
     Times in milliseconds; `throughput` and `steady_throughput` in requests per second of simulated time; utilisation
-    and bubble from 0 to 1; `mean_in_system` and `mean_queued` in requests.
+    and bubble from 0 to 1. `queueing_ms` is all the time that a request waits: for an instance, a core, a link or the
+    host. `mean_in_system` and `mean_waiting` are numbers of requests.
     """
     seconds = simulation.end_ns * _S
     cores = sorted({core for use in simulation.instances for core in use.cores})
@@ -76,16 +77,16 @@ def _bubble(simulation: Simulation, model: int | None) -> float:
 
 def _request_figures(requests: Sequence[Served], seconds: float) -> dict[str, Any]:
     latencies = sorted((request.finished_ns - request.arrived_ns) * _MS for request in requests)
-    queued = sorted((request.admitted_ns - request.arrived_ns) * _MS for request in requests)
+    waited = sorted((request.finished_ns - request.arrived_ns - request.served_ns) * _MS for request in requests)
     count = len(requests)
     latency = {f"p{p}": percentile(latencies, p) for p in PERCENTILES}
-    waits = {f"p{p}": percentile(queued, p) for p in PERCENTILES}
+    waits = {f"p{p}": percentile(waited, p) for p in PERCENTILES}
     return {
         "requests": count,
         "throughput": count / seconds if seconds else 0.0,
         "steady_throughput": steady_throughput([request.finished_ns for request in requests]),
         "latency_ms": {"mean": sum(latencies) / count if count else 0.0, **latency, "max": percentile(latencies, 100)},
-        "queueing_ms": {"mean": sum(queued) / count if count else 0.0, **waits, "max": percentile(queued, 100)},
+        "queueing_ms": {"mean": sum(waited) / count if count else 0.0, **waits, "max": percentile(waited, 100)},
         "mean_in_system": sum(latencies) * 1e-3 / seconds if seconds else 0.0,
-        "mean_queued": sum(queued) * 1e-3 / seconds if seconds else 0.0,
+        "mean_waiting": sum(waited) * 1e-3 / seconds if seconds else 0.0,
     }

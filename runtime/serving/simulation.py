@@ -78,14 +78,17 @@ class Workload:
 
 @dataclass(eq=False)
 class Served:
-    """One request. Times in ns: it came, an instance took it, its first core step began, it was done."""
+    """One request. Times in ns, -1 for what has not happened: it came, an instance took it, its first core step began,
+    it was done; `served_ns` is the time that its steps took, without waiting.
+    """
 
     number: int
     model: int
-    arrived_ns: float
-    admitted_ns: float = 0.0
+    arrived_ns: float = -1.0
+    admitted_ns: float = -1.0
     started_ns: float = -1.0
-    finished_ns: float = 0.0
+    finished_ns: float = -1.0
+    served_ns: float = 0.0
     instance: int = -1
     switched: bool = False
     step: int = 0
@@ -159,7 +162,7 @@ class _Simulator:
         for number, service in enumerate(services):
             self._scheduler.add(number, service.placements, service.depth)
             self._uses.append([InstanceUse(number, place.cores) for place in service.placements])
-        requests = [Served(number, model, 0.0) for number, model in enumerate(workload.models)]
+        requests = [Served(number, model) for number, model in enumerate(workload.models)]
         self._result = Simulation(requests, [0.0] * hardware.cores, [use for model in self._uses for use in model])
         self._resources: dict[tuple[str, int], _Resource] = {(HOST, 0): _Resource(hardware.host_servers)}
         self._filled: dict[tuple[int, int, int], int] = {}
@@ -231,6 +234,7 @@ class _Simulator:
         if request.step == len(steps):
             self._finish(now, request)
         elif steps[request.step].kind == DELAY:
+            request.served_ns += steps[request.step].time_ns
             self._push(now + steps[request.step].time_ns, request)
         else:
             key = self._key(request, request.step)
@@ -267,7 +271,9 @@ class _Simulator:
                 return
             resource.waiting.remove(request)
             resource.free -= 1
-            self._push(now + self._hold(now, key, request), request)
+            time_ns = self._hold(now, key, request)
+            request.served_ns += time_ns
+            self._push(now + time_ns, request)
 
     def _has_slot(self, request: Served) -> bool:
         if request.step not in self._buffered[request.model]:
