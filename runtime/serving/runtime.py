@@ -26,6 +26,7 @@ import numpy as np
 
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.target import load_target
+from runtime.buckets import Assembly, Piece
 from runtime.neff import Neff, read_neff
 from runtime.serving.instance import SimulatedInstance
 from runtime.serving.memory import Footprint, footprints, without_constants
@@ -126,7 +127,11 @@ class LoadedModel:
         self._runtime.count(self, Status.NRT_TIMEOUT)
         return NrtError(Status.NRT_TIMEOUT, f"model {self.name}: a request was not done within {timeout} s")
 
-    def split(self, inputs: Mapping[str, Array]) -> Any:
+    def bind(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """See `Session.bind`."""
+        return self._session.bind(inputs)
+
+    def split(self, inputs: Mapping[str, Array]) -> tuple[list[tuple[Piece, dict[str, Any]]], Assembly]:
         """See `Session.split`."""
         return self._session.split(inputs)
 
