@@ -24,7 +24,14 @@ OPTIMIZATION_LEVELS = (1, 2, 3)
 
 DEFAULT_SEARCH_SECONDS = 60.0
 
-SPEED_ONLY = ("graph-raise-composites", "graph-lift-scales", "graph-flatten-rows", "graph-split-batch")
+SPEED_ONLY = (
+    "graph-raise-composites",
+    "graph-lift-scales",
+    "graph-flatten-rows",
+    "graph-split-batch",
+    "tile-fuse-loops",
+    "nisa-schedule",
+)
 """Passes that only make programs faster and that no later pass needs; `-O1` leaves them out."""
 
 OFF = "off"

@@ -61,6 +61,7 @@ PHASES: tuple[Phase, ...] = (
         (
             "convert-tile-to-nisa",
             "nisa-verify",
+            "nisa-schedule",
             "nisa-allocate",
             "nisa-synchronize",
             "nisa-split-queues",

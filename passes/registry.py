@@ -23,6 +23,7 @@ PASSES: dict[str, str] = {
     "graph-partition": "passes.graph.partition:GraphPartitionPass",
     "nisa-allocate": "passes.nisa.allocate:NisaAllocatePass",
     "nisa-allocate-registers": "passes.nisa.allocate_registers:NisaAllocateRegistersPass",
+    "nisa-schedule": "passes.nisa.schedule:NisaSchedulePass",
     "nisa-split-queues": "passes.nisa.split_queues:NisaSplitQueuesPass",
     "nisa-synchronize": "passes.nisa.synchronize:NisaSynchronizePass",
     "nisa-verify": "passes.nisa.verify:NisaVerifyPass",

@@ -1,0 +1,153 @@
+"""`nisa-schedule`: statements in an order in which engines and transfers wait for each other less.
+
+Given functions in form 1: program order, symbolic buffers. Leaves the same statements of the function's body in another
+order, each buffer declared before its first use; loop nests stay whole. `list_schedule` decides, this module tells it
+what each statement takes and touches, and moves the operations. Where no other order is faster nothing is changed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.func import FuncOp
+from xdsl.dialects.scf import ForOp
+from xdsl.ir import Operation, SSAValue
+from xdsl.passes import ModulePass
+
+from neuron_dialects.cost import dma_cost, issue_ns, latency_ns
+from neuron_dialects.errors import in_segment
+from neuron_dialects.isa import INSTRUCTIONS
+from neuron_dialects.neuron import target_of
+from neuron_dialects.nisa import AllocOp, NisaOp
+from neuron_dialects.target import Target
+from passes.nisa.list_schedule import Task, Touch, list_schedule
+from passes.nisa.live_ranges import top_level_statements
+from passes.nisa.program_tree import Loop, Node, ProgramTree, Statement, nisa_functions, read_function
+
+EARLY_SHARE = 1 / 16
+"""Share of SBUF that statements which were brought forward may hold until their old turn."""
+
+
+@dataclass(frozen=True)
+class NisaSchedulePass(ModulePass):
+    """Bring statements forward that can start while the next one waits.
+
+        nisa.dma_copy on sp ring load0 dst %i ... src %indices ...
+        nisa.dma_gather on sp ring load1 dst %r ... table %t ... indices %i ...
+        nisa.dma_copy on sp ring load2 dst %j ... src %indices ...
+        nisa.dma_gather on sp ring load3 dst %s ... table %t ... indices %j ...
+
+    becomes, as the gather would hold up the stream that triggers the loads,
+
+        nisa.dma_copy on sp ring load0 dst %i ... src %indices ...
+        nisa.dma_copy on sp ring load2 dst %j ... src %indices ...
+        nisa.dma_gather on sp ring load1 dst %r ... table %t ... indices %i ...
+        nisa.dma_gather on sp ring load3 dst %s ... table %t ... indices %j ...
+    """
+
+    name = "nisa-schedule"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        """Order the statements of every function at the nisa level."""
+        for function in nisa_functions(op):
+            with in_segment(function.sym_name.data):
+                schedule_function(function, target_of(op))
+
+
+def schedule_function(function: FuncOp, target: Target) -> None:
+    """Order the statements of one function."""
+    tree, _ = read_function(function)
+    reader = _Reader(tree, target)
+    tasks = [reader.task(node) for node in tree.body]
+    early_bytes = int(int(target.sbuf_bytes_per_partition) * EARLY_SHARE)
+    order = list_schedule(tasks, early_bytes).order
+    if order != list(range(len(tasks))):
+        _reorder(function, order)
+
+
+class _Reader:
+    """Tells what nodes of a tree take and touch."""
+
+    def __init__(self, tree: ProgramTree, target: Target):
+        self.tree, self.target = tree, target
+
+    def task(self, node: Node) -> Task:
+        """One node of the function's body."""
+        streams: defaultdict[str, float] = defaultdict(float)
+        transfers, latency = 0.0, 0.0
+        touches: list[Touch] = []
+        row_bytes: dict[int, int] = {}
+        fixed = False
+        for statement in _statements(node):
+            executions = prod(loop.trip_count for loop in statement.loops)
+            instruction = statement.instruction
+            if statement.ring is not None:
+                cost = dma_cost(instruction, self.target)
+                streams[statement.engine] += float(self.target.control_ns) * executions
+                transfers += cost.busy_ns * executions
+                fixed_ns = float(self.target.dma_start_ns + self.target.dma_completion_ns)
+                latency = max(latency, fixed_ns + cost.span_ns - cost.busy_ns)
+            else:
+                streams[statement.engine] += issue_ns(instruction, self.target) * executions
+                latency = max(latency, latency_ns(statement.engine, self.target))
+            for touch in self._touches(statement):
+                touches.append(touch)
+                buffer = self.tree.buffers[touch.buffer]
+                fixed = fixed or buffer.space == "psum"
+                if buffer.space == "sbuf":
+                    row_bytes[touch.buffer] = buffer.row_elements * buffer.element_bytes * buffer.copies
+        return Task(dict(streams), transfers, latency, touches, row_bytes, fixed)
+
+    def _touches(self, statement: Statement) -> Iterator[Touch]:
+        definition = INSTRUCTIONS[statement.instruction.name]
+        for role, operand in statement.instruction.operands.items():
+            assert operand.buffer is not None
+            pattern = operand.pattern
+            low, high = pattern.extent
+            first, last = pattern.offset.bounds(statement.trips)
+            if role == "table":
+                reach = int(statement.instruction.field("row_stride")) * (int(statement.instruction.field("rows")) - 1)
+                low, high = low + min(0, reach), high + max(0, reach)
+            yield Touch(operand.buffer, first + low, last + high, definition.operand(role).writes)
+
+
+def _statements(node: Node) -> Iterator[Statement]:
+    if isinstance(node, Statement):
+        yield node
+    elif isinstance(node, Loop):
+        for inner in node.body:
+            yield from _statements(inner)
+
+
+def _reorder(function: FuncOp, order: list[int]) -> None:
+    """Put the statements of the body in this order, buffers before their first use, everything else first."""
+    block = function.body.block
+    statements = top_level_statements(function)
+    moved = set(statements)
+    others = [op for op in block.ops if op not in moved and op is not block.last_op]
+    allocs: dict[SSAValue, AllocOp] = {op.buffer: op for op in others if isinstance(op, AllocOp)}
+    sequence: list[Operation] = [op for op in others if not isinstance(op, AllocOp)]
+    for number in order:
+        statement = statements[number]
+        for value in _used_values(statement):
+            alloc = allocs.pop(value, None)
+            if alloc is not None:
+                sequence.append(alloc)
+        sequence.append(statement)
+    sequence += allocs.values()
+    last = block.last_op
+    assert last is not None
+    for op in sequence:
+        op.detach()
+        block.insert_op_before(op, last)
+
+
+def _used_values(op: Operation) -> Iterator[SSAValue]:
+    for inner in op.walk() if isinstance(op, ForOp) else (op,):
+        if isinstance(inner, NisaOp):
+            yield from inner.buffers
