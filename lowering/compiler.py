@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from xdsl.context import Context
 from xdsl.dialects import func
 from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, ModuleOp, StringAttr
+from xdsl.passes import ModulePass
 
 from lowering.optimization import (
     DEFAULT_SEARCH_SECONDS,
@@ -246,15 +247,6 @@ def _compile_at(
     module = imported.module
     module.attributes[TARGET_ATTRIBUTE] = TargetAttr(options.target)
     clock.seconds["import"] = clock.seconds.get("import", 0.0) + time.perf_counter() - begun
-    until = options.emit if options.emit in LEVELS else LEVELS[-1]
-    cast_type = _TYPE_NAMES[options.auto_cast_type]
-    specs = (
-        []
-        if options.emit == "import"
-        else pass_specs(options.auto_cast, cast_type, until, saturate=options.saturate_infinity)
-    )
-    specs = with_settings([spec for spec in specs if pass_name(spec) not in options.without], settings)
-    partition = _partition(options, imported.info)
     placed: dict[str, Any] = {"segments": [], "transfers": []}
 
     def done(name: str, elapsed: float, module: ModuleOp) -> None:
@@ -263,10 +255,28 @@ def _compile_at(
             # The numbers of what the last partition left, before operators become loops.
             placed.update(segment_report(module))
 
-    passes = [partition if spec == partition.name else spec for spec in specs]
-    module = run_with_refusals(Context(), module, passes, done)
+    module = run_with_refusals(Context(), module, passes_for(options, imported.info, settings), done)
     report = _report(module, options, imported.info) | placed
     return _Compiled(module, imported.weights, imported.info, report)
+
+
+def passes_for(
+    options: CompileOptions, info: "ImportInfo", settings: Mapping[str, str] | None = None
+) -> list[str | ModulePass]:
+    """The passes, or their specs, that take an imported model to where the options want it, in order.
+
+    `settings` as in `lowering.optimization`; those of the options by default. NeuronError NX-PART-003 for a name that
+    an operator is to be forced by and that the model does not have.
+    """
+    if options.emit == "import":
+        return []
+    until = options.emit if options.emit in LEVELS else LEVELS[-1]
+    cast_type = _TYPE_NAMES[options.auto_cast_type]
+    specs = pass_specs(options.auto_cast, cast_type, until, saturate=options.saturate_infinity)
+    specs = [spec for spec in specs if pass_name(spec) not in options.without]
+    chosen = leave_out(options.optimization_level, options.settings) if settings is None else settings
+    partition = _partition(options, info)
+    return [partition if spec == partition.name else spec for spec in with_settings(specs, chosen)]
 
 
 class _Emission:

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from neuron_dialects.atomic_file import atomic_file
 from neuron_dialects.dtypes import DType, dtype_by_name, dtype_of_numpy
 from neuron_dialects.errors import NeuronError
 
@@ -214,15 +215,12 @@ class WeightStore:
         target = Path(path)
         names = sorted(self._entries, key=lambda name: (-self._entries[name].dtype.size_bytes, name))
         header = _encode_header([(name, self._entries[name]) for name in names])
-        temporary = target.with_name(f"{target.name}.part")
         try:
-            with temporary.open("wb") as file:
+            with atomic_file(target) as temporary, temporary.open("wb") as file:
                 file.write(header)
                 for name in names:
                     self._write_elements(file, name)
-            temporary.replace(target)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise NeuronError("NX-WEIGHT-002", f"cannot write '{target}': {error.strerror or error}") from error
 
     def _write_elements(self, file: BinaryIO, name: str) -> None:

@@ -7,6 +7,9 @@ import pytest
 
 from tests.filecheck_collector import pytest_collect_file
 
+# Tests see what they compile, not what an earlier run did.
+os.environ["NEURON_TOOLKIT_CACHE"] = ""
+
 __all__ = ["pytest_collect_file"]
 
 # No deadline: a slow machine is not a failure. In CI the same examples every time: a red build can be repeated.

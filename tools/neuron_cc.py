@@ -28,10 +28,12 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuron_dialects.atomic_file import write_bytes, write_text
 from neuron_dialects.errors import NeuronError
 from tools.errors import run_main
 from tools.fast_math import auto_cast_of
 from tools.plugins import add_plugin_argument, load_plugins
+from tools.progress import progress
 
 if TYPE_CHECKING:
     from lowering.compiler import CompileOptions, CompileResult
@@ -56,6 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     compile_.add_argument("--emit", default="neff", help="where to stop: import, graph, tile, nisa or neff (default)")
     _add_shape_arguments(compile_)
     compile_.add_argument("--print-debuginfo", action="store_true", help="write locations into the MLIR")
+    compile_.add_argument(
+        "--no-cache",
+        action="store_true",
+        help="compile anew: neither look for an earlier result nor keep this one (see NEURON_TOOLKIT_CACHE)",
+    )
     compile_.add_argument("--report", type=Path, metavar="FILE.json", help="write the compile report")
     compile_.set_defaults(run=_compile)
     about = "Tell what of a model runs on the core and on the host, and why."
@@ -253,26 +260,46 @@ def _shape_settings(options: argparse.Namespace, settings: CompileOptions) -> Co
 
 
 def _compile(options: argparse.Namespace) -> int:
-    from lowering.compiler import compile_model
     from lowering.frontends import model_name
 
     settings = _shape_settings(options, _settings(options, options.emit))
     suffix = ".neff" if options.emit == "neff" else ".mlir"
-    output = options.output or f"{model_name(options.model)}{suffix}"
-    result = compile_model(options.model, settings, _show_trials if sys.stderr.isatty() else None)
-    write_result(result, Path(output), options.print_debuginfo)
+    output = Path(options.output or f"{model_name(options.model)}{suffix}")
+    with progress(f"compiling {options.model.name}", _expected_steps(settings)) as tell:
+        report = _compile_to(output, options, settings, tell)
     if options.report is not None:
-        write_text(options.report, json.dumps(result.report, indent=2) + "\n")
-    print(summary_line(result.report, Path(output)))
-    for line in shape_warnings(result.report):
+        write_text(options.report, json.dumps(report, indent=2) + "\n")
+    print(summary_line(report, output))
+    for line in shape_warnings(report):
         print(line, file=sys.stderr)
     return 0
 
 
-def _show_trials(step: str) -> None:
-    """Progress of a search, for somebody who looks on."""
-    if step.startswith("trial "):
-        print(step, file=sys.stderr)
+def _compile_to(
+    output: Path, options: argparse.Namespace, settings: CompileOptions, tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """Write what was asked for, from the compile cache where that has it; the compile report."""
+    from lowering.compiler import compile_model
+    from neuron_toolkit.model import compile as compile_cached
+
+    if settings.emit != "neff":
+        result = compile_model(options.model, settings, tell)
+        write_module(result, output, options.print_debuginfo)
+        return result.report
+    model = compile_cached(options.model, settings, cache=not options.no_cache, progress=tell)
+    model.save(output)
+    return {**model.report, "compile_seconds": dict(model.compile_seconds), "from_cache": model.from_cache}
+
+
+def _expected_steps(settings: CompileOptions) -> int | None:
+    """Steps that compiling will take; unknown for a search, which goes on as long as it may."""
+    from lowering.compiler import OPTIMIZATION_LEVELS
+    from lowering.pipeline import LEVELS, pass_specs
+
+    if settings.optimization_level == OPTIMIZATION_LEVELS[-1]:
+        return None
+    until = settings.emit if settings.emit in LEVELS else LEVELS[-1]
+    return len(settings.shape_sets()) * (2 + len(pass_specs(until=until)))
 
 
 def _analyze(options: argparse.Namespace) -> int:
@@ -305,13 +332,8 @@ def _list_operators(options: argparse.Namespace) -> int:
     return 0
 
 
-def write_result(result: CompileResult, output: Path, print_debuginfo: bool = False) -> None:
-    """Write the NEFF, or the MLIR (with locations if `print_debuginfo`) with its weights file beside it."""
-    if result.neff is not None:
-        from runtime.neff import write_neff
-
-        write_neff(result.neff, output)
-        return
+def write_module(result: CompileResult, output: Path, print_debuginfo: bool = False) -> None:
+    """Write the MLIR (with locations if `print_debuginfo`) with its weights file beside it."""
     from xdsl.dialects.builtin import StringAttr
     from xdsl.printer import Printer
 
@@ -323,18 +345,6 @@ def write_result(result: CompileResult, output: Path, print_debuginfo: bool = Fa
     text = StringIO()
     Printer(text, print_debuginfo=print_debuginfo).print_op(result.module)
     write_text(output, text.getvalue() + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, all at once."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file all at once: a reader sees the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    temporary.replace(path)
 
 
 def shape_warnings(report: dict[str, Any]) -> list[str]:
@@ -374,7 +384,8 @@ def summary_line(report: dict[str, Any], output: Path) -> str:
     if search := report.get("search"):
         gain = 100 * (1 - search["seconds"] / search["default_seconds"]) if search["default_seconds"] else 0.0
         parts.append(f"{gain:.1f} % faster than -O2 after {len(search['tried'])} trials")
-    parts.append(f"{report['compile_seconds']['total']:.1f} s")
+    cached = " from the cache" if report.get("from_cache") else ""
+    parts.append(f"{report['compile_seconds']['total']:.1f} s{cached}")
     return f"{output}: {', '.join(parts)}"
 
 

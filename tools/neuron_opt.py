@@ -26,6 +26,7 @@ from xdsl.utils.diagnostic import Diagnostic as XdslDiagnostic
 from xdsl.utils.exceptions import DiagnosticException, ParseError, ShrinkException, VerifyException
 from xdsl.xdsl_opt_main import VersionAction, xDSLOptMain
 
+from neuron_dialects.atomic_file import write_text
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.remarks import collect, in_pass
 from neuron_dialects.universe import NEURON_UNIVERSE
@@ -132,8 +133,7 @@ class NeuronOpt(xDSLOptMain):
             print("Failure, can't shrink")
             sys.exit(1)
         if path is not None and isinstance(output, StringIO):
-            with open(path, "w", encoding="utf-8") as file:
-                file.write(output.getvalue())
+            write_text(path, output.getvalue())
 
     def apply_passes(self, prog: ModuleOp) -> None:
         """Verify `prog`, then run each pass and verify again."""
@@ -191,7 +191,7 @@ class NeuronOpt(xDSLOptMain):
             if self.args.remarks_output is None:
                 print_report(text)
             else:
-                self.args.remarks_output.write_text(text, encoding="utf-8")
+                write_text(self.args.remarks_output, text)
         if self._numerics is not None:
             print_report(self._numerics.report())
         if self.args.pass_statistics:

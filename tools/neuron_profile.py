@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from neuron_dialects.atomic_file import write_bytes, write_text
 from neuron_dialects.errors import NeuronError
 from tools.errors import run_main
 
@@ -134,7 +135,7 @@ def _view(options: argparse.Namespace) -> int:
         return 0
     text = _summary(analysis, options.output_format)
     if output is not None:
-        output.write_text(text, encoding="utf-8")
+        write_text(output, text)
     else:
         sys.stdout.write(text)
     return 0
@@ -164,7 +165,7 @@ def _write(analysis: Analysis, output_format: str, output: Path, flows: bool) ->
         from tools.profile.perfetto import perfetto_trace
 
         data = perfetto_trace(analysis, flows=flows)
-        output.write_bytes(data)
+        write_bytes(output, data)
         return f"{len(data)} bytes; open it in the Perfetto UI"
     from tools.profile.tables import write_tables
 

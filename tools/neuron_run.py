@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neuron_dialects.atomic_file import atomic_file
 from neuron_dialects.errors import NeuronError
 from tools import serving
 from tools.errors import run_main
@@ -268,7 +269,7 @@ def read_npz(path: Path) -> dict[str, Array]:
 
 def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
     """Write arrays by name, the same bytes for the same arrays; types that .npz does not know (bf16) as float32."""
-    with zipfile.ZipFile(path, "w") as archive:
+    with atomic_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, array in arrays.items():
             plain = array.astype(np.float32) if array.dtype.kind == "V" else array
             # A member made by name would have the time of day in it.

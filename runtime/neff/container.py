@@ -9,17 +9,16 @@ import hashlib
 import io
 import mmap
 import os
-import secrets
 import stat
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from neuron_dialects.atomic_file import atomic_file
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.isa.program import CoreProgram, DramVariable, QueueEntry
@@ -51,18 +50,11 @@ def write_neff(neff: Neff, path: str | os.PathLike[str], *, compress: bool = Fal
     Raises:
         NeuronError: NX-NEFF-005, -007, -008, -009, -010 for a model that is not whole, NX-FILE-001 if writing fails.
     """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("xb") as file:
+        with atomic_file(path) as temporary, temporary.open("xb") as file:
             _write(neff, file, compress)
-        os.replace(temporary, target)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError):
-            raise NeuronError("NX-FILE-001", f"{target}: cannot be written: {error.strerror or error}") from error
-        raise
+    except OSError as error:
+        raise NeuronError("NX-FILE-001", f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def neff_bytes(neff: Neff, *, compress: bool = False) -> bytes:
