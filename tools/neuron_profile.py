@@ -2,7 +2,7 @@
 
     neuron-profile capture model.neff -o profile
     neuron-profile view profile
-    neuron-profile view profile --output-format perfetto --output-file trace.pftrace
+    neuron-profile view profile --output-format html --output-file report.html
     neuron-profile view profile --what-if dma=inf --output-format summary-json
     neuron-profile diff before after --fail-if 'total_time>+2%'
     neuron-profile what-if profile clock=2x dma=inf
@@ -32,6 +32,7 @@ FORMATS = {
     "summary-text": "",
     "summary-json": "",
     "perfetto": "trace.pftrace",
+    "html": "report.html",
     "csv": "tables",
     "parquet": "tables",
 }
@@ -167,6 +168,12 @@ def _write(analysis: Analysis, output_format: str, output: Path, flows: bool) ->
         data = perfetto_trace(analysis, flows=flows)
         write_bytes(output, data)
         return f"{len(data)} bytes; open it in the Perfetto UI"
+    if output_format == "html":
+        from tools.profile.html import html_report
+
+        page = html_report(analysis).encode()
+        output.write_bytes(page)
+        return f"{len(page)} bytes; open it in a browser"
     from tools.profile.tables import write_tables
 
     return f"{write_tables(analysis, output, output_format)} tables"
