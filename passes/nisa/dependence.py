@@ -1,6 +1,6 @@
 """How far a stream must have come before an instruction may start, from the two accesses that conflict.
 
-Given a producer's and a consumer's access (`memory_access`), `required_counts` leaves affine numbers over the
+Given a producer's and a consumer's access (`memory_access`), `Dependences` leaves affine numbers over the
 consumer's loop variables: for every instance of the consumer, the last conflicting instance of the producer that
 precedes it in program order has at most one of these numbers in its stream. No number exceeds what precedes the
 consumer in program order, so that waiting for it cannot block for ever.
@@ -12,11 +12,14 @@ The producer's instance differs from the consumer's in one of three ways, and ea
   The number is the producer's own, less what the loop does in `distance` iterations. In the first iterations this
   reaches back into whatever came before the loop: more than is needed, never more than precedes the consumer;
 - *the last user of the same copy* of a rotating buffer: `copies` executions of its slot ago.
+
+All of it depends on how the two stand to each other, not on where in the program they stand: of equal layers, one pair
+is looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,7 +29,7 @@ import numpy.typing as npt
 from neuron_dialects.access import Affine
 from passes.nisa.affine_bound import Numbers, affine_upper_bound
 from passes.nisa.memory_access import Access
-from passes.nisa.program_tree import Loop
+from passes.nisa.program_tree import Loop, Statement
 from passes.nisa.progress import Progress
 
 LARGE_DOMAIN = 65536
@@ -36,16 +39,101 @@ FEW_DISTANCES = 16
 """How many distances are tried one by one before the smallest that may conflict is taken."""
 
 
-def required_counts(producer: Access, consumer: Access, progress: Progress) -> list[Affine]:
-    """What the producer's stream must have completed before the consumer starts; see the module's head."""
-    if producer.last_partition < consumer.first_partition or consumer.last_partition < producer.first_partition:
-        return []
-    pair = _Pair(producer, consumer, progress)
-    counts = [count for relation in pair.relations() if (count := pair.count(relation)) is not None]
-    trips = consumer.statement.trips
-    before = progress.before(consumer.statement, producer.statement.stream)
-    assert all((before - count).bounds(trips)[0] >= 0 for count in counts), "a wait never exceeds what precedes it"
-    return [count for count in counts if count.bounds(trips)[1] > 0]
+Number = tuple[int, tuple[int, ...]]
+"""An affine number over the loops of a statement: constant, and a coefficient for each loop."""
+
+
+class Dependences:
+    """What consumers must wait for, in one program."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._before: dict[tuple[int, str], Number] = {}
+        self._known: dict[Hashable, list[Number]] = {}
+        self._apart: dict[Hashable, _Apart] = {}
+
+    def required_counts(self, producer: Access, consumer: Access) -> list[Affine]:
+        """What the producer's stream must have completed before the consumer starts; see the module's head."""
+        if producer.last_partition < consumer.first_partition or consumer.last_partition < producer.first_partition:
+            return []
+        stream, loops = producer.statement.stream, consumer.statement.loops
+        done, weights = self._numbers_before(producer.statement, stream)
+        common, rotate = _common(producer, consumer), _rotate(producer, consumer)
+        if not common and not rotate:
+            whole = self._whole(producer, consumer, weights)
+            if whole is not None:
+                return [Affine(done + 1 + number) for number in whole]
+        before, ceilings = self._numbers_before(consumer.statement, stream)
+        key = (
+            producer.shape, consumer.shape, producer.start.constant - consumer.start.constant, before - done, weights,
+            ceilings, producer.statement.number < consumer.statement.number, common, rotate,
+        )  # fmt: skip
+        found = self._known.get(key)
+        if found is None:
+            pair = _Pair(producer, consumer, self._progress)
+            counts = [count for relation in pair.relations() if (count := pair.count(relation)) is not None]
+            limit, trips = self._progress.before(consumer.statement, stream), consumer.statement.trips
+            assert all((limit - count).bounds(trips)[0] >= 0 for count in counts), "a wait exceeds what precedes it"
+            found = self._known[key] = [
+                (count.constant - done, tuple(count.coefficient(loop.variable) for loop in loops)) for count in counts
+            ]
+        trips = consumer.statement.trips
+        counts = [
+            Affine.of(done + constant, [(loop.variable, c) for loop, c in zip(loops, coefficients, strict=True)])
+            for constant, coefficients in found
+        ]
+        return [count for count in counts if count.bounds(trips)[1] > 0]
+
+    def _whole(self, producer: Access, consumer: Access, weights: tuple[int, ...]) -> list[int] | None:
+        """For accesses without a common loop: the producer's last instance, or none, if all or nothing is touched.
+
+        Counted from its first one. None where only some of the instances touch each other.
+        """
+        if producer.statement.number > consumer.statement.number:
+            return []
+        key, distance = (producer.shape, consumer.shape), producer.start.constant - consumer.start.constant
+        apart = self._apart.get(key)
+        if apart is None:
+            pair = _Pair(producer, consumer, self._progress)
+            low, high = pair.window((0, 0))
+            apart = self._apart[key] = _Apart((low + distance, high + distance), pair.span(0))
+        low, high = (bound - distance for bound in apart.window)
+        least, most = apart.span
+        if least > high or most < low:
+            return []
+        if low <= least and most <= high:
+            loops = producer.statement.loops
+            return [sum(weight * (loop.trip_count - 1) for weight, loop in zip(weights, loops, strict=True))]
+        return None
+
+    def _numbers_before(self, statement: Statement, stream: str) -> Number:
+        """How many instructions of the stream come before an instance of the statement."""
+        key = (statement.number, stream)
+        if key not in self._before:
+            number = self._progress.before(statement, stream)
+            coefficients = tuple(number.coefficient(loop.variable) for loop in statement.loops)
+            self._before[key] = (number.constant, coefficients)
+        return self._before[key]
+
+
+@dataclass(frozen=True)
+class _Apart:
+    """Of accesses without a common loop that start at the same byte: `_Pair.window` and `_Pair.span`."""
+
+    window: tuple[int, int]
+    span: tuple[int, int]
+
+
+def _common(producer: Access, consumer: Access) -> int:
+    """Number of loops around both."""
+    p, c = producer.statement.loops, consumer.statement.loops
+    return next((i for i, (a, b) in enumerate(zip(p, c, strict=False)) if a is not b), min(len(p), len(c)))
+
+
+def _rotate(producer: Access, consumer: Access) -> bool:
+    """Whether both use the same slot of the same buffer, and so touch the same bytes only in the same copy."""
+    p, c = producer, consumer
+    return p.slot is not None and p.slot is c.slot and p.buffer == c.buffer and p.copy_bytes == c.copy_bytes
 
 
 @dataclass(frozen=True)
@@ -73,14 +161,12 @@ class _Pair:
     @cached_property
     def common(self) -> int:
         """Number of loops around both."""
-        p, c = self.producer.statement.loops, self.consumer.statement.loops
-        return next((i for i, (a, b) in enumerate(zip(p, c, strict=False)) if a is not b), min(len(p), len(c)))
+        return _common(self.producer, self.consumer)
 
     @cached_property
     def rotates(self) -> bool:
-        """Whether both use the same slot of the same buffer, and so touch the same bytes only in the same copy."""
-        p, c = self.producer, self.consumer
-        return p.slot is not None and p.slot is c.slot and p.buffer == c.buffer and p.copy_bytes == c.copy_bytes
+        """Whether both touch the same bytes only in the same copy."""
+        return _rotate(self.producer, self.consumer)
 
     @cached_property
     def scope(self) -> int:

@@ -7,8 +7,9 @@ relative to their tensor.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from neuron_dialects.access import AccessPattern, Affine
 from neuron_dialects.errors import NeuronError
@@ -43,6 +44,14 @@ class Access:
         if self.slot is not None:
             start += self.copy_bytes * (self.slot.executions.value(values) % self.slot.copies)
         return start + self.low, start + self.high
+
+    @cached_property
+    def shape(self) -> tuple[Hashable, ...]:
+        """How the box moves, wherever it starts: what equal kernels have in common."""
+        rotation = None if self.slot is None else (self.slot.copies, len(self.slot.loops), self.copy_bytes)
+        loops = self.statement.loops
+        moves = tuple((loop.trip_count, self.start.coefficient(loop.variable)) for loop in loops)
+        return self.low, self.high, rotation, moves
 
     def reach(self) -> tuple[int, int]:
         """First and last byte over all instances."""

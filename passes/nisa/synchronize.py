@@ -78,11 +78,12 @@ def synchronize_function(function: FuncOp, target: Target, replay_limit: int = R
     tree, binding = read_function(function)
     check_rings(tree, binding)
     progress = Progress(tree)
-    sets = generate_waits(tree, progress)
+    accesses = accesses_of(tree)
+    sets = generate_waits(tree, progress, accesses)
     remarks: list[str] = []
     instructions = progress.totals[EVERYTHING]
     if instructions <= replay_limit:
-        sets = minimal_waits(Trace(tree, progress), sets, accesses_of(tree))
+        sets = minimal_waits(Trace(tree, progress), sets, accesses)
     else:
         sets = drop_known(tree, sets)
         remarks.append(f"{instructions} instructions exceed {replay_limit}: redundant waits were not removed by replay")

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from neuron_dialects.access import Affine
-from passes.nisa.dependence import required_counts
-from passes.nisa.memory_access import Access, accesses_of
+from passes.nisa.dependence import Dependences
+from passes.nisa.memory_access import Access
 from passes.nisa.program_tree import Loop, Node, ProgramTree, Statement
 from passes.nisa.progress import Progress
 from passes.nisa.region_map import RegionMap, regions_of
@@ -38,10 +38,10 @@ class WaitSet:
             yield from ((stream, count) for count in self.counts[stream])
 
 
-def generate_waits(tree: ProgramTree, progress: Progress) -> list[WaitSet]:
-    """The waits of every statement, by its number."""
+def generate_waits(tree: ProgramTree, progress: Progress, accesses: Sequence[list[Access]]) -> list[WaitSet]:
+    """The waits of every statement, by its number, as are its `accesses`."""
     sets = [WaitSet(statement) for statement in tree.statements]
-    accesses = accesses_of(tree)
+    dependences = Dependences(progress)
     maps: dict[str | int, RegionMap] = {}
     for node in tree.body:
         own = [access for statement in statements_below(node) for access in accesses[statement.number]]
@@ -52,10 +52,10 @@ def generate_waits(tree: ProgramTree, progress: Progress) -> list[WaitSet]:
             earlier = maps.setdefault(memory, RegionMap())
             for consumer in group:
                 for producer in earlier.touching(regions_of(consumer)):
-                    _order(producer, consumer, sets, progress)
+                    _order(producer, consumer, sets, dependences)
             if isinstance(node, Loop):
                 for producer, consumer in _pairs_within(group):
-                    _order(producer, consumer, sets, progress)
+                    _order(producer, consumer, sets, dependences)
             earlier.enter(group)
     return sets
 
@@ -69,12 +69,12 @@ def statements_below(node: Node) -> Iterator[Statement]:
             yield from statements_below(child)
 
 
-def _order(producer: Access, consumer: Access, sets: list[WaitSet], progress: Progress) -> None:
+def _order(producer: Access, consumer: Access, sets: list[WaitSet], dependences: Dependences) -> None:
     """Let the consumer wait for the producer, unless both only read or one stream orders them."""
     stream = producer.statement.stream
     if not (producer.writes or consumer.writes) or stream == consumer.statement.stream:
         return
-    for count in required_counts(producer, consumer, progress):
+    for count in dependences.required_counts(producer, consumer):
         sets[consumer.statement.number].add(stream, count)
 
 

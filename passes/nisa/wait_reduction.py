@@ -15,7 +15,7 @@ from passes.nisa.known_waits import drop_known
 from passes.nisa.memory_access import Access
 from passes.nisa.trace import Trace
 from passes.nisa.wait_generation import WaitSet
-from passes.nisa.wait_replay import Verdicts, WaitReplay
+from passes.nisa.wait_replay import History, Verdicts, WaitReplay
 
 
 def minimal_waits(trace: Trace, sets: Sequence[WaitSet], accesses: Sequence[list[Access]]) -> list[WaitSet]:
@@ -50,7 +50,7 @@ def _without_idle_waits(replay: WaitReplay, careful: bool) -> Verdicts | None:
         by_stream: dict[int, list[int]] = {}
         for number in sorted(verdicts.needed - guarding):
             by_stream.setdefault(replay.waits[number].stream, []).append(number)
-        kept = {number for numbers in by_stream.values() for number in removal.remove(numbers)}
+        kept = {number for numbers in by_stream.values() for number in removal.remove(numbers, replay.history())}
         guarding |= kept
         if sum(map(len, by_stream.values())) == len(kept):
             break
@@ -66,21 +66,26 @@ class _Removal:
     active: set[int]
     removed: dict[int, set[int]] = field(default_factory=dict)
 
-    def remove(self, numbers: Sequence[int]) -> list[int]:
+    def remove(self, numbers: Sequence[int], history: History) -> list[int]:
         """Remove of these waits of one stream those without which all conflicts stay ordered; returns the others.
 
         All together are tried first, then halves: what can go one after the other can go at once, and replays are dear.
+        `history`: that of the stream, as far as it is known.
         """
         stream = self.replay.waits[numbers[0]].stream
         affected = {**self.removed, stream: self.removed.get(stream, set()) | set(numbers)}
         remaining = self.active - set(numbers)
-        if _all_ordered(self.replay, affected.values() if self.careful else [affected[stream]], remaining):
+        ordered = self.replay.orders_all(affected[stream], self.active, history, set(numbers))
+        if ordered and self.careful:
+            ordered = _all_ordered(self.replay, affected.values(), remaining)
+            history.cut(0, 0)
+        if ordered:
             self.active, self.removed = remaining, affected
             return []
         if len(numbers) == 1:
             return list(numbers)
         half = len(numbers) // 2
-        return [*self.remove(numbers[:half]), *self.remove(numbers[half:])]
+        return [*self.remove(numbers[:half], history), *self.remove(numbers[half:], history)]
 
 
 def _all_ordered(replay: WaitReplay, groups: Iterable[set[int]], active: set[int]) -> bool:

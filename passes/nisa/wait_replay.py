@@ -7,7 +7,7 @@ instructions.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
@@ -82,6 +82,29 @@ class _Judgement:
     tried: dict[int, int] = field(default_factory=dict)
 
 
+@dataclass
+class History:
+    """What every queue knows of one stream before the instruction of row `row`.
+
+    `changes`: the positions at which a queue learned more, ascending; `values`: how many instructions it then knew of.
+    """
+
+    row: int
+    changes: list[list[int]]
+    values: list[list[int]]
+
+    def cut(self, row: int, position: int) -> None:
+        """Forget what was learned from `position`, which is that of `row`, on."""
+        for changes, values in zip(self.changes, self.values, strict=True):
+            kept = bisect_left(changes, position)
+            del changes[kept:], values[kept:]
+        self.row = row
+
+    def copy(self) -> History:
+        """A history that goes on by itself."""
+        return History(self.row, [list(own) for own in self.changes], [list(own) for own in self.values])
+
+
 class WaitReplay:
     """The waits of a program and all their instances."""
 
@@ -101,6 +124,9 @@ class WaitReplay:
         order = np.argsort(self._rows[1], kind="stable")
         ends = np.searchsorted(self._rows[1][order], np.arange(len(self.waits) + 1))
         self._rows_of = [order[first:last] for first, last in pairwise(ends.tolist())]
+        self._positions, self._numbers, self._least, self._instances, self._awaited = self._rows.tolist()
+        self._taught: dict[tuple[int, int], tuple[list[int], Rows]] = {}
+        self._stream_of, self._queue_of = [w.stream for w in self.waits], [w.queue for w in self.waits]
         self._looked: dict[tuple[int, int], tuple[int, bool]] = {}
         self._tests = [0] * len(self.waits)
 
@@ -128,13 +154,21 @@ class WaitReplay:
         for wait in self.waits:
             if wait.number in active:
                 pairs.setdefault((wait.queue, wait.stream), []).append(wait.number)
-        for numbers in pairs.values():
-            rows = np.sort(np.concatenate([self._rows_of[number] for number in numbers]))
-            positions, _, least, _, _ = self._rows[:, rows]
-            # Compared with earlier instructions only: equal waits of one instruction are judged together.
-            asked = np.concatenate([[0], np.maximum.accumulate(least)])
-            more[rows[least > asked[np.searchsorted(positions, positions)]]] = True
+        for pair, numbers in pairs.items():
+            # From one replay to the next most pairs of queue and stream keep all their waits.
+            known = self._taught.get(pair)
+            if known is None or known[0] != numbers:
+                known = self._taught[pair] = numbers, self._rows_that_teach(numbers)
+            more[known[1]] = True
         return more
+
+    def _rows_that_teach(self, numbers: Sequence[int]) -> Rows:
+        """`_teaching` for the waits of one queue for one stream."""
+        rows = np.sort(np.concatenate([self._rows_of[number] for number in numbers]))
+        positions, _, least, _, _ = self._rows[:, rows]
+        # Compared with earlier instructions only: equal waits of one instruction are judged together.
+        asked = np.concatenate([[0], np.maximum.accumulate(least)])
+        return rows[least > asked[np.searchsorted(positions, positions)]]
 
     def run(self, active: Set[int]) -> Verdicts:
         """Replay the active waits; what they are is judged one by one, all others being there."""
@@ -213,41 +247,75 @@ class WaitReplay:
         for event, known in chosen.values():
             self._find_needed(event, known, judgement)
 
-    def orders_all(self, watched: Set[int], active: Set[int]) -> bool:
+    def history(self) -> History:
+        """What queues know of a stream before the program begins."""
+        return History(0, [[-1] for _ in self._queues], [[0] for _ in self._queues])
+
+    def orders_all(
+        self, watched: Set[int], active: Set[int], history: History | None = None, fresh: Set[int] | None = None
+    ) -> bool:
         """Whether the active waits order all conflicts that the watched ones, all of one stream, are there for.
 
-        The watched waits themselves do not count, active or not.
+        The watched waits themselves do not count, active or not. Those of them that are not `fresh` were found to be
+        covered before the fresh ones were watched. `history`: that of the stream with the active waits; afterwards it
+        reaches up to the first instance of a fresh wait, and if the answer is yes, to the last of a watched one, the
+        watched ones not being there.
         """
-        stream = self.waits[min(watched)].stream
-        streams = [wait.stream for wait in self.waits]
-        queues = [wait.queue for wait in self.waits]
-        counts = [wait.number in active and wait.number not in watched for wait in self.waits]
-        # Only what is known of the one stream matters, so that clocks are single numbers.
-        known = [0 for _ in self._queues]
-        changes: list[list[int]] = [[-1] for _ in self._queues]
-        values: list[list[int]] = [[0] for _ in self._queues]
+        rows = np.sort(np.concatenate([self._rows_of[number] for number in sorted(watched)]))
+        first = min((int(own[0]) for n in fresh or watched if len(own := self._rows_of[n])), default=None)
+        if first is None:
+            return True
+        history = history or self.history()
+        counted = active - watched
+        chosen = self._teaching(counted)
+        first = self._first_of_instruction(first)
+        begin = min(first, self._first_of_instruction(history.row))
+        history.cut(begin, self._positions[begin])
+        self._learn(history, begin, np.flatnonzero(chosen[begin:first]), watched, counted)
+        history.row = first
+        chosen[rows] = True
+        # To the end of the instruction: its other waits are over too when it starts.
+        after, end = history.copy(), bisect_right(self._positions, self._positions[int(rows[-1])])
+        if not self._learn(after, first, np.flatnonzero(chosen[first:end]), watched, counted):
+            return False
+        history.row, history.changes, history.values = end, after.changes, after.values
+        return True
+
+    def _first_of_instruction(self, row: int) -> int:
+        """The first of the rows of the same instruction."""
+        return bisect_left(self._positions, self._positions[row]) if row < len(self._positions) else row
+
+    def _learn(self, history: History, begin: int, rows: Rows, watched: Set[int], counted: Set[int]) -> bool:
+        """Continue a history by rows counted from `begin`, until a watched wait has a conflict that is not ordered.
+
+        Only what is known of the one stream matters, so that clocks are single numbers.
+        """
+        positions, numbers, streams, queues = self._positions, self._numbers, self._stream_of, self._queue_of
+        stream = streams[min(watched)]
+        changes, values = history.changes, history.values
+        known = [own[-1] for own in values]
+        counts = [number in counted for number in range(len(self.waits))]
         waiting: list[Event] = []
-        chosen = self._teaching({wait.number for wait in self.waits if counts[wait.number]})
-        for number in watched:
-            chosen[self._rows_of[number]] = True
-        for event in _as_events(self._rows[:, chosen]):
-            position, wait, least, _, awaited = event
+        for row in (rows + begin).tolist():
+            position, wait = positions[row], numbers[row]
             if waiting and waiting[0].position != position:
                 # All waits of that instruction are over now.
-                if any(self._conflicts(e, known[queues[e.wait]]) for e in waiting):
+                if any(self._conflicts(event, known[queues[event.wait]]) for event in waiting):
                     return False
                 waiting.clear()
-            if wait in watched:
-                waiting.append(event)
-            elif counts[wait]:
+            if counts[wait]:
+                least = self._least[row]
                 if streams[wait] != stream:
                     owner = self._queues[streams[wait]]
-                    least = values[owner][bisect_right(changes[owner], awaited) - 1]
+                    least = values[owner][bisect_right(changes[owner], self._awaited[row]) - 1]
                 queue = queues[wait]
                 if least > known[queue]:
                     known[queue] = least
                     changes[queue].append(position)
                     values[queue].append(least)
+            elif wait in watched:
+                event = Event(position, wait, self._least[row], self._instances[row], self._awaited[row])
+                waiting.append(event)
         return not any(self._conflicts(event, known[queues[event.wait]]) for event in waiting)
 
     def _conflicts(self, event: Event, known: int) -> bool:
