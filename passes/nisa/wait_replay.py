@@ -125,7 +125,11 @@ class WaitReplay:
         ends = np.searchsorted(self._rows[1][order], np.arange(len(self.waits) + 1))
         self._rows_of = [order[first:last] for first, last in pairwise(ends.tolist())]
         self._positions, self._numbers, self._least, self._instances, self._awaited = self._rows.tolist()
-        self._taught: dict[tuple[int, int], tuple[list[int], Rows]] = {}
+        self._taught: dict[tuple[int, int], tuple[Flags, Rows]] = {}
+        pairs: dict[tuple[int, int], list[int]] = {}
+        for wait in self.waits:
+            pairs.setdefault((wait.queue, wait.stream), []).append(wait.number)
+        self._waits_of_pair = {pair: np.array(numbers) for pair, numbers in pairs.items()}
         self._stream_of, self._queue_of = [w.stream for w in self.waits], [w.queue for w in self.waits]
         self._looked: dict[tuple[int, int], tuple[int, bool]] = {}
         self._tests = [0] * len(self.waits)
@@ -144,27 +148,30 @@ class WaitReplay:
         rows = np.concatenate(parts, axis=1)
         return rows[:, np.lexsort((rows[1], rows[0]))]
 
-    def _teaching(self, active: Set[int]) -> Flags:
+    def _flags(self, waits: Set[int]) -> Flags:
+        """Which waits these are, by number."""
+        flags = np.zeros(len(self.waits), dtype=bool)
+        flags[list(waits)] = True
+        return flags
+
+    def _teaching(self, active: Flags) -> Flags:
         """Which events of active waits ask for more than their queue asked of that stream before, by row.
 
         All others are known when they come up. In a loop those are most: its first iteration waited already.
         """
         more = np.zeros(self._rows.shape[1], dtype=bool)
-        pairs: dict[tuple[int, int], list[int]] = {}
-        for wait in self.waits:
-            if wait.number in active:
-                pairs.setdefault((wait.queue, wait.stream), []).append(wait.number)
-        for pair, numbers in pairs.items():
+        for pair, numbers in self._waits_of_pair.items():
             # From one replay to the next most pairs of queue and stream keep all their waits.
+            there = active[numbers]
             known = self._taught.get(pair)
-            if known is None or known[0] != numbers:
-                known = self._taught[pair] = numbers, self._rows_that_teach(numbers)
+            if known is None or not np.array_equal(known[0], there):
+                known = self._taught[pair] = there, self._rows_that_teach(numbers[there].tolist())
             more[known[1]] = True
         return more
 
     def _rows_that_teach(self, numbers: Sequence[int]) -> Rows:
         """`_teaching` for the waits of one queue for one stream."""
-        rows = np.sort(np.concatenate([self._rows_of[number] for number in numbers]))
+        rows = np.sort(np.concatenate([np.zeros(0, np.int64), *(self._rows_of[number] for number in numbers)]))
         positions, _, least, _, _ = self._rows[:, rows]
         # Compared with earlier instructions only: equal waits of one instruction are judged together.
         asked = np.concatenate([[0], np.maximum.accumulate(least)])
@@ -177,7 +184,7 @@ class WaitReplay:
         clocks: list[Clock] = [start for _ in self._queues]
         history: list[tuple[list[int], list[Clock]]] = [([-1], [start]) for _ in self._queues]
         waits = self.waits
-        for events in _by_instruction(_as_events(self._rows[:, self._teaching(active)])):
+        for events in _by_instruction(_as_events(self._rows[:, self._teaching(self._flags(active))])):
             queue = waits[events[0].wait].queue
             clock = clocks[queue]
             unknown = [event for event in events if clock[waits[event.wait].stream] < event.least]
@@ -266,7 +273,7 @@ class WaitReplay:
         if first is None:
             return True
         history = history or self.history()
-        counted = active - watched
+        counted = self._flags(active - watched)
         chosen = self._teaching(counted)
         first = self._first_of_instruction(first)
         begin = min(first, self._first_of_instruction(history.row))
@@ -285,7 +292,7 @@ class WaitReplay:
         """The first of the rows of the same instruction."""
         return bisect_left(self._positions, self._positions[row]) if row < len(self._positions) else row
 
-    def _learn(self, history: History, begin: int, rows: Rows, watched: Set[int], counted: Set[int]) -> bool:
+    def _learn(self, history: History, begin: int, rows: Rows, watched: Set[int], counted: Flags) -> bool:
         """Continue a history by rows counted from `begin`, until a watched wait has a conflict that is not ordered.
 
         Only what is known of the one stream matters, so that clocks are single numbers.
@@ -294,7 +301,7 @@ class WaitReplay:
         stream = streams[min(watched)]
         changes, values = history.changes, history.values
         known = [own[-1] for own in values]
-        counts = [number in counted for number in range(len(self.waits))]
+        counts = counted.tolist()
         waiting: list[Event] = []
         for row in (rows + begin).tolist():
             position, wait = positions[row], numbers[row]
