@@ -11,7 +11,7 @@ import heapq
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from passes.nisa.allocation import Interval, Placement, load_profile, place
+from passes.nisa.allocation import Interval, Placement, load_profile, place, place_spread
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,11 @@ def plan_memory(buffers: Sequence[LiveBuffer], capacity: int) -> MemoryPlan:
             planner.take_copy(rotating)
 
 
-PREFETCH_LEADS = (64, 32, 16, 8, 4, 2)
-"""Leads that `plan_with_prefetch` tries, in positions."""
+LONGEST_LEAD = 256
+"""How many positions ahead of its first use a transfer may run at most."""
+
+PREFETCH_SHARES = (0.95, 0.85, 0.75, 0.6, 0.4)
+"""Parts of a memory that running ahead may fill, tried in this order: spare memory in pieces serves nobody."""
 
 
 def plan_with_prefetch(buffers: Sequence[LiveBuffer], capacity: int, loaded: Collection[int]) -> MemoryPlan:
@@ -164,15 +167,32 @@ def plan_with_prefetch(buffers: Sequence[LiveBuffer], capacity: int, loaded: Col
 
     A transfer into a buffer starts when the last reader of what lay there before is done. Spare memory is best spent on
     letting transfers of later kernels (their weights) run during earlier ones; copies and spills are as without.
+    Transfers start in program order, so that those of earlier kernels get room first.
     """
     base = plan_memory(buffers, capacity)
     if base.placement is None or not loaded:
         return base
-    for lead in PREFETCH_LEADS:
-        early = [replace(b, lead=lead) if b.key in loaded else b for b in buffers]
-        intervals = [Interval(b.key, b.start, b.uses[-1], b.units * base.copies[b.key]) for b in early]
-        if max(load_profile(intervals), default=0) <= capacity:
-            placement = place(intervals, capacity)
-            if not placement.misfits:
-                return replace(base, placement=replace(placement, needed=base.needed))
+    units = {b.key: b.units * base.copies[b.key] for b in buffers}
+    profile = load_profile([Interval(b.key, b.start, b.uses[-1], units[b.key]) for b in buffers])
+    for share in PREFETCH_SHARES:
+        leads = prefetch_leads([b for b in buffers if b.key in loaded], units, profile, int(capacity * share))
+        early = [replace(b, lead=leads.get(b.key, 0)) for b in buffers]
+        offsets = place_spread([Interval(b.key, b.start, b.uses[-1], units[b.key]) for b in early], capacity)
+        if offsets is not None:
+            return replace(base, placement=Placement(offsets, base.placement.needed))
     return base
+
+
+def prefetch_leads(
+    loaded: Sequence[LiveBuffer], units: Mapping[int, int], profile: Sequence[int], capacity: int
+) -> dict[int, int]:
+    """By key how many positions ahead each buffer's memory can be taken; `profile` is what is live without that."""
+    filled, leads = list(profile), dict[int, int]()
+    for buffer in sorted(loaded, key=lambda b: (b.uses[0], b.key)):
+        first, size = buffer.uses[0], units[buffer.key]
+        start = first
+        while start > max(0, first - LONGEST_LEAD) and filled[start - 1] + size <= capacity:
+            start -= 1
+            filled[start] += size
+        leads[buffer.key] = first - start
+    return leads

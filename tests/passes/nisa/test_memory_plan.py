@@ -1,6 +1,6 @@
 """Plans for one memory: which copies are taken, who is spilled, what is reported when nothing helps."""
 
-from passes.nisa.memory_plan import LiveBuffer, plan_memory
+from passes.nisa.memory_plan import LiveBuffer, plan_memory, plan_with_prefetch, prefetch_leads
 
 
 # Everything fits: nobody loses a copy.
@@ -50,3 +50,15 @@ def test_what_may_not_be_moved_is_no_victim() -> None:
     plan = plan_memory([LiveBuffer(0, 10, 1, (0, 2)), LiveBuffer(1, 15, 1, (1,))], 20)
     assert plan.victims == ()
     assert plan.shortage == (1, 25)
+
+
+# Buffers are loaded for positions 10, 11 and 20, beside one of 6 units that lives from 8 to 12.
+def test_transfers_run_ahead_into_spare_memory_in_program_order() -> None:
+    loaded = [LiveBuffer(1, 3, 1, (10,)), LiveBuffer(2, 3, 1, (11, 12)), LiveBuffer(3, 4, 1, (20,))]
+    profile = [0] * 8 + [6, 6, 9, 9, 9] + [0] * 7 + [4]
+    leads = prefetch_leads(loaded, {1: 3, 2: 3, 3: 4}, profile, 10)
+    # 6 + 3 fit in 10 and 6 + 6 do not, so that the second waits for the first; the third waits for the one of 6 units.
+    assert leads == {1: 10, 2: 0, 3: 7}
+    plan = plan_with_prefetch([*loaded, LiveBuffer(0, 6, 1, (8, 12))], 12, (1, 2, 3))
+    assert plan.placement is not None
+    assert not plan.placement.misfits
