@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from examples.tutorial.make_model import INPUTS, MODEL, two_layers, values
-from tests.tutorial_runner import PAGES, PageError, blocks_of, differences, prepare, updated
+from tests.tutorial_runner import PAGES, QUOTING_PAGES, PageError, blocks_of, differences, prepare, updated
 
 _SPAN = re.compile(r"`([^`]+)`")
 _QUOTES_OUTPUT = re.compile(r"[%#@]|>=|\d(x|, ?)\d")
@@ -30,7 +30,7 @@ def test_every_block_is_what_the_tools_print(page: Path, tmp_path: Path) -> None
 
 
 # Prose that quotes a program must quote what stands in a block, so that it cannot go stale unnoticed.
-@pytest.mark.parametrize("page", PAGES, ids=page_ids)
+@pytest.mark.parametrize("page", QUOTING_PAGES, ids=page_ids)
 def test_prose_quotes_what_the_blocks_show(page: Path) -> None:
     lines = page.read_text(encoding="utf-8").splitlines()
     in_block = {i for block in blocks_of(lines) for i in range(block.first - 1, block.last + 1)}

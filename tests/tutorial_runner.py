@@ -45,7 +45,10 @@ from tools.in_process import run_in_process
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples" / "tutorial"
-PAGES = (ROOT / "docs" / "tutorial.md", ROOT / "docs" / "execution-model.md")
+QUOTING_PAGES = (ROOT / "docs" / "tutorial.md", ROOT / "docs" / "execution-model.md")
+"""Pages whose prose quotes what their blocks show."""
+
+PAGES = (*QUOTING_PAGES, ROOT / "docs" / "serving.md")
 ELISION = "..."
 OTHER_PROGRAMS = ("diff", "grep", "sed")
 """Programs besides the console scripts that a page may use; every system that has make has them."""

@@ -196,7 +196,7 @@ def _row_dimension(model: LoadedModel) -> DynamicDimension:
     raise NrtError(
         Status.NRT_INVALID,
         f"model {model.name} cannot be batched: it needs one dynamic dimension of independent rows in all its tensors",
-        help="compile it with --dynamic-batch require",
+        help="compile it with --dynamic-batch-size require",
     )
 
 
