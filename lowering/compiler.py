@@ -29,6 +29,8 @@ from lowering.optimization import (
     with_settings,
 )
 from lowering.pipeline import LEVELS, pass_name, pass_specs
+from lowering.pipeline_report import AUTO
+from lowering.pipeline_tuning import TunedPipelinePass
 from lowering.refusals import run_with_refusals
 from lowering.segment_report import segment_report
 from neuron_dialects.errors import NeuronError
@@ -38,6 +40,7 @@ from neuron_dialects.weights import WeightStore
 from passes.graph.auto_cast import casts_of, products_of
 from passes.graph.partition import GraphPartitionPass, partition_report
 from runtime.neff import OPAQUE, Neff
+from runtime.neff.header import MAX_CORES
 from runtime.neff.manifest import MAX_BUCKETS
 
 if TYPE_CHECKING:
@@ -93,6 +96,8 @@ class CompileOptions:
     search_seconds: float = DEFAULT_SEARCH_SECONDS
     settings: Mapping[str, str] = field(default_factory=dict)
     """`PASS.OPTION` -> value, or `PASS` -> "off", as in `lowering.optimization`; a search leaves these alone."""
+    neuroncore_pipeline_cores: int | str = 1
+    """Cores that the model is spread over as a pipeline, its weights on chip; "auto": as few as hold it; 1: none."""
 
     def check(self) -> None:
         """NeuronError NX-ARG-001 for a value that is none of the allowed ones."""
@@ -118,8 +123,21 @@ class CompileOptions:
             raise NeuronError("NX-ARG-001", f"--minimum-segment-size {self.minimum_segment_size}: at least 1")
         if len(self.buckets) > 1 and self.emit != "neff":
             raise NeuronError("NX-SHAPE-002", f"--emit {self.emit} writes the model at one shape, not at several")
+        self._check_pipeline()
         if len(self.buckets) > MAX_BUCKETS:
             raise NeuronError("NX-SHAPE-002", f"{len(self.buckets)} buckets, limit {MAX_BUCKETS}")
+
+    def _check_pipeline(self) -> None:
+        """NX-ARG-001 for a number of cores that there cannot be, NX-PIPE-003 for a pipeline of several buckets."""
+        cores = self.neuroncore_pipeline_cores
+        if cores != "auto" and not (isinstance(cores, int) and 1 <= cores <= MAX_CORES):
+            raise NeuronError("NX-ARG-001", f"--neuroncore-pipeline-cores {cores}: 1 to {MAX_CORES}, or auto")
+        if cores != 1 and len(self.buckets) > 1:
+            raise NeuronError(
+                "NX-PIPE-003",
+                f"a pipeline of a model at {len(self.buckets)} sets of shapes",
+                help="compile each set of shapes into a file of its own",
+            )
 
     def shape_sets(self) -> list[dict[str, tuple[int, ...]]]:
         """The shapes to bind, once for each compilation."""
@@ -255,8 +273,12 @@ def _compile_at(
             # The numbers of what the last partition left, before operators become loops.
             placed.update(segment_report(module))
 
-    module = run_with_refusals(Context(), module, passes_for(options, imported.info, settings), done)
+    passes = passes_for(options, imported.info, settings)
+    module = run_with_refusals(Context(), module, passes, done)
     report = _report(module, options, imported.info) | placed
+    for given in passes:
+        if isinstance(given, TunedPipelinePass):
+            report["pipeline"] = dict(given.report)
     return _Compiled(module, imported.weights, imported.info, report)
 
 
@@ -276,7 +298,22 @@ def passes_for(
     specs = [spec for spec in specs if pass_name(spec) not in options.without]
     chosen = leave_out(options.optimization_level, options.settings) if settings is None else settings
     partition = _partition(options, info)
-    return [partition if spec == partition.name else spec for spec in with_settings(specs, chosen)]
+    passes: list[str | ModulePass] = list(with_settings(specs, chosen))
+    for own in (partition, _tuned_pipeline(options, chosen)):
+        if own is not None:
+            passes = [own if given == own.name else given for given in passes]
+    return passes
+
+
+def _tuned_pipeline(options: CompileOptions, settings: Mapping[str, str]) -> TunedPipelinePass | None:
+    """The pass that shards the model, where that was asked for."""
+    cores = options.neuroncore_pipeline_cores
+    if cores == 1:
+        return None
+    specs = pass_specs(options.auto_cast, _TYPE_NAMES[options.auto_cast_type])
+    behind = specs[specs.index(TunedPipelinePass.name) + 1 :]
+    kept = with_settings([spec for spec in behind if pass_name(spec) not in options.without], settings)
+    return TunedPipelinePass(AUTO if isinstance(cores, str) else cores, tuple(kept))
 
 
 class _Emission:

@@ -47,6 +47,7 @@ PHASES: tuple[Phase, ...] = (
             "graph-flatten-rows",
             "graph-fuse",
             "graph-split-batch",
+            "graph-shard-pipeline",
             "graph-layout",
         ),
         "clean up, split host from core, choose number formats, kernels and layouts",
@@ -61,6 +62,7 @@ PHASES: tuple[Phase, ...] = (
         (
             "convert-tile-to-nisa",
             "nisa-verify",
+            "nisa-pin-weights",
             "nisa-schedule",
             "nisa-allocate",
             "nisa-synchronize",

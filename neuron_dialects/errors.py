@@ -109,6 +109,10 @@ ERROR_CODES: dict[str, str] = {
     # Plug-ins.
     "NX-PLUGIN-001": "a plug-in cannot be loaded",
     "NX-PLUGIN-002": "a plug-in adds something that is there already, or that does not fit",
+    # NeuronCore Pipeline.
+    "NX-PIPE-001": "the weights and buffers of a pipeline stage do not fit into the on-chip memory of its core",
+    "NX-PIPE-002": "a model cannot be cut into the number of pipeline stages that was asked for",
+    "NX-PIPE-003": "an option cannot be combined with a pipeline",
     # Command lines and passes.
     "NX-FILE-001": "a file cannot be read or written",
     "NX-FILE-002": "a file is too large or not of the expected kind",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os.path
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import auto
 from math import prod
 from pathlib import Path
@@ -23,6 +24,7 @@ from xdsl.dialects.builtin import (
     FileLineColLoc,
     FlatSymbolRefAttrConstr,
     FusedLoc,
+    IntegerAttr,
     IntegerType,
     MemRefType,
     ModuleOp,
@@ -67,6 +69,15 @@ TARGET_ATTRIBUTE = "neuron.target"
 
 WEIGHTS_ATTRIBUTE = "neuron.weights"
 """Module attribute: a string, the file that holds the weights which the module names."""
+
+PIN_ATTRIBUTE = "neuron.pin_weights"
+"""Function attribute (a unit): its parameters stay on chip from when the model is loaded."""
+
+STAGE_ATTRIBUTE = "neuron.pipeline_stage"
+"""Function attribute (an integer): the stage of a NeuronCore Pipeline that the function is."""
+
+WORKING_BYTES_ATTRIBUTE = "neuron.working_bytes"
+"""Function attribute (an integer): bytes of each SBUF partition that kernels may use beside pinned weights."""
 
 
 class MemorySpace(StrEnum):
@@ -316,6 +327,22 @@ def location_names(location: Attribute) -> list[str]:
     if isinstance(location, FusedLoc) and isa(location.locations, ArrayAttr[Attribute]):
         return list(dict.fromkeys(name for part in location.locations for name in location_names(part)))
     return []
+
+
+def number_attribute(op: Operation, name: str) -> int:
+    """An integer attribute, 0 where there is none."""
+    value = op.attributes.get(name)
+    return value.value.data if isinstance(value, IntegerAttr) else 0
+
+
+def working_target(function: FuncOp, target: Target) -> Target:
+    """The target as kernels of a function may use it: with the SBUF that its pinned weights leave."""
+    working = function.attributes.get(WORKING_BYTES_ATTRIBUTE)
+    if not isinstance(working, IntegerAttr):
+        return target
+    size = target.figures["sbuf_bytes_per_partition"]
+    smaller = replace(size, value=min(int(size.value), working.value.data))
+    return replace(target, figures={**target.figures, "sbuf_bytes_per_partition": smaller})
 
 
 Neuron = Dialect("neuron", [LaunchOp], [TargetAttr, MemorySpaceAttr, ExecutorAttr])

@@ -9,6 +9,8 @@ A nisa program passes through these forms, each executable:
    (`signal(pe)`);
 4. queues: one `nisa.queue` per engine with only its own instructions; queues meet only through memory and semaphores;
 5. registers: loops and loop-dependent numbers are scalar registers (`r3`), with labels and branches.
+
+In every form a `nisa.pinned` may hold the transfers that fill pinned buffers once, when the model is loaded.
 """
 
 from dataclasses import dataclass
@@ -292,6 +294,46 @@ class QueueOp(IRDLOperation):
         return cls(engine, parser.parse_region())
 
 
+@irdl_op_definition
+class PinnedOp(IRDLOperation):
+    """Transfers from parameters into pinned buffers, in order, when the model is loaded; no run writes these buffers.
+
+    They are no part of the program: streams neither wait for them nor signal them. Every offset is a number.
+    """
+
+    name = "nisa.pinned"
+    body = region_def("single_block")
+    traits = traits_def(NoTerminator())
+
+    def __init__(self, body: Region):
+        super().__init__(regions=[body])
+
+    @property
+    def transfers(self) -> "list[NisaOp]":
+        """The transfers in order."""
+        return [op for op in self.body.block.ops if isinstance(op, NisaOp)]
+
+    def verify_(self) -> None:
+        """Only DMAs from DRAM to SBUF, without indices, waits and signals."""
+        for op in self.body.block.ops:
+            if not isinstance(op, NisaOp) or op.DEFINITION.name != "dma_copy":
+                raise VerifyException(f"{op.name} among the transfers of pinned buffers")
+            if op.indices or op.sync is not None:
+                raise VerifyException("a transfer of a pinned buffer depends on loops or semaphores")
+            if [space_of(buffer) for buffer in op.buffers] != ["sbuf", "dram"]:
+                raise VerifyException("a transfer of a pinned buffer goes from dram to sbuf")
+
+    def print(self, printer: Printer) -> None:
+        """`nisa.pinned { ... }`."""
+        printer.print_string(" ")
+        printer.print_region(self.body, print_block_terminators=True)
+
+    @classmethod
+    def parse(cls, parser: Parser) -> "PinnedOp":
+        """Inverse of `print`."""
+        return cls(parser.parse_region())
+
+
 CONTROL: dict[str, tuple[str, ...]] = {**CONTROL_KINDS, "label": ("label",)}
 """Control instructions in text: those of a queue, plus labels (which take no space) as branch targets."""
 
@@ -348,7 +390,7 @@ class ControlOp(IRDLOperation):
         return cls(kind, *numbers)
 
 
-_OPERATIONS: list[type[Operation]] = [AllocOp, SlotOp, ParamOp, QueueOp, ControlOp, *NISA_OPS.values()]
+_OPERATIONS: list[type[Operation]] = [AllocOp, SlotOp, ParamOp, QueueOp, PinnedOp, ControlOp, *NISA_OPS.values()]
 
 Nisa = Dialect("nisa", _OPERATIONS, [SyncAttr])
 

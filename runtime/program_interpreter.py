@@ -181,12 +181,24 @@ class ProgramInterpreter:
             case ConstantOp() if isinstance(op.value, IntegerAttr):
                 self._constants[op.result] = op.value.value.data
                 return None
+            case nisa.PinnedOp():
+                return self._pinned(op)
             case ReturnOp() | YieldOp():
                 return None
             case _:
                 raise NeuronError(
                     "NX-RUN-004", f"{op.name} cannot be executed in program order", node=location_name(op.location)
                 )
+
+    def _pinned(self, op: nisa.PinnedOp) -> Step:
+        """Fills pinned buffers; once for each run, since a run of a function is also its load."""
+        transfers = self._block(op.body.block)
+
+        def fill() -> None:
+            for step in transfers:
+                step()
+
+        return fill
 
     def _variable(self, value: SSAValue, trips: int) -> int:
         """A new variable that runs over 0 .. trips - 1."""

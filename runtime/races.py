@@ -242,6 +242,10 @@ class _WrittenBytes:
         }
         self._views: dict[int, OperandView] = {}
         self._known: dict[int, set[int]] = {}
+        for entry in decoded.pinned:
+            for access in entry.accesses:
+                self._add(entry, access)
+            self.missing(entry, ())
         for entries in decoded.queues.values():
             for entry in entries:
                 for access in entry.accesses:

@@ -57,6 +57,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     compile_.add_argument("--emit", default="neff", help="where to stop: import, graph, tile, nisa or neff (default)")
     _add_shape_arguments(compile_)
+    compile_.add_argument(
+        "--neuroncore-pipeline-cores",
+        "--num-neuroncores",
+        default="1",
+        metavar="N",
+        help="cores over which the model is spread as a pipeline, its weights on chip; auto: as few as hold it "
+        "(default: 1, no pipeline)",
+    )
     compile_.add_argument("--print-debuginfo", action="store_true", help="write locations into the MLIR")
     compile_.add_argument(
         "--no-cache",
@@ -190,6 +198,13 @@ def parse_bucket(text: str) -> dict[str, tuple[int, ...]]:
     return dict(parse_input_shape(part.strip(), "--bucket") for part in text.split(";") if part.strip())
 
 
+def parse_cores(text: str) -> int | str:
+    """A number of cores, or `auto`; NeuronError NX-ARG-002 for anything else."""
+    if text != "auto" and not text.isdecimal():
+        raise NeuronError("NX-ARG-002", f"--neuroncore-pipeline-cores {text[:80]}: expected a number of cores, or auto")
+    return text if text == "auto" else int(text)
+
+
 def parse_padding(text: str) -> tuple[str, int | float]:
     """`NAME=0` or `NAME=-1.5`; NeuronError NX-ARG-002 when it is not of that form."""
     name, separator, number = text.rpartition("=")
@@ -261,8 +276,10 @@ def _shape_settings(options: argparse.Namespace, settings: CompileOptions) -> Co
 
 def _compile(options: argparse.Namespace) -> int:
     from lowering.frontends import model_name
+    from lowering.pipeline_report import pipeline_text
 
     settings = _shape_settings(options, _settings(options, options.emit))
+    settings = replace(settings, neuroncore_pipeline_cores=parse_cores(options.neuroncore_pipeline_cores))
     suffix = ".neff" if options.emit == "neff" else ".mlir"
     output = Path(options.output or f"{model_name(options.model)}{suffix}")
     with progress(f"compiling {options.model.name}", _expected_steps(settings)) as tell:
@@ -270,6 +287,8 @@ def _compile(options: argparse.Namespace) -> int:
     if options.report is not None:
         write_text(options.report, json.dumps(report, indent=2) + "\n")
     print(summary_line(report, output))
+    if report.get("pipeline"):
+        print("\n".join(pipeline_text(report["pipeline"])))
     for line in shape_warnings(report):
         print(line, file=sys.stderr)
     return 0

@@ -161,6 +161,8 @@ class _ConvKernel:
         row_bytes = ceil(channels / LANES) * len(self.phase.taps) * dtype_by_name(self.packing.dtype).size_bytes
         budget = int(self.k.target.sbuf_bytes_per_partition) // 6
         chunk = max(1, budget // max(1, row_bytes * step)) * step
+        if self.k.pins_weights and self.packing.tensor.symbol is not None:
+            chunk = ceil(outputs / step) * step
 
         def outputs_chunk(start: Affine, size: int) -> None:
             weights = self._load_weights(index, channels, start, size)

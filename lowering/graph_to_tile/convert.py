@@ -35,7 +35,7 @@ from neuron_dialects.graph import (
 )
 from neuron_dialects.graph.shapes import element_count, text
 from neuron_dialects.graph.work import model_macs
-from neuron_dialects.neuron import Executor, ExecutorAttr, location_name, target_of
+from neuron_dialects.neuron import PIN_ATTRIBUTE, Executor, ExecutorAttr, location_name, target_of, working_target
 from neuron_dialects.target import Target
 from neuron_dialects.tile import ParamOp
 from passes.graph.fuse import split_bias
@@ -118,7 +118,9 @@ def lower_function(module: ModuleOp, function: func.FuncOp, recipes: dict[str, D
     specs = [spec_of(v) for v in (*body.args, *returned.arguments)]
     types = [buffer_type(shape or (1,), dtype.name, "dram") for dtype, shape in specs]
     block = Block(arg_types=types)
-    k = Kernel(KernelBuilder(block, target_of(module)), target_of(module), module, recipes=recipes)
+    target = working_target(function, target_of(module))
+    pins = PIN_ATTRIBUTE in function.attributes
+    k = Kernel(KernelBuilder(block, target), target, module, recipes=recipes, pins_weights=pins)
     tensors = [
         DramTensor.dense(k.b.adopt(arg, shape or (1,), dtype.name), shape)
         for arg, (dtype, shape) in zip(block.args, specs, strict=True)

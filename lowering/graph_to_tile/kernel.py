@@ -21,7 +21,8 @@ class Kernel:
     layouts that the layout pass chose for values that stay in SBUF: (partition dimension, halo); `inherits` the value
     whose memory such a value takes. `recipes` are the
     derived weights that kernels have added to the module, shared by all of its functions. `resident_bytes` are the SBUF
-    bytes per partition that resident tensors take while the op at hand runs.
+    bytes per partition that resident tensors take while the op at hand runs. `pins_weights`: what is loaded of weights
+    will stay on chip, so that holding more of them at once takes no more room.
     """
 
     b: KernelBuilder
@@ -36,6 +37,7 @@ class Kernel:
     recipes: dict[str, DerivedWeightOp] = field(default_factory=dict)
     resident_bytes: int = 0
     weight_types: dict[str, Attribute] = field(default_factory=dict)
+    pins_weights: bool = False
 
     def tensor(self, value: SSAValue) -> Tensor:
         """Where an operand lives; a constant becomes a parameter when a kernel wants it as a tensor."""

@@ -96,6 +96,8 @@ class _Linear:
         sbuf = int(self.k.target.sbuf_bytes_per_partition)
         share = min(int(sbuf * WEIGHT_SHARE), int(sbuf * USABLE_SHARE) - self.k.resident_bytes)
         most = share // (self.tiles * element_bytes)
+        if self.k.pins_weights and self.weight.symbol is not None:
+            most = self.columns
         if most >= self.columns:
             self._chunk(Affine(0), self.columns)
             return

@@ -151,6 +151,7 @@ class _MatmulKernel:
         self.plan = plan_matmul(
             shape[self.m_dim], self.depth, shape[-1], batch, element_bytes, budget, int(k.target.pe_moving_elements),
             k.target.peak_macs_per_ns / k.target.dma_rate_bytes_per_ns, 1 if self._head_tiles(shape[self.m_dim]) else 4,
+            pinned=k.pins_weights and b.symbol is not None,
         )  # fmt: skip
 
     def entry(self, ranges: Rows) -> None:

@@ -29,6 +29,8 @@ def plan_matmul(
     columns: int,
     macs_per_byte: float = 0.0,
     least_blocks: int = 4,
+    *,
+    pinned: bool = False,
 ) -> MatmulPlan:
     """Panel and column block of a matmul that fits in `budget_bytes` a partition.
 
@@ -37,15 +39,17 @@ def plan_matmul(
     `b` once, so a larger panel means less traffic; a narrower column block leaves room for one. The widest block whose
     traffic stays under 80 % of the multiplying time is taken, or else the one with the least traffic. `least_blocks` at
     least, where n allows: a first block that has nothing to overlap its loads with should be a small part of the whole.
+    Blocks of a `pinned` b take no room and no traffic.
     """
     work = batch * m * k * n
     best: tuple[float, MatmulPlan] | None = None
     width = min(n, columns, max(LANES, ceil(n / least_blocks)))
     while True:
-        plan = _largest_panel(m, k, batch, element_bytes, budget_bytes, width)
+        plan = _largest_panel(m, k, batch, element_bytes, budget_bytes, width, pinned)
         if plan is not None:
             panels = ceil(m / plan.panel_rows) * ceil(batch / plan.panel_batch)
-            traffic = (panels * k * n + batch * m * (k + n)) * element_bytes * macs_per_byte
+            streamed = 0 if pinned else panels * k * n
+            traffic = (streamed + batch * m * (k + n)) * element_bytes * macs_per_byte
             if traffic <= 0.8 * work:
                 return plan
             if best is None or traffic < best[0]:
@@ -57,14 +61,16 @@ def plan_matmul(
 
 
 def _largest_panel(
-    m: int, k: int, batch: int, element_bytes: int, budget_bytes: int, columns: int
+    m: int, k: int, batch: int, element_bytes: int, budget_bytes: int, columns: int, pinned: bool
 ) -> MatmulPlan | None:
     """The largest panel that fits, None without room.
 
-    It lies beside three column blocks (the first, and two that rotate) and two staged row blocks.
+    It lies beside three column blocks (the first, and two that rotate) and two staged row blocks; pinned columns are
+    accounted for already.
     """
     row_bytes = ceil(k / LANES) * element_bytes
-    most_rows = (budget_bytes - (2 * LANES + 3 * columns) * row_bytes) // row_bytes
+    beside = 2 * LANES + (0 if pinned else 3 * columns)
+    most_rows = (budget_bytes - beside * row_bytes) // row_bytes
     if most_rows < min(m, LANES):
         return None
     if m * batch <= most_rows:

@@ -173,7 +173,9 @@ class _Segments:
             function = self.functions[callee]
             if executor == CORE:
                 program = core_program(function, self.target)
-                parameters = {v.name: self.weights(v.name) for v in program.variables if v.kind == "file"}
+                files = [variable for variable in program.variables if variable.kind == "file"]
+                # A scalar is a variable of one element.
+                parameters = {v.name: np.reshape(self.weights(v.name), v.shape) for v in files}
                 self._emitted[callee] = self.emitter.add_core(program, parameters)
             else:
                 self._emitted[callee] = self.emitter.add_host(host_model_bytes(function, self.weights))

@@ -123,8 +123,11 @@ def core_program(function: func.FuncOp, target: Target) -> CoreProgram:
         number = position if position < inputs else position - inputs
         emitter.variable(argument, _free_name(f"{kind}{number}", taken), kind)
     queues: dict[str, list[QueueEntry]] = {}
+    pinned: list[QueueEntry] = []
     for op in block.ops:
-        if isinstance(op, nisa.QueueOp):
+        if isinstance(op, nisa.PinnedOp):
+            pinned += [emitter.entry(inner) for inner in op.transfers]
+        elif isinstance(op, nisa.QueueOp):
             engine = op.engine.data
             if engine in queues or engine not in target.engines:
                 problem = "two queues" if engine in queues else f"a queue, which target {target.name} does not have,"
@@ -140,6 +143,7 @@ def core_program(function: func.FuncOp, target: Target) -> CoreProgram:
         origins=tuple(emitter.origins),
         macs=_number(function, MACS),
         compulsory_bytes=_number(function, COMPULSORY_BYTES),
+        pinned=pinned,
     )
 
 

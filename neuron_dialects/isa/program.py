@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from neuron_dialects.access import Affine
+from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.isa.model import Instruction
 
 CONTROL_KINDS: dict[str, tuple[str, ...]] = {
@@ -73,7 +74,8 @@ class CoreProgram:
 
     `origins`: framework node names; entry.origin indexes it. `macs`: multiply-adds of the model (not of the
     instructions); `compulsory_bytes`: DRAM bytes that any program must move (inputs, parameters and outputs once), for
-    the roofline.
+    the roofline. `pinned`: DMAs from parameters to SBUF that are executed in order when the program is loaded; what
+    they write belongs to them for ever, and no queue writes it.
     """
 
     target: str
@@ -84,3 +86,14 @@ class CoreProgram:
     macs: int = 0
     compulsory_bytes: int = 0
     statistics: Mapping[str, int] = field(default_factory=dict)
+    pinned: list[QueueEntry] = field(default_factory=list["QueueEntry"])
+
+    @property
+    def pinned_bytes(self) -> int:
+        """Bytes at the start of each SBUF partition that belong to pinned buffers."""
+        ends = [0]
+        for entry in self.pinned:
+            assert entry.instruction is not None
+            dst = entry.instruction.operands["dst"]
+            ends.append((dst.pattern.offset.constant + dst.pattern.extent[1] + 1) * dtype_by_name(dst.dtype).size_bytes)
+        return max(ends)

@@ -48,7 +48,7 @@ from neuron_dialects.graph import (
     spec_of,
 )
 from neuron_dialects.graph.attention import packs_heads
-from neuron_dialects.neuron import Executor, ExecutorAttr, target_of
+from neuron_dialects.neuron import Executor, ExecutorAttr, target_of, working_target
 from passes.graph.conv_groups import LANES, plan_groups
 from passes.graph.residence import Budget, Halo, Interval, inheritance, overwrites, resident_bytes, set_overwrites
 
@@ -429,10 +429,10 @@ class GraphLayoutPass(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Choose layouts in every core function."""
         core = ExecutorAttr(Executor.CORE)
-        target = target_of(op)
-        capacity = int(int(target.sbuf_bytes_per_partition) * self.budget_share)
         for function in op.body.block.ops:
             if isinstance(function, func.FuncOp) and function.attributes.get("neuron.executor") == core:
+                target = working_target(function, target_of(op))
+                capacity = int(int(target.sbuf_bytes_per_partition) * self.budget_share)
                 choose_layouts(function.body.block, capacity, bool(target.pe_transpose_exact))
 
 

@@ -21,7 +21,13 @@ from xdsl.rewriter import Rewriter
 from neuron_dialects.errors import NeuronError, in_segment
 from neuron_dialects.neuron import location_name, target_of
 from neuron_dialects.target import Target
-from passes.nisa.live_ranges import OnChipBuffer, on_chip_buffers, top_level_statements
+from passes.nisa.live_ranges import (
+    OnChipBuffer,
+    on_chip_buffers,
+    pinned_buffers,
+    row_bytes_of,
+    top_level_statements,
+)
 from passes.nisa.memory_plan import LiveBuffer, MemoryPlan, plan_with_prefetch
 from passes.nisa.place_buffers import PlacedBuffer, hoist_dram_buffers, place_buffers
 from passes.nisa.program_tree import nisa_functions
@@ -118,9 +124,10 @@ class _Memory:
         return max(1, -(-row_bytes // self.unit_bytes))
 
 
-def _memories(target: Target, alignment: int) -> tuple[_Memory, _Memory]:
+def _memories(target: Target, alignment: int, pinned_bytes: int) -> tuple[_Memory, _Memory]:
+    """What is left of the memories beside `pinned_bytes` of SBUF."""
     return (
-        _Memory("sbuf", alignment, int(target.sbuf_bytes_per_partition) // alignment),
+        _Memory("sbuf", alignment, (int(target.sbuf_bytes_per_partition) - pinned_bytes) // alignment),
         _Memory("psum", int(target.psum_bank_bytes), int(target.psum_banks)),
     )
 
@@ -136,8 +143,9 @@ class _Allocator:
     spills: list[Spill] = field(default_factory=list)
 
     def run(self) -> MemoryReport:
-        memories = _memories(self.target, self.alignment)
         self.drop_unused()
+        pinned, pinned_bytes = self.pinned()
+        memories = _memories(self.target, self.alignment, pinned_bytes)
         while True:
             statements = top_level_statements(self.function)
             buffers = on_chip_buffers(self.function, statements)
@@ -148,22 +156,41 @@ class _Allocator:
             for key in victims:
                 self.spills.append(spill_buffer(buffers[key], self.function, statements, self.target))
         placed: dict[int, PlacedBuffer] = {}
+        base = {"sbuf": pinned_bytes, "psum": 0}
         for memory, plan in zip(memories, plans, strict=True):
             assert plan.placement is not None
             for key, offset in plan.placement.offsets.items():
                 copy_bytes = memory.units(buffers[key].row_bytes) * memory.unit_bytes
-                placed[key] = PlacedBuffer(buffers[key].alloc, offset * memory.unit_bytes, plan.copies[key], copy_bytes)
+                address = base[memory.space] + offset * memory.unit_bytes
+                placed[key] = PlacedBuffer(buffers[key].alloc, address, plan.copies[key], copy_bytes)
         reduced = [_reduction(buffers[key], placed[key].copies) for key in sorted(placed)]
-        place_buffers(self.function, [placed[key] for key in sorted(placed)])
+        place_buffers(self.function, [*pinned, *(placed[key] for key in sorted(placed))])
         hoist_dram_buffers(self.function)
         pairs = list(zip(memories, plans, strict=True))
         return MemoryReport(
             self.function.sym_name.data,
-            {memory.space: plan.needed * memory.unit_bytes for memory, plan in pairs},
-            {memory.space: plan.live_units * memory.unit_bytes for memory, plan in pairs},
+            {memory.space: base[memory.space] + plan.needed * memory.unit_bytes for memory, plan in pairs},
+            {memory.space: base[memory.space] + plan.live_units * memory.unit_bytes for memory, plan in pairs},
             tuple(self.spills),
             tuple(text for text in reduced if text),
         )
+
+    def pinned(self) -> tuple[list[PlacedBuffer], int]:
+        """The buffers that live for ever, one after the other from address 0, and the bytes that they take."""
+        placed: list[PlacedBuffer] = []
+        end = 0
+        for alloc in pinned_buffers(self.function):
+            size = -(-row_bytes_of(alloc) // self.alignment) * self.alignment
+            placed.append(PlacedBuffer(alloc, end, 1, size))
+            end += size
+        limit = int(self.target.sbuf_bytes_per_partition)
+        if end > limit:
+            raise NeuronError(
+                "NX-MEM-001",
+                f"pinned buffers need {end} bytes of SBUF per partition, limit {limit}",
+                help="spread the model over more cores",
+            )
+        return placed, end
 
     def drop_unused(self) -> None:
         """Remove buffers that nobody accesses; NX-PASS-002 when there are addresses already."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import cast
 
 from xdsl.dialects.builtin import MemRefType
@@ -18,7 +19,7 @@ from xdsl.ir import Attribute, Operation
 
 from neuron_dialects.access_ops import dtype_name_of, space_of
 from neuron_dialects.dtypes import dtype_by_name
-from neuron_dialects.nisa import AllocOp, NisaOp
+from neuron_dialects.nisa import AllocOp, NisaOp, PinnedOp
 from passes.nisa.program_tree import trip_count
 
 
@@ -65,11 +66,20 @@ def top_level_statements(function: FuncOp) -> list[Operation]:
     return [op for op in function.body.block.ops if isinstance(op, NisaOp | ForOp)]
 
 
+def pinned_buffers(function: FuncOp) -> list[AllocOp]:
+    """The buffers that are filled when the model is loaded, and live for ever, in the order of their transfers."""
+    sections = [op for op in function.body.block.ops if isinstance(op, PinnedOp)]
+    buffers = dict.fromkeys(op.buffers[0].owner for section in sections for op in section.transfers)
+    return [alloc for alloc in buffers if isinstance(alloc, AllocOp)]
+
+
 def on_chip_buffers(function: FuncOp, statements: Sequence[Operation]) -> list[OnChipBuffer]:
-    """All on-chip buffers of the function, in program order."""
+    """All on-chip buffers of the function but the pinned ones, in program order."""
+    pinned = set(pinned_buffers(function))
     position = {op: index for index, op in enumerate(statements)}
     extents = _extents(function)
-    allocs = [op for op in function.walk() if isinstance(op, AllocOp) and space_of(op.buffer) != "dram"]
+    found = (op for op in function.walk() if isinstance(op, AllocOp) and space_of(op.buffer) != "dram")
+    allocs = [op for op in found if op not in pinned]
     return [_on_chip_buffer(alloc, function, position, extents) for alloc in allocs]
 
 
@@ -99,13 +109,14 @@ def _on_chip_buffer(
     while isinstance(parent, ForOp):
         executions *= trip_count(parent)
         parent = parent.parent_op()
-    memref = cast("MemRefType[Attribute]", alloc.buffer.type)
-    row_elements = 1
-    for size in memref.get_shape()[1:]:
-        row_elements *= size
-    row_bytes = row_elements * dtype_by_name(dtype_name_of(alloc.buffer)).size_bytes
     space = space_of(alloc.buffer)
-    return OnChipBuffer(alloc, space, row_bytes, executions, tuple(sorted(uses)), span)
+    return OnChipBuffer(alloc, space, row_bytes_of(alloc), executions, tuple(sorted(uses)), span)
+
+
+def row_bytes_of(alloc: AllocOp) -> int:
+    """Bytes of one copy of a buffer in each partition."""
+    memref = cast("MemRefType[Attribute]", alloc.buffer.type)
+    return prod(memref.get_shape()[1:]) * dtype_by_name(dtype_name_of(alloc.buffer)).size_bytes
 
 
 def _child_of(ancestor: Operation, op: Operation) -> Operation:

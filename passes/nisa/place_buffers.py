@@ -92,15 +92,15 @@ class _Slots:
             Rewriter.insert_op(slot, InsertPoint.before(alloc))
         for op in {use.operation: None for use in alloc.buffer.uses}:
             assert isinstance(op, AccessOp)
-            _shift(op, alloc.buffer, slot.slot, copy_elements)
+            shift_views(op, alloc.buffer, slot.slot, copy_elements)
 
 
-def _shift(op: AccessOp, buffer: SSAValue, slot: SSAValue, copy_elements: int) -> None:
-    """Shift the op's views of `buffer` by `copy_elements * slot`."""
+def shift_views(op: AccessOp, buffer: SSAValue, index: SSAValue, elements: int) -> None:
+    """Shift the op's views of `buffer` by `elements * index`."""
     buffers, indices = list(op.buffers), list(op.indices)
-    if slot not in indices:
-        indices.append(slot)
-    step = Affine.variable(indices.index(slot), copy_elements)
+    if index not in indices:
+        indices.append(index)
+    step = Affine.variable(indices.index(index), elements)
     views = [
         (role, pattern.shifted(step) if value is buffer else pattern)
         for (role, pattern), value in zip(op.access.data, buffers, strict=True)

@@ -22,11 +22,11 @@ from xdsl.passes import ModulePass
 from neuron_dialects.cost import dma_cost, issue_ns, latency_ns
 from neuron_dialects.errors import in_segment
 from neuron_dialects.isa import INSTRUCTIONS
-from neuron_dialects.neuron import target_of
+from neuron_dialects.neuron import target_of, working_target
 from neuron_dialects.nisa import AllocOp, NisaOp
 from neuron_dialects.target import Target
 from passes.nisa.list_schedule import Task, Touch, list_schedule
-from passes.nisa.live_ranges import top_level_statements
+from passes.nisa.live_ranges import pinned_buffers, top_level_statements
 from passes.nisa.program_tree import Loop, Node, ProgramTree, Statement, nisa_functions, read_function
 
 EARLY_SHARE = 1 / 16
@@ -64,7 +64,7 @@ def schedule_function(function: FuncOp, target: Target) -> None:
     tree, _ = read_function(function)
     reader = _Reader(tree, target)
     tasks = [reader.task(node) for node in tree.body]
-    early_bytes = int(int(target.sbuf_bytes_per_partition) * EARLY_SHARE)
+    early_bytes = int(int(working_target(function, target).sbuf_bytes_per_partition) * EARLY_SHARE)
     order = list_schedule(tasks, early_bytes).order
     if order != list(range(len(tasks))):
         _reorder(function, order)
@@ -130,8 +130,10 @@ def _reorder(function: FuncOp, order: list[int]) -> None:
     statements = top_level_statements(function)
     moved = set(statements)
     others = [op for op in block.ops if op not in moved and op is not block.last_op]
-    allocs: dict[SSAValue, AllocOp] = {op.buffer: op for op in others if isinstance(op, AllocOp)}
-    sequence: list[Operation] = [op for op in others if not isinstance(op, AllocOp)]
+    pinned = set(pinned_buffers(function))
+    movable = (op for op in others if isinstance(op, AllocOp) and op not in pinned)
+    allocs: dict[SSAValue, AllocOp] = {op.buffer: op for op in movable}
+    sequence: list[Operation] = [op for op in others if not isinstance(op, AllocOp) or op in pinned]
     for number in order:
         statement = statements[number]
         for value in _used_values(statement):

@@ -30,22 +30,23 @@ class Access:
     """What one operand of one static entry touches: a box of partitions x bytes whose bytes shift with a register.
 
     `memory`, partitions `first_partition` .. `last_partition` - 1 and bytes `low` .. `high` - 1 with the register at 0.
-    DRAM counts as one partition.
+    DRAM counts as one partition. `floor`: first byte that it may touch; pinned buffers below are not for writing.
     """
 
     __slots__ = (
-        "first_partition", "high", "item_bytes", "last_partition", "limit", "low", "memory", "node", "operand", "reads",
-        "register", "role", "writes",
+        "first_partition", "floor", "high", "item_bytes", "last_partition", "limit", "low", "memory", "node", "operand",
+        "reads", "register", "role", "writes",
     )  # fmt: skip
 
     def __init__(
         self, memory: MemoryKey, partitions: tuple[int, int], extent: tuple[int, int], limit: int, *,
         reads: bool, writes: bool, register: int, item_bytes: int, role: str, operand: str, node: str | None,
+        floor: int = 0,
     ) -> None:  # fmt: skip
         self.memory = memory
         self.first_partition, self.last_partition = partitions
         self.low, self.high = extent
-        self.limit = limit
+        self.limit, self.floor = limit, floor
         self.reads, self.writes = reads, writes
         self.register, self.item_bytes = register, item_bytes
         self.role, self.operand, self.node = role, operand, node
@@ -56,7 +57,13 @@ class Access:
         if self.register >= 0:
             shift = registers[self.register] * self.item_bytes
             low, high = low + shift, high + shift
-        if low < 0 or high > self.limit:
+        if low < self.floor or high > self.limit:
+            if low >= 0 and high <= self.limit:
+                raise NeuronError(
+                    "NX-RUN-001",
+                    f"{self.operand} writes bytes {low} to {high - 1}; pinned buffers end at {self.floor}",
+                    node=self.node,
+                )
             raise NeuronError(
                 "NX-RUN-001",
                 f"{self.operand} touches bytes {low} to {high - 1}, its memory has {self.limit}",
@@ -97,13 +104,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class DecodedProgram:
-    """Entries of every queue (each ends with a halt), the DRAM variables by id, and the names of the rings."""
+    """Entries of every queue (each ends with a halt), the DRAM variables by id, the names of the rings, and the
+    transfers that fill the pinned buffers, which end at byte `pinned_bytes` of each partition.
+    """
 
     program: CoreProgram
     target: Target
     queues: dict[str, list[Entry]]
     variables: dict[int, DramVariable]
     rings: tuple[str, ...]
+    pinned: tuple[Entry, ...] = ()
+    pinned_bytes: int = 0
 
 
 def variable_bytes(variable: DramVariable) -> int:
@@ -131,12 +142,28 @@ def decode_program(program: CoreProgram, target: Target) -> DecodedProgram:
     if len(rings) > int(target.dma_rings):
         raise NeuronError("NX-RUN-004", f"{len(rings)} DMA rings, the target has {target.dma_rings}")
     queues: dict[str, list[Entry]] = {}
+    loader = _QueueDecoder(program, target, variables, "load", len(program.pinned), 0)
+    pinned = tuple(loader.entry(index, entry) for index, entry in enumerate(program.pinned))
+    floor = _pinned_bytes(pinned)
     for engine, entries in program.queues.items():
-        decoder = _QueueDecoder(program, target, variables, engine, len(entries))
+        decoder = _QueueDecoder(program, target, variables, engine, len(entries), floor)
         decoded = [decoder.entry(index, entry) for index, entry in enumerate(entries)]
         decoded.append(Entry(engine, len(entries), 0, None, (), -1, control_function("halt", ())))
         queues[engine] = decoded
-    return DecodedProgram(program, target, queues, variables, rings)
+    return DecodedProgram(program, target, queues, variables, rings, pinned, floor)
+
+
+def _pinned_bytes(entries: Sequence[Entry]) -> int:
+    """Where the pinned buffers end; NX-RUN-004 for a transfer that does not go from a parameter to a fixed address."""
+    end = 0
+    for entry in entries:
+        accesses = {access.role: access for access in entry.accesses}
+        fixed = all(access.register == NO_REGISTER for access in entry.accesses)
+        plain = entry.name == "dma_copy" and fixed and not entry.waits and entry.signal < 0
+        if not plain or accesses["dst"].memory != "sbuf" or isinstance(accesses["src"].memory, str):
+            raise entry.error("NX-RUN-004", "is no transfer from DRAM to a fixed address in SBUF")
+        end = max(end, accesses["dst"].high)
+    return end
 
 
 def touched_boxes(decoded: DecodedProgram) -> dict[str, tuple[tuple[int, int], tuple[int, int]]]:
@@ -161,8 +188,10 @@ class _QueueDecoder:
     """Decodes the entries of one queue."""
 
     def __init__(
-        self, program: CoreProgram, target: Target, variables: dict[int, DramVariable], engine: str, entries: int
-    ) -> None:
+        self, program: CoreProgram, target: Target, variables: dict[int, DramVariable], engine: str, entries: int,
+        floor: int,
+    ) -> None:  # fmt: skip
+        self._floor = floor
         self._program, self._target, self._variables = program, target, variables
         self._engine, self._entries = engine, entries
         self._registers = int(target.scalar_registers)
@@ -243,7 +272,8 @@ class _QueueDecoder:
         if operand.space != "dram":
             first = pattern.partition.constant
             partitions, limit = (first, first + pattern.partitions), self._limits[operand.space]
-            access = Access(operand.space, partitions, extent, limit, **flags, **shift, **names)
+            floor = self._floor if operand.space == "sbuf" and definition.writes else 0
+            access = Access(operand.space, partitions, extent, limit, **flags, **shift, **names, floor=floor)
         else:
             variable = self._variables.get(-1 if operand.buffer is None else operand.buffer)
             if variable is None or variable.dtype != operand.dtype:

@@ -1,9 +1,10 @@
 """The machine: runs a core program on data, in simulated time, or both.
 
 Given a `CoreProgram` and its target, a `Machine` decodes it once and runs it any number of times. It owns SBUF, PSUM
-and every DRAM variable; whatever of it the program can touch, but inputs and parameters, is poisoned before each run,
-so that a value nobody wrote shows. A run leaves behind the outputs and what it took. No order of reads and writes
-depends on data: the first run's is kept, and further runs follow it without a clock.
+and every DRAM variable; whatever of it the program can touch, but inputs, parameters and pinned buffers, is poisoned
+before each run, so that a value nobody wrote shows. Pinned buffers are filled when parameters are first given, and
+kept. A run leaves behind the outputs and what it took. No order of reads and writes depends on data: the first run's is
+kept, and further runs follow it without a clock.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ from runtime.machine.simulator import STEP_LIMIT, Simulator
 from runtime.machine.timing import Timing, timing_of
 from runtime.machine.trace import Trace
 from runtime.semantics import SEMANTICS, Case
+from runtime.semantics.registry import Kernel
 from runtime.views import OperandView, Region, view_shape, widened
 
 CACHE_LINE_BYTES = 64
@@ -165,17 +167,26 @@ class Machine:
             limits = memory_limits(self.target)
             self._on_chip = {space: _unwritten(partitions, size, space) for space, size in limits.items()}
             boxes = touched_boxes(self._decoded)
-            self._touched = [_part(self._on_chip[space], *box) for space, box in boxes.items()]
+            kept = {"sbuf": self._decoded.pinned_bytes}
+            self._touched = [
+                _part(self._on_chip[space], partitions, (max(low, kept.get(space, 0)), high))
+                for space, (partitions, (low, high)) in boxes.items()
+                if high > kept.get(space, 0)
+            ]
 
     def _bind(self) -> None:
         self._known = {}
         dram = {v.id: Region.of_array(self._arrays[v.id], v.name) for v in self.program.variables}
         for work in self._works:
             if work.entry.instruction is not None:
-                self._bind_entry(work, work.entry, dram)
+                work.kernel, work.views = self._bound(work.entry, dram)
+        with np.errstate(all="ignore"):
+            for entry in self._decoded.pinned:
+                kernel, views = self._bound(entry, dram)
+                kernel({role: view(()) for role, view in views}, {})()
 
-    def _bind_entry(self, work: Work, entry: Entry, dram: Mapping[int, Region]) -> None:
-        """Give one entry its kernel and the views of its operands."""
+    def _bound(self, entry: Entry, dram: Mapping[int, Region]) -> tuple[Kernel, tuple[tuple[str, OperandView], ...]]:
+        """Kernel of one entry and the views of its operands."""
         instruction = entry.instruction
         assert instruction is not None
         views: list[tuple[str, OperandView]] = []
@@ -189,7 +200,7 @@ class Machine:
             dtypes[access.role], shapes[access.role] = operand.dtype, view_shape(pattern)
         constant = frozenset(a.role for a in entry.accesses if a.memory in self._constant)
         case = Case(instruction.name, instruction.engine, dtypes, shapes, instruction.fields, constant)
-        work.kernel, work.views = SEMANTICS[instruction.name](case), tuple(views)
+        return SEMANTICS[instruction.name](case), tuple(views)
 
 
 def _unwritten(partitions: int, row_bytes: int, label: str) -> Region:

@@ -109,6 +109,9 @@ def _small_members(neff: Neff) -> dict[str, bytes]:
         for engine in manifest.queue_engines(image.program):
             name = f"{subgraph}/{engine}.bin"
             code[name] = encode_queue(image.program.queues[engine], name)
+        if image.program.pinned:
+            name = f"{subgraph}/{manifest.PINNED_CODE}"
+            code[name] = encode_queue(image.program.pinned, name)
     check_neff(neff)
     members = {name: dump_json(value) for name, value in manifest.json_members(neff).items()}
     members |= code
@@ -270,13 +273,16 @@ class _Reader:
             macs=own["macs"],
             compulsory_bytes=own["compulsory_bytes"],
             statistics=own["statistics"],
+            pinned=self.code(f"{subgraph}/{manifest.PINNED_CODE}") if "pinned" in own else [],
         )
         parameters = {v.name: self.parameter(subgraph, v) for v in variables if v.kind == "file"}
         return CoreImage(program, parameters)
 
     def queue(self, subgraph: str, engine: str) -> list[QueueEntry]:
         self.load(f"{subgraph}/{engine}.json", manifest.ENGINE_JSON)
-        name = f"{subgraph}/{engine}.bin"
+        return self.code(f"{subgraph}/{engine}.bin")
+
+    def code(self, name: str) -> list[QueueEntry]:
         view = self.file.view(name)
         if len(view) > self.limits.queue_bytes:
             raise NeuronError("NX-NEFF-010", f"{name} has {len(view)} bytes, limit {self.limits.queue_bytes}")
@@ -306,6 +312,7 @@ class _Reader:
         for index, image in enumerate(neff.subgraphs):
             subgraph = manifest.subgraph_name(index)
             names |= {f"{subgraph}/{engine}.bin" for engine in image.program.queues}
+            names |= {f"{subgraph}/{manifest.PINNED_CODE}"} if image.program.pinned else set()
             names |= {parameter_member(subgraph, v.file_name) for v in image.program.variables if v.kind == "file"}
         unexpected = [name for name in self.file.members if name not in names]
         if unexpected:

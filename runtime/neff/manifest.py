@@ -22,6 +22,12 @@ EXECUTORS = {CORE: "NeuronCore", HOST: "CPU"}
 """Who runs a node, in our words and in those of the format."""
 
 ENGINES = tuple(engine for engine in ENGINE_CODES if engine != "dma")
+PINNED_CODE = "pinned.bin"
+"""Member of a subgraph with the transfers that fill pinned buffers when the model is loaded."""
+
+PINNED_OWNER = "load"
+"""Owner of their queue: no engine, but whoever loads the model."""
+
 VARIABLE_TYPES = {kind: "tmp-buf" if kind == "tmp" else kind for kind in VARIABLE_KINDS}
 """Kind of a DRAM variable -> its type in def.json."""
 
@@ -97,11 +103,15 @@ DEFINITION_JSON = Record(
             )
         ),
         "dma_queue": MapOf(
-            Record({"type": Text(), "num_queues": Integer(), "owner": Text()}, {"semaphore": Integer()})
+            Record(
+                {"type": Text(), "num_queues": Integer(), "owner": Text()},
+                {"semaphore": Integer(), "pinned": Boolean()},
+            )
         ),
         "semaphore": _NAMES,
         "neuron_toolkit": Record(
-            {"target": Text(), "macs": Integer(), "compulsory_bytes": Integer(), "statistics": MapOf(_SIGNED)}
+            {"target": Text(), "macs": Integer(), "compulsory_bytes": Integer(), "statistics": MapOf(_SIGNED)},
+            {"pinned": Record({"instr": Text(), "entries": Integer(), "bytes_per_partition": Integer()})},
         ),
     },
     {engine: Text() for engine in ENGINES},
@@ -243,18 +253,27 @@ def _definition(program: CoreProgram, name: str) -> dict[str, Any]:
             queue = queues.setdefault(ring, {"type": "data", "num_queues": 1, "owner": engine})
             if ring in program.semaphores:
                 queue["semaphore"] = program.semaphores.index(ring)
+    for ring in used_rings(program.pinned):
+        queues[ring] = {"type": "data", "num_queues": 1, "owner": PINNED_OWNER, "pinned": True}
+    own: dict[str, Any] = {
+        "target": program.target,
+        "macs": int(program.macs),
+        "compulsory_bytes": int(program.compulsory_bytes),
+        "statistics": {key: int(value) for key, value in program.statistics.items()},
+    }
+    if program.pinned:
+        own["pinned"] = {
+            "instr": PINNED_CODE,
+            "entries": len(program.pinned),
+            "bytes_per_partition": program.pinned_bytes,
+        }
     return {
         "name": name,
         "var": variables,
         "dma_queue": queues,
         "semaphore": list(program.semaphores),
         **{engine: f"{engine}.json" for engine in queue_engines(program)},
-        "neuron_toolkit": {
-            "target": program.target,
-            "macs": int(program.macs),
-            "compulsory_bytes": int(program.compulsory_bytes),
-            "statistics": {key: int(value) for key, value in program.statistics.items()},
-        },
+        "neuron_toolkit": own,
     }
 
 

@@ -55,9 +55,10 @@ def check_program(program: CoreProgram, label: str) -> None:
     unknown_engines = [engine for engine in program.queues if engine not in target.engines]
     if unknown_engines:
         raise _broken(f"{label}: target {target.name} has no engine {unknown_engines[0][:80]!a}")
-    rings = {ring: None for entries in program.queues.values() for ring in used_rings(entries)}
+    rings = {ring: None for entries in (*program.queues.values(), program.pinned) for ring in used_rings(entries)}
     _check_names(tuple(rings), int(target.dma_rings), f"{label}: DMA rings")
     checker = EntryChecker(program, target)
+    _check_pinned(program, checker, label)
     for engine, entries in program.queues.items():
         for position, entry in enumerate(entries):
             problem = checker.problem(entry, engine, len(entries))
@@ -117,6 +118,25 @@ def _check_file_name(name: str, where: str) -> None:
     check_member_name(member)
     if not _PARAMETER_MEMBER.fullmatch(member):
         raise _broken(f"{where}: its file {name} is not in params/")
+
+
+def _check_pinned(program: CoreProgram, checker: "EntryChecker", label: str) -> None:
+    """The transfers at load go from parameters to fixed addresses in SBUF and meet no semaphores."""
+    parameters = {variable.id for variable in program.variables if variable.kind == "file"}
+    for position, entry in enumerate(program.pinned):
+        problem = checker.problem(entry, "dma", len(program.pinned))
+        instruction = entry.instruction
+        if problem is None and (instruction is None or instruction.name != "dma_copy"):
+            problem = "it is no dma_copy"
+        if problem is None and (entry.waits or entry.signal is not None):
+            problem = "it waits or signals"
+        if problem is None and instruction is not None:
+            dst, src = instruction.operands["dst"], instruction.operands["src"]
+            fixed = all(o.pattern.offset.is_constant and o.pattern.partition.is_constant for o in (dst, src))
+            if not fixed or dst.space != "sbuf" or src.buffer not in parameters:
+                problem = "it does not go from a parameter to a fixed address in SBUF"
+        if problem is not None:
+            raise _broken(f"{label} pinned: entry {position}: {problem}")
 
 
 class EntryChecker:

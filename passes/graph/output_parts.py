@@ -1,0 +1,160 @@
+"""Parts of a matrix product or convolution along its output channels: operators of their own that make part of it.
+
+Given an operator, or a fused group whose anchor is one, whose filter is a weight, `output_axis` says along which
+dimension its result can be cut, and `make_part` builds the operators that compute one slice of it: what varies along
+that dimension (filter, bias, what pointwise operators add) is sliced, the rest is taken whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from xdsl.dialects.builtin import TensorType
+from xdsl.ir import Block, BlockArgument, Operation, Region, SSAValue
+from xdsl.rewriter import Rewriter
+
+from neuron_dialects.graph import (
+    BinaryOp,
+    CastOp,
+    ClipOp,
+    CompareOp,
+    ConvOp,
+    FusedOp,
+    MatMulOp,
+    SelectOp,
+    SliceOp,
+    UnaryOp,
+    WeightOp,
+    YieldOp,
+    shape_of,
+)
+from neuron_dialects.graph.base import spec_of, tensor_type
+
+_POINTWISE = (UnaryOp, BinaryOp, CompareOp, SelectOp, ClipOp, CastOp)
+
+
+def output_axis(op: Operation) -> int | None:
+    """The dimension of the result of `op` along which it can be made in parts, None where it cannot."""
+    if len(op.results) != 1:
+        return None
+    shape = shape_of(op.results[0])
+    anchor = op.body.block.first_op if isinstance(op, FusedOp) else op
+    if isinstance(anchor, ConvOp) and anchor.groups.value.data == 1:
+        axis, weight = 1, anchor.w
+    elif isinstance(anchor, MatMulOp) and len(shape_of(anchor.b)) == 2:
+        axis, weight = len(shape) - 1, anchor.b
+    else:
+        return None
+    if not isinstance(_outer(op, weight).owner, WeightOp) or shape_of(anchor.results[0]) != shape:
+        return None
+    if isinstance(op, FusedOp):
+        inner = [child for child in op.body.block.ops if child is not anchor and not isinstance(child, YieldOp)]
+        if any(not isinstance(child, _POINTWISE) or shape_of(child.results[0]) != shape for child in inner):
+            return None
+    return axis
+
+
+def _outer(op: Operation, value: SSAValue) -> SSAValue:
+    """The value outside of a fused group that stands for an argument of its body."""
+    return op.operands[value.index] if isinstance(op, FusedOp) and isinstance(value, BlockArgument) else value
+
+
+def make_part(
+    op: Operation, low: int, size: int, value_of: Callable[[SSAValue], SSAValue], add: Callable[[Operation], None]
+) -> SSAValue:
+    """Positions `low` to `low + size` - 1 of the result of `op` along its output axis.
+
+    `value_of` gives the value that stands for an operand of `op`; `add` is given the operators made, in order.
+    """
+    axis = output_axis(op)
+    assert axis is not None
+    part = _Part(op, axis, low, size, value_of, add)
+    made = part.group(op) if isinstance(op, FusedOp) else part.plain(op)
+    made.location = op.location
+    made.attributes = dict(op.attributes)
+    add(made)
+    return made.results[0]
+
+
+@dataclass
+class _Part:
+    """Builds one part. `_sliced`: operand and the dimension that it was cut along -> the slice."""
+
+    op: Operation
+    axis: int
+    low: int
+    size: int
+    value_of: Callable[[SSAValue], SSAValue]
+    add: Callable[[Operation], None]
+    _sliced: dict[tuple[SSAValue, int], SSAValue] = field(default_factory=dict[tuple[SSAValue, int], SSAValue])
+
+    def plain(self, op: Operation) -> Operation:
+        """A part of an operator that stands alone."""
+        made = op.clone()
+        made.operands = [
+            self._outer(operand, self._cut_dimension(op, index)) for index, operand in enumerate(op.operands)
+        ]
+        self._narrow(made)
+        return made
+
+    def group(self, op: FusedOp) -> FusedOp:
+        """A part of a fused group: an argument that is taken whole and sliced becomes two."""
+        block, values = Block(), dict[SSAValue, SSAValue]()
+        arguments: dict[tuple[SSAValue, int | None], SSAValue] = {}
+        operands: list[SSAValue] = []
+
+        def argument(value: SSAValue, dimension: int | None) -> SSAValue:
+            if (value, dimension) not in arguments:
+                operands.append(self._outer(_outer(op, value), dimension))
+                arguments[value, dimension] = block.insert_arg(operands[-1].type, len(block.args))
+            return arguments[value, dimension]
+
+        for inner in op.body.block.ops:
+            made = inner.clone()
+            made.operands = [
+                values[operand] if operand in values else argument(operand, self._cut_dimension(inner, index))
+                for index, operand in enumerate(inner.operands)
+            ]
+            made.location = inner.location
+            block.add_op(made)
+            if not isinstance(made, YieldOp):
+                self._narrow(made)
+            values.update(zip(inner.results, made.results, strict=True))
+        terminator = block.last_op
+        assert terminator is not None
+        return FusedOp(operands, [value.type for value in terminator.operands], Region(block))
+
+    def _cut_dimension(self, op: Operation, index: int) -> int | None:
+        """The dimension along which operand `index` of an operator is cut; None where it is taken whole."""
+        shape = shape_of(op.operands[index])
+        if isinstance(op, ConvOp):
+            return None if index == 0 else 0
+        if isinstance(op, MatMulOp):
+            return None if index == 0 else (0 if op.transpose_b else 1)
+        if isinstance(op, YieldOp):
+            return self.axis
+        dimension = len(shape) - (len(shape_of(op.results[0])) - self.axis)
+        return dimension if dimension >= 0 and shape[dimension] > 1 else None
+
+    def _outer(self, value: SSAValue, dimension: int | None) -> SSAValue:
+        """What stands for an operand, or a slice of it."""
+        if dimension is None:
+            return self.value_of(value)
+        if (value, dimension) not in self._sliced:
+            shape = shape_of(value)
+            starts = [self.low if d == dimension else 0 for d in range(len(shape))]
+            sizes = [self.size if d == dimension else n for d, n in enumerate(shape)]
+            slice_ = SliceOp(self.value_of(value), starts, sizes, [1] * len(shape))
+            slice_.location = self.op.location
+            self.add(slice_)
+            self._sliced[value, dimension] = slice_.result
+        return self._sliced[value, dimension]
+
+    def _narrow(self, op: Operation) -> None:
+        """Give the result its size along the axis."""
+        dtype, shape = spec_of(op.results[0])
+        narrowed = [self.size if d == self.axis else n for d, n in enumerate(shape)]
+        type_ = tensor_type(dtype, narrowed)
+        assert isinstance(op.results[0].type, TensorType)
+        Rewriter.replace_value_with_new_type(op.results[0], type_)

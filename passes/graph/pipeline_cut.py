@@ -1,0 +1,273 @@
+"""Cutting a chain of operators into the stages of a NeuronCore Pipeline: pure algorithms on numbered nodes.
+
+Nodes are numbered in program order. A stage is a run of neighbouring nodes; it keeps its weights on chip, takes what it
+uses and does not make itself from earlier stages, and passes on what later ones use. Large nodes may be cut too: into
+equal pieces that make parts of their results. A `Cutter` finds the stages whose slowest one is as fast as possible, and
+how many are needed at least; `misfit` says what is missing. Times in ns, sizes in bytes; on-chip sizes are those of one
+SBUF partition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+INFINITE = float("inf")
+OUTSIDE = -1
+"""Producer of what enters the pipeline."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator.
+
+    `time_ns`: on a core that has its weights; `pinned_bytes`: of its weights; `working_bytes`: of everything else that
+    must lie on chip while it runs. `inputs`, `outputs`: numbers of values. `pieces`: equal parts it can be cut into.
+    """
+
+    time_ns: float
+    pinned_bytes: int
+    working_bytes: int
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    pieces: int = 1
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor: its bytes, and whether it is a result of the whole chain."""
+
+    bytes: int
+    is_returned: bool = False
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a stage may hold and what passing values on costs.
+
+    `capacity_bytes`: SBUF of a partition; `bytes_per_ns`, `transfer_ns`: rate, and start and completion of a transfer;
+    `join_factor`: how often the result of a cut operator is moved once more to put its parts together.
+    """
+
+    capacity_bytes: int
+    bytes_per_ns: float
+    transfer_ns: float
+    join_factor: float = 2.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Atoms `first` to `last` - 1 of the chain (see `Chain.atoms`), and what they cost together.
+
+    `time_ns` includes the transfers of `bytes_in` and `bytes_out`.
+    """
+
+    first: int
+    last: int
+    time_ns: float
+    pinned_bytes: int
+    working_bytes: int
+    bytes_in: int
+    bytes_out: int
+
+    @property
+    def needed_bytes(self) -> int:
+        """Bytes of each partition that the stage needs."""
+        return self.pinned_bytes + self.working_bytes
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """Why a chain cannot be cut into `stages`: each would need `needed_bytes` of a partition at least, and the node at
+    which the last stage is full.
+    """
+
+    stages: int
+    needed_bytes: int
+    capacity_bytes: int
+    node: int
+
+
+@dataclass(frozen=True)
+class Atom:
+    """Piece `piece` of node `node`."""
+
+    node: int
+    piece: int
+    time_ns: float
+    pinned_bytes: int
+    working_bytes: int
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclass
+class Chain:
+    """Nodes as atoms, with values of their own for the parts of cut results."""
+
+    nodes: Sequence[Node]
+    values: Sequence[Value]
+    atoms: list[Atom] = field(default_factory=list[Atom])
+    sizes: list[int] = field(default_factory=list[int])
+    last_use: list[int] = field(default_factory=list[int])
+
+    def __post_init__(self) -> None:
+        self.sizes = [value.bytes for value in self.values]
+        parts: dict[int, tuple[int, ...]] = {}
+        for number, node in enumerate(self.nodes):
+            inputs = tuple(part for value in node.inputs for part in parts.get(value, (value,)))
+            for piece in range(node.pieces):
+                outputs = node.outputs
+                if node.pieces > 1:
+                    outputs = tuple(len(self.sizes) + i for i in range(len(node.outputs)))
+                    self.sizes += [-(-self.values[value].bytes // node.pieces) for value in node.outputs]
+                    for value, part in zip(node.outputs, outputs, strict=True):
+                        parts[value] = (*parts.get(value, ()), part)
+                share = node.pieces
+                self.atoms.append(
+                    Atom(
+                        number, piece, node.time_ns / share, -(-node.pinned_bytes // share), node.working_bytes,
+                        inputs, outputs,
+                    )
+                )  # fmt: skip
+        self.last_use = [OUTSIDE] * len(self.sizes)
+        for number, atom in enumerate(self.atoms):
+            for value in atom.inputs:
+                self.last_use[value] = number
+        for value, entry in enumerate(self.values):
+            if entry.is_returned:
+                for part in parts.get(value, (value,)):
+                    self.last_use[part] = len(self.atoms)
+
+    def stages_ending_at(self, last: int, costs: Costs, capacity: float) -> list[Stage]:
+        """The stages that end before atom `last`, the shortest first, as long as they fit into `capacity`."""
+        found: list[Stage] = []
+        used: set[int] = set()
+        time = 0.0
+        pinned = working = bytes_in = bytes_out = sent = 0
+        cut_behind = last < len(self.atoms) and self.atoms[last].piece > 0
+        behind_ns = self._join_ns(self.atoms[last].node, costs) if cut_behind else 0.0
+        for first in range(last - 1, -1, -1):
+            atom = self.atoms[first]
+            time += atom.time_ns
+            pinned += atom.pinned_bytes
+            working = max(working, atom.working_bytes)
+            if pinned + working > capacity:
+                break
+            for value in atom.outputs:
+                if value in used:
+                    used.discard(value)
+                    bytes_in -= self.sizes[value]
+                if self.last_use[value] >= last:
+                    bytes_out += self.sizes[value]
+                    sent += 1
+            for value in atom.inputs:
+                if value not in used:
+                    used.add(value)
+                    bytes_in += self.sizes[value]
+            moved = (bytes_in + bytes_out) / costs.bytes_per_ns
+            starts = (int(bool(used)) + int(bool(sent))) * costs.transfer_ns
+            joins = behind_ns + (self._join_ns(atom.node, costs) if atom.piece > 0 else 0.0)
+            found.append(Stage(first, last, time + moved + starts + joins, pinned, working, bytes_in, bytes_out))
+        return found
+
+    def _join_ns(self, node: int, costs: Costs) -> float:
+        """What it costs that a node is cut: its result is put together from parts."""
+        size = sum(self.values[value].bytes for value in self.nodes[node].outputs)
+        return size * costs.join_factor / costs.bytes_per_ns
+
+
+class Cutter:
+    """All cuts of one chain into up to `most` stages. `slowest_ns[k]`: of the best cut into k, infinite without one."""
+
+    def __init__(self, chain: Chain, costs: Costs, most: int) -> None:
+        self.chain, self.costs = chain, costs
+        count = len(chain.atoms)
+        self._ending = [chain.stages_ending_at(last, costs, costs.capacity_bytes) for last in range(count + 1)]
+        self._times = [np.array([stage.time_ns for stage in stages]) for stages in self._ending]
+        most = min(most, count)
+        best: list[NDArray[np.float64]] = [np.full(count + 1, INFINITE)]
+        best[0][0] = 0.0
+        for _ in range(most):
+            best.append(self._one_more(best[-1]))
+        self.slowest_ns = [float(row[count]) for row in best]
+
+    def _one_more(self, before: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The slowest stage up to each atom with one stage more than `before`."""
+        after = np.full(len(before), INFINITE)
+        for last, times in enumerate(self._times):
+            if len(times):
+                # Stages are listed from the shortest: the one at position i begins at last - 1 - i.
+                earlier = before[last - len(times) : last][::-1]
+                after[last] = np.maximum(earlier, times).min()
+        return after
+
+    def stages(self, count: int) -> list[Stage] | None:
+        """The cut into `count` stages with the fastest slowest stage, and of these the one with the least work."""
+        if count >= len(self.slowest_ns) or self.slowest_ns[count] == INFINITE:
+            return None
+        limit = self.slowest_ns[count] * (1 + 1e-12)
+        atoms = len(self.chain.atoms)
+        totals = [np.full(atoms + 1, INFINITE)]
+        totals[0][0] = 0.0
+        choices: list[NDArray[np.int64]] = []
+        for _ in range(count):
+            before, after = totals[-1], np.full(atoms + 1, INFINITE)
+            chosen = np.zeros(atoms + 1, np.int64)
+            for last, times in enumerate(self._times):
+                if len(times):
+                    sums = np.where(times <= limit, before[last - len(times) : last][::-1] + times, INFINITE)
+                    chosen[last] = sums.argmin()
+                    after[last] = sums[chosen[last]]
+            totals.append(after)
+            choices.append(chosen)
+        found: list[Stage] = []
+        last = atoms
+        for chosen in reversed(choices):
+            stage = self._ending[last][int(chosen[last])]
+            found.append(stage)
+            last = stage.first
+        return found[::-1]
+
+    @property
+    def fewest(self) -> int | None:
+        """The least number of stages that fit, None if not even the most allowed do."""
+        return next((k for k, time in enumerate(self.slowest_ns) if k and time < INFINITE), None)
+
+    @property
+    def best_per_core(self) -> int | None:
+        """The number of stages with the most throughput per core; the least of equals."""
+        able = [k for k, time in enumerate(self.slowest_ns) if k and time < INFINITE]
+        return min(able, key=lambda k: self.slowest_ns[k] * k, default=None)
+
+
+def misfit(chain: Chain, costs: Costs, stages: int) -> Misfit:
+    """What is missing for a chain that cannot be cut into `stages`."""
+    low = max((atom.pinned_bytes + atom.working_bytes for atom in chain.atoms), default=0)
+    high = sum(atom.pinned_bytes for atom in chain.atoms) + max((a.working_bytes for a in chain.atoms), default=0)
+    while low < high:
+        middle = (low + high) // 2
+        if len(_filled(chain, middle)) <= stages:
+            high = middle
+        else:
+            low = middle + 1
+    starts = _filled(chain, max(costs.capacity_bytes, 1))
+    full = starts[stages] if stages < len(starts) else 0
+    return Misfit(stages, low, costs.capacity_bytes, chain.atoms[full].node if chain.atoms else 0)
+
+
+def _filled(chain: Chain, capacity: int) -> list[int]:
+    """First atoms of the stages when each takes as much as fits; an atom that fits nowhere has a stage of its own."""
+    starts: list[int] = []
+    pinned = working = 0
+    for number, atom in enumerate(chain.atoms):
+        needed = pinned + atom.pinned_bytes + max(working, atom.working_bytes)
+        if not starts or needed > capacity:
+            starts.append(number)
+            pinned = working = 0
+        pinned += atom.pinned_bytes
+        working = max(working, atom.working_bytes)
+    return starts

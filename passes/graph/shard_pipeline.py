@@ -1,0 +1,417 @@
+"""`graph-shard-pipeline`: one core function becomes the stages of a NeuronCore Pipeline, a function for each core.
+
+Given a partitioned module with fused groups, the core function with the most weights is read as a chain (`read_chain`),
+`pipeline_cut` decides, and `apply_cut` moves its operators into stage functions that @main launches one after the
+other. What operators cost stands on them (`neuron.stage_cost`, left by who has measured them), or is estimated from
+their shapes. Operators that are cut have their parts put together again by who reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import ceil, prod
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import DenseArrayBase, IntegerAttr, ModuleOp, UnitAttr, i64
+from xdsl.dialects.func import FuncOp, ReturnOp
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+from xdsl.passes import ModulePass
+from xdsl.rewriter import InsertPoint, Rewriter
+
+from neuron_dialects.errors import NeuronError
+from neuron_dialects.graph import ConcatOp, ConvOp, ConvTransposeOp, GatherOp, MatMulOp, WeightOp, shape_of
+from neuron_dialects.graph.base import spec_of
+from neuron_dialects.graph.work import bytes_of
+from neuron_dialects.neuron import (
+    PIN_ATTRIBUTE,
+    STAGE_ATTRIBUTE,
+    WORKING_BYTES_ATTRIBUTE,
+    Executor,
+    LaunchOp,
+    location_name,
+    target_of,
+)
+from neuron_dialects.target import Target
+from passes.graph.conv_groups import LANES
+from passes.graph.executors import operator_times
+from passes.graph.fold_weights import GraphFoldWeightsPass
+from passes.graph.layout import anchor_of
+from passes.graph.outline import SOURCES
+from passes.graph.output_parts import make_part, output_axis
+from passes.graph.partition import functions_of
+from passes.graph.pipeline_cut import Chain, Costs, Cutter, Node, Stage, Value, misfit
+
+COST_ATTRIBUTE = "neuron.stage_cost"
+"""Operator attribute: [nanoseconds, bytes of its weights, bytes of its buffers], sizes per SBUF partition."""
+
+FINEST = 32
+"""An operator is cut into pieces of this part of a core's SBUF in weights, or of half this part of the whole time."""
+
+WORKING_RESERVE_BYTES = 4096
+"""Bytes of a partition that tiles in passing take beside what an operator is known to need."""
+
+
+@dataclass(frozen=True)
+class GraphShardPipelinePass(ModulePass):
+    """Cut a core function into `cores` stages.
+
+        func.func @main(%x: tensor<128x768xf32>) -> tensor<128x768xf32> {
+          %0 = neuron.launch @neuron_0(%x) on core : (tensor<128x768xf32>) -> tensor<128x768xf32>
+          func.return %0
+        }
+
+    becomes
+
+        func.func @main(%x: tensor<128x768xf32>) -> tensor<128x768xf32> {
+          %0 = neuron.launch @neuron_0_stage_0(%x) on core : (tensor<128x768xf32>) -> tensor<128x3072xbf16>
+          %1 = neuron.launch @neuron_0_stage_1(%0) on core : (tensor<128x3072xbf16>) -> tensor<128x768xf32>
+          func.return %1
+        }
+
+    such that the slowest stage is as fast as possible and the weights of each fit on its core beside what it computes.
+    The stages are marked so that their weights are pinned. NX-PIPE-001 when they do not fit.
+    """
+
+    name = "graph-shard-pipeline"
+
+    cores: int = 1
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        """Shard the heaviest core function, unless one core is asked for."""
+        if self.cores < 1:
+            raise NeuronError("NX-PASS-001", f"cores {self.cores} is less than 1")
+        function = heaviest_function(op)
+        if self.cores == 1 or function is None:
+            return
+        graph = read_chain(function, target_of(op))
+        cores = stages_of(op, self.cores)
+        shard(op, graph, Cutter(graph.chain, graph.costs, cores), cores)
+
+
+def stages_of(module: ModuleOp, cores: int) -> int:
+    """Stages of the heaviest core function when every other one has a core; NX-PIPE-002 when there are too few."""
+    others = len(functions_of(module, Executor.CORE)) - 1
+    if cores <= others:
+        raise NeuronError(
+            "NX-PIPE-002",
+            f"{cores} cores for a model of {others + 1} core segments",
+            help="ask for more cores, or let fewer operators run on the host",
+        )
+    return cores - others
+
+
+@dataclass
+class PipelineGraph:
+    """A core function as a chain: `ops` by number of their node, `numbers` of its values."""
+
+    function: FuncOp
+    target: Target
+    ops: list[Operation]
+    chain: Chain
+    costs: Costs
+    numbers: dict[SSAValue, int] = field(default_factory=dict[SSAValue, int])
+
+    @cached_property
+    def last_atom(self) -> dict[Operation, int]:
+        """The number of the last atom of each operator."""
+        return {self.ops[atom.node]: number for number, atom in enumerate(self.chain.atoms)}
+
+    def name(self, node: int) -> str:
+        """The framework node that a node of the chain comes from."""
+        return location_name(self.ops[node].location) or self.ops[node].name
+
+
+def heaviest_function(module: ModuleOp) -> FuncOp | None:
+    """The core function with the most bytes of weights, the first of equals; None where nothing runs on cores."""
+    functions = functions_of(module, Executor.CORE)
+    return max(functions, key=_weight_bytes, default=None)
+
+
+def _weight_bytes(function: FuncOp) -> int:
+    weights = {op.weight_name: op for op in function.body.block.ops if isinstance(op, WeightOp)}
+    return sum(bytes_of(op.result.type) for op in weights.values())
+
+
+def transfer_costs(target: Target) -> Costs:
+    """What stages may hold and what passing tensors between them costs on a target."""
+    return Costs(
+        int(target.sbuf_bytes_per_partition),
+        min(target.dma_rate_bytes_per_ns, float(target.dram_bytes_per_ns)),
+        float(target.dma_start_ns + target.dma_completion_ns),
+    )
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def read_chain(function: FuncOp, target: Target) -> PipelineGraph:
+    """The operators of a core function as a chain."""
+    block = function.body.block
+    returned = block.last_op
+    assert isinstance(returned, ReturnOp)
+    ops = [op for op in block.ops if not isinstance(op, (ReturnOp, *SOURCES))]
+    numbers: dict[SSAValue, int] = {}
+    values: list[Value] = []
+    results = set(returned.arguments)
+    for value in (*block.args, *(result for op in ops for result in op.results)):
+        numbers[value] = len(values)
+        values.append(Value(bytes_of(value.type), value in results))
+    costs = [stage_cost(op, target) for op in ops]
+    total_ns = sum(time for time, _, _ in costs) or 1.0
+    limits = transfer_costs(target)
+    nodes: list[Node] = []
+    for op, (time, pinned, working) in zip(ops, costs, strict=True):
+        inputs = dict.fromkeys(numbers[operand] for operand in op.operands if operand in numbers)
+        outputs = tuple(numbers[result] for result in op.results)
+        pieces = _pieces(op, max(pinned * FINEST / limits.capacity_bytes, time * 2 * FINEST / total_ns))
+        nodes.append(Node(time, pinned, working, tuple(inputs), outputs, pieces))
+    return PipelineGraph(function, target, ops, Chain(nodes, values), limits, numbers)
+
+
+def _pieces(op: Operation, share: float) -> int:
+    """Pieces of at least 128 output channels that an operator may be cut into: `share`, if it has so many."""
+    axis = output_axis(op)
+    if axis is None or share < 2:
+        return 1
+    tiles, rest = divmod(shape_of(op.results[0])[axis], LANES)
+    return 1 if rest else max(n for n in range(1, tiles + 1) if tiles % n == 0 and (n <= share or n == 1))
+
+
+def stage_cost(op: Operation, target: Target) -> tuple[float, int, int]:
+    """(ns, pinned bytes, working bytes) of an operator: measured if it says so, else estimated from its shapes."""
+    given = op.attributes.get(COST_ATTRIBUTE)
+    if isinstance(given, DenseArrayBase):
+        time, pinned, working = (int(n) for n in given.get_values())
+        return float(time), pinned, working
+    return operator_times(op, target)[False], _pinned_estimate(op), _working_estimate(op)
+
+
+def set_stage_cost(op: Operation, time_ns: float, pinned_bytes: int, working_bytes: int) -> None:
+    """Write down what an operator costs."""
+    op.attributes[COST_ATTRIBUTE] = DenseArrayBase.from_list(i64, [round(time_ns), pinned_bytes, working_bytes])
+
+
+def _pinned_estimate(op: Operation) -> int:
+    """Bytes of a partition that the weights of an operator take: its contracted dimension lies on partitions."""
+    anchor = anchor_of(op)
+    total = 0
+    for operand in op.operands:
+        if not isinstance(operand.owner, WeightOp) or isinstance(anchor, GatherOp):
+            continue
+        dtype, shape = spec_of(operand)
+        rows = shape[0] if shape else 1
+        if isinstance(anchor, ConvOp | ConvTransposeOp) and len(shape) > 2:
+            rows = shape[1]
+        elif isinstance(anchor, MatMulOp) and len(shape) > 1:
+            rows = shape[-1] if anchor.transpose_b else shape[-2]
+        total += ceil(rows / LANES) * prod(shape) // max(1, rows) * dtype.size_bytes
+    return total
+
+
+def _working_estimate(op: Operation) -> int:
+    """Bytes of a partition that operands and results take, as far as they lie on chip at once."""
+    values = [v for v in (*op.operands, *op.results) if not isinstance(v.owner, SOURCES)]
+    spread = sum(ceil(bytes_of(value.type) / LANES) for value in values)
+    return min(spread, 2 * WORKING_RESERVE_BYTES) + WORKING_RESERVE_BYTES
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def shard(module: ModuleOp, graph: PipelineGraph, cutter: Cutter, count: int) -> list[Stage]:
+    """Cut a function into `count` stages; NX-PIPE-001 when they do not fit, NX-PIPE-002 when there is too little."""
+    stages = cutter.stages(count)
+    if stages is None:
+        raise refusal(graph, count)
+    apply_cut(module, graph, stages)
+    return stages
+
+
+def refusal(graph: PipelineGraph, count: int) -> NeuronError:
+    """The error for a function that cannot be cut into `count` stages."""
+    atoms = len(graph.chain.atoms)
+    if count > atoms:
+        return NeuronError(
+            "NX-PIPE-002", f"{count} stages of a function that can be cut into {atoms}", help="ask for fewer cores"
+        )
+    problem = misfit(graph.chain, graph.costs, count)
+    missing = problem.needed_bytes - problem.capacity_bytes
+    return NeuronError(
+        "NX-PIPE-001",
+        f"a pipeline of {count} cores needs {problem.needed_bytes} bytes of SBUF per partition on some core, limit"
+        f" {problem.capacity_bytes}: {missing * LANES} bytes too many in all, the last core is full at this node",
+        node=graph.name(problem.node),
+        help="ask for more cores, or for `auto`",
+    )
+
+
+def apply_cut(module: ModuleOp, graph: PipelineGraph, stages: Sequence[Stage]) -> list[FuncOp]:
+    """Replace the function by one for each stage, and its launch by one for each. Returns the stage functions."""
+    functions = _Sharder(module, graph, stages).run()
+    GraphFoldWeightsPass().apply(Context(), module)
+    return functions
+
+
+@dataclass
+class _Sharder:
+    """Writes the stages. `made`: value of the function -> what stands for it in @main, whole or in parts.
+
+    A value of @main may have a wider integer type than the functions compute with; the launch converts.
+    """
+
+    module: ModuleOp
+    graph: PipelineGraph
+    stages: Sequence[Stage]
+    made: dict[SSAValue, list[SSAValue]] = field(default_factory=dict[SSAValue, list[SSAValue]])
+
+    def run(self) -> list[FuncOp]:
+        """All stages in order."""
+        graph = self.graph
+        old = graph.function
+        launch = next(
+            op
+            for op in self.module.walk()
+            if isinstance(op, LaunchOp) and op.callee.root_reference.data == old.sym_name.data
+        )
+        for argument, operand in zip(old.body.block.args, launch.arguments, strict=True):
+            self.made[argument] = [operand]
+        returned = old.body.block.last_op
+        assert isinstance(returned, ReturnOp)
+        wide = {value: result.type for value, result in zip(returned.arguments, launch.results, strict=True)}
+        place: Operation = old
+        functions: list[FuncOp] = []
+        for number, stage in enumerate(self.stages):
+            body = _StageBody(graph, stage, self.made)
+            function = body.function(f"{old.sym_name.data}_stage_{number}")
+            function.attributes |= old.attributes | {
+                PIN_ATTRIBUTE: UnitAttr(),
+                STAGE_ATTRIBUTE: IntegerAttr(number, i64),
+                WORKING_BYTES_ATTRIBUTE: IntegerAttr(graph.costs.capacity_bytes - stage.pinned_bytes, i64),
+            }
+            function.location = body.location
+            self.module.body.block.insert_op_after(function, place)
+            place = function
+            functions.append(function)
+            results = [wide.get(value, inner.type) for value, inner in body.sent]
+            made = LaunchOp(function.sym_name.data, body.inputs, results, Executor.CORE)
+            made.location = body.location
+            Rewriter.insert_op(made, InsertPoint.before(launch))
+            for (value, _), result in zip(body.sent, made.results, strict=True):
+                result.name_hint = value.name_hint
+                self.made.setdefault(value, []).append(result)
+        launch_results = [self.made[value] for value in returned.arguments]
+        assert all(len(parts) == 1 for parts in launch_results)
+        Rewriter.replace_op(launch, [], [parts[0] for parts in launch_results])
+        old.detach()
+        old.erase()
+        return functions
+
+
+class _StageBody:
+    """The operators of one stage in a block of their own.
+
+    `inputs`: values of @main that it takes; `sent`: (value of the function, value inside) that later stages or the
+    caller use; `results`: the values inside.
+    """
+
+    def __init__(self, graph: PipelineGraph, stage: Stage, made: dict[SSAValue, list[SSAValue]]) -> None:
+        self.graph, self.stage, self._made = graph, stage, made
+        self.block = Block()
+        self.inputs: list[SSAValue] = []
+        self.sent: list[tuple[SSAValue, SSAValue]] = []
+        self._arguments: dict[SSAValue, SSAValue] = {}
+        self._values: dict[SSAValue, SSAValue] = {}
+        self._parts: dict[SSAValue, list[SSAValue]] = {}
+        self._fill()
+        self.results = [value for _, value in self.sent]
+        self.block.add_op(ReturnOp(*self.results))
+        first = graph.ops[graph.chain.atoms[stage.first].node]
+        self.location = first.location
+
+    def function(self, name: str) -> FuncOp:
+        """The stage as a function."""
+        types = (self.block.arg_types, [value.type for value in self.results])
+        return FuncOp(name, types, Region(self.block), self.graph.function.sym_visibility)
+
+    def _fill(self) -> None:
+        atoms = self.graph.chain.atoms[self.stage.first : self.stage.last]
+        ranges: dict[int, list[int]] = {}
+        for atom in atoms:
+            ranges.setdefault(atom.node, []).append(atom.piece)
+        for number, pieces in ranges.items():
+            op, count = self.graph.ops[number], self.graph.chain.nodes[number].pieces
+            if len(pieces) == count:
+                made = op.clone(value_mapper={operand: self._value(operand) for operand in dict.fromkeys(op.operands)})
+                made.location = op.location
+                made.attributes.pop(COST_ATTRIBUTE, None)
+                self.block.add_op(made)
+                self._values.update(zip(op.results, made.results, strict=True))
+            else:
+                self._part(op, pieces, count)
+        for number in ranges:
+            self._send(number, ranges[number])
+
+    def _part(self, op: Operation, pieces: Sequence[int], count: int) -> None:
+        """Some pieces of an operator."""
+        axis = output_axis(op)
+        assert axis is not None
+        step = shape_of(op.results[0])[axis] // count
+        low, size = pieces[0] * step, len(pieces) * step
+        part = make_part(op, low, size, self._value, self.block.add_op)
+        assert isinstance(part.owner, Operation)
+        part.owner.attributes.pop(COST_ATTRIBUTE, None)
+        self._parts[op.results[0]] = [part]
+
+    def _send(self, number: int, pieces: Sequence[int]) -> None:
+        """Note the results of a node that are needed outside; its last piece puts a returned result together."""
+        chain, op = self.graph.chain, self.graph.ops[number]
+        for result in op.results:
+            is_returned = chain.values[self.graph.numbers[result]].is_returned
+            users = (use.operation for use in result.uses if not isinstance(use.operation, ReturnOp))
+            used_later = any(self.graph.last_atom[user] >= self.stage.last for user in users)
+            if not is_returned and not used_later:
+                continue
+            if result in self._values:
+                self.sent.append((result, self._values[result]))
+            elif is_returned and pieces[-1] == chain.nodes[number].pieces - 1:
+                self.sent.append((result, self._value(result)))
+                self._made.pop(result, None)
+            else:
+                self.sent.append((result, self._parts[result][0]))
+
+    def _value(self, value: SSAValue) -> SSAValue:
+        """What stands for a value of the function in the stage."""
+        if value in self._values:
+            return self._values[value]
+        owner = value.owner
+        if isinstance(owner, SOURCES):
+            source = owner.clone()
+            source.location = owner.location
+            self.block.add_op(source)
+            made = source.results[0]
+        else:
+            outside = self._made.get(value, [])
+            types = [value.type] if len(outside) == 1 and value not in self._parts else [part.type for part in outside]
+            parts = [self._argument(part, type_) for part, type_ in zip(outside, types, strict=True)]
+            parts += self._parts.get(value, [])
+            made = parts[0]
+            if len(parts) > 1:
+                assert isinstance(owner, Operation)
+                axis = output_axis(owner)
+                assert axis is not None
+                joined = ConcatOp(parts, axis)
+                joined.location = owner.location
+                self.block.add_op(joined)
+                made = joined.result
+        made.name_hint = value.name_hint
+        self._values[value] = made
+        return made
+
+    def _argument(self, outside: SSAValue, type_: Attribute) -> SSAValue:
+        """The argument for a value of @main, of the type that functions compute with."""
+        if outside not in self._arguments:
+            self.inputs.append(outside)
+            self._arguments[outside] = self.block.insert_arg(type_, len(self.block.args))
+        return self._arguments[outside]

@@ -1,0 +1,67 @@
+"""Random models in stages on several cores compute what they compute on one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, assume, given, seed, settings
+from hypothesis import strategies as st
+
+from lowering.compiler import CompileOptions, compile_model
+from neuron_dialects.errors import NeuronError
+from neuron_dialects.target import load_target
+from runtime.neff import Neff, neff_bytes, read_neff
+from runtime.races import check_races
+from runtime.session import Session
+from tests.random_models.checking import Example
+from tests.random_models.test_random_models import examples
+
+CHECKS = (HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large)
+TOO_FEW = ("NX-PIPE-002",)
+TOLERANCE = 1e-5
+PHASES = (Phase.explicit, Phase.generate)
+"""Without shrinking: each example is compiled several times."""
+
+
+def compiled(example: Example, cores: int | str) -> Neff:
+    options = CompileOptions(example.target, example.auto_cast, neuroncore_pipeline_cores=cores)
+    neff = compile_model(example.model, options).neff
+    assert neff is not None
+    return neff
+
+
+def check_pipeline(example: Example, cores: int | str) -> None:
+    """Outputs of both NEFFs agree, to the bit or, for floats, within rounding; no stage races."""
+    try:
+        pipelined = read_neff(neff_bytes(compiled(example, cores)))
+    except NeuronError as error:
+        # Models of one operator, or of none on the core.
+        assume(error.code not in TOO_FEW)
+        raise
+    want = Session(compiled(example, 1)).run(example.feeds).outputs
+    have = Session(pipelined).run(example.feeds).outputs
+    assert list(have) == list(want)
+    for name, value in want.items():
+        assert (have[name].dtype, have[name].shape) == (value.dtype, value.shape)
+        if value.dtype.kind == "f":
+            scale = max(1.0, float(np.nanmax(np.abs(value), initial=0.0, where=np.isfinite(value))))
+            np.testing.assert_allclose(have[name], value, rtol=TOLERANCE, atol=TOLERANCE * scale, err_msg=name)
+        else:
+            np.testing.assert_array_equal(have[name], value, name)
+    for image in pipelined.subgraphs:
+        assert check_races(image.program, load_target(example.target)) == []
+
+
+@seed(20240611)
+@settings(max_examples=12, deadline=None, database=None, phases=PHASES, suppress_health_check=CHECKS)
+@given(examples(), st.sampled_from((2, 3, "auto")))
+def test_a_pipeline_computes_what_one_core_computes(example: Example, cores: int | str) -> None:
+    check_pipeline(example, cores)
+
+
+@pytest.mark.nightly
+@seed(4)
+@settings(max_examples=150, deadline=None, database=None, phases=PHASES, suppress_health_check=CHECKS)
+@given(examples(), st.sampled_from((2, 3, 4, 6, "auto")))
+def test_many_pipelines_compute_what_one_core_computes(example: Example, cores: int | str) -> None:
+    check_pipeline(example, cores)
