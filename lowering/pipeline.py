@@ -47,6 +47,7 @@ PHASES: tuple[Phase, ...] = (
             "graph-flatten-rows",
             "graph-fuse",
             "graph-split-batch",
+            "graph-fold-weights",
             "graph-shard-pipeline",
             "graph-layout",
         ),

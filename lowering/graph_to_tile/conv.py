@@ -120,7 +120,7 @@ class _ConvKernel:
         outer = len({(d, h) for _, (d, h, _) in phase.taps})
         in_runs = self.extents[2] > 1 or phase.stride[1] == 1
         regular = len(phase.taps) % max(1, outer) == 0
-        thin = self.groups.groups == 1 and self.channels <= THIN_CHANNELS and self.channels * outer <= LANES
+        thin = self.groups.blocks == 1 and self.channels <= THIN_CHANNELS and self.channels * outer <= LANES
         return outer if isinstance(self.x, DramTensor) and thin and in_runs and outer > 1 and regular else 1
 
     # -- loops ---------------------------------------------------------------------------------------------------------

@@ -40,7 +40,15 @@ class ConvGroups:
 
 
 def plan_groups(channels: int, outputs: int, groups: int, packable: bool = True) -> ConvGroups:
-    """Blocks of a convolution from `channels` to `outputs`; `packable`: whether zeros may be packed into filters."""
-    inputs = channels // groups
-    per_block = max(1, min(groups, LANES // inputs)) if packable else 1
-    return ConvGroups(groups, inputs, outputs // groups, per_block)
+    """Blocks of a convolution from `channels` to `outputs`; `packable`: whether zeros may be packed into filters.
+
+    Blocks are as large as they can be without more multiplications of tiles of 128 by 128 channels.
+    """
+    inputs, each = channels // groups, outputs // groups
+    most = max(1, min(groups, max(LANES // inputs, LANES // each))) if packable else 1
+
+    def multiplications(per_block: int) -> int:
+        return ceil(groups / per_block) * ceil(per_block * inputs / LANES) * ceil(per_block * each / LANES)
+
+    per_block = min(range(1, most + 1), key=lambda count: (multiplications(count), -count))
+    return ConvGroups(groups, inputs, each, per_block)

@@ -97,7 +97,9 @@ def transposed_halo(op: ConvTransposeOp) -> Halo:
 def spreads_taps(op: Operation) -> bool:
     """Whether the anchor of `op` is a convolution of so few channels that, from DRAM, its taps go on partitions."""
     anchor = anchor_of(op)
-    if not isinstance(anchor, ConvOp) or anchor.groups.value.data != 1:
+    if not isinstance(anchor, ConvOp):
+        return False
+    if plan_groups(shape_of(anchor.x)[1], shape_of(anchor.result)[1], anchor.groups.value.data).blocks > 1:
         return False
     channels, taps = shape_of(anchor.x)[1], shape_of(anchor.w)[2:]
     outer = prod(taps if len(taps) == 1 else taps[:-1])

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from xdsl.context import Context
 from xdsl.dialects import func
-from xdsl.dialects.builtin import ModuleOp, TensorType
+from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 from xdsl.passes import ModulePass
-from xdsl.rewriter import Rewriter
 
 from neuron_dialects.graph import CastOp, ConcatOp, ConvOp, FusedOp, PoolOp, SliceOp, YieldOp, shape_of, spec_of
 from neuron_dialects.neuron import Executor, ExecutorAttr, target_of
+from passes.graph.fold_images import FoldedImages, images_together
 from passes.graph.layout import BUDGET_SHARE, POINTWISE, merge_halo, reads
 from passes.graph.residence import Halo, resident_bytes
 
@@ -75,13 +75,14 @@ class GraphSplitBatchPass(ModulePass):
         """Split in every core function."""
         core = ExecutorAttr(Executor.CORE)
         capacity = int(int(target_of(op).sbuf_bytes_per_partition) * self.budget_share)
+        columns = int(target_of(op).pe_columns)
         for function in op.body.block.ops:
             if isinstance(function, func.FuncOp) and function.attributes.get("neuron.executor") == core:
-                split_block(function.body.block, capacity)
+                split_block(function.body.block, capacity, columns)
 
 
-def split_block(block: Block, capacity: int) -> None:
-    """Split the first layers of one block."""
+def split_block(block: Block, capacity: int, columns: int = 0) -> None:
+    """Split the first layers of one block, for a tensor engine whose array has so many columns."""
     batches = {shape_of(argument)[0] for argument in block.args if shape_of(argument)}
     if len(batches) != 1 or (batch := batches.pop()) < 2:
         return
@@ -90,7 +91,7 @@ def split_block(block: Block, capacity: int) -> None:
         return
     plan = plan_split(batch, *_live_bytes(layers), capacity)
     if plan is not None:
-        _apply(layers[: plan.layers], inside, batch, plan.images)
+        _apply(layers[: plan.layers], inside, batch, plan.images, columns)
 
 
 def _leading_layers(block: Block, batch: int) -> tuple[list[Operation], set[SSAValue]]:
@@ -160,8 +161,8 @@ def _live_bytes(layers: Sequence[Operation]) -> tuple[list[int], list[int]]:
     return live, crossing
 
 
-def _apply(layers: Sequence[Operation], inside: set[SSAValue], batch: int, images: int) -> None:
-    """Replace `layers` by a copy for every `images` images."""
+def _apply(layers: Sequence[Operation], inside: set[SSAValue], batch: int, images: int, columns: int) -> None:
+    """Replace `layers` by a copy for every `images` images, for an array of so many columns."""
     block, last = layers[0].parent_block(), layers[-1]
     assert block is not None
     made = {value for op in layers for value in op.results}
@@ -169,6 +170,8 @@ def _apply(layers: Sequence[Operation], inside: set[SSAValue], batch: int, image
     chosen = set(layers)
     outputs = [value for value in made_in_order(layers) if any(use.operation not in chosen for use in value.uses)]
     parts: dict[SSAValue, list[SSAValue]] = {value: [] for value in outputs}
+    together = images_together(layers, inside, images, columns)
+    copies = FoldedImages(block, inside, images, together)
     place = last
     for first in range(0, batch, images):
         mapping: dict[SSAValue, SSAValue] = {}
@@ -176,15 +179,21 @@ def _apply(layers: Sequence[Operation], inside: set[SSAValue], batch: int, image
         for value in inputs:
             rest = shape_of(value)[1:]
             cut = SliceOp(value, (first, *(0 for _ in rest)), (images, *rest), (1,) * (1 + len(rest)))
-            cut.location = layers[0].location
-            mapping[value] = cut.result
             new.append(cut)
-        for op in layers:
-            new.append(_clone_for(op, mapping, inside, images))
+            if together > 1:
+                new.append(copies.fold(cut.result))
+            mapping[value] = new[-1].results[0]
+        for cut in new:
+            cut.location = layers[0].location
+        new += [copies.clone(op, mapping) for op in layers]
+        for value in outputs:
+            if together > 1:
+                new.append(copies.unfold(mapping[value]))
+                new[-1].location = last.location
+                mapping[value] = new[-1].results[0]
+            parts[value].append(mapping[value])
         block.insert_ops_after(new, place)
         place = new[-1]
-        for value in outputs:
-            parts[value].append(mapping[value])
     for value in outputs:
         whole = ConcatOp(parts[value], 0)
         whole.location = last.location
@@ -199,31 +208,3 @@ def _apply(layers: Sequence[Operation], inside: set[SSAValue], batch: int, image
 def made_in_order(layers: Sequence[Operation]) -> list[SSAValue]:
     """The results of the layers, in program order."""
     return [value for op in layers for value in op.results]
-
-
-def _clone_for(op: Operation, mapping: dict[SSAValue, SSAValue], inside: set[SSAValue], images: int) -> Operation:
-    """A copy of `op` on the operands that `mapping` names, with results for `images` images."""
-    clone = op.clone(mapping)
-    clone.location = op.location
-    if isinstance(op, FusedOp):
-        assert isinstance(clone, FusedOp)
-        below: set[SSAValue] = set()
-        for argument, x in zip(clone.body.block.args, op.operands, strict=True):
-            if x in inside:
-                below.add(_with_images(argument, images))
-        for inner, original in zip(clone.body.block.ops, op.body.block.ops, strict=True):
-            inner.location = original.location
-            if any(operand in below for operand in inner.operands):
-                below.update([_with_images(result, images) for result in inner.results])
-    for old, new in zip(op.results, clone.results, strict=True):
-        mapping[old] = _with_images(new, images)
-    return clone
-
-
-def _with_images(value: SSAValue, images: int) -> SSAValue:
-    """The value, its type changed to `images` images."""
-    type_ = value.type
-    assert isinstance(type_, TensorType)
-    return Rewriter.replace_value_with_new_type(
-        value, TensorType(type_.element_type, (images, *type_.get_shape()[1:]), type_.encoding)
-    )

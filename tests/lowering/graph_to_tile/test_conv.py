@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 
 import ml_dtypes
 import numpy as np
@@ -63,6 +64,9 @@ CASES = {
     "32 groups": ((1, 256, 9, 9), (256, 8, 3, 3), conv([1, 1], [1] * 4, [1, 1], 32)),
     "7 groups of 24": ((1, 168, 9, 9), (336, 24, 3, 3), conv([1, 1], [1] * 4, [1, 1], 7)),
     "2 groups of 192": ((1, 384, 6, 6), (384, 192, 3, 3), conv([1, 1], [1] * 4, [1, 1], 2)),
+    # Both groups in one block, so that 128 outputs fill the array: half of the weights of each channel tile are zeros.
+    "2 groups of 256 to 64": ((1, 512, 6, 6), (128, 256, 1, 1), conv([1, 1], [0] * 4, [1, 1], 2)),
+    "thin input in 2 groups": ((2, 6, 30, 30), (40, 3, 5, 5), conv([2, 2], [2] * 4, [1, 1], 2)),
     "1-d": ((2, 40, 500), (60, 40, 5), conv([2], [2, 2], [1])),
     "1-d thin": ((1, 1, 3000), (16, 1, 11), conv([5], [5, 5], [1])),
     "3-d": ((1, 20, 6, 9, 9), (30, 20, 3, 3, 3), conv([1, 2, 1], [1] * 6, [1, 1, 1])),
@@ -160,6 +164,10 @@ def test_output_tile_is_as_large_as_allowed(sizes: list[int], most: int) -> None
 @given(st.integers(1, 40), st.integers(1, 200), st.integers(1, 200))
 def test_group_blocks_fill_the_array_and_start_on_tiles(groups: int, inputs: int, outputs: int) -> None:
     plan = plan_groups(groups * inputs, groups * outputs, groups)
-    assert plan.per_block * inputs <= 128 or plan.per_block == 1
+
+    def products(per_block: int) -> int:
+        return ceil(groups / per_block) * ceil(per_block * inputs / 128) * ceil(per_block * outputs / 128)
+
+    assert all(products(plan.per_block) <= products(n) for n in range(1, min(groups, max(1, 128 // inputs)) + 1))
     assert plan.blocks == 1 or plan.block_outputs % plan.lane_step == 0
     assert 1 <= plan.lane_step <= 128

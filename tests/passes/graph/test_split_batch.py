@@ -111,6 +111,32 @@ def test_a_split_function_computes_the_same(fuse: bool, capacity: int) -> None:
         np.testing.assert_allclose(split, expected, rtol=1e-5, atol=1e-5)
 
 
+# 6 images in parts of 2, which become one of twice the channels: 16 outputs fill 32 of the array's columns.
+@pytest.mark.parametrize("fuse", [True, False])
+def test_images_of_few_channels_are_folded(fuse: bool) -> None:
+    (x,) = random_inputs(INPUTS)
+    module = core_module("trn1", INPUTS, WEIGHTS, network)
+    block = core_function(module).body.block
+    if fuse:
+        fuse_block(block)
+    expected = run_graph(core_function(module), [x], lambda name: WEIGHTS[name])
+    split_block(block, 800 if fuse else 1200, columns=32)
+    module.verify()
+    assert not check_ssa_order(module)
+    groups = [op.groups.value.data for op in module.walk() if isinstance(op, ConvOp)]
+    assert groups
+    assert all(count == 2 for count in groups)
+    for folded, whole in zip(run_graph(core_function(module), [x], lambda name: WEIGHTS[name]), expected, strict=True):
+        np.testing.assert_allclose(folded, whole, rtol=1e-5, atol=1e-5)
+
+
+# 31 columns hold 16 outputs once.
+def test_images_of_many_channels_are_not_folded() -> None:
+    module = core_module("trn1", INPUTS, WEIGHTS, network)
+    split_block(core_function(module).body.block, 1200, columns=31)
+    assert all(op.groups.value.data == 1 for op in module.walk() if isinstance(op, ConvOp))
+
+
 def test_a_function_that_fits_stays_as_it_is() -> None:
     module = module_of(fuse=True, capacity=1 << 20)
     assert not any(isinstance(op, SliceOp | ConcatOp) for op in module.walk())
