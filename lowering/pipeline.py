@@ -17,6 +17,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 from xdsl.utils.arg_spec import parse_pipeline
 
+from neuron_dialects.remarks import in_pass
 from passes.registry import PASSES
 
 
@@ -155,7 +156,8 @@ def run_passes(
         for given in passes:
             started = time.perf_counter()
             instance = make_pass(given) if isinstance(given, str) else given
-            instance.apply(ctx, module)
+            with in_pass(instance.name):
+                instance.apply(ctx, module)
             if done is not None:
                 done(instance.name, time.perf_counter() - started, module)
 

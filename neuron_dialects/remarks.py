@@ -3,7 +3,7 @@
 A pass says what it did (`passed`), what it would have done had something been otherwise (`missed`, with the reason and
 what to change), or what it found out (`analysis`, with figures):
 
-    remark("missed", "fuse", "relu stays a kernel of its own", op=relu, reason="its shape is []")
+    remark("missed", "fuse", "relu stays a kernel of its own", op=relu, reason="it is a scalar")
 
 Remarks cost nothing unless somebody listens: `listening` says so, and `collect` is how a driver listens. The listener
 is kept in a context variable, so compilations side by side do not hear each other.
@@ -59,6 +59,8 @@ def remark(
     message: str,
     *,
     op: Operation | None = None,
+    node: str | None = None,
+    function: str | None = None,
     reason: str | None = None,
     suggestion: str | None = None,
     **figures: Any,
@@ -69,7 +71,9 @@ def remark(
         kind: `passed`, `missed` or `analysis`.
         name: what it is about, in one word.
         message: the remark in one line.
-        op: the operation concerned, which gives framework node and function.
+        op: the operation concerned, which gives framework node and function where these are not given.
+        node: name of the framework node concerned.
+        function: name of the function concerned.
         reason: why it is so.
         suggestion: what to do for another outcome.
         figures: numbers, with units in their names.
@@ -77,7 +81,11 @@ def remark(
     listener = _LISTENER.get()
     if listener is None:
         return
-    node, function = _origin(op)
+    from neuron_dialects.neuron import location_name
+
+    if op is not None:
+        node = node or location_name(op.location)
+        function = function or function_name(op)
     listener(Remark(kind, _PASS.get(), name, message, node, function, reason, suggestion, figures))
 
 
@@ -101,14 +109,11 @@ def in_pass(name: str) -> Generator[None]:
         _PASS.reset(token)
 
 
-def _origin(op: Operation | None) -> tuple[str | None, str | None]:
-    """The framework node and the function of an operation."""
-    from neuron_dialects.neuron import location_name
-
-    node = None if op is None else location_name(op.location)
+def function_name(op: Operation | None) -> str | None:
+    """The function, or other named operation, that an operation is or stands in."""
     while op is not None:
         symbol = op.properties.get("sym_name")
         if isinstance(symbol, StringAttr):
-            return node, symbol.data
+            return symbol.data
         op = op.parent_op()
-    return node, None
+    return None

@@ -23,6 +23,8 @@ from xdsl.ir import Operation
 from xdsl.pattern_rewriter import PatternRewriter, PatternRewriterListener, PatternRewriteWalker, RewritePattern
 from xdsl.transforms.dead_code_elimination import is_trivially_dead
 
+from neuron_dialects.remarks import function_name, listening, remark
+
 MAX_REWRITES_PER_OPERATION = 100
 """How many rewrites a program may take for each operation that it had; well-behaved patterns need a handful."""
 
@@ -107,9 +109,12 @@ class _Dispatcher(RewritePattern):
             return
         self._location = op.location
         for pattern in self._by_class.get(type(op), ()):
+            function = function_name(op) if listening() else None
             pattern.apply(op, rewriter)
             if rewriter.has_done_action:
                 self._count(pattern)
+                rule = " ".join((pattern.apply.__doc__ or f"{op.name} is rewritten").split("\n\n")[0].split())
+                remark("passed", pattern.name, rule, op=op, function=function)
                 return
 
     def _count(self, pattern: Rewrite) -> None:

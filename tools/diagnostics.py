@@ -188,6 +188,12 @@ def install(reporter: Reporter | None) -> Reporter | None:
     return previous
 
 
+def add_common_arguments(parser: Any) -> None:
+    """The options that every command line has: how errors are written, and tracebacks."""
+    parser.add_argument(FORMAT_OPTION, choices=FORMATS, default="text", help="how errors and warnings are written")
+    parser.add_argument("--debug", action="store_true", help="print a traceback for an error")
+
+
 def requested_format(arguments: Sequence[str]) -> str:
     """The format that a command line asks for; text if it asks for none that there is.
 

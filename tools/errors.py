@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 
 from xdsl.utils.exceptions import ArgSpecParseError, DiagnosticException, ParseError
 from xdsl.utils.lexer import Span
@@ -79,6 +80,17 @@ def run_main(
         return EXIT_USER_ERROR if diagnostic else EXIT_INTERNAL_ERROR
     finally:
         install(previous)
+
+
+@contextmanager
+def of_model(path: str | os.PathLike[str]) -> Generator[None]:
+    """Errors raised inside that name a framework node are told as those of the model file `path`."""
+    try:
+        yield
+    except NeuronError as error:
+        if error.node is None:
+            raise
+        raise SourceError(error, Place(os.fspath(path))) from error
 
 
 def user_diagnostic(error: BaseException) -> Diagnostic | None:

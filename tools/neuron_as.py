@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.target import load_target
 from neuron_dialects.version import VERSION
-from tools.diagnostics import FORMAT_OPTION, FORMATS, Diagnostic, Place, report
+from tools.diagnostics import FORMAT_OPTION, FORMATS, Diagnostic, Place, add_common_arguments, report
 from tools.errors import EXIT_OK, EXIT_USER_ERROR, run_main
 from tools.plugins import add_plugin_argument, load_plugins
 
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--check-races", action="store_true", help="refuse a program whose streams can race or block")
     add_plugin_argument(parser)
     parser.add_argument(FORMAT_OPTION, choices=FORMATS, default="text", help="how mistakes are told")
-    parser.add_argument("--debug", action="store_true", help="print a traceback for an error")
+    add_common_arguments(parser)
     parser.add_argument("--version", action="version", version=f"neuron-as {VERSION}")
     return parser
 

@@ -30,10 +30,13 @@ from typing import TYPE_CHECKING, Any
 
 from neuron_dialects.atomic_file import write_bytes, write_text
 from neuron_dialects.errors import NeuronError
-from tools.errors import run_main
+from tools.diagnostics import Diagnostic, Place, add_common_arguments
+from tools.diagnostics import report as tell_user
+from tools.errors import of_model, run_main
 from tools.fast_math import auto_cast_of
 from tools.plugins import add_plugin_argument, load_plugins
 from tools.progress import progress
+from tools.remarks import add_remark_arguments, told_remarks, wants_remarks
 
 if TYPE_CHECKING:
     from lowering.compiler import CompileOptions, CompileResult
@@ -72,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         help="compile anew: neither look for an earlier result nor keep this one (see NEURON_TOOLKIT_CACHE)",
     )
     compile_.add_argument("--report", type=Path, metavar="FILE.json", help="write the compile report")
+    add_remark_arguments(compile_.add_argument_group("remarks"))
     compile_.set_defaults(run=_compile)
     about = "Tell what of a model runs on the core and on the host, and why."
     analyze = verbs.add_parser("analyze", help="tell what of a model runs where and why", description=about)
@@ -91,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     operators.set_defaults(run=_list_operators)
     for verb in (compile_, analyze, convert, operators):
         add_plugin_argument(verb)
-        verb.add_argument("--debug", action="store_true", help="show tracebacks")
+        add_common_arguments(verb)
     return parser
 
 
@@ -282,15 +286,16 @@ def _compile(options: argparse.Namespace) -> int:
     settings = replace(settings, neuroncore_pipeline_cores=parse_cores(options.neuroncore_pipeline_cores))
     suffix = ".neff" if options.emit == "neff" else ".mlir"
     output = Path(options.output or f"{model_name(options.model)}{suffix}")
-    with progress(f"compiling {options.model.name}", _expected_steps(settings)) as tell:
-        report = _compile_to(output, options, settings, tell)
+    with of_model(options.model), told_remarks(options):
+        with progress(f"compiling {options.model.name}", _expected_steps(settings)) as tell:
+            report = _compile_to(output, options, settings, tell)
     if options.report is not None:
         write_text(options.report, json.dumps(report, indent=2) + "\n")
     print(summary_line(report, output))
     if report.get("pipeline"):
         print("\n".join(pipeline_text(report["pipeline"])))
     for line in shape_warnings(report):
-        print(line, file=sys.stderr)
+        tell_user(Diagnostic("warning", line, place=Place(str(options.model))))
     return 0
 
 
@@ -305,7 +310,9 @@ def _compile_to(
         result = compile_model(options.model, settings, tell)
         write_module(result, output, options.print_debuginfo)
         return result.report
-    model = compile_cached(options.model, settings, cache=not options.no_cache, progress=tell)
+    # An earlier result comes without remarks.
+    cache = not options.no_cache and not wants_remarks(options)
+    model = compile_cached(options.model, settings, cache=cache, progress=tell)
     model.save(output)
     return {**model.report, "compile_seconds": dict(model.compile_seconds), "from_cache": model.from_cache}
 
@@ -324,7 +331,8 @@ def _expected_steps(settings: CompileOptions) -> int | None:
 def _analyze(options: argparse.Namespace) -> int:
     from tools.analyze import analyze, rendered
 
-    analysis = analyze(options.model, _settings(options, "graph"), lower=not options.graph_only)
+    with of_model(options.model):
+        analysis = analyze(options.model, _settings(options, "graph"), lower=not options.graph_only)
     if options.json is not None:
         write_text(options.json, json.dumps(analysis.data(), indent=2) + "\n")
     print(rendered(analysis))
@@ -373,14 +381,13 @@ def shape_warnings(report: dict[str, Any]) -> list[str]:
         if row["sizes"] == "padded" and row["padding_leaks"]:
             at = f" at node '{row['padding_leaks_at']}'" if row["padding_leaks_at"] else ""
             lines.append(
-                f"warning: padding of '{row['name']}' reaches results unless the model masks it: "
-                f"{row['padding_leaks']}{at}"
+                f"padding of '{row['name']}' reaches results unless the model masks it: {row['padding_leaks']}{at}"
             )
         if row["sizes"] == "any" and not row["independent"]:
-            lines.append(f"warning: '{row['name']}' is taken as independent without proof: {row['why']}")
+            lines.append(f"'{row['name']}' is taken as independent without proof: {row['why']}")
         if row["sizes"] != "fixed" and row["padded_outputs"]:
             names = ", ".join(row["padded_outputs"])
-            lines.append(f"warning: outputs keep the padding of '{row['name']}': {names}")
+            lines.append(f"outputs keep the padding of '{row['name']}': {names}")
     return lines
 
 

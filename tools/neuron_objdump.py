@@ -22,6 +22,7 @@ from runtime.neff.manifest import EXECUTORS, host_model_name, subgraph_name
 from runtime.neff.model import CORE, Bucket, DynamicDimension, Neff, TensorSpec
 from runtime.neff.program_check import VARIABLE_KINDS, variable_bytes
 from runtime.neff.text import program_text, quoted
+from tools.diagnostics import add_common_arguments
 from tools.errors import EXIT_OK, run_main
 from tools.plugins import add_plugin_argument, load_plugins
 
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--unpack", metavar="DIR", help="write the members into an empty or new folder and list them")
     add_plugin_argument(parser)
-    parser.add_argument("--debug", action="store_true", help="print a traceback for an error")
+    add_common_arguments(parser)
     parser.add_argument("--version", action="version", version=f"neuron-objdump {VERSION}")
     parser.add_argument("--help", action="help", help="show this message and exit")
     return parser

@@ -54,7 +54,7 @@ from tools.opt.reproducer import CrashReproducer, Reproducer, pipeline_text, req
 from tools.opt.source import PositionedParser
 from tools.pass_pipeline import describe_passes, parse_passes
 from tools.plugins import load_plugins
-from tools.remarks import RemarkPrinter, remark_filter
+from tools.remarks import RemarkPrinter, wants_remarks
 
 
 class Instrument(Protocol):
@@ -186,12 +186,8 @@ class NeuronOpt(xDSLOptMain):
         return True
 
     def _print_reports(self) -> None:
-        if self._remarks is not None and self._remarks.documents:
-            text = "".join(self._remarks.documents)
-            if self.args.remarks_output is None:
-                print_report(text)
-            else:
-                write_text(self.args.remarks_output, text)
+        if self._remarks is not None:
+            self._remarks.write(self.args.remarks_output)
         if self._numerics is not None:
             print_report(self._numerics.report())
         if self.args.pass_statistics:
@@ -239,15 +235,13 @@ class NeuronOpt(xDSLOptMain):
 
     def _remark_printer(self) -> RemarkPrinter | None:
         args = self.args
-        if args.remarks is None and args.remarks_output is None:
+        if not wants_remarks(args):
             return None
 
         def place(node: str | None, function: str | None) -> Place | None:
             return None if self._source is None else self._source.place_of_node(node, function)
 
-        yaml = args.remarks_format == "yaml" or args.remarks_output is not None
-        kinds = args.remarks or frozenset(("passed", "missed", "analysis"))
-        return RemarkPrinter(kinds, remark_filter(args.remarks_filter), yaml, self._tell, place)
+        return RemarkPrinter.of(args, self._tell, place)
 
     # -- a part of the input ------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from neuron_dialects.atomic_file import write_bytes, write_text
 from neuron_dialects.errors import NeuronError
+from tools.diagnostics import add_common_arguments
 from tools.errors import run_main
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _verb(
     about: str,
 ) -> argparse.ArgumentParser:
     verb = verbs.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
-    verb.add_argument("--debug", action="store_true", help="show tracebacks")
+    add_common_arguments(verb)
     return verb
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Protocol
 
 from neuron_dialects.errors import NeuronError
+from tools.diagnostics import add_common_arguments
 from tools.errors import run_main
 from tools.reduce.interest import DEFAULT_TOLERANCE, KINDS, Interesting, built_in, script
 from tools.reduce.search import Choice, Search
@@ -74,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--max-tests", type=int, default=2000, metavar="N", help="stop after N candidates")
     parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="for each run of COMMAND")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    add_common_arguments(parser)
     return parser
 
 

@@ -27,6 +27,7 @@ import numpy as np
 from neuron_dialects.atomic_file import atomic_file
 from neuron_dialects.errors import NeuronError
 from tools import serving
+from tools.diagnostics import add_common_arguments
 from tools.errors import run_main
 from tools.plugins import add_plugin_argument, load_plugins
 
@@ -73,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--check-races", action="store_true", help="first prove that the queues cannot race")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_plugin_argument(parser)
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    add_common_arguments(parser)
     serving.add_arguments(parser)
     return parser
 

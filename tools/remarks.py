@@ -9,14 +9,17 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neuron_dialects.atomic_file import write_text
 from neuron_dialects.errors import NeuronError
-from neuron_dialects.remarks import KINDS, Remark
-from tools.diagnostics import Diagnostic, Place
+from neuron_dialects.remarks import KINDS, Remark, collect
+from tools.diagnostics import Diagnostic, Place, report
 
 FORMATS = ("text", "yaml")
 
@@ -57,6 +60,25 @@ class RemarkPrinter:
     def __post_init__(self) -> None:
         self.documents: list[str] = []
 
+    @classmethod
+    def of(
+        cls,
+        options: argparse.Namespace,
+        tell: Callable[[Diagnostic], None],
+        place: Callable[[str | None, str | None], Place | None],
+    ) -> RemarkPrinter:
+        """What the options of `add_remark_arguments` ask for; NX-ARG-002 for a filter that is no expression."""
+        yaml = options.remarks_format == "yaml" or options.remarks_output is not None
+        return cls(options.remarks or frozenset(KINDS), remark_filter(options.remarks_filter), yaml, tell, place)
+
+    def write(self, path: Path | None) -> None:
+        """Write the YAML documents, to standard error where there is no file."""
+        text = "".join(self.documents)
+        if path is not None:
+            write_text(path, text)
+        else:
+            sys.stderr.write(text)
+
     def __call__(self, remark: Remark) -> None:
         """Hear a remark."""
         if remark.kind not in self.kinds or (self.filter and not self.filter.search(remark.pass_name)):
@@ -65,6 +87,23 @@ class RemarkPrinter:
             self.documents.append(yaml_document(remark))
         else:
             self.tell(diagnostic_of_remark(remark, self.place(remark.node, remark.function)))
+
+
+def wants_remarks(options: argparse.Namespace) -> bool:
+    """Whether the options of `add_remark_arguments` ask for remarks."""
+    return options.remarks is not None or options.remarks_output is not None
+
+
+@contextmanager
+def told_remarks(options: argparse.Namespace) -> Generator[None]:
+    """Tell the remarks made inside as the options of `add_remark_arguments` say; nothing when none are wanted."""
+    if not wants_remarks(options):
+        yield
+        return
+    printer = RemarkPrinter.of(options, report, lambda node, function: None)
+    with collect(printer):
+        yield
+    printer.write(options.remarks_output)
 
 
 def remark_filter(text: str | None) -> re.Pattern[str] | None:

@@ -36,6 +36,7 @@ from neuron_dialects.graph import (
 from neuron_dialects.graph.shapes import element_count, text
 from neuron_dialects.graph.work import model_macs
 from neuron_dialects.neuron import PIN_ATTRIBUTE, Executor, ExecutorAttr, location_name, target_of, working_target
+from neuron_dialects.remarks import listening, remark
 from neuron_dialects.target import Target
 from neuron_dialects.tile import ParamOp
 from passes.graph.fuse import split_bias
@@ -206,6 +207,8 @@ def lower_op(k: Kernel, op: Operation) -> None:
         if op.is_splat:
             k.constants[op.result] = float(op.array().flat[0])
     elif isinstance(op, FusedOp):
+        kinds = ", ".join(inner.name for inner in op.body.block.ops if inner.results)
+        remark("analysis", "kernel", f"one kernel computes {kinds}", op=op)
         lower_fused(k, op)
     elif isinstance(op, CastOp) and cast_on_load(k, op):
         pass
@@ -215,4 +218,7 @@ def lower_op(k: Kernel, op: Operation) -> None:
             raise NeuronError(
                 "NX-OP-002", f"no kernel for {op.name}", node=location_name(op.location), help="run it on the host"
             )
+        if listening():
+            named = f"{op.name} is lowered by {template.__name__}"
+            remark("analysis", "kernel", named, op=op, multiply_adds=model_macs(op))
         template(k, op)

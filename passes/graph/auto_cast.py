@@ -9,7 +9,7 @@ cast is recorded on the function as `neuron.casts`, an array of strings node|fro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,6 +50,7 @@ from neuron_dialects.graph import (
 )
 from neuron_dialects.graph.support import core_support
 from neuron_dialects.neuron import Executor, ExecutorAttr, location_name, target_of
+from neuron_dialects.remarks import listening, remark
 from neuron_dialects.target import Target
 from passes.graph.intervals import EXACT_INTEGERS
 from passes.graph.partition import EXECUTOR_ATTRIBUTE
@@ -130,10 +131,21 @@ class GraphAutoCastPass(ModulePass):
                 for block in function.body.blocks:
                     cast = _CastAll if mode == "all" and dtype is not TF32 else _CastLayers
                     made = cast(block, target, dtype, _integer_sums(block, op))
-                    _record(function, CASTS_ATTRIBUTE, made.run())
+                    casts = made.run()
+                    _record(function, CASTS_ATTRIBUTE, casts)
+                    _tell_casts(function, casts)
                     if self.saturate:
                         saturate_block(block, target)
                     _record(function, PRODUCTS_ATTRIBUTE, [entry.text() for entry in made.products])
+
+
+def _tell_casts(function: FuncOp, casts: Sequence[str]) -> None:
+    """A remark for each layer or operator that was cast."""
+    if not listening():
+        return
+    for entry in casts:
+        node, before, after = entry.rsplit("|", 2)
+        remark("passed", "cast", f"computes in {after} instead of {before}", node=node, function=function.sym_name.data)
 
 
 def saturate_block(block: Block, target: Target) -> None:

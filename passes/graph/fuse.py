@@ -32,6 +32,7 @@ from neuron_dialects.graph import (
     shape_of,
 )
 from neuron_dialects.neuron import Executor, ExecutorAttr
+from neuron_dialects.remarks import listening, remark
 
 ANCHORS = (MatMulOp, ConvOp, ConvTransposeOp)
 POINTWISE = (UnaryOp, BinaryOp, CompareOp, SelectOp, ClipOp, CastOp)
@@ -151,8 +152,35 @@ def fuse_block(block: Block) -> None:
             if len(members) > 1:
                 groups.append(members)
                 taken.update(members)
+    if listening():
+        for members in groups:
+            kinds = ", ".join(ops[i].name for i in members)
+            remark("passed", "fuse", f"{kinds} become one kernel", op=ops[members[0]], operators=len(members))
+        for node, op in enumerate(ops):
+            # A cast rides on the load of the layer that reads it.
+            if isinstance(op, (*ANCHORS, *POINTWISE)) and not isinstance(op, CastOp) and node not in taken:
+                _tell_unfused(op)
     for members in groups:
         _outline(block, [ops[i] for i in members])
+
+
+def _tell_unfused(op: Operation) -> None:
+    """Say why nothing rides on an operator, and it on nothing."""
+    shape = shape_of(op.results[0])
+    users = [use.operation for use in op.results[0].uses]
+    others = next((user for user in users if not isinstance(user, POINTWISE)), None)
+    suggestion = None
+    if not _joinable(op):
+        reason = "it is a scalar, or has no elements"
+    elif others is not None:
+        reason = f"{others.name} reads it, which is not pointwise"
+    elif users and shape_of(users[0].results[0]) != shape:
+        reason = f"{users[0].name} makes shape {shape_of(users[0].results[0])} of its shape {shape}"
+        suggestion = "broadcast behind the pointwise operators"
+    else:
+        reason = f"groups around it are full ({MAX_GROUP} operators), or end in front of it"
+    message = f"{op.name} stays a kernel of its own"
+    remark("missed", "fuse", message, op=op, reason=reason, suggestion=suggestion)
 
 
 def sink_broadcast_adds(block: Block) -> None:

@@ -21,6 +21,7 @@ from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import ConstantOp, ReshapeOp, WeightOp
 from neuron_dialects.graph.support import core_support
 from neuron_dialects.neuron import Executor, ExecutorAttr, LaunchOp, location_name, target_of
+from neuron_dialects.remarks import remark
 from neuron_dialects.target import Target
 from passes.graph.executors import Controls, Decision, decide, operator_name
 from passes.graph.outline import EXECUTOR_ATTRIBUTE, SOURCES, Outline
@@ -136,6 +137,26 @@ class GraphPartitionPass(ModulePass):
         names: list[str] = []
         for members, executor in _segments(ops, decisions):
             names.append(outline.add(members, executor))
+        for child, decision in zip(ops, decisions, strict=True):
+            if decision.executor is Executor.HOST:
+                remark(
+                    "missed",
+                    "core",
+                    f"{operator_name(child)} runs on the host",
+                    op=child,
+                    reason=decision.reason,
+                    suggestion="neuron-cc list-operators --verbose tells what a core runs; --force-core insists",
+                )
+        on_core = sum(decision.executor is Executor.CORE for decision in decisions)
+        remark(
+            "analysis",
+            "segments",
+            "the program is split between core and host",
+            function="main",
+            operators_on_core=on_core,
+            operators_on_host=len(ops) - on_core,
+            segments=len(names),
+        )
         op.attributes[PARTITION_ATTRIBUTE] = ArrayAttr(
             StringAttr(_entry(child, decision, names[decision.segment]).text())
             for child, decision in zip(ops, decisions, strict=True)

@@ -20,6 +20,7 @@ from xdsl.rewriter import Rewriter
 
 from neuron_dialects.errors import NeuronError, in_segment
 from neuron_dialects.neuron import location_name, target_of
+from neuron_dialects.remarks import remark
 from neuron_dialects.target import Target
 from passes.nisa.live_ranges import (
     OnChipBuffer,
@@ -92,6 +93,28 @@ class NisaAllocatePass(ModulePass):
             with in_segment(function.sym_name.data):
                 report = allocate_function(function, target_of(op), self.spill, self.alignment)
                 function.attributes.update(report_attributes(report))
+                _tell(function, report)
+
+
+def _tell(function: FuncOp, report: MemoryReport) -> None:
+    """Remarks on what was given up for want of memory, and on how much is used."""
+    name = function.sym_name.data
+    smaller = "use smaller tiles, a smaller batch, or a narrower type"
+    for spill in report.spills:
+        reason = "SBUF is full where it lies idle"
+        remark("missed", "keep", f"spilled to DRAM: {spill}", function=name, reason=reason, suggestion=smaller)
+    for text in report.reduced:
+        reason = "not all copies fit"
+        remark("missed", "multi-buffer", f"less overlap: {text}", function=name, reason=reason, suggestion=smaller)
+    remark(
+        "analysis",
+        "memory",
+        "on-chip memory of a partition",
+        function=name,
+        peak_sbuf_bytes=report.peak_bytes["sbuf"],
+        live_sbuf_bytes=report.live_bytes["sbuf"],
+        peak_psum_bytes=report.peak_bytes["psum"],
+    )
 
 
 def report_attributes(report: MemoryReport) -> dict[str, Attribute]:

@@ -20,6 +20,7 @@ from neuron_dialects.access import Affine
 from neuron_dialects.errors import NeuronError, in_segment
 from neuron_dialects.neuron import target_of
 from neuron_dialects.nisa import NisaOp, Sync, SyncAttr
+from neuron_dialects.remarks import remark
 from neuron_dialects.target import Target
 from passes.nisa.known_waits import drop_known
 from passes.nisa.memory_access import accesses_of
@@ -69,8 +70,11 @@ class NisaSynchronizePass(ModulePass):
         for function in nisa_functions(op):
             with in_segment(function.sym_name.data):
                 remarks = synchronize_function(function, target_of(op), self.replay_limit)
+                for text in remarks:
+                    suggestion = "a higher replay-limit, at the cost of time"
+                    remark("missed", "waits", text, function=function.sym_name.data, suggestion=suggestion)
                 if remarks:
-                    function.attributes[REMARKS_ATTRIBUTE] = ArrayAttr([StringAttr(remark) for remark in remarks])
+                    function.attributes[REMARKS_ATTRIBUTE] = ArrayAttr([StringAttr(text) for text in remarks])
 
 
 def synchronize_function(function: FuncOp, target: Target, replay_limit: int = REPLAY_LIMIT) -> list[str]:

@@ -100,7 +100,7 @@ def test_rows_that_are_not_independent(tmp_path: Path) -> None:
     model = tmp_path / "c.onnx"
     model.write_bytes(CENTRED.SerializeToString())
     done = cc(model, "-o", tmp_path / "c.neff", "--dynamic-batch-size")
-    assert (done.exit_code, done.stderr.startswith("error[NX-SHAPE-001]: node 'mean': ")) == (1, True)
+    assert (done.exit_code, ": error[NX-SHAPE-001]: node 'mean': " in done.stderr) == (1, True)
     done = cc(model, "-o", tmp_path / "c.neff", "--dynamic-batch-size", "assume")
     assert done.exit_code == 0
     assert "warning: 'rows' is taken as independent without proof: it reduces over the dimension" in done.stderr
