@@ -39,6 +39,7 @@ PHASES: tuple[Phase, ...] = (
             "graph-fold-batch-norm",
             "graph-decompose",
             "graph-lift-scales",
+            "graph-fold-layer-norm",
             "graph-fold-weights",
             "graph-partition",
             "graph-narrow-integers",

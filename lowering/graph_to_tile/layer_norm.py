@@ -79,6 +79,7 @@ class _LayerNorm:
             each_row(b, kept, [x, moments], lambda v: self._row_moments(v[1], v[0]))
             mean, scale = moments.at(1 + kept, 0), moments.at(1 + kept, 1)
             self._inverse_deviation(scale)
+            self._negate(mean, scale)
             target = self._target(dst)
             operands = [dst, target, x, mean, scale, *(views[name] for name in self.parameters)]
             each_row(b, kept, operands, self._normalize)
@@ -95,6 +96,7 @@ class _LayerNorm:
             self._long_moments(moments, piece, limit)
             mean, scale = moments.at(1, 0), moments.at(1, 1)
             self._inverse_deviation(scale)
+            self._negate(mean, scale)
 
             def chunk(part: Piece) -> None:
                 views = {name: rows.load(b, access, part) for name, access in self.parameters.items()}
@@ -179,6 +181,11 @@ class _LayerNorm:
         self.e.scalar(variance, variance, "add", self.epsilon)
         self.e.function(variance, variance, "rsqrt")
 
+    def _negate(self, mean: View, deviation: View) -> None:
+        """mean = -mean * inverse deviation where there are no parameters, in place: what is added to x / deviation."""
+        if not self.parameters:
+            self.e.scalar_tensor(mean, mean, "multiply", -1.0, "multiply", deviation)
+
     def _target(self, dst: View) -> View:
         """Where a value that is not finished goes: dst itself where that does not round it."""
         return dst if dst.dtype == "f32" else self.e.temp(dst)
@@ -200,4 +207,5 @@ class _LayerNorm:
         elif "scale" in given:
             self.e.scalar(dst, target, "multiply", deviation)
         else:
-            self.e.scalar(dst, x, "subtract", mean, "multiply", deviation)
+            # The vector engine has made the statistics; a sweep without parameters is one instruction elsewhere too.
+            self.e.function(dst, x, "copy", deviation, mean)

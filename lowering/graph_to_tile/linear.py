@@ -19,6 +19,7 @@ from xdsl.ir import Operation, SSAValue
 from lowering.graph_to_tile.epilogue import Epilogue
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.matmul import KMajor, k_major
+from lowering.graph_to_tile.product_bias import ProductBias, take_bias
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, transfer
 from lowering.graph_to_tile.view import View
 from lowering.graph_to_tile.weight_tiles import WeightTiles
@@ -55,12 +56,13 @@ def wants_linear(k: Kernel, op: MatMulOp, result: SSAValue) -> bool:
 def lower_linear(k: Kernel, op: MatMulOp, ops: Sequence[Operation], results: Sequence[SSAValue]) -> None:
     """Lower a product of matrices with the pointwise `ops` behind it; `results` agree on their partition dimension."""
     turned = any(value in k.residents and k.residents[value][0] == FEATURES for value in results)
+    bias, ops, results = (None, ops, results) if turned else take_bias(k, op, ops, results)
     epilogue = Epilogue(k, op.result, ops, results, FEATURES if turned else ROWS)
     x = k.tensor(op.a)
     weight = k.dram(op.b)
     weight = k_major(k, weight) if bool(op.transpose_b) else weight
     epilogue.prepare()
-    _Linear(k, op, x, weight, epilogue, spec_of(op.result)[1], turned).run()
+    _Linear(k, op, x, weight, epilogue, spec_of(op.result)[1], turned, bias).run()
 
 
 def load_width(columns: int) -> int:
@@ -80,6 +82,7 @@ class _Linear:
     epilogue: Epilogue
     shape: tuple[int, ...]
     turned: bool
+    bias: ProductBias | None = None
 
     def __post_init__(self) -> None:
         self.b, self.rows, self.columns = self.k.b, self.shape[ROWS], self.shape[FEATURES]
@@ -136,12 +139,13 @@ class _Linear:
         def block(x: View, row: Affine, count: int, start: Affine, size: int) -> None:
             shape = (size, count) if self.turned else (count, size)
             bank = self.b.alloc(shape, "f32", "psum", 2, "sum").view()
+            self._begin(bank, start)
 
             def group(first: Affine, number: int, lanes: int = LANES) -> None:
                 loaded = self.b.alloc((lanes, number, size), self.weight.dtype, "sbuf", 6, "weights").view()
                 transfer(self.b, self.b.load, loaded, tiles.view(first, number, lanes, start, size))
                 with self.b.loop(number) as i:
-                    self._add_tile(bank, x.slice(0, 0, lanes).at(1, first + i), loaded.at(1, i), first + i)
+                    self._add_tile(bank, x.slice(0, 0, lanes).at(1, first + i), loaded.at(1, i), first + i + self.begun)
 
             full, rest = divmod(self.depth, LANES)
             self.b.tiles(full, min(full, tiles.group) or 1, group)
@@ -192,6 +196,16 @@ class _Linear:
         self.b.tiles(count, LANES, tile)
         return panel
 
+    @property
+    def begun(self) -> int:
+        """1 where sums hold something before the first k tile is added, else 0."""
+        return int(self.bias is not None)
+
+    def _begin(self, bank: View, start: Affine) -> None:
+        """Put the bias of the columns from `start` into a bank [rows, columns]."""
+        if self.bias is not None:
+            self.bias.add(self.k, bank, start)
+
     def _accumulate(self, bank: View, left: View, right: View) -> None:
         """bank [m, n] = left [k, tiles, m]^T . right [k, tiles, n], in as many parts as the array has columns for."""
         full, rest = divmod(self.depth, LANES)
@@ -200,10 +214,10 @@ class _Linear:
             stationary = left.slice(2, low, part.partitions)
             if full:
                 with self.b.loop(full) as i:
-                    self.b.matmul(part, stationary.at(1, i), right.at(1, i), i)
+                    self.b.matmul(part, stationary.at(1, i), right.at(1, i), i + self.begun)
             if rest:
                 end = stationary.slice(0, 0, rest).at(1, full)
-                self.b.matmul(part, end, right.slice(0, 0, rest).at(1, full), int(full > 0))
+                self.b.matmul(part, end, right.slice(0, 0, rest).at(1, full), int(full > 0) + self.begun)
 
     def _by_features(
         self, weights: View, x: View, rows: tuple[Affine, int], columns: tuple[Affine, Affine, int]
@@ -222,5 +236,6 @@ class _Linear:
         """Rows on partitions, as many columns as were loaded together."""
         start, low, n = columns
         bank = self.b.alloc((rows[1], n), "f32", "psum", 4, "sum").view()
+        self._begin(bank, start + low)
         self._accumulate(bank, x, weights.slice(2, low, n))
         self.epilogue.apply([(0, bank)], {ROWS: rows, FEATURES: (start + low, n)})

@@ -1,0 +1,107 @@
+"""The bias of a product with rows on partitions, added by the tensor engine.
+
+A bias along the columns of a result that has rows on partitions is one row for all lanes, which no engine broadcasts on
+its way out of PSUM: adding it costs the vector engine a pass over two tiles in SBUF. As a product it costs the tensor
+engine one more k tile, of three lanes:
+
+    y[rows, n] += ones[3, rows]^T . parts[3, n]        parts: three bf16 numbers whose sum is the f32 bias
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from xdsl.ir import Operation, SSAValue
+
+from lowering.graph_to_tile.kernel import Kernel
+from lowering.graph_to_tile.tensors import LANES, DramTensor
+from lowering.graph_to_tile.view import View
+from neuron_dialects.access import Affine
+from neuron_dialects.dtypes import BF16, F32
+from neuron_dialects.graph import BinaryKind, BinaryOp, CastOp, ConcatOp, MatMulOp, ReshapeOp, spec_of
+
+PARTS = 3
+"""bf16 numbers that hold an f32: 8 bits of its 24 each."""
+
+
+@dataclass
+class ProductBias:
+    """A bias on chip: `ones` [3, 128] and `parts` [3, columns]."""
+
+    ones: View
+    parts: View
+
+    def add(self, k: Kernel, bank: View, start: Affine) -> None:
+        """Begin the sums of `bank` [rows, n] with the bias of the columns from `start` on."""
+        columns = int(k.target.pe_columns)
+        moving = self.parts.slice(1, start, bank.free_elements)
+        for low in range(0, bank.partitions, columns):
+            width = min(columns, bank.partitions - low)
+            k.b.matmul(bank.slice(0, low, width), self.ones.slice(1, 0, width), moving, 0)
+
+
+def take_bias(
+    k: Kernel, op: MatMulOp, ops: Sequence[Operation], results: Sequence[SSAValue]
+) -> tuple[ProductBias | None, Sequence[Operation], Sequence[SSAValue]]:
+    """The bias among the pointwise `ops` behind a product, if there is one, and ops and results without its addition.
+
+    The addition leaves the block; what read its result reads what the bias was added to.
+    """
+    found = _bias_of(k, op, ops)
+    if found is None:
+        return None, ops, results
+    addition, number, tensor = found
+    kept, made = addition.operands[1 - number], addition.result
+    results = [kept if value is made else value for value in results]
+    if made in k.residents:
+        k.residents[kept] = k.residents[made]
+    if made in k.destinations:
+        k.destinations[kept] = k.destinations.pop(made)
+    if made in k.inherits:
+        k.inherits[kept] = k.inherits[made]
+    made.replace_all_uses_with(kept)
+    block = addition.parent_block()
+    assert block is not None
+    block.erase_op(addition)
+    symbol, columns = tensor.symbol or "", tensor.shape[-1]
+    source = k.derive(f"{symbol}.parts", [symbol], lambda v: _parts(v[0], columns))
+    parts = k.b.alloc_outer((PARTS, columns), "bf16", "sbuf", "bias").view()
+    k.b.load(parts, source.view())
+    ones = k.b.alloc_outer((PARTS, LANES), "bf16", "sbuf", "ones").view()
+    k.b.memset(ones, 1.0)
+    return ProductBias(ones, parts), [other for other in ops if other is not addition], results
+
+
+def _bias_of(k: Kernel, op: MatMulOp, ops: Sequence[Operation]) -> tuple[BinaryOp, int, DramTensor] | None:
+    """The addition of a bias to the product, or to sums with it; which operand the bias is, and where it lies."""
+    if spec_of(op.a)[0] is not BF16 or spec_of(op.b)[0] is not BF16 or spec_of(op.result)[0] is not F32:
+        return None
+    sum_: SSAValue = op.result
+    for other in ops:
+        if not isinstance(other, BinaryOp) or other.kind.data is not BinaryKind.ADD or sum_ not in other.operands:
+            return None
+        if not sum_.has_one_use():
+            return None
+        number = 1 if other.a is sum_ else 0
+        value = other.operands[number]
+        tensor = k.tensors.get(value)
+        columns = spec_of(op.result)[1][-1]
+        row = spec_of(value) in ((F32, (columns,)), (F32, (1, columns)))
+        if row and isinstance(tensor, DramTensor) and tensor.symbol in k.weight_types and not tensor.element:
+            return (other, number, tensor) if tensor.is_dense and tensor.offset == 0 else None
+        sum_ = other.result
+    return None
+
+
+def _parts(bias: SSAValue, columns: int) -> list[Operation]:
+    """Recipe of [3, columns] bf16: the bias, what that leaves of it, and what this leaves."""
+    row = ReshapeOp(bias, (1, columns))
+    ops: list[Operation] = [row]
+    rest, parts = row.result, list[SSAValue]()
+    for _ in range(PARTS):
+        part = CastOp(rest, BF16)
+        wide = CastOp(part.result, F32)
+        left = BinaryOp(BinaryKind.SUB, rest, wide.result)
+        ops += [part, wide, left]
+        parts.append(part.result)
+        rest = left.result
+    return [*ops, ConcatOp(parts, 0)]
