@@ -78,8 +78,7 @@ class _LayerNorm:
             moments = self._moments(piece)
             each_row(b, kept, [x, moments], lambda v: self._row_moments(v[1], v[0]))
             mean, scale = moments.at(1 + kept, 0), moments.at(1 + kept, 1)
-            self._inverse_deviation(scale)
-            self._negate(mean, scale)
+            self._prepare_moments(mean, scale)
             target = self._target(dst)
             operands = [dst, target, x, mean, scale, *(views[name] for name in self.parameters)]
             each_row(b, kept, operands, self._normalize)
@@ -95,8 +94,7 @@ class _LayerNorm:
             moments = one_row(self._moments(piece))
             self._long_moments(moments, piece, limit)
             mean, scale = moments.at(1, 0), moments.at(1, 1)
-            self._inverse_deviation(scale)
-            self._negate(mean, scale)
+            self._prepare_moments(mean, scale)
 
             def chunk(part: Piece) -> None:
                 views = {name: rows.load(b, access, part) for name, access in self.parameters.items()}
@@ -176,15 +174,23 @@ class _LayerNorm:
     # -- normalising
     # ------------------------------------------------------------------------------------------------------
 
-    def _inverse_deviation(self, variance: View) -> None:
-        """variance = 1 / sqrt(variance + epsilon), in place."""
-        self.e.scalar(variance, variance, "add", self.epsilon)
-        self.e.function(variance, variance, "rsqrt")
+    def _prepare_moments(self, mean: View, variance: View) -> None:
+        """variance = 1 / sqrt(variance + epsilon), in place.
 
-    def _negate(self, mean: View, deviation: View) -> None:
-        """mean = -mean * inverse deviation where there are no parameters, in place: what is added to x / deviation."""
-        if not self.parameters:
-            self.e.scalar_tensor(mean, mean, "multiply", -1.0, "multiply", deviation)
+        Without parameters also mean = -mean * that, so that one activation normalises. Then the vector engine, whose
+        next statistics wait for nothing, does not wait for the scalar engine's root either.
+        """
+        e, row = self.e, mean.free_elements == 1
+        e.scalar(variance, variance, "add", self.epsilon)
+        if self.parameters:
+            e.function(variance, variance, "rsqrt")
+        elif row:
+            e.scalar(mean, mean, "multiply", -1.0)
+            e.function(variance, variance, "rsqrt")
+            e.function(mean, mean, "copy", variance)
+        else:
+            e.function(variance, variance, "rsqrt")
+            e.scalar_tensor(mean, mean, "multiply", -1.0, "multiply", variance)
 
     def _target(self, dst: View) -> View:
         """Where a value that is not finished goes: dst itself where that does not round it."""
@@ -193,7 +199,8 @@ class _LayerNorm:
     def _normalize(self, views: Sequence[View]) -> None:
         """dst = (x - mean) * inverse deviation * scale + bias with the parameters that there are.
 
-        `views`: dst, a tile for the unfinished value, x, mean, inverse deviation, and the parameters in order.
+        `views`: dst, a tile for the unfinished value, x, mean, inverse deviation, and the parameters in order; mean
+        and deviation as `_prepare_moments` leaves them.
         """
         dst, target, x, mean, deviation, *parameters = views
         given = dict(zip(self.parameters, parameters, strict=True))
@@ -207,5 +214,4 @@ class _LayerNorm:
         elif "scale" in given:
             self.e.scalar(dst, target, "multiply", deviation)
         else:
-            # The vector engine has made the statistics; a sweep without parameters is one instruction elsewhere too.
             self.e.function(dst, x, "copy", deviation, mean)

@@ -73,7 +73,7 @@ class _Folder:
         norm, rank = self.norm, len(shape_of(self.norm.result))
         given = [value for value in (self.scale, self.bias) if value is not None]
         users = list(dict.fromkeys(use.operation for use in norm.result.uses))
-        products = [user for user in users if self._multiplies(user)]
+        products = [user for user in users if isinstance(user, MatMulOp) and self._multiplies(user)]
         if not given or not products or norm.axis.value.data != rank - 1 or spec_of(norm.result)[0] is not F32:
             return
         others = [user for user in users if user not in products]
@@ -89,9 +89,9 @@ class _Folder:
             self._rescale(sorted(others, key=lambda op: self.block.get_operation_index(op)), bare.result)
         self.block.erase_op(norm)
 
-    def _multiplies(self, user: Operation) -> bool:
+    def _multiplies(self, user: MatMulOp) -> bool:
         """Whether a reader is a product of the result with a matrix of weights."""
-        if not isinstance(user, MatMulOp) or user.a is not self.norm.result or user.b is self.norm.result:
+        if user.a is not self.norm.result or user.b is self.norm.result:
             return False
         return is_known(user.b) and len(shape_of(user.b)) == 2 and not user.transpose_a
 

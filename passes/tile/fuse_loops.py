@@ -286,5 +286,6 @@ def _gains(earlier: _Statement, loop: _Statement) -> bool:
             flows[space_of(buffer)] = True
     if not flows["sbuf"] or flows["dram"]:
         return False
-    multiplies = loop.kinds & set(TENSOR_ENGINE)
-    return not (multiplies and "tile.matmul" in earlier.kinds)
+    # What follows turning at once waits for no more than the copy out of PSUM; the rest would wait for a whole tile.
+    only_turns = earlier.kinds & set(TENSOR_ENGINE) == {"tile.transpose"}
+    return only_turns or not loop.kinds & set(TENSOR_ENGINE)

@@ -42,8 +42,9 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
   // CHECK-NEXT: }
   // CHECK-NEXT: tile.tensor_scalar dst %3[0:128][1 : 4 step 2] data %3[0:128][1 : 4 step 2] {op0 = add, scalar0 = 9.999999747378752e-06}
   // CHECK-NEXT: tile.activation dst %3[0:128][1 : 4 step 2] data %3[0:128][1 : 4 step 2] {func = rsqrt}
+  // CHECK-NEXT: tile.scalar_tensor_tensor dst %3[0:128][0 : 4 step 2] data %3[0:128][0 : 4 step 2] other %3[0:128][1 : 4 step 2] {op0 = multiply, scalar0 = -1.0, op1 = multiply}
   // CHECK-NEXT: scf.for %i_2 = %c0 to %c4 step %c1 {
-  // CHECK-NEXT: tile.tensor_scalar dst %2[0:128][96*%i_2 : 96] data %1[0:128][96*%i_2 : 96] operand0 %3[0:128][2*%i_2 : 1] operand1 %3[0:128][2*%i_2 + 1 : 1] {op0 = subtract, op1 = multiply}
+  // CHECK-NEXT: tile.activation dst %2[0:128][96*%i_2 : 96] data %1[0:128][96*%i_2 : 96] bias %3[0:128][2*%i_2 : 1] scale_column %3[0:128][2*%i_2 + 1 : 1]
   // CHECK-NEXT: }
   // CHECK-NEXT: tile.store dst %0[384*%i : 128 step 768, 384] src %2[0:128][0 : 384]
   // CHECK-NEXT: }

@@ -1,0 +1,64 @@
+"""Biases that the tensor engine adds keep their fp32 accuracy, in products whose weights stay and that stream past."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import ml_dtypes
+import numpy as np
+import pytest
+from xdsl.ir import Block, SSAValue
+
+from neuron_dialects.dtypes import BF16
+from neuron_dialects.graph import BinaryKind, BinaryOp, CastOp, MatMulOp, UnaryKind, UnaryOp
+from passes.graph.fuse import fuse_block
+from passes.graph.layout import choose_layouts
+from tests.core_kernels import core_function, core_module, lowered_error
+
+
+def layers(block: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+    """relu(x . w) in bf16, then . v + b, whose rows leave the core."""
+    hidden = MatMulOp(arguments[0], weights["w"], accumulate_f32=True)
+    relu = UnaryOp(UnaryKind.RELU, hidden.result)
+    narrow = CastOp(relu.result, BF16)
+    product = MatMulOp(narrow.result, weights["v"], accumulate_f32=True)
+    biased = BinaryOp(BinaryKind.ADD, weights["b"], product.result)
+    block.add_ops([hidden, relu, narrow, product, biased])
+    return [biased.result]
+
+
+def lay_out(block: Block) -> None:
+    fuse_block(block)
+    choose_layouts(block, 100000)
+
+
+# The weights are so small that the result is the bias to 7 digits, which bf16 alone would round to 3.
+@pytest.mark.parametrize("target", ["trn1", "inf1"])
+@pytest.mark.parametrize(("rows", "inner"), [(200, 96), (40, 300), (130, 12000)])
+def test_a_bias_keeps_its_digits(target: str, rows: int, inner: int) -> None:
+    rng = np.random.default_rng(1)
+    weights = {
+        "w": (1e-4 * rng.standard_normal((64, inner))).astype(ml_dtypes.bfloat16),
+        "v": (1e-6 * rng.standard_normal((inner, 200))).astype(ml_dtypes.bfloat16),
+        "b": (1000 * rng.standard_normal(200)).astype(np.float32),
+    }
+    assert lowered_error(target, [("bf16", (rows, 64))], weights, layers, lay_out) < 2e-7
+
+
+# The addition is no pointwise work any more: only the tensor engine touches the bias.
+def test_the_bias_is_part_of_the_product() -> None:
+    from xdsl.context import Context
+
+    from lowering.graph_to_tile.convert import ConvertGraphToTilePass
+
+    weights = {
+        "w": np.zeros((64, 96), ml_dtypes.bfloat16),
+        "v": np.zeros((96, 200), ml_dtypes.bfloat16),
+        "b": np.zeros(200, np.float32),
+    }
+    module = core_module("trn1", [("bf16", (128, 64))], weights, layers)
+    lay_out(core_function(module).body.block)
+    ConvertGraphToTilePass().apply(Context(), module)
+    names = [op.name for op in core_function(module).body.walk()]
+    assert "tile.tensor_tensor" not in names
+    assert "tile.tensor_scalar" not in names
