@@ -7,7 +7,7 @@ partitioner's estimates. All of them are of simulated time.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -16,8 +16,8 @@ from neuron_dialects.cost import boundary_ns
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.target import Target
 from runtime.neff import CORE, OPAQUE, Bucket, GraphNode, Neff, TensorSpec
+from runtime.serving.simulation import CHIP_LINK, DELAY, HOST, LINK_IN, LINK_OUT, Step
 from runtime.serving.simulation import CORE as CORE_STEP
-from runtime.serving.simulation import DELAY, HOST, LINK_IN, LINK_OUT, Step
 
 DOUBLE_BUFFER = 2
 """Buffers between two stages of a pipeline."""
@@ -54,7 +54,8 @@ def service_steps(neff: Neff, target: Target, use: CoreUse, core_ns: Callable[[i
     """The steps of one request of the model's first bucket.
 
     Core segments that follow each other are one launch: its inputs go over the link first, then the request passes from
-    core to core through double buffers, then what the host needs comes back.
+    core to core through double buffers, then what the host needs comes back. A stage stores into the buffers of the
+    next one, so that the way between cores of one chip is part of the stages' own times; to another chip it is longer.
 
     Args:
         core_ns: nanoseconds of a core program, by its index.
@@ -77,8 +78,10 @@ def service_steps(neff: Neff, target: Target, use: CoreUse, core_ns: Callable[[i
         cores = [use.core_of[node.callee] for node in nodes]
         steps.append(Step(DELAY, float(target.core_launch_ns)))
         steps.append(Step(LINK_IN, _link_ns(sent, specs, target), cores[0]))
-        for core, node in zip(cores, nodes, strict=True):
+        for position, (core, node) in enumerate(zip(cores, nodes, strict=True)):
             steps.append(Step(CORE_STEP, core_ns(node.callee), core, DOUBLE_BUFFER))
+            crossing = _needed_from_before(nodes[position + 1 :])
+            steps.append(Step(CHIP_LINK, _chip_link_ns(crossing, specs, target), core))
         steps.append(Step(LINK_OUT, _link_ns(fetched, specs, target), cores[-1]))
         on_device |= made | sent
         on_host |= fetched
@@ -93,6 +96,19 @@ def _host_uses(bucket: Bucket) -> set[str]:
 
 def _link_ns(names: set[str], specs: Mapping[str, TensorSpec], target: Target) -> float:
     return sum(boundary_ns(_tensor_bytes(specs[name]), target) for name in sorted(names))
+
+
+def _needed_from_before(nodes: Sequence[GraphNode]) -> set[str]:
+    """Tensors that nodes read and that none of them makes."""
+    return {name for node in nodes for name in node.inputs} - {name for node in nodes for name in node.outputs}
+
+
+def _chip_link_ns(names: set[str], specs: Mapping[str, TensorSpec], target: Target) -> float:
+    """Nanoseconds of tensors on their way from one chip to the next, as one transfer."""
+    if not names:
+        return 0.0
+    moved = sum(_tensor_bytes(specs[name]) for name in names)
+    return float(target.neuronlink_start_ns) + moved / float(target.neuronlink_bytes_per_ns)
 
 
 def _tensor_bytes(spec: TensorSpec) -> int:

@@ -9,6 +9,8 @@ one after the other. A step holds what it names for its time, or waits for it in
 - `core`: one core of the instance, by its position there;
 - `host`: one of the host's servers;
 - `link_in`, `link_out`: one direction of the link between the host and the chip of that core;
+- `chip_link`: the link of that core's chip to other chips, on the way to the next core of the instance; nothing, and
+  for no time, when both are on one chip;
 - `delay`: nothing; any number of requests may be in it.
 
 A core step may have `slots`, the buffers between it and the next core step: it starts only when one of them is free,
@@ -26,7 +28,7 @@ from itertools import pairwise
 from runtime.serving.placement import Placement
 from runtime.serving.scheduler import DEFAULT_TURN, Scheduler
 
-CORE, HOST, LINK_IN, LINK_OUT, DELAY = "core", "host", "link_in", "link_out", "delay"
+CORE, HOST, LINK_IN, LINK_OUT, CHIP_LINK, DELAY = "core", "host", "link_in", "link_out", "chip_link", "delay"
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,8 @@ class _Simulator:
     def _enter(self, now: float, request: Served) -> None:
         """A request comes to its next step, or to its end."""
         steps = self._services[request.model].steps
+        while request.step < len(steps) and self._stays_on_chip(request, steps[request.step]):
+            request.step += 1
         if request.step == len(steps):
             self._finish(now, request)
         elif steps[request.step].kind == DELAY:
@@ -253,6 +257,14 @@ class _Simulator:
         if before is not None:
             self._filled[request.model, request.instance, before] -= 1
             self._serve(now, self._key(request, before))
+
+    def _stays_on_chip(self, request: Served, step: Step) -> bool:
+        """Whether a step is a way from one core to the next one on the same chip."""
+        if step.kind != CHIP_LINK:
+            return False
+        cores = self._services[request.model].placements[request.instance].cores
+        chips = [core // self._hardware.cores_per_chip for core in cores[step.core : step.core + 2]]
+        return chips[0] == chips[-1]
 
     def _key(self, request: Served, step: int) -> tuple[str, int]:
         """What a step holds."""
