@@ -48,7 +48,7 @@ EXAMPLES = ROOT / "examples" / "tutorial"
 QUOTING_PAGES = (ROOT / "docs" / "tutorial.md", ROOT / "docs" / "execution-model.md")
 """Pages whose prose quotes what their blocks show."""
 
-PAGES = (*QUOTING_PAGES, ROOT / "docs" / "serving.md")
+PAGES = (*QUOTING_PAGES, ROOT / "docs" / "profiling.md", ROOT / "docs" / "serving.md")
 ELISION = "..."
 OTHER_PROGRAMS = ("diff", "grep", "sed")
 """Programs besides the console scripts that a page may use; every system that has make has them."""

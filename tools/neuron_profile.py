@@ -135,6 +135,11 @@ def _view(options: argparse.Namespace) -> int:
         output = output or options.profile / FORMATS[options.output_format]
         print(f"{output}: {_write(analysis, options.output_format, output, options.show_perfetto_flows)}")
         return 0
+    if output is None and options.output_format == "summary":
+        from tools.profile.terminal import print_report, printed
+
+        printed(lambda out: print_report(analysis, out))
+        return 0
     text = _summary(analysis, options.output_format)
     if output is not None:
         write_text(output, text)
@@ -144,21 +149,14 @@ def _view(options: argparse.Namespace) -> int:
 
 
 def _summary(analysis: Analysis, output_format: str) -> str:
-    from io import StringIO
-
     from runtime.profile.summary import summary_of
-    from tools.profile.terminal import console, print_report, summary_text
+    from tools.profile.terminal import print_report, summary_text, text_of
 
     if output_format == "summary-json":
         return json.dumps(summary_of(analysis.profile), indent=2) + "\n"
     if output_format == "summary-text":
         return summary_text(summary_of(analysis.profile)) + "\n"
-    if sys.stdout.isatty():
-        print_report(analysis, console())
-        return ""
-    text = StringIO()
-    print_report(analysis, console(text))
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+    return text_of(lambda out: print_report(analysis, out))
 
 
 def _write(analysis: Analysis, output_format: str, output: Path, flows: bool) -> str:
@@ -173,7 +171,7 @@ def _write(analysis: Analysis, output_format: str, output: Path, flows: bool) ->
         from tools.profile.html import html_report
 
         page = html_report(analysis).encode()
-        output.write_bytes(page)
+        write_bytes(output, page)
         return f"{len(page)} bytes; open it in a browser"
     from tools.profile.tables import write_tables
 
@@ -184,7 +182,7 @@ def _diff(options: argparse.Namespace) -> int:
     from runtime.profile.diff import broken_limits, figure_differences, operator_differences, parse_limit
     from runtime.profile.operators import operators_of
     from runtime.profile.summary import summary_of
-    from tools.profile.terminal import console, print_differences
+    from tools.profile.terminal import print_differences, printed
 
     limits = [parse_limit(text) for text in options.fail_if]
     before, after = _analysis(options.before, ()), _analysis(options.after, ())
@@ -198,7 +196,7 @@ def _diff(options: argparse.Namespace) -> int:
         }
         print(json.dumps({**rows, "broken": [limit.text for limit, _ in broken]}, indent=2))
     else:
-        print_differences(figures, operators, console())
+        printed(lambda out: print_differences(figures, operators, out))
     if broken:
         limit, difference = broken[0]
         more = f" (and {len(broken) - 1} more limits)" if len(broken) > 1 else ""

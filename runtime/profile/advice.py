@@ -255,7 +255,8 @@ class _Facts:
             count += int((extra > 1e-3).sum()) * len(program.starts_ns)
         if not time:
             return None
-        return loads / time, f"{count} loads take {loads / 1000:,.1f} us of the scalar engine", loads
+        text = f"loads of function tables ({count}) take {loads / 1000:,.1f} us of the scalar engine"
+        return loads / time, text, loads
 
     def latency_bound(self) -> Measured:
         waiting = self._kinds_ns("latency", "semaphore", "control")

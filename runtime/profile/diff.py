@@ -26,6 +26,11 @@ class Difference:
         return self.after - self.before
 
     @property
+    def is_equal(self) -> bool:
+        """Whether it is the same up to rounding."""
+        return abs(self.change) <= 1e-9 * max(abs(self.before), abs(self.after))
+
+    @property
     def relative(self) -> float | None:
         """Change as a fraction of the old value."""
         return self.change / self.before if self.before else None

@@ -5,7 +5,9 @@ Text with colours on a terminal, the same text without them elsewhere. `summary_
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from io import StringIO
 from typing import IO
 
 from rich.console import Console
@@ -29,6 +31,21 @@ def console(stream: IO[str] | None = None) -> Console:
     """A console on a stream, standard output by default."""
     plain = Console(file=stream, highlight=False, soft_wrap=False)
     return plain if plain.is_terminal else Console(file=stream, highlight=False, width=WIDTH)
+
+
+def printed(print_to: Callable[[Console], None]) -> None:
+    """Print to standard output: with colours on a terminal, elsewhere without blanks at the ends of lines."""
+    if sys.stdout.isatty():
+        print_to(console())
+    else:
+        sys.stdout.write(text_of(print_to))
+
+
+def text_of(print_to: Callable[[Console], None]) -> str:
+    """What is printed, as plain text."""
+    text = StringIO()
+    print_to(console(text))
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
 
 def time_text(ns: float) -> str:
@@ -165,9 +182,9 @@ def print_differences(
     figures: Sequence[Difference], operators: Sequence[Difference], out: Console, rows: int = 15
 ) -> None:
     """The figures that differ, and the operators whose time on the critical path changed most."""
-    changed = [row for row in figures if row.change]
+    changed = [row for row in figures if not row.is_equal]
     out.print(_differences("Figures", changed) if changed else "No figure differs.")
-    moved = [row for row in operators if row.change][:rows]
+    moved = [row for row in operators if not row.is_equal][:rows]
     if moved:
         out.print(_differences(f"Seconds on the critical path ({len(moved)} of {len(operators)} nodes)", moved))
 

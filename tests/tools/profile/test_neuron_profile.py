@@ -12,13 +12,16 @@ import pytest
 
 from examples.tutorial import EXP_TILES
 from runtime.neff import write_neff
+from runtime.profile.advice import RULES
 from runtime.profile.summary import summary_of
-from runtime.profile.what_if import DEFAULT_QUESTIONS
+from runtime.profile.what_if import DEFAULT_QUESTIONS, KNOBS
+from tests.run_lines import ROOT
 from tests.runtime.profile.profiles import small_analysis, small_neff
 from tools.in_process import Completed, run_in_process
 from tools.neuron_opt import run_in_process as neuron_opt
 from tools.neuron_profile import main
 from tools.neuron_run import main as neuron_run
+from tools.profile.html import MAX_BLOCKS
 
 
 def profile(*arguments: str | Path) -> Completed:
@@ -162,6 +165,18 @@ def test_what_is_no_profile(arguments: list[str], tmp_path: Path):
     done = profile(*arguments, *folders, *rest)
     assert done.exit_code == 1
     assert done.stderr.startswith("error[NX-FILE-001]")
+
+
+# The manual's tables name every rule with its threshold, and every knob.
+def test_manual():
+    page = (ROOT / "docs" / "profiling.md").read_text(encoding="utf-8")
+    for rule in RULES.values():
+        (row,) = [line for line in page.splitlines() if line.startswith("|") and f"`{rule.name}`" in line]
+        assert row.rstrip(" |").endswith(" E") == rule.documented
+        if 0 < rule.threshold < 1 and rule.threshold != 0.5:
+            assert f"{rule.threshold:.0%}" in row
+    assert all(f"| `{name}` |" in page for name in KNOBS)
+    assert f"{MAX_BLOCKS:,} events" in page
 
 
 def test_bucket_that_is_not_there(tmp_path: Path):
