@@ -12,7 +12,7 @@ SOURCES := neuron_dialects passes lowering runtime neuron_toolkit tools tests ex
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test nightly bench check format filecheck docs-tables clean
+.PHONY: help demo test nightly bench check format filecheck docs docs-tables clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,16 @@ format: $(VENV)/dev.stamp ## format the sources and repair what the linter can r
 
 filecheck: $(VENV)/dev.stamp ## run the regression tests with lit, one process for each command
 	$(BIN)/lit --workers=$(JOBS) tests/filecheck
+
+$(VENV)/docs.stamp: $(VENV)/python.stamp pyproject.toml
+	@echo "[setup] installing the toolkit and what builds the manual into $(VENV) (about 30 s)"
+	@$(INSTALL) '.[docs]'
+	@touch $@
+
+docs: $(VENV)/docs.stamp ## build the manual as a site into build/manual; a warning is an error
+	@$(BIN)/python -m tools.generate_docs --check
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "build/manual/index.html"
 
 docs-tables: $(VENV)/run.stamp ## regenerate the pages of docs/ that are derived from definitions
 	@$(BIN)/python -m tools.generate_docs

@@ -1,8 +1,8 @@
 """`python -m tools.generate_docs`: writes the pages of the manual that are made from definitions.
 
-The reference pages, the tables inside docs/neff.md and the index are derived from the dialects, the instruction table,
-the target files, the passes and the error codes. With `--check` nothing is written: stale pages are listed, and the
-exit code is 1 when there are any.
+The reference pages, the tables inside docs/neff.md, the index and the editors' grammars are derived from the dialects,
+the instruction table, the target files, the passes, the command lines and the error codes. With `--check` nothing is
+written: stale pages are listed, and the exit code is 1 when there are any.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runtime.neff.tables import fill_tables
+from tools.editor.vscode import write_extension
 from tools.errors import EXIT_OK, EXIT_USER_ERROR, run_main
+from tools.reference_pages.commands import commands_page
 from tools.reference_pages.dialects import graph_page, neuron_page, nisa_page, tile_page
 from tools.reference_pages.errors import errors_page
 from tools.reference_pages.isa import isa_page
 from tools.reference_pages.markdown import bullets, page
 from tools.reference_pages.mxnet import mxnet_page
+from tools.reference_pages.operators import operators_page
 from tools.reference_pages.passes import passes_page
 from tools.reference_pages.targets import targets_page
 
@@ -32,6 +35,8 @@ REFERENCE: dict[str, tuple[str, Callable[[], str]]] = {
     "neuron.md": ("the neuron dialect: target, memory spaces, launches", neuron_page),
     "isa.md": ("the instruction set: operands, fields, limits and cost of every instruction", isa_page),
     "targets.md": ("the targets: every figure with its source", targets_page),
+    "commands.md": ("the commands and their options", commands_page),
+    "operators.md": ("the ONNX operators that can run on a core", operators_page),
     "passes.md": ("the passes and conversions, with examples", passes_page),
     "mxnet.md": ("the operators of MXNet that have a converter", mxnet_page),
     "errors.md": ("the error codes", errors_page),
@@ -99,7 +104,7 @@ def _run(argv: Sequence[str]) -> int:
         for path in stale:
             print(f"stale: {path.relative_to(ROOT)}", file=sys.stderr)
         return EXIT_USER_ERROR if stale else EXIT_OK
-    for path in write_pages(ROOT):
+    for path in [*write_pages(ROOT), *write_extension(ROOT / "editors" / "vscode")]:
         print(path.relative_to(ROOT))
     return EXIT_OK
 

@@ -63,7 +63,7 @@ def _run(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     # -h is the header, as in other objdumps.
     parser = argparse.ArgumentParser("neuron-objdump", description=(__doc__ or "").partition("\n")[0], add_help=False)
-    parser.add_argument("file", metavar="FILE.neff")
+    parser.add_argument("file", metavar="FILE.neff", help="the compiled file, checked as the runtime checks it")
     parser.add_argument("-h", "--header", action="store_true", help="print the header")
     parser.add_argument("-m", "--members", action="store_true", help="print the members of the archive")
     parser.add_argument("-d", "--disassemble", action="store_true", help="print the programs as assembly")

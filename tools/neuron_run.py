@@ -69,7 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tolerance", type=float, metavar="X", help="with --per-op or --requests: rel_l2_error that counts as kept"
     )
-    parser.add_argument("--mode", choices=("functional", "timing", "both"), default="functional")
+    parser.add_argument(
+        "--mode",
+        choices=("functional", "timing", "both"),
+        default="functional",
+        help="compute the outputs (default), the time that the machine takes, or both",
+    )
     parser.add_argument("--profile", type=Path, metavar="DIR", help="write a profile for neuron-profile")
     parser.add_argument("--check-races", action="store_true", help="first prove that the queues cannot race")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

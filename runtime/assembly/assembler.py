@@ -77,6 +77,13 @@ class _Section:
     statistics: dict[str, int] = field(default_factory=dict)
 
 
+DIRECTIVES: tuple[str, ...] = (
+    ".model", ".subgraph", ".target", ".queue", ".semaphore", ".variable", ".origin", ".macs", ".compulsory_bytes",
+    ".statistic",
+)  # fmt: skip
+"""The directives that a text may have."""
+
+
 class _Reader:
     """Sorts statements into sections and queues."""
 
@@ -85,11 +92,11 @@ class _Reader:
         self.sections: list[_Section] = []
         self.name: str | None = None
         self._engine: str | None = None
-        self._handlers = {
-            ".model": self._model, ".subgraph": self._subgraph, ".target": self._target, ".queue": self._queue,
-            ".semaphore": self._semaphore, ".variable": self._variable, ".origin": self._origin, ".macs": self._figure,
-            ".compulsory_bytes": self._figure, ".statistic": self._statistic,
-        }  # fmt: skip
+        handlers = (
+            self._model, self._subgraph, self._target, self._queue, self._semaphore, self._variable, self._origin,
+            self._figure, self._figure, self._statistic,
+        )  # fmt: skip
+        self._handlers = dict(zip(DIRECTIVES, handlers, strict=True))
 
     def read(self, statement: Statement) -> None:
         """Take in one line."""

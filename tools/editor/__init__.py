@@ -1,0 +1,1 @@
+"""What editors and the manual need to show our MLIR and our assembly in colours."""
