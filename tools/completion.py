@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from neuron_dialects.version import VERSION
+from tools.diagnostics import add_common_arguments
 from tools.errors import EXIT_OK, run_main
 
 
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("neuron-completion", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("shell", choices=tuple(SCRIPTS), help="the shell to print a script for")
-    parser.add_argument("--debug", action="store_true", help="print a traceback for an error")
+    add_common_arguments(parser)
     parser.add_argument("--version", action="version", version=f"neuron-completion {VERSION}")
     return parser
 

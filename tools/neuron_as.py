@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.target import load_target
 from neuron_dialects.version import VERSION
-from tools.diagnostics import FORMAT_OPTION, FORMATS, Diagnostic, Place, add_common_arguments, report
+from tools.diagnostics import Diagnostic, Place, add_common_arguments, report
 from tools.errors import EXIT_OK, EXIT_USER_ERROR, run_main
 from tools.plugins import add_plugin_argument, load_plugins
 
@@ -46,7 +46,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--parameters", type=Path, metavar="FILE.npz", help="values of the parameters by name")
     parser.add_argument("--check-races", action="store_true", help="refuse a program whose streams can race or block")
     add_plugin_argument(parser)
-    parser.add_argument(FORMAT_OPTION, choices=FORMATS, default="text", help="how mistakes are told")
     add_common_arguments(parser)
     parser.add_argument("--version", action="version", version=f"neuron-as {VERSION}")
     return parser
