@@ -43,6 +43,13 @@ WIDEST_LOAD = 512
 """Columns of a weight that are loaded together."""
 
 
+SUM_BANKS = 4
+"""PSUM banks that sums of one product rotate over."""
+
+FEW_BLOCKS = 2
+"""Blocks of columns of a tile of rows that are written one by one."""
+
+
 def wants_linear(k: Kernel, op: MatMulOp, result: SSAValue) -> bool:
     """Whether the operands or the result of a product lie as this kernel serves them."""
     if len(spec_of(op.result)[1]) != 2 or op.transpose_a or not isinstance(k.tensor(op.b), DramTensor):
@@ -101,6 +108,9 @@ class _Linear:
         most = share // (self.tiles * element_bytes)
         if self.k.pins_weights and self.weight.symbol is not None:
             most = self.columns
+        if self._streams and most >= 2 * self.width:
+            self.b.tiles(self.columns, self.width, self._chunk)
+            return
         if most >= self.columns:
             self._chunk(Affine(0), self.columns)
             return
@@ -109,6 +119,17 @@ class _Linear:
             return
         chunk = max(self.width, most // 2 // self.width * self.width)
         self.b.tiles(self.columns, chunk, self._chunk)
+
+    @property
+    def _streams(self) -> bool:
+        """Whether x is on chip as it is wanted, with so many rows that columns of weights load while others multiply.
+
+        Then the weights take little memory, and what comes next can be loaded already.
+        """
+        tile_macs = LANES * self.rows
+        load_ns = LANES * dtype_by_name(self.weight.dtype).size_bytes / self.k.target.dma_rate_bytes_per_ns
+        features = isinstance(self.x, SbufTensor) and self.x.partition == FEATURES
+        return self.turned and features and tile_macs / self.k.target.peak_macs_per_ns > 2 * load_ns
 
     def _chunk(self, start: Affine, size: int) -> None:
         """`size` columns from `start`, for all rows."""
@@ -179,8 +200,21 @@ class _Linear:
     def _rows(self, weights: View, row: Affine, count: int, start: Affine, size: int) -> None:
         """A block of rows against a chunk of columns."""
         x = self._features(row, count)
-        step = self._by_features if self.turned else self._by_rows
-        self.b.tiles(size, min(size, self.width), lambda low, n: step(weights, x, (row, count), (start, low, n)))
+        if self.turned:
+            self.b.tiles(
+                size, min(size, self.width), lambda low, n: self._by_features(weights, x, (row, count), (start, low, n))
+            )
+            return
+        blocks = ceil(size / self.width)
+        if blocks > FEW_BLOCKS:
+            self.b.tiles(
+                size, self.width, lambda low, n: self._by_rows(weights, x, (row, count), (start, low, n), SUM_BANKS)
+            )
+            return
+        # Banks of their own for the few blocks, written one by one, rotate with the rows alone.
+        for low in range(0, size, self.width):
+            columns = (start, Affine(low), min(self.width, size - low))
+            self._by_rows(weights, x, (row, count), columns, SUM_BANKS // blocks)
 
     def _features(self, row: Affine, count: int) -> View:
         """Rows of x as [128, k tiles, rows]."""
@@ -226,16 +260,16 @@ class _Linear:
         start, low, n = columns
 
         def tile(first: Affine, count: int) -> None:
-            bank = self.b.alloc((count, rows[1]), "f32", "psum", 4, "sum").view()
+            bank = self.b.alloc((count, rows[1]), "f32", "psum", SUM_BANKS, "sum").view()
             self._accumulate(bank, weights.slice(2, low + first, count), x)
             self.epilogue.apply([(0, bank)], {ROWS: rows, FEATURES: (start + low + first, count)})
 
         self.b.tiles(n, LANES, tile)
 
-    def _by_rows(self, weights: View, x: View, rows: _Range, columns: tuple[Affine, Affine, int]) -> None:
-        """Rows on partitions, as many columns as were loaded together."""
+    def _by_rows(self, weights: View, x: View, rows: _Range, columns: tuple[Affine, Affine, int], banks: int) -> None:
+        """Rows on partitions, as many columns as were loaded together, in `banks` banks in turn."""
         start, low, n = columns
-        bank = self.b.alloc((rows[1], n), "f32", "psum", 4, "sum").view()
+        bank = self.b.alloc((rows[1], n), "f32", "psum", banks, "sum").view()
         self._begin(bank, start + low)
         self._accumulate(bank, x, weights.slice(2, low, n))
         self.epilogue.apply([(0, bank)], {ROWS: rows, FEATURES: (start + low, n)})
