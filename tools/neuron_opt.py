@@ -179,6 +179,10 @@ class NeuronOpt(xDSLOptMain):
     def _print_information(self) -> bool:
         if self.args.list_passes:
             sys.stdout.write(describe_passes(NEURON_UNIVERSE.all_passes, XDSL_UNIVERSE.all_passes))
+        elif self.args.explain is not None:
+            from tools.error_pages import explain
+
+            sys.stdout.write(explain(self.args.explain))
         elif self.args.show_dialects:
             print(*sorted(self.ctx.registered_dialect_names), sep="\n")
         else:

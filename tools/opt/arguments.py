@@ -163,6 +163,7 @@ def _add_reports(group: Any) -> None:
 
 def _add_information(group: Any) -> None:
     _flag(group, "--list-passes", "print the pipelines and passes with their options, and exit")
+    group.add_argument("--explain", metavar="CODE", help="tell what an error code means and what to do, and exit")
     _flag(group, "--show-dialects", "print the names of all dialects, and exit")
     _flag(group, "--debug", "print a traceback for an error")
 
