@@ -12,7 +12,7 @@ other engines make of the earlier one's products.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -31,6 +31,7 @@ from neuron_dialects.loops import trip_count
 from neuron_dialects.neuron import Executor, ExecutorAttr, target_of
 from neuron_dialects.target import Target
 from neuron_dialects.tile import AllocOp, TileOp
+from passes.tile.block_order import BlockOrder
 from passes.tile.footprint import Footprint, apart, stays_ahead
 
 MEMORY_SHARE = 0.85
@@ -98,17 +99,33 @@ class _Fuser:
         self.block, self.target = block, target
         self.capacity = int(int(target.sbuf_bytes_per_partition) * MEMORY_SHARE)
         self.done: list[_Statement] = []
+        self.order = BlockOrder(block)
+        self.touching = Counter[SSAValue]()
+        """How many of the statements that are done touch a buffer."""
+        self.coming = Counter[SSAValue]()
+        """How many of those that are not done yet do."""
+        self.alive: set[SSAValue] = set()
+        """Buffers that statements of both kinds touch."""
 
     def run(self) -> None:
         """Fuse each loop into an earlier one where that can and should be."""
-        ops = [op for op in self.block.ops if isinstance(op, TileOp | ForOp)]
-        for op in ops:
-            statement = _statement(op)
+        statements = [_statement(op) for op in self.block.ops if isinstance(op, TileOp | ForOp)]
+        self.coming = Counter(buffer for statement in statements for buffer in statement.touches)
+        for statement in statements:
+            op = statement.op
+            self._meet(statement)
             index = self._partner(statement) if isinstance(op, ForOp) else None
             if index is None:
                 self.done.append(statement)
                 continue
             self._fuse(index, statement)
+
+    def _meet(self, statement: _Statement) -> None:
+        """Count a statement among those that are done, which it is about to be."""
+        for buffer in statement.touches:
+            self.touching[buffer] += 1
+            self.coming[buffer] -= 1
+            (self.alive.add if self.coming[buffer] else self.alive.discard)(buffer)
 
     def _partner(self, loop: _Statement) -> int | None:
         """The statement that `loop` can become a part of, the latest there is; None where there is none."""
@@ -133,10 +150,11 @@ class _Fuser:
         """Whether both loops and what they share, or what lives across them, fit on chip."""
         if earlier.own_banks + loop.own_banks > int(self.target.psum_banks):
             return False
-        start = self.done.index(earlier)
+        window = self.done[self.done.index(earlier) :]
         shared: set[SSAValue] = {*earlier.touches, *loop.touches}
-        before = {buffer for statement in self.done[:start] for buffer in statement.touches}
-        shared |= {buffer for buffer in before if _used_after(buffer, earlier.op)}
+        here = Counter(buffer for statement in (*window, loop) for buffer in statement.touches)
+        after = {buffer for statement in window[1:] for buffer in statement.touches} | self.alive
+        shared |= {buffer for buffer in after if self.touching[buffer] > here[buffer]}
         live = sum(_row_bytes(buffer) for buffer in shared if space_of(buffer) == "sbuf")
         return live + earlier.own_bytes + loop.own_bytes <= self.capacity
 
@@ -147,26 +165,15 @@ class _Fuser:
         for statement in reversed(between):
             if any(_conflict(statement, other) for other in (loop, *needed)):
                 needed.insert(0, statement)
-        _hoist_definitions(self.block, partner.op, [loop.op, *(s.op for s in needed)])
+        _hoist_definitions(self.order, partner.op, [loop.op, *(s.op for s in needed)])
         for statement in needed:
-            statement.op.detach()
-            self.block.insert_op_before(statement.op, partner.op)
+            self.order.move_before(statement.op, partner.op)
         stay = [statement for statement in between if statement not in needed]
         self.done[index:] = [*needed, partner, *stay]
         _merge(partner.op, loop.op)
+        # Both are one statement from now on.
+        self.touching.subtract(partner.touches.keys() & loop.touches.keys())
         partner.joined(loop)
-
-
-def _used_after(buffer: SSAValue, op: Operation) -> bool:
-    """Whether a buffer of the whole function is used by a later statement than `op`, in the order of the block."""
-    block = op.parent_block()
-    for use in buffer.uses:
-        user: Operation | None = use.operation
-        while user is not None and user.parent_block() is not block:
-            user = user.parent_op()
-        if user is not None and user is not op and op.is_before_in_block(user):
-            return True
-    return False
 
 
 def _merge(into: Operation, loop: Operation) -> None:
@@ -185,15 +192,14 @@ def _merge(into: Operation, loop: Operation) -> None:
     loop.erase()
 
 
-def _hoist_definitions(block: Block, before: Operation, ops: Sequence[Operation]) -> None:
+def _hoist_definitions(order: BlockOrder, before: Operation, ops: Sequence[Operation]) -> None:
     """Move allocations and constants of the function that `ops` use, and that stand behind `before`, up to it."""
     for op in ops:
         for inner in op.walk():
             for operand in inner.operands:
                 owner = operand.owner
-                if isinstance(owner, Operation) and owner.parent_block() is block and before.is_before_in_block(owner):
-                    owner.detach()
-                    block.insert_op_before(owner, before)
+                if isinstance(owner, Operation) and order.is_before(before, owner):
+                    order.move_before(owner, before)
 
 
 def _row_bytes(buffer: SSAValue) -> int:
