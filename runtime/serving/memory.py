@@ -57,13 +57,14 @@ def footprints(neff: Neff, target: Target, core_of: Mapping[int, int], cores: in
         stored = {parameter_member(subgraph_name(callee), v.file_name or v.name): v for v in files}
         new = [_bytes(v) for name, v in stored.items() if name not in members[position]]
         members[position].update(stored)
-        transfers = [e.instruction for queue in program.queues.values() for e in queue if e.ring is not None]
+        queues = [*program.queues.values(), *([program.pinned] if program.pinned else [])]
+        transfers = [entry.instruction for queue in queues for entry in queue if entry.ring is not None]
         descriptors = sum(dma_cost(transfer, target).descriptors for transfer in transfers if transfer is not None)
         sizes = Counter[str]()
         for variable in program.variables:
             sizes[variable.kind] += _bytes(variable)
         rows[position] = Footprint(
-            code=row.code + sum(len(encode_queue(queue)) for queue in program.queues.values()),
+            code=row.code + sum(len(encode_queue(queue)) for queue in queues),
             constants=row.constants + sum(new),
             tensors=row.tensors + depth * (sizes["input"] + sizes["output"]),
             scratchpad=max(row.scratchpad, sizes["tmp"]),

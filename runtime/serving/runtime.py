@@ -33,7 +33,7 @@ from runtime.serving.memory import Footprint, footprints, without_constants
 from runtime.serving.placement import Group, LoadPlan, make_groups, plan_load
 from runtime.serving.requests import CoreClock, Execution, Request, Statistics
 from runtime.serving.scheduler import Dispatch, Scheduler
-from runtime.serving.service import CoreUse, core_use, service_steps
+from runtime.serving.service import CoreUse, core_use, service_steps, switch_ns
 from runtime.serving.settings import Settings, read_settings
 from runtime.serving.simulation import Service
 from runtime.serving.status import NrtError, Status, as_nrt_error, status_of
@@ -155,7 +155,8 @@ class LoadedModel:
         steps = service_steps(self.neff, target, self.core_use, lambda callee: self._session.core_time(callee) * 1e9)
         first = self._runtime.cores.start
         placements = tuple(place.shifted(first) for place in self.plan.placements)
-        return Service(self.name, steps, placements, self._runtime.depth(self.core_use))
+        again = switch_ns(self.neff, target, self.core_use)
+        return Service(self.name, steps, placements, self._runtime.depth(self.core_use), again)
 
 
 def _hold(cores: list[CoreClock], positions: Mapping[int, int], callee: int) -> Any:

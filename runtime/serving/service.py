@@ -32,12 +32,14 @@ class CoreUse:
 
 
 def core_use(neff: Neff) -> CoreUse:
-    """The stages of a NeuronCore Pipeline have a core each. Core segments with host segments between them never run
-    at the same time for one request: they share one core.
+    """The stages of a NeuronCore Pipeline have a core each, which they share with nobody: their weights stay in its
+    SBUF. Other core segments, with host segments between them, never run at the same time for one request: they share
+    one core.
     """
-    callees = {node.callee for bucket in neff.buckets for node in bucket.graph if node.executor == CORE}
-    if not any(_is_pipeline(bucket) for bucket in neff.buckets):
-        return CoreUse(1, dict.fromkeys(sorted(callees), 0))
+    callees = sorted({node.callee for bucket in neff.buckets for node in bucket.graph if node.executor == CORE})
+    pinned = any(neff.subgraphs[callee].program.pinned for callee in callees)
+    if not pinned and not any(map(_has_stages, neff.buckets)):
+        return CoreUse(1, dict.fromkeys(callees, 0))
     core_of: dict[int, int] = {}
     for bucket in neff.buckets:
         own = dict.fromkeys(node.callee for node in bucket.graph if node.executor == CORE)
@@ -45,9 +47,17 @@ def core_use(neff: Neff) -> CoreUse:
     return CoreUse(neff.cores, core_of)
 
 
-def _is_pipeline(bucket: Bucket) -> bool:
+def _has_stages(bucket: Bucket) -> bool:
     """Whether a core segment feeds another one without the host between them."""
     return any(first.executor == second.executor == CORE for first, second in itertools.pairwise(bucket.graph))
+
+
+def switch_ns(neff: Neff, target: Target, use: CoreUse) -> float:
+    """Nanoseconds until pinned weights are on chip again after another model had the cores: those of the fullest core,
+    at the rate of DRAM. Nothing else of a model has to be brought back.
+    """
+    rows = [neff.subgraphs[callee].program.pinned_bytes * int(target.partitions) for callee in use.core_of]
+    return max(rows, default=0) / float(target.dram_bytes_per_ns)
 
 
 def service_steps(neff: Neff, target: Target, use: CoreUse, core_ns: Callable[[int], float]) -> tuple[Step, ...]:

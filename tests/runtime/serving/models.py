@@ -35,8 +35,12 @@ class SmallModel:
 
 
 @functools.cache
-def small_model(kind: str = "relu", width: int = 16, target: str = "inf1", rows: int = 1, count: int = 8) -> SmallModel:
-    """`relu` and `tanh`: a dense layer and that function. `host`: a dense layer on each side of a host segment."""
+def small_model(
+    kind: str = "relu", width: int = 16, target: str = "inf1", rows: int = 1, count: int = 8, cores: int = 1
+) -> SmallModel:
+    """`relu` and `tanh`: a dense layer and that function. `host`: a dense layer on each side of a host segment;
+    `deep`: on each side of a relu. `cores`: a pipeline of so many stages.
+    """
     rng = np.random.default_rng(width)
     weights = [
         numpy_helper.from_array(rng.standard_normal((width, width), np.float32) / 4, "w"),
@@ -49,6 +53,12 @@ def small_model(kind: str = "relu", width: int = 16, target: str = "inf1", rows:
             helper.make_node("ReverseSequence", ["h", "lengths"], ["r"], name="turn", batch_axis=0, time_axis=1),
             helper.make_node("Gemm", ["r", "w", "b"], ["y"]),
         ]
+    elif kind == "deep":
+        nodes = [
+            helper.make_node("Gemm", ["x", "w", "b"], ["h"]),
+            helper.make_node("Relu", ["h"], ["r"]),
+            helper.make_node("Gemm", ["r", "w", "b"], ["y"]),
+        ]
     else:
         nodes = [
             helper.make_node("Gemm", ["x", "w", "b"], ["h"]),
@@ -57,7 +67,8 @@ def small_model(kind: str = "relu", width: int = 16, target: str = "inf1", rows:
     values = [helper.make_tensor_value_info(name, FLOAT, ["batch", width]) for name in "xy"]
     graph = helper.make_graph(nodes, kind, values[:1], values[1:], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
-    options = CompileOptions(target=target, auto_cast="none", input_shapes={"x": (rows, width)})
+    shapes = {"x": (rows, width)}
+    options = CompileOptions(target, "none", input_shapes=shapes, neuroncore_pipeline_cores=cores)
     neff = compile_model(onnx.load_from_string(model), options).neff
     assert neff is not None
     inputs = [{"x": rng.standard_normal((rows, width), np.float32)} for _ in range(count)]

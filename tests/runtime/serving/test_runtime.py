@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from runtime.machine import Machine
 from runtime.neff import write_neff
 from runtime.serving import Runtime, SimulatedInstance, Status
 from runtime.serving.runtime import LoadedModel
@@ -118,6 +120,49 @@ def test_host_segments_overlap_with_cores(monkeypatch: pytest.MonkeyPatch):
         futures = [loaded.submit(model.inputs[number]) for number in range(2)]
         assert all(model.is_right(number, future.result(20).outputs) for number, future in enumerate(futures))
     assert met == ["host", "core"]
+
+
+# While stage 1 of a pipeline works for the first request, stage 0 works for the second.
+def test_stages_work_at_the_same_time(monkeypatch: pytest.MonkeyPatch):
+    model = small_model("deep", cores=2)
+    programs = [image.program for image in model.neff.subgraphs]
+    meeting = threading.Barrier(2)
+    runs: Counter[int] = Counter()
+    run = Machine.run
+
+    def meet(machine: Machine, *arguments: Any) -> Any:
+        stage = next(number for number, program in enumerate(programs) if program is machine.program)
+        runs[stage] += 1
+        if (stage, runs[stage]) in ((1, 1), (0, 2)):
+            meeting.wait(20)
+        return run(machine, *arguments)
+
+    monkeypatch.setattr(Machine, "run", meet)
+    with Runtime("inf1.xlarge", {}) as runtime:
+        loaded = runtime.load(model.neff)
+        futures = [loaded.submit(model.inputs[number]) for number in range(2)]
+        assert all(model.is_right(number, future.result(20).outputs) for number, future in enumerate(futures))
+    assert runs == {0: 2, 1: 2} and not meeting.broken
+
+
+# A pipeline gives what one core gives, in a group that it shares with another model.
+def test_pipelines():
+    model, alone = (small_model("deep", cores=cores) for cores in (2, 1))
+    with Runtime("inf1.xlarge", {"NEURONCORE_GROUP_SIZES": "3"}) as runtime:
+        loads = [runtime.load(neff) for neff in (model.neff, alone.neff)]
+        assert [place.cores for place in loads[0].plan.placements] == [range(2)]
+        assert loads[0].notes == ("1 of 3 cores stay idle: the model needs 2",)
+        assert len(loads[1].plan.placements) == 3
+        futures = [load.submit(given) for given in model.inputs for load in loads]
+        for number in range(8):
+            staged, whole = (future.result(20).outputs for future in futures[2 * number : 2 * number + 2])
+            assert model.is_right(number, staged) and alone.is_right(number, whole)
+            np.testing.assert_allclose(staged["y"], whole["y"], rtol=1e-5, atol=1e-5)
+        assert futures[0].result().cores == range(2)
+        service = loads[0].service()
+        assert [step.core for step in service.steps if step.kind == "core"] == [0, 1]
+        # The weights of a stage, 16 x 16 in bf16 and more, come on chip again when the other model had the cores.
+        assert service.switch_ns > 16 * 16 * 2 / 13.5 and loads[1].service().switch_ns == 0
 
 
 # Two models in one group: never both inside, and both get their turn.
