@@ -35,6 +35,7 @@ def compile_step(settings: dict[str, Any]) -> dict[str, Any]:
 
     shapes = {name: value.shape for name, value in _inputs(settings).items()}
     extra: dict[str, Any] = {"without": tuple(settings["without"])} if settings.get("without") else {}
+    extra["auto_cast"] = settings.get("auto_cast", "all")
     result = compile_model(settings["model"], CompileOptions(settings["target"], input_shapes=shapes, **extra))
     assert result.neff is not None
     write_neff(result.neff, settings["neff"])

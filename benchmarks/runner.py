@@ -44,13 +44,14 @@ def measure(case: Case, settings: Settings) -> Record:
     """One case: compiled, timed, and with `check` run on data and compared."""
     record: Record = {
         "case": case.name, "model": case.model.name, "batch": case.batch, "target": case.target, "status": "ok",
-        "message": "",
+        "auto_cast": case.model.auto_cast, "message": "",
     }  # fmt: skip
     try:
         model, inputs = prepare(case.model, case.batch, settings.cache)
         with tempfile.TemporaryDirectory() as folder:
             step = {
                 "model": str(model), "inputs": str(inputs), "target": case.target, "without": settings.without,
+                "auto_cast": case.model.auto_cast,
                 "neff": str(Path(folder) / "model.neff"), "check": settings.check,
             }  # fmt: skip
             for name in ("compile", "run", *(["onnxruntime"] if settings.check else [])):

@@ -28,6 +28,7 @@ def _published(record: Record) -> str:
 
 
 PROGRAM: tuple[Column, ...] = (
+    ("cast", lambda r: r["auto_cast"]),
     ("time us", lambda r: f"{r['total_time'] * 1e6:,.1f}"),
     ("roof us", lambda r: f"{r['roofline_time'] * 1e6:,.1f}"),
     ("eff", lambda r: f"{r['efficiency']:.2f}"),

@@ -31,6 +31,9 @@ from neuron_dialects.neuron import location_name
 from passes.graph.conv_groups import ConvGroups, plan_groups
 from passes.graph.layout import THIN_CHANNELS
 
+LEAST_BLOCKS = 4
+"""Blocks of rows that an image is loaded in at least, where it has so many tiles: nothing hides the first of them."""
+
 Range = tuple[Affine, int]
 """(start, size)."""
 
@@ -258,7 +261,8 @@ class _ConvKernel:
         sbuf = int(self.k.target.sbuf_bytes_per_partition)
         rows = max(1, min(sbuf // 6, (sbuf - self.k.resident_bytes) // 4) // row)
         tiles = ceil(phase.sizes[1] / self.tile[2])
-        blocks = ceil(tiles / max(1, rows // self.tile[2]))
+        least = min(tiles, LEAST_BLOCKS) if self.spread > 1 else 1
+        blocks = max(least, ceil(tiles / max(1, rows // self.tile[2])))
         size = ceil(tiles / blocks) * self.tile[2]
         return segments(phase.sizes[1], size, phase.stride[1], phase.reach[1], phase.pad_low[1], self.extents[1])
 

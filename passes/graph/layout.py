@@ -9,7 +9,7 @@ encodings.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from math import prod
 
@@ -317,11 +317,7 @@ class _Chooser:
             last = max(self.number[user] for user, _ in uses)
             size = resident_bytes(shape, partition, halo, dtype.size_bytes)
             place = LayoutAttr.resident(partition, halo)
-            inherited = self._inherited(owner, value, place)
-            start = self.number[owner] + (inherited is not None)
-            if start > last or self.budget.admit(Interval(start, last, size)):
-                if inherited is not None:
-                    set_overwrites(owner, value, inherited)
+            if self._has_room(owner, value, place, Interval(self.number[owner], last, size)):
                 self.partition_of.update(dict.fromkeys(kernels, partition))
                 aliases = {operand for _, operand in uses} | {value}
                 return {
@@ -329,6 +325,22 @@ class _Chooser:
                     for alias in _with_steps(aliases, value)
                 }
         return {}
+
+    def _has_room(self, owner: Operation, value: SSAValue, place: LayoutAttr, interval: Interval) -> bool:
+        """Reserve room for a result, where a residual ends if it can; that of a convolution only if there is no other,
+        for in a place of its own it waits for nobody.
+        """
+        convolved = isinstance(anchor_of(owner), ConvOp)
+        if convolved and self.budget.admit(interval):
+            return True
+        inherited = self._inherited(owner, value, place)
+        if inherited is None:
+            return not convolved and self.budget.admit(interval)
+        later = replace(interval, start=interval.start + 1)
+        if later.start <= later.end and not self.budget.admit(later):
+            return False
+        set_overwrites(owner, value, inherited)
+        return True
 
     def _inherited(self, owner: Operation, value: SSAValue, place: LayoutAttr) -> SSAValue | None:
         """The operand whose memory a result that lies at `place` can take: it lies there too, and ends here."""

@@ -12,7 +12,7 @@ from math import ceil, prod
 from xdsl.dialects.builtin import DenseArrayBase, i64
 from xdsl.ir import Operation, SSAValue
 
-from neuron_dialects.graph import BinaryKind, BinaryOp, FusedOp, MatMulOp, spec_of
+from neuron_dialects.graph import BinaryKind, BinaryOp, ConvOp, FusedOp, MatMulOp, spec_of
 from passes.graph.conv_groups import LANES
 
 Halo = tuple[tuple[int, int], ...]
@@ -56,22 +56,30 @@ def resident_bytes(shape: Sequence[int], partition: int, halo: Halo, element_byt
 
 
 def inheritance(op: Operation, result: SSAValue) -> SSAValue | None:
-    """The operand of a product's kernel whose memory `result` could take, as far as the kernel is concerned.
+    """The operand of a product's or convolution's kernel whose memory `result` could take, as far as the kernel goes.
 
-    It is a residual that is added to the product before anything else, and used for nothing else.
+    It is a residual that is added before anything else but a bias, and used for nothing else.
     """
     if not isinstance(op, FusedOp):
         return None
-    anchor, first, *_ = op.body.block.ops
-    if not isinstance(anchor, MatMulOp) or not isinstance(first, BinaryOp) or first.kind.data != BinaryKind.ADD:
+    anchor, *rest = op.body.block.ops
+    if not isinstance(anchor, MatMulOp | ConvOp):
         return None
     arguments: dict[SSAValue, SSAValue] = dict(zip(op.body.block.args, op.operands, strict=True))
-    for product, residual in ((first.a, first.b), (first.b, first.a)):
-        operand = arguments.get(residual)
-        if product is not anchor.result or operand is None or not residual.has_one_use():
+    total: SSAValue = anchor.result
+    for following in rest:
+        if not isinstance(following, BinaryOp) or following.kind.data != BinaryKind.ADD:
+            return None
+        other = following.b if following.a is total else following.a
+        operand = arguments.get(other)
+        if total not in (following.a, following.b) or operand is None:
+            return None
+        total = following.result
+        if spec_of(operand)[1] != spec_of(total)[1]:
+            # A bias; the residual is the next thing that is added, if any.
             continue
-        if spec_of(operand) == spec_of(result) and [*op.operands].count(operand) == 1:
-            return operand
+        alone = other.has_one_use() and [*op.operands].count(operand) == 1
+        return operand if alone and spec_of(operand) == spec_of(result) else None
     return None
 
 

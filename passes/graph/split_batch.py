@@ -19,7 +19,7 @@ from neuron_dialects.graph import CastOp, ConcatOp, ConvOp, FusedOp, PoolOp, Sli
 from neuron_dialects.neuron import Executor, ExecutorAttr, target_of
 from passes.graph.fold_images import FoldedImages, images_together
 from passes.graph.layout import BUDGET_SHARE, POINTWISE, merge_halo, reads
-from passes.graph.residence import Halo, resident_bytes
+from passes.graph.residence import Halo, inheritance, resident_bytes
 
 MAX_PARTS = 5
 """Most parts of a batch: each is a copy of the code."""
@@ -155,7 +155,12 @@ def _live_bytes(layers: Sequence[Operation]) -> tuple[list[int], list[int]]:
             dtype, shape = spec_of(value)
             size = resident_bytes(shape, 1, halo, dtype.size_bytes) if len(shape) > 1 else 0
             last = max((number.get(user, len(layers)) for user in users), default=first)
-            for i in range(first, min(last + 1, len(layers))):
+            # A sum takes the place of a residual that nobody reads afterwards.
+            residual = inheritance(op, value)
+            gone = residual is not None and all(
+                number.get(use.operation, len(layers)) <= first for use in residual.uses
+            )
+            for i in range(first + int(gone), min(last + 1, len(layers))):
                 live[i] += size
                 crossing[i] += size if i < last else 0
     return live, crossing

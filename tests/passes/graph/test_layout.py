@@ -28,7 +28,7 @@ from neuron_dialects.graph import (
 )
 from passes.graph.fuse import fuse_block
 from passes.graph.layout import choose_layouts, conv_halo, merge_halo
-from passes.graph.residence import Budget, Interval, resident_bytes
+from passes.graph.residence import Budget, Interval, overwrites, resident_bytes
 from tests.core_kernels import core_function, core_module, lowered_error
 
 
@@ -146,3 +146,33 @@ def test_channels_scaled_by_their_means_stay_on_chip(target: str, channels: int)
         assert all(layout_of(op.results[0]) for op in block.ops if isinstance(op, FusedOp | ReduceOp | BinaryOp))
 
     assert lowered_error(target, [("bf16", (2, 16, 9, 7))], weights, make, apply) < 2e-2
+
+
+# y = relu(conv(relu(conv(x))) + bias + x): the sum takes the place of x only where there is no room for another tensor.
+# 8 x 8 positions of 2 bytes are 128 bytes, 200 with a halo: x, the inner tensor and the sum take 128 + 200 + 128.
+@pytest.mark.parametrize(("capacity", "in_place"), [(456, False), (455, True)])
+def test_a_convolution_takes_the_place_of_its_residual_where_memory_is_short(capacity: int, *, in_place: bool) -> None:
+    rng = np.random.default_rng(1)
+    shapes = {"w0": (16, 16, 1, 1), "w1": (16, 16, 1, 1), "w2": (16, 16, 3, 3), "bias": (16, 1, 1)}
+    weights = {name: (rng.standard_normal(shape) / 4).astype(ml_dtypes.bfloat16) for name, shape in shapes.items()}
+
+    def make(b: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        def add(op: Operation) -> SSAValue:
+            b.add_op(op)
+            return op.results[0]
+
+        def conv(x: SSAValue, name: str, pad: int = 0) -> SSAValue:
+            return add(ConvOp(x, values[name], None, strides=[1, 1], pads=[pad] * 4, dilations=[1, 1]))
+
+        x = conv(arguments[0], "w0")
+        inner = add(UnaryOp(UnaryKind.RELU, conv(x, "w1")))
+        biased = add(BinaryOp(BinaryKind.ADD, conv(inner, "w2", pad=1), values["bias"]))
+        total = add(UnaryOp(UnaryKind.RELU, add(BinaryOp(BinaryKind.ADD, biased, x))))
+        return [conv(total, "w0")]
+
+    def apply(block: Block) -> None:
+        fuse_block(block)
+        choose_layouts(block, capacity)
+        assert any(overwrites(op) for op in block.ops) == in_place
+
+    assert lowered_error("trn1", [("bf16", (1, 16, 8, 8))], weights, make, apply) < 2e-2
