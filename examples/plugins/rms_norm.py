@@ -21,6 +21,7 @@ from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.row_space import dram_rows, each_row
 from lowering.graph_to_tile.tensors import DramTensor
 from lowering.graph_to_tile.view import View
+from lowering.onnx_to_graph.node import Node
 from neuron_dialects.graph import (
     BinaryKind,
     BinaryOp,
@@ -165,6 +166,11 @@ def is_square(value: SSAValue, x: SSAValue) -> bool:
     return product is not None and product.a is x and product.b is x
 
 
+def convert(node: Node) -> Sequence[SSAValue]:
+    """The ONNX operator RmsNorm(x, scale) of the domain com.example, whose attribute epsilon is 1e-5 by default."""
+    return [node.emit(RmsNormOp(node.operand(0), node.operand(1), epsilon=node.float_attr("epsilon", 1e-5)))]
+
+
 @dataclass(frozen=True)
 class RaiseRmsNormPass(ModulePass):
     """Recognise root mean square normalisation: x / sqrt(mean(x * x) + epsilon) * scale.
@@ -241,4 +247,5 @@ PLUGIN = Plugin(
     operators=[GraphOperator(RmsNormOp, meaning, lower_rms_norm, host_model, support)],
     passes=[RaiseRmsNormPass],
     pipeline=[("raise-rms-norm", "graph-canonicalize")],
+    converters={("com.example", "RmsNorm"): convert},
 )

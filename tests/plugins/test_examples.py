@@ -143,6 +143,28 @@ def test_operator(folder: Path) -> None:
     assert ".queue" not in no_code
 
 
+# A model that has the operator itself, in a domain that onnxruntime does not know: converted, and run at every level.
+def test_converter(folder: Path) -> None:
+    x, scale = (np.random.default_rng(1).normal(size=size).astype(np.float32) for size in ((48, 64), (64,)))
+    root = np.sqrt((x * x).mean(1, keepdims=True) + np.float32(1e-3))
+    np.savez(folder / "x.npz", x=x)
+    np.savez(folder / "y.npz", y=x / root * scale)
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [48, 64]) for name in "xy"]
+    node = helper.make_node("RmsNorm", ["x", "w"], ["y"], name="norm", domain="com.example", epsilon=1e-3)
+    graph = helper.make_graph([node], "m", ends[:1], ends[1:], [numpy_helper.from_array(scale, "w")])
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.example", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), folder / "m.onnx")
+    levels = {"graph": "mlir", "tile": "mlir", "nisa": "mlir", "neff": "neff"}
+    lines: list[tuple[str, ...]] = []
+    for level, ending in levels.items():
+        file = f"{level}.{ending}"
+        lines += [
+            ("neuron_cc", "compile", "m.onnx", *PLUGIN, "--emit", level, "-o", file, "--must-compile"),
+            ("neuron_run", file, *PLUGIN, "--inputs", "x.npz", "--check", "y.npz", "--tolerance", "1e-6"),
+        ]
+    commands(folder, *lines)
+
+
 # Step 3, an instruction that the kernel uses: as right. It can be written in assembly. A file with it is refused, not
 # misread, where the plug-in is missing.
 def test_instruction(folder: Path) -> None:
