@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from neuron_toolkit.cache import CompileCache
     from neuron_toolkit.model import CompiledModel, LoadedModel, Result, compile, load
     from neuron_toolkit.pipeline import PassPipeline, Stage
+    from neuron_toolkit.profile import ModelProfile
 
 __all__ = [
     "CompileCache",
@@ -29,6 +30,7 @@ __all__ = [
     "CompiledModel",
     "GraphOperator",
     "LoadedModel",
+    "ModelProfile",
     "NeuronError",
     "NewInstruction",
     "PassPipeline",
@@ -47,6 +49,7 @@ _LATE = {
     "CompileOptions": "lowering.compiler",
     "CompiledModel": "neuron_toolkit.model",
     "LoadedModel": "neuron_toolkit.model",
+    "ModelProfile": "neuron_toolkit.profile",
     "PassPipeline": "neuron_toolkit.pipeline",
     "Result": "neuron_toolkit.model",
     "Stage": "neuron_toolkit.pipeline",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from lowering.compiler import CompileOptions
+    from neuron_toolkit.profile import ModelProfile
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Mode = Literal["functional", "timing", "both"]
@@ -129,6 +130,15 @@ class LoadedModel:
         """
         result = self.session.run({name: np.asarray(value) for name, value in inputs.items()}, mode)
         return Result(result.outputs, self.session.summary(result) if result.timings else {})
+
+    def profile(self, bucket: int = 0) -> ModelProfile:
+        """Where the time of an inference goes, at the shapes of `bucket`; it depends on no inputs."""
+        from neuron_toolkit.profile import ModelProfile
+        from runtime.profile.analysis import Analysis
+        from runtime.profile.record import neff_programs, record_neff
+
+        recorded = record_neff(self.neff, self.session.target, bucket)
+        return ModelProfile(Analysis(recorded), neff_programs(self.neff, bucket))
 
     def _repr_html_(self) -> str:
         rows = [(kind, *_row(spec)) for kind, specs in _ends(self.neff) for spec in specs]

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from neuron_dialects.atomic_file import write_bytes
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.isa.program import CoreProgram
@@ -90,7 +91,7 @@ def write_profile(profile: Profile, programs: Sequence[CoreProgram], folder: Pat
     """Write a profile and its programs (in the profile's order) into `folder`, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     for position, program in enumerate(profile.programs):
-        (folder / _columns_name(position)).write_bytes(_packed(program))
+        write_bytes(folder / _columns_name(position), _packed(program))
     write_neff(_skeleton(profile.model, profile.target.name, programs), folder / PROGRAMS)
     target = profile.target
     data = {
@@ -107,7 +108,7 @@ def write_profile(profile: Profile, programs: Sequence[CoreProgram], folder: Pat
         "programs": [_program_json(program) for program in profile.programs],
     }
     # Last, for a folder without it is no profile: one that was left half written is not taken for whole.
-    (folder / PROFILE).write_bytes(dump_json(data))
+    write_bytes(folder / PROFILE, dump_json(data))
 
 
 def read_profile(folder: Path) -> Profile:

@@ -34,6 +34,8 @@ MAX_BLOCKS = 200_000
 """Events of a program that are shown one by one; more are joined."""
 MAX_ROWS = 100_000
 """Rows of any other table: the longest are kept."""
+INSIDE = -2
+"""In place of the event after a gap: the gap lies between events that are shown as one."""
 _WINDOWS = 1500
 _SCRIPTS = ("data.js", "canvas.js", "timeline.js", "memory.js", "roofline.js", "tables.js", "main.js")
 
@@ -252,10 +254,12 @@ def _longest(length: Array) -> Array:
 
 
 def _idle(program: ProgramAnalysis, blocks: Blocks, tick: float) -> Columns:
-    """Pieces of idle time. Gaps inside of blocks of joined events are left out."""
+    """Pieces of idle time. Those inside of a block of joined events have the event `INSIDE`."""
     idle, waits = program.idle, program.profile.waits
     own = _longest(idle.until - idle.since)
-    wait = idle.wait[own]
+    wait, event = idle.wait[own], idle.event[own]
+    blocks_after = _mapped(event, blocks)
+    blocks_after[(event >= 0) & (blocks.first[blocks_after] != event)] = INSIDE
     semaphore, value = np.full(len(own), NOTHING, dtype=np.int64), np.zeros(len(own), dtype=np.int64)
     semaphore[wait >= 0], value[wait >= 0] = waits.semaphore[wait[wait >= 0]], waits.value[wait[wait >= 0]]
     since = _ticks(idle.since[own], tick)
@@ -264,7 +268,7 @@ def _idle(program: ProgramAnalysis, blocks: Blocks, tick: float) -> Columns:
         "length": ("ticks", _ticks(idle.until[own], tick) - since),
         "stream": ("u8", idle.stream[own]),
         "reason": ("u8", idle.reason[own]),
-        "event": ("i32", _mapped(idle.event[own], blocks)),
+        "event": ("i32", blocks_after),
         "producer": ("i32", _mapped(idle.producer[own], blocks)),
         "semaphore": ("i32", semaphore),
         "value": ("i32", value),

@@ -115,7 +115,7 @@ def check_cover(analysis: ProgramAnalysis) -> None:
 
 # Random programs, with semaphores that several streams increment, ports, and accesses that depend on each other.
 @given(st.booleans().flatmap(lambda shared: programs(shared)))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_random_programs_are_covered(program: CoreProgram):
     check_cover(analysis_of(program))
 

@@ -28,7 +28,7 @@ from tests.model_zoo import MODELS, NEEDS_MODELS
 from tests.runtime.core_programs import matmul_relu, rotating_scale
 from tests.runtime.profile.profiles import small_analysis
 from tests.tools.profile.chromium import CHROMIUM, Page, chromium
-from tools.profile.html import DTYPES, html_report
+from tools.profile.html import DTYPES, INSIDE, html_report
 
 NEEDS_CHROMIUM = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
 TABS = ("timeline", "memory", "roofline", "operators", "stalls", "path", "advice")
@@ -100,6 +100,30 @@ def test_joined_events(limit: int):
     assert np.array_equal(program.origin[blocks.first][blocks.block_of], program.origin)
     assert blocks.busy.sum() == pytest.approx(program.duration.sum())
     assert np.all(np.diff(blocks.start) >= 0)
+
+
+# A page of a program with more events than it may show: every reference leads to a block, gaps inside are marked.
+def test_page_of_many_events(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tools.profile.html.MAX_BLOCKS", 45)
+    description, columns = payload_of(html_report(small_analysis()))
+    (program,) = description["programs"]
+    tables = {
+        name: {key: column(columns, place, program["tick"]) for key, place in table.items()}
+        for name, table in program["tables"].items()
+    }
+    events = tables["events"]
+    assert len(events["start"]) <= 45 < events["count"].sum() == len(small_analysis().programs[0].profile.events)
+    for table, name in (("events", "before"), ("idle", "producer"), ("path", "event"), ("sbuf", "event")):
+        assert -1 <= tables[table][name].min() <= tables[table][name].max() < 45
+    assert tables["idle"]["event"].min() == INSIDE
+    assert tables["idle"]["length"].sum() == pytest.approx(column_sum("idle", "length"), rel=1e-3)
+
+
+def column_sum(table: str, name: str) -> float:
+    """Sum of a column of the page with all events."""
+    description, columns = payload_of(small_page())
+    (program,) = description["programs"]
+    return float(column(columns, program["tables"][table][name], program["tick"]).sum())
 
 
 def nasty_profile() -> Profile:

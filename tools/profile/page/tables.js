@@ -80,7 +80,7 @@ function drawStalls(app) {
   const sorted = [...totals].sort((a, b) => b[1] - a[1]);
   fillTable(document.getElementById("stall-totals"), ["engine", "waited for", "time", "share of the run"],
     sorted.map(([key, ns]) => ({ cells: [...JSON.parse(key), timeText(ns), shareCell(ns / program.total)] })));
-  const rows = [...idle.since.keys()].filter((row) => idle.event[row] !== NOTHING)
+  const rows = [...idle.since.keys()].filter((row) => idle.event[row] >= 0)
     .sort((a, b) => idle.length[b] - idle.length[a]).slice(0, 200);
   fillTable(document.getElementById("stall-gaps"), ["engine", "at", "time", "explanation"], rows.map((row) => ({
     cells: [profile.streams[idle.stream[row]], timeText(idle.since[row]), timeText(idle.length[row]), app.idleText(row)],
