@@ -39,6 +39,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 MAX_NPZ_BYTES = 8 << 30
 """Largest .npz file that is read, packed or unpacked."""
 
+FLOORS = 3.0
+"""How many times the error that rounding alone causes counts as none."""
+
 CAST_TYPES = ("bf16", "f16", "tf32")
 """Element types that a floor can be computed for."""
 
@@ -116,7 +119,7 @@ def _run(arguments: Sequence[str]) -> int:
         for row, item in zip(report["outputs"], report["check"], strict=True):
             row.update(item)
     if options.per_op and options.check is not None:
-        report["per_op"] = per_op(options.check, inputs, runner, options.tolerance)
+        report["per_op"] = per_op(options.check, inputs, runner, options.tolerance, report["check"])
     if options.outputs is not None:
         write_npz(options.outputs, outputs)
     if options.profile is not None:
@@ -346,10 +349,17 @@ def check(
     return rows
 
 
-def per_op(reference: Path, inputs: Mapping[str, Array], runner: Runner, tolerance: float | None) -> dict[str, Any]:
+def per_op(
+    reference: Path,
+    inputs: Mapping[str, Array],
+    runner: Runner,
+    tolerance: float | None,
+    checked: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
     """The cast report of a compiled model, as plain data with its table under `lines`.
 
     The model is compiled again up to the graph level, for the target and with the casts that the NEFF's report names.
+    Where an output of the machine is beyond the tolerance, the first tensor that is wrong there is looked for.
     """
     from lowering.cast_report import cast_report, report_lines
     from lowering.compiler import CompileOptions
@@ -362,7 +372,20 @@ def per_op(reference: Path, inputs: Mapping[str, Array], runner: Runner, toleran
         auto_cast_type=str(compiled.get("auto_cast_type", default.auto_cast_type)),
     )
     found = cast_report(reference, inputs, options, tolerance)
-    return {**found.data(), "lines": list(report_lines(found))}
+    lines = list(report_lines(found))
+    data = found.data()
+    # What rounding alone explains is no fault of an operator.
+    limits = [max(found.tolerance, FLOORS * row.get("floor_rel_l2_error", 0.0)) for row in checked]
+    beyond = [(row, limit) for row, limit in zip(checked, limits, strict=True) if not row["rel_l2_error"] <= limit]
+    if beyond:
+        from lowering.first_wrong import first_wrong
+
+        row, limit = beyond[0]
+        wrong = first_wrong(reference, inputs, options, limit, str(row["name"]))
+        if wrong is not None:
+            data["first_wrong_on_machine"] = wrong.data()
+            lines.append(wrong.line())
+    return {**data, "lines": lines}
 
 
 def _dtype_name(value: Array) -> str:

@@ -22,8 +22,6 @@ Interesting = Callable[[Path], bool]
 KINDS = "crash, mismatch, error=CODE or slow=SECONDS"
 DEFAULT_TOLERANCE = 3e-2
 """rel_l2_error of an output against onnxruntime that is a mismatch, where the floor of the cast type is lower."""
-FLOORS = 3.0
-"""How many times the floor of the cast type counts as none."""
 
 
 def script(command: Sequence[str], timeout_seconds: float) -> Interesting:
@@ -80,6 +78,7 @@ def _mismatch(path: Path, options: Sequence[str], tolerance: float) -> bool:
     """Whether a pass changes results (IR), or outputs are not onnxruntime's (ONNX)."""
     if path.suffix == ".mlir":
         return "error[NX-PASS-003]: " in run_tool(path, [*options, "--verify-numerics"]).stderr
+    from tools.neuron_run import FLOORS
     from tools.neuron_run import main as neuron_run
 
     if run_tool(path, options).exit_code != 0:

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TypeProto, ValueInfoProto, helper, numpy_helper
 
+from lowering.onnx_to_graph.host import captured_names
 from neuron_dialects.errors import NeuronError
 from tools.reduce.search import Choice, Fate
 
@@ -156,12 +157,7 @@ class OnnxParts:
 def _names_read(node: NodeProto) -> Iterator[str]:
     """The tensors that a node reads, those that its subgraphs take from outside too."""
     yield from (name for name in node.input if name)
-    for attribute in node.attribute:
-        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-            inner = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-            inner |= {name for child in graph.node for name in child.output}
-            yield from (name for child in graph.node for name in _names_read(child) if name not in inner)
-            yield from (value.name for value in graph.output if value.name not in inner)
+    yield from captured_names(node)
 
 
 def _inferred_types(model: ModelProto) -> dict[str, TypeProto]:
