@@ -1,4 +1,4 @@
-"""The toolkit's public interface: compile a model, load it, run it; go through the compiler step by step; plug-ins.
+"""The public interface: compile a model, load it, run or serve it; go through the compiler step by step; plug-ins.
 
     import neuron_toolkit as nt
 
@@ -23,20 +23,27 @@ if TYPE_CHECKING:
     from neuron_toolkit.model import CompiledModel, LoadedModel, Result, compile, load
     from neuron_toolkit.pipeline import PassPipeline, Stage
     from neuron_toolkit.profile import ModelProfile
+    from runtime.serving import DataParallel, DynamicBatcher, NrtError, Runtime, SimulatedInstance, Status
 
 __all__ = [
     "CompileCache",
     "CompileOptions",
     "CompiledModel",
+    "DataParallel",
+    "DynamicBatcher",
     "GraphOperator",
     "LoadedModel",
     "ModelProfile",
     "NeuronError",
     "NewInstruction",
+    "NrtError",
     "PassPipeline",
     "Plugin",
     "Result",
+    "Runtime",
+    "SimulatedInstance",
     "Stage",
+    "Status",
     "__version__",
     "compile",
     "load",
@@ -48,11 +55,17 @@ _LATE = {
     "CompileCache": "neuron_toolkit.cache",
     "CompileOptions": "lowering.compiler",
     "CompiledModel": "neuron_toolkit.model",
+    "DataParallel": "runtime.serving",
+    "DynamicBatcher": "runtime.serving",
     "LoadedModel": "neuron_toolkit.model",
     "ModelProfile": "neuron_toolkit.profile",
+    "NrtError": "runtime.serving",
     "PassPipeline": "neuron_toolkit.pipeline",
     "Result": "neuron_toolkit.model",
+    "Runtime": "runtime.serving",
+    "SimulatedInstance": "runtime.serving",
     "Stage": "neuron_toolkit.pipeline",
+    "Status": "runtime.serving",
     "compile": "neuron_toolkit.model",
     "load": "neuron_toolkit.model",
 }

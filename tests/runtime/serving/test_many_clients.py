@@ -90,13 +90,15 @@ def reload_at_random(runtime: Runtime, places: list[Place], tally: Tally) -> Non
 
 
 def test_many_clients_and_reloads():
-    """Two models in groups of their own, a third that shares the second group, a fourth on the remaining ten cores."""
+    """A model in a group of its own, a pipeline that shares another group with a third model, and a fourth model ten
+    times on the remaining cores.
+    """
     instance = SimulatedInstance("inf1.6xlarge")
     runtime = Runtime(instance, {"NEURONCORE_GROUP_SIZES": "2,4,10"})
-    kinds = (("relu", 16, 0), ("tanh", 16, 1), ("host", 16, 1), ("relu", 24, 2))
-    chosen = [(small_model(kind, width), group) for kind, width, group in kinds]
+    kinds = (("tanh", 16, 1, 0), ("deep", 16, 2, 1), ("host", 16, 1, 1), ("relu", 24, 1, 2))
+    chosen = [(small_model(kind, width, cores=cores), group) for kind, width, cores, group in kinds]
     places = [Place(model, group, runtime.load(model.neff, group=group, queue_limit=40)) for model, group in chosen]
-    assert [len(place.loaded.plan.placements) for place in places] == [2, 4, 4, 10]
+    assert [len(place.loaded.plan.placements) for place in places] == [2, 2, 4, 10]
     full = instance.memory_report()
     tally = Tally()
     bodies: list[Callable[[], None]] = [lambda seed=seed: client(places, seed, tally) for seed in range(CLIENTS)]
