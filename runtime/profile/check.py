@@ -17,6 +17,7 @@ FIGURES: dict[str, tuple[float, float]] = {
     "dma_start_ns": (0, MAX_TIME_NS),
     "semaphore_ns": (0, MAX_TIME_NS),
     "dispatch_depth": (1, 1 << 20),
+    "scalar_registers": (1, 1 << 16),
     "partitions": (1, 1 << 12),
     "sbuf_bytes_per_partition": (1, 1 << 26),
     "psum_banks": (1, 1 << 10),

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from neuron_dialects.errors import NeuronError
 from runtime.profile.causes import NOTHING, Cause, Causes
 from runtime.profile.columns import Array
 from runtime.profile.model import ENGINES, ProgramProfile
@@ -70,8 +71,12 @@ class _Walk:
         done = float(self.events.done[last])
         yield Step(done, total, "control", last)
         place: _Place | None = _Place(last, done, "done")
-        while place is not None:
+        # Each event is passed at most once while it runs and once when it is done: more is no run of a machine.
+        for _ in range(2 * len(self.events) + 2):
+            if place is None:
+                return
             place = yield from self._completion(place) if place.state == "done" else self._execution(place)
+        raise NeuronError("NX-PROF-001", "the events wait for each other in a circle", help="profile the model again")
 
     def _completion(self, place: _Place) -> Iterator[Step]:  # returns the next place
         """From the completion of an event back to the end of what completed it."""

@@ -69,7 +69,7 @@ class _Memory:
     """One memory while the accesses are replayed in the order of time."""
 
     def __init__(self, program: ProgramProfile, memory: int, size: int, partitions: int) -> None:
-        self.quarter = max(1, partitions // QUARTERS)
+        self.bytes, self.quarter = size, max(1, partitions // QUARTERS)
         self.owner = np.full((QUARTERS, -(-size // CELL_BYTES)), -1, dtype=np.int64)
         self.rows: list[list[float]] = []
         self.read_by_others: list[bool] = []
@@ -100,13 +100,14 @@ class _Memory:
         for event, (instruction, start, end, shift) in enumerate(zip(*columns, strict=True)):
             for first, last, low, high, slot, reads, writes in accesses.get(instruction, ()):
                 moved = shifts[shift + slot]
+                low, high = (min(max(0, byte + moved), self.bytes) for byte in (low, high))
                 rows = slice(first // self.quarter, -(-last // self.quarter))
-                cells = self.owner[rows, (low + moved) // CELL_BYTES : -(-(high + moved) // CELL_BYTES)]
-                if reads and self._read(cells, end, (low + moved, high + moved) if writes else None):
+                cells = self.owner[rows, low // CELL_BYTES : -(-high // CELL_BYTES)]
+                if reads and self._read(cells, end, (low, high) if writes else None):
                     continue
                 if writes:
                     self._write(cells)
-                    self.rows.append([event, first, last - first, low + moved, high + moved, start, end, 0])
+                    self.rows.append([event, first, last - first, low, high, start, end, 0])
                     self.read_by_others.append(False)
                     self.cells.append(cells.size)
                     self.changes.append((start, cells.size))

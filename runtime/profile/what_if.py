@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.isa.program import CoreProgram
-from neuron_dialects.target import Figure, Target
+from neuron_dialects.target import Figure, Target, load_target
 from runtime.profile.model import Profile
 from runtime.profile.record import record_programs
 
@@ -105,9 +105,23 @@ def _figure(change: str, figure: Figure, text: str) -> Figure:
     return Figure(int(value) if isinstance(old, int) else float(value), "assumed", note)
 
 
+def _whole(target: Target) -> Target:
+    """The target as a profile has it; NX-PROF-001 where it lacks a figure that the machine needs, or has another kind.
+
+    What is no number (lists of engines, of element types) must be what the target's own description says.
+    """
+    for name, figure in load_target(target.name).figures.items():
+        own = target.figures.get(name)
+        is_number = isinstance(figure.value, int | float)
+        if own is None or type(own.value) is not type(figure.value) or not (is_number or own.value == figure.value):
+            problem = f"the profile's target has no figure {name} like that of target {target.name}"
+            raise NeuronError("NX-PROF-001", problem, help="profile the model again")
+    return target
+
+
 def retimed(profile: Profile, programs: Sequence[CoreProgram], changes: Sequence[str]) -> Profile:
     """The profile of the same programs under changed figures. Raises as `changed` and the machine do."""
-    target = changed(profile.target, changes)
+    target = changed(_whole(profile.target), changes)
     named = list(zip((program.name for program in profile.programs), programs, strict=True))
     again = record_programs(profile.model, named, target, profile.launches)
     # The stored programs have no parameters, only scratch in their place.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zipfile
 from collections.abc import Callable
@@ -13,8 +14,12 @@ import pytest
 
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.target import load_target
+from runtime.profile.advice import advice_of
+from runtime.profile.analysis import Analysis
 from runtime.profile.columns import column_types
+from runtime.profile.explorer_tables import explorer_tables
 from runtime.profile.model import TABLES, Events
+from runtime.profile.operators import operators_of
 from runtime.profile.record import record_programs
 from runtime.profile.store import read_profile, read_programs, write_profile
 from runtime.profile.summary import summary_of
@@ -56,6 +61,25 @@ def test_programs_come_back(folder: Path):
     assert again.launches == (0, 1, 0)
 
 
+# A profile whose target lacks a figure, or has another kind of one, can be looked at but not timed again.
+@pytest.mark.parametrize(
+    ("figure", "value"),
+    [("act_latency_ns", None), ("act_latency_ns", "long"), ("engine_list", [1]), ("dma_rings", 1.5)],
+)
+def test_programs_need_every_figure(folder: Path, figure: str, value: Any):
+    def change(data: dict[str, Any]) -> None:
+        data["figures"][figure]["value"] = value
+        if value is None:
+            del data["figures"][figure]
+
+    changed_json(folder, change)
+    profile = read_profile(folder)
+    assert summary_of(profile)["total_time"] > 0
+    with pytest.raises(NeuronError, match=f"no figure {figure} like that of target trn1") as raised:
+        retimed(profile, read_programs(folder), ())
+    assert raised.value.code == "NX-PROF-001"
+
+
 def refused(folder: Path, code: str = "NX-PROF-001") -> str:
     with pytest.raises(NeuronError) as raised:
         read_profile(folder)
@@ -83,6 +107,7 @@ def changed_json(folder: Path, change: Callable[[dict[str, Any]], None]) -> None
         (lambda d: d.update(launches=[7]), "launch"),
         (lambda d: d["figures"].pop("dma_start_ns"), "dma_start_ns"),
         (lambda d: d["figures"]["sbuf_bytes_per_partition"].update(value=1 << 60), "sbuf_bytes_per_partition"),
+        (lambda d: d["figures"]["scalar_registers"].update(value=1 << 60), "scalar_registers"),
         (lambda d: d["figures"]["pe_clock_ghz"].update(value="fast"), "pe_clock_ghz"),
         (lambda d: d["programs"][0].update(origins=[]), "origin"),
         (lambda d: d["programs"][0]["timing"].update(total_time="long"), "total_time"),
@@ -140,6 +165,25 @@ def test_broken_archives_are_refused(folder: Path):
     assert "no column" in refused(folder)
     path.unlink()
     assert "npz" in refused(folder)
+
+
+# Columns that are each possible but no run of a machine: whatever is worked out from them ends, in words for a user.
+@pytest.mark.parametrize("seed", range(12))
+def test_impossible_runs_end(folder: Path, seed: int):
+    rng = np.random.default_rng(seed)
+    path = folder / "program-01.npz"
+    with np.load(path) as archive:
+        arrays = {key: archive[key] for key in archive.files}
+    for name in rng.choice(["events.dispatched", "events.done", "waits.until", "waits.since", "shifts.bytes"], 2):
+        arrays[name] = rng.permutation(arrays[name])
+    for name in rng.choice(["instructions.signal", "instructions.queue", "accesses.low", "instructions.latency_ns"], 1):
+        arrays[name] = rng.permutation(arrays[name])
+    np.savez(path, **arrays)
+    with contextlib.suppress(NeuronError):
+        analysis = Analysis(read_profile(folder))
+        assert len(operators_of(analysis)) >= 1
+        assert len(explorer_tables(analysis)) == 10
+        advice_of(analysis)
 
 
 def test_columns_have_one_length():
