@@ -113,6 +113,8 @@ ERROR_CODES: dict[str, str] = {
     "NX-PIPE-001": "the weights and buffers of a pipeline stage do not fit into the on-chip memory of its core",
     "NX-PIPE-002": "a model cannot be cut into the number of pipeline stages that was asked for",
     "NX-PIPE-003": "an option cannot be combined with a pipeline",
+    # The language server.
+    "NX-LSP-001": "the package that the language server needs is not installed",
     # Command lines and passes.
     "NX-FILE-001": "a file cannot be read or written",
     "NX-FILE-002": "a file is too large or not of the expected kind",

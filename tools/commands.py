@@ -15,6 +15,7 @@ _PARSERS: dict[str, str] = {
     "neuron-as": "tools.neuron_as:_parser",
     "neuron-cc": "tools.neuron_cc:_parser",
     "neuron-completion": "tools.completion:_parser",
+    "neuron-lsp": "tools.language_server.server:_parser",
     "neuron-objdump": "tools.neuron_objdump:_parser",
     "neuron-opt": "tools.commands:neuron_opt_parser",
     "neuron-profile": "tools.neuron_profile:_parser",
