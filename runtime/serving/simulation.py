@@ -26,7 +26,7 @@ from heapq import heappop, heappush
 from itertools import pairwise
 
 from runtime.serving.placement import Placement
-from runtime.serving.scheduler import DEFAULT_TURN, Scheduler
+from runtime.serving.scheduler import DEFAULT_TURN, Dispatch, Scheduler
 
 CORE, HOST, LINK_IN, LINK_OUT, CHIP_LINK, DELAY = "core", "host", "link_in", "link_out", "chip_link", "delay"
 
@@ -187,15 +187,21 @@ class _Simulator:
             # All that happens at one instant is known before the scheduler decides.
             while self._events and self._events[0][0] == now:
                 self._event(now, heappop(self._events)[2])
-            for start in self._scheduler.dispatch():
-                request = start.request
-                request.admitted_ns, request.instance, request.switched = now, start.instance, start.switched
-                use = self._uses[start.model][start.instance]
-                if use.inside == 0:
-                    use.since_ns = now
-                use.inside += 1
-                self._enter(now, request)
+            # A request without steps is done at once, and may let others start.
+            while starts := list(self._scheduler.dispatch()):
+                for start in starts:
+                    self._admit(now, start)
         return self._result
+
+    def _admit(self, now: float, start: Dispatch[Served]) -> None:
+        """An instance takes a request."""
+        request = start.request
+        request.admitted_ns, request.instance, request.switched = now, start.instance, start.switched
+        use = self._uses[start.model][start.instance]
+        if use.inside == 0:
+            use.since_ns = now
+        use.inside += 1
+        self._enter(now, request)
 
     def _push(self, time: float, request: Served) -> None:
         self._sequence += 1

@@ -127,6 +127,14 @@ def test_delays_do_not_queue():
     assert served(service, 1000, 100)["throughput"] == pytest.approx(100 / 6000e-9, rel=0.2)
 
 
+# A model without steps (an input that is the output) is served at once, as often as it is asked.
+def test_requests_without_steps():
+    run = simulate([Service("m", (), (alone(0),), 1)], ONE_CHIP, Workload([0] * 50, 3))
+    assert all(request.finished_ns == 0.0 for request in run.requests)
+    figures = serving_figures(run, [Service("m", (), (alone(0),), 1)])
+    assert (figures["requests"], figures["throughput"], figures["utilisation"]) == (50, 0.0, 0.0)
+
+
 # Two models share a group: each runs for a turn, every change costs the switch, and each gets half of the requests.
 def test_models_take_turns():
     group = Placement(range(1), frozenset((0, 1)))
