@@ -122,7 +122,8 @@ class _Folder:
         if len(uses) == 1 and isinstance(user, BinaryOp) and user.kind.data is BinaryKind.ADD:
             other = 1 - uses[0].index
             if is_known(user.operands[other]) and shape_of(user.operands[other]) == shape_of(shift):
-                user.operands[other] = self._add(BinaryOp(BinaryKind.ADD, user.operands[other], shift), product)
+                # The layer's own bias may be defined behind the product.
+                user.operands[other] = self._add(BinaryOp(BinaryKind.ADD, user.operands[other], shift), user)
                 return
         shifted = BinaryOp(BinaryKind.ADD, product.result, shift)
         shifted.location = product.location

@@ -138,3 +138,17 @@ def test_the_node_is_named(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "the product" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# Errors of a compilation as machines want them: with the model's file and the node.
+def test_errors_as_json(tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    graph = "net (float[2,4] x, float[3,5] w) => (float[2,5] y) { y = MatMul(x, w) }"
+    text = f'<ir_version: 9, opset_import: ["" : 18]> {graph}'
+    model.write_bytes(onnx.parser.parse_model(text).SerializeToString())
+    plain = run_in_process(main, ["compile", str(model)])
+    assert plain.stderr.startswith(f"{model}: error[NX-ONNX-007]: node '")
+    done = run_in_process(main, ["compile", str(model), "--diagnostics-format=json"])
+    found = json.loads(done.stderr)
+    assert (done.exit_code, found["code"], found["file"], found["severity"]) == (1, "NX-ONNX-007", str(model), "error")
+    assert found["node"] and "error[" not in found["message"]

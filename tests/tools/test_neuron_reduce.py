@@ -1,6 +1,7 @@
 """`neuron-reduce`: failing programs of hundreds of operators become a handful, and still fail."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -10,7 +11,9 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
-from neuron_dialects.graph import BinaryKind, BinaryOp, SoftmaxOp, UnaryKind, UnaryOp
+import tools.reduce.interest
+from lowering.graph_to_tile.convert import ConvertGraphToTilePass
+from neuron_dialects.graph import BinaryKind, BinaryOp, SoftmaxOp, UnaryKind, UnaryKindAttr, UnaryOp
 from neuron_dialects.universe import NEURON_UNIVERSE
 from tools.in_process import Completed, run_in_process
 from tools.module_file import read_module
@@ -185,13 +188,13 @@ def long_module(path: Path, operators: int) -> None:
     path.write_text("\n".join(lines))
 
 
-# A crash that needs two operators which stand 30 apart: those two are left.
+# A crash that needs two operators which stand 20 apart: those two are left.
 def test_ir_by_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     planted(monkeypatch, "test-crash", CrashOnSoftmax)
     path, output = tmp_path / "net.mlir", tmp_path / "small.mlir"
-    long_module(path, 90)
+    long_module(path, 60)
     done = reduce(path, "--interesting", "crash", "-o", output, "--", "-p", "test-crash")
-    assert done.exit_code == 0 and done.stdout.startswith(f"{output}: 92 -> 2 operators in ")
+    assert done.exit_code == 0 and done.stdout.startswith(f"{output}: 62 -> 2 operators in ")
     kinds = [op.name for op in read_module(output).walk() if op.name.startswith("graph.")]
     assert kinds == ["graph.binary", "graph.softmax"]
     assert neuron_opt(["-p", "test-crash", str(output)]).exit_code == 70
@@ -207,6 +210,50 @@ def test_ir_by_mismatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     unaries = [op for op in read_module(output).walk() if op.name.startswith("graph.")]
     assert [op.name for op in unaries] == ["graph.unary"] * 2
     assert "NX-PASS-003" in neuron_opt(["-p", "test-wrong", "--verify-numerics", str(output)]).stderr
+
+
+class SlowOnSoftmax(ModulePass):
+    """Let ten seconds of a clock pass for each softmax."""
+
+    name = "test-slow"
+    seconds: ClassVar[float] = 0.0
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        SlowOnSoftmax.seconds += 10 * sum(isinstance(child, SoftmaxOp) for child in op.walk())
+
+
+# A pass that takes long for one operator: the time counts, on a clock that the pass moves.
+def test_ir_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    planted(monkeypatch, "test-slow", SlowOnSoftmax)
+    monkeypatch.setattr(tools.reduce.interest, "perf_counter", lambda: SlowOnSoftmax.seconds)
+    path, output = tmp_path / "net.mlir", tmp_path / "small.mlir"
+    long_module(path, 30)
+    done = reduce(path, "--interesting", "slow=9.5", "-o", output, "--", "-p", "test-slow")
+    assert done.exit_code == 0
+    assert [op.name for op in read_module(output).walk() if op.name.startswith("graph.")] == ["graph.softmax"]
+
+
+# A model whose compiled form computes something else than onnxruntime: the operator that is lowered wrongly is left.
+def test_onnx_model_by_mismatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    correct = ConvertGraphToTilePass.apply
+
+    def wrong(self: ConvertGraphToTilePass, ctx: Context, op: ModuleOp) -> None:
+        tanh = UnaryKindAttr(UnaryKind.TANH)
+        for child in op.walk():
+            if isinstance(child, UnaryOp) and child.properties["kind"] == tanh:
+                child.properties["kind"] = UnaryKindAttr(UnaryKind.ERF)
+        correct(self, ctx, op)
+
+    monkeypatch.setattr(ConvertGraphToTilePass, "apply", wrong)
+    path, output = tmp_path / "model.onnx", tmp_path / "small.onnx"
+    model = chain(7)
+    odd = next(n for n, node in enumerate(model.graph.node) if node.op_type == "NoSuchOperator")
+    model.graph.node[odd].op_type, model.graph.node[odd].domain = "Relu", ""
+    onnx.save(model, path)
+    options = ["--", "--target", "trn1", "--auto-cast", "none"]
+    done = reduce(path, "--interesting", "mismatch", "--tolerance", "0.001", "-o", output, *options)
+    assert done.exit_code == 0, done.stderr
+    assert [node.op_type for node in onnx.load(output).graph.node] == ["Tanh"]
 
 
 # Below the graph level there are no tensors to cut at: operations go with their users, in loops too.

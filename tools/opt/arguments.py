@@ -138,6 +138,8 @@ def _add_dumps(group: Any) -> None:
         _flag(group, f"--print-ir-{when}-all", f"print it {when} every pass", f"--mlir-print-ir-{when}-all")
     _flag(group, "--print-ir-after-change", "print it after passes that changed it", "--mlir-print-ir-after-change")
     _flag(group, "--print-ir-after-failure", "print it after a pass that fails", "--mlir-print-ir-after-failure")
+    _flag(group, "--mlir-print-ir-module-scope", "whole modules are always printed; accepted for MLIR's sake")
+    _flag(group, "--mlir-disable-threading", "passes always run one after the other; accepted for MLIR's sake")
     _flag(group, "--print-between-passes", "as --print-ir-after-all")
     group.add_argument(
         "--print-ir-tree-dir",
