@@ -314,6 +314,8 @@ class _Chooser:
             halo: Halo = ()
             for needed in halos:
                 halo = merge_halo(halo, needed or ())
+            if halo and any(operand is not value for _, operand in uses):
+                continue
             last = max(self.number[user] for user, _ in uses)
             size = resident_bytes(shape, partition, halo, dtype.size_bytes)
             place = LayoutAttr.resident(partition, halo)
@@ -354,34 +356,47 @@ class _Chooser:
 
 
 def own_partition(alias: SSAValue, partition: int, value: SSAValue) -> int:
-    """The partition dimension of an alias of `value`: the last where that of `value` is the last."""
-    last = partition == len(shape_of(value)) - 1
-    return len(shape_of(alias)) - 1 if last and alias is not value else partition
+    """The partition dimension of `alias`, another name for the memory of `value` with `partition` on partitions."""
+    if alias is value:
+        return partition
+    owner = alias.owner
+    assert isinstance(owner, ReshapeOp | SliceOp)
+    kept = kept_partition(owner, own_partition(owner.x, partition, value))
+    assert kept is not None
+    return kept
 
 
 def readers(value: SSAValue, partition: int) -> list[tuple[Operation, SSAValue]]:
-    """(kernel, operand) pairs that read `value`, through reshapes and slices that keep features where they are."""
+    """(kernel, operand) pairs that read `value`, through reshapes and slices that keep the partitions as they are."""
     found: list[tuple[Operation, SSAValue]] = []
-    pending = [value]
+    pending = [(value, partition)]
     while pending:
-        current = pending.pop()
+        current, dimension = pending.pop()
         for user in dict.fromkeys(use.operation for use in current.uses):
-            if partition == len(shape_of(value)) - 1 and keeps_features(user):
-                pending.append(user.results[0])
-            else:
+            kept = kept_partition(user, dimension)
+            if kept is None:
                 found.append((user, current))
+            else:
+                pending.append((user.results[0], kept))
     return found
 
 
-def keeps_features(op: Operation) -> bool:
-    """Whether an op on a tensor with features on partitions is another name for the same memory."""
+def kept_partition(op: Operation, partition: int) -> int | None:
+    """The partition dimension of the result of an op that is another name for the memory of its operand.
+
+    None where the op needs a kernel of its own.
+    """
     if isinstance(op, ReshapeOp):
-        return shape_of(op.x)[-1:] == shape_of(op.result)[-1:]
-    if isinstance(op, SliceOp):
+        before, after = shape_of(op.x), shape_of(op.result)
+        if partition == len(before) - 1 and before[-1:] == after[-1:]:
+            return len(after) - 1
+        lead, size = prod(before[:partition]), before[partition]
+        return next((d for d, n in enumerate(after) if n == size > 1 and prod(after[:d]) == lead), None)
+    if isinstance(op, SliceOp) and partition == len(shape_of(op.x)) - 1:
         before, after = shape_of(op.x), shape_of(op.result)
         aligned = before[:-1] == after[:-1] and after[-1] % LANES == 0 and ints(op.starts)[-1] % LANES == 0
-        return aligned and all(step == 1 for step in ints(op.steps))
-    return False
+        return len(after) - 1 if aligned and all(step == 1 for step in ints(op.steps)) else None
+    return None
 
 
 def _with_steps(aliases: set[SSAValue], value: SSAValue) -> list[SSAValue]:
