@@ -17,6 +17,7 @@ from xdsl.ir import Operation, SSAValue
 from lowering.graph_to_tile.conv_diagonals import Diagonals, blocks_at_once, is_depthwise
 from lowering.graph_to_tile.conv_interleave import interleaved
 from lowering.graph_to_tile.conv_phases import Phase, Triple, conv_phase, transposed_phases, triple, triple_pairs
+from lowering.graph_to_tile.conv_residual import Residual, take_residual
 from lowering.graph_to_tile.conv_weights import Stationary, WeightPacking, filter_taps, is_packable, stationary_of
 from lowering.graph_to_tile.epilogue import Epilogue
 from lowering.graph_to_tile.kernel import Kernel
@@ -66,10 +67,11 @@ def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[
     channels, outputs = shape_of(op.x)[1], shape_of(op.result)[1]
     groups = plan_groups(channels, outputs, op.groups.value.data, is_packable(k, op.w))
     packing = WeightPacking(k, op.w, groups, filter_taps(op.w), transposed)
+    residual, ops = take_residual(k, op, ops, results, groups, filter_taps(op.w))
     epilogue = Epilogue(k, op.result, ops, results, 1, groups.lane_step)
     epilogue.prepare()
     if len(phases) == 1:
-        _ConvKernel(k, op, epilogue, groups, packing, phases[0]).run()
+        _ConvKernel(k, op, epilogue, groups, packing, phases[0], residual).run()
         return
     for part, here in interleaved(k, epilogue, phases, n):
         _ConvKernel(k, op, here, groups, packing, part).run()
@@ -86,9 +88,10 @@ class _ConvKernel:
         groups: ConvGroups,
         packing: WeightPacking,
         phase: Phase,
+        residual: Residual | None = None,
     ):
         self.k, self.b, self.op, self.epilogue, self.groups, self.packing = k, k.b, op, epilogue, groups, packing
-        self.phase, self.n = phase, len(shape_of(op.w)) - 2
+        self.residual, self.phase, self.n = residual, phase, len(shape_of(op.w)) - 2
         x = k.tensor(op.x)
         self.batch, self.channels = x.shape[:2]
         self.extents = triple(x.shape[2:], 1)
@@ -307,12 +310,16 @@ class _ConvKernel:
 
         def output_tile_body(start: Affine, lanes: int) -> None:
             parts: list[tuple[int, View]] = []
+            here = {0: images, 1: (outputs[0] + start, lanes), **spatial_ranges}
             width = int(self.k.target.pe_columns)
             for lane in range(0, lanes, width):
                 count = min(width, lanes - lane)
                 bank = self._sum(weights, pixels, start + lane, count, channels[1], sizes)
+                if self.residual is not None:
+                    identity, added = self.residual.operands(here, lane, count)
+                    b.matmul(bank, identity, _with_three(added, self.n), 1)
                 parts.append((lane, self._logical(bank)))
-            self.epilogue.apply(parts, {0: images, 1: (outputs[0] + start, lanes), **spatial_ranges})
+            self.epilogue.apply(parts, here)
 
         b.tiles(outputs[1], self.groups.lane_step, output_tile_body)
 

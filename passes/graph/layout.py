@@ -142,10 +142,16 @@ def reads(op: Operation, operand: SSAValue, partition: int) -> Halo | None:
     if isinstance(op, LayerNormOp):
         return () if operand is op.x and partition < op.axis.value.data else None
     if isinstance(op, ReduceOp):
-        return () if op.keep_dims and partition not in ints(op.axes) else None
+        return () if _reduces_beside(op, partition) else None
     if isinstance(op, POINTWISE):
         return () if _sweeps_along(shape, shape_of(op.results[0]), partition) else None
     return None
+
+
+def _reduces_beside(op: ReduceOp, partition: int) -> bool:
+    """Whether a reduction keeps a dimension, under the same number in its result."""
+    axes = ints(op.axes)
+    return partition not in axes and (bool(op.keep_dims) or all(axis > partition for axis in axes))
 
 
 def _sweeps_along(shape: Sequence[int], result: Sequence[int], partition: int) -> bool:
@@ -262,7 +268,7 @@ def writes(op: Operation, partition: int) -> bool:
     if isinstance(anchor, LayerNormOp):
         return partition < anchor.axis.value.data
     if isinstance(anchor, ReduceOp):
-        return bool(anchor.keep_dims) and partition not in ints(anchor.axes)
+        return _reduces_beside(anchor, partition)
     return isinstance(anchor, (*POINTWISE, RelayoutOp))
 
 

@@ -10,15 +10,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from xdsl.context import Context
 from xdsl.ir import Block, SSAValue
 
 from lowering.graph_to_tile.conv_diagonals import taps_made
+from lowering.graph_to_tile.convert import ConvertGraphToTilePass
 from lowering.graph_to_tile.windows import output_tile, segments
-from neuron_dialects.graph import ConvOp, ConvTransposeOp, layout_of
+from neuron_dialects.graph import BinaryKind, BinaryOp, ConvOp, ConvTransposeOp, FusedOp, UnaryKind, UnaryOp, layout_of
 from neuron_dialects.target import load_target
 from passes.graph.conv_groups import plan_groups
+from passes.graph.fuse import fuse_block
 from passes.graph.layout import choose_layouts
-from tests.core_kernels import Make, lowered_error
+from tests.core_kernels import Make, core_function, core_module, lowered_error
 
 BF16_TOLERANCE = 4e-3
 
@@ -120,6 +123,45 @@ def test_transposed_convolutions_stay_on_chip(target: str, kernel: int, pads: in
         assert all(layout_of(op.results[0]) for op in inner)
 
     assert lowered_error(target, [("bf16", (2, 8, 7, 9))], weights, make, lay_out) < 2 * BF16_TOLERANCE
+
+
+# relu(conv(x) + bias + x) of one tap and up to 128 channels: trn1's tensor engine adds x, where the vector engine would
+# be slower; on inf1 it is the tensor engine that limits.
+@pytest.mark.parametrize("target", ["trn1", "inf1"])
+@pytest.mark.parametrize(
+    ("channels", "size", "with_bias"), [(128, (9, 30), True), (70, (600,), True), (70, (9, 9), False)]
+)
+def test_residuals_are_added_in_psum(target: str, channels: int, size: tuple[int, ...], *, with_bias: bool) -> None:
+    rng, n = np.random.default_rng(channels), len(size)
+    weights = {
+        name: (rng.standard_normal((channels, channels, *[1] * n)) / 8).astype(ml_dtypes.bfloat16)
+        for name in ("w0", "w1")
+    }
+    weights["bias"] = rng.standard_normal((channels, *[1] * n)).astype(ml_dtypes.bfloat16)
+    plain = conv([1] * n, [0] * 2 * n, [1] * n)
+
+    def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        (x,) = plain(block, arguments, {"w": values["w0"]})
+        (total,) = plain(block, [x], {"w": values["w1"]})
+        for other in (values["bias"], x) if with_bias else (x,):
+            added = BinaryOp(BinaryKind.ADD, total, other)
+            block.add_op(added)
+            total = added.result
+        relu = UnaryOp(UnaryKind.RELU, total)
+        block.add_op(relu)
+        return plain(block, [relu.result], {"w": values["w0"]})
+
+    def lay_out(block: Block) -> None:
+        fuse_block(block)
+        choose_layouts(block, 50000)
+        assert sum(layout_of(op.results[0]) is not None for op in block.ops if isinstance(op, ConvOp | FusedOp)) == 2
+
+    inputs = [("bf16", (2, channels, *size))]
+    assert lowered_error(target, inputs, weights, make, lay_out) < 2 * BF16_TOLERANCE
+    module = core_module(target, inputs, weights, make)
+    lay_out(core_function(module).body.block)
+    ConvertGraphToTilePass().apply(Context(), module)
+    assert any(op.name == "tile.tensor_tensor" for op in module.walk()) == (target == "inf1")
 
 
 def test_computed_filters_are_read_where_they_lie() -> None:
