@@ -27,6 +27,7 @@ from neuron_dialects.graph import (
     CastOp,
     ClipOp,
     CompareOp,
+    ConcatOp,
     ConvOp,
     ConvTransposeOp,
     FusedOp,
@@ -269,6 +270,9 @@ def writes(op: Operation, partition: int) -> bool:
         return partition < anchor.axis.value.data
     if isinstance(anchor, ReduceOp):
         return _reduces_beside(anchor, partition)
+    if isinstance(anchor, ConcatOp):
+        # Parts of a batch, which were computed apart, come back for all their readers at once.
+        return anchor.axis.value.data == 0 and partition == 1 and len(shape_of(anchor.result)) > 2
     return isinstance(anchor, (*POINTWISE, RelayoutOp))
 
 

@@ -16,6 +16,7 @@ from neuron_dialects.graph import (
     BinaryKind,
     BinaryOp,
     CastOp,
+    ConcatOp,
     ConvOp,
     FusedOp,
     PoolKind,
@@ -176,3 +177,28 @@ def test_a_convolution_takes_the_place_of_its_residual_where_memory_is_short(cap
         assert any(overwrites(op) for op in block.ops) == in_place
 
     assert lowered_error("trn1", [("bf16", (1, 16, 8, 8))], weights, make, apply) < 2e-2
+
+
+# Two parts of a batch, joined and read by two convolutions, of which one reads around its input.
+@pytest.mark.parametrize("target", ["trn1", "inf1"])
+def test_parts_of_a_batch_come_back_on_chip(target: str) -> None:
+    rng = np.random.default_rng(2)
+    shapes = {"w0": (150, 16, 1, 1), "w1": (16, 150, 1, 1), "w2": (16, 150, 3, 3)}
+    weights = {name: (rng.standard_normal(shape) / 8).astype(ml_dtypes.bfloat16) for name, shape in shapes.items()}
+
+    def make(b: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        def conv(x: SSAValue, name: str, pad: int = 0) -> SSAValue:
+            op = ConvOp(x, values[name], None, strides=[1, 1], pads=[pad] * 4, dilations=[1, 1])
+            b.add_op(op)
+            return op.result
+
+        joined = ConcatOp([conv(argument, "w0") for argument in arguments], 0)
+        b.add_op(joined)
+        return [conv(joined.result, "w1"), conv(joined.result, "w2", pad=1)]
+
+    def apply(block: Block) -> None:
+        choose_layouts(block, 50000)
+        assert any(isinstance(op, ConcatOp) and layout_of(op.result) is not None for op in block.ops)
+
+    inputs = [("bf16", (2, 16, 6, 7)), ("bf16", (3, 16, 6, 7))]
+    assert lowered_error(target, inputs, weights, make, apply) < 2e-2
