@@ -283,11 +283,12 @@ class Runtime:
         self._fail(model, withdrawn, NrtError(Status.NRT_INVALID_HANDLE, f"model {model.name} was unloaded"))
         with self._idle:
             self._idle.wait_for(lambda: not self._has_requests(model))
-            self._scheduler.remove(model.key)
-            del self._models[model.key]
-            self.instance.free((self, model.key))
-            model.release()
-            self._pump()
+            # The runtime may have been closed meanwhile, which unloads all models.
+            if self._models.pop(model.key, None) is not None:
+                self._scheduler.remove(model.key)
+                self.instance.free((self, model.key))
+                model.release()
+                self._pump()
 
     def _has_requests(self, model: LoadedModel) -> bool:
         return bool(self._scheduler.waiting(model.key) or self._scheduler.inside(model.key))

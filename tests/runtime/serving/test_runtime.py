@@ -408,6 +408,32 @@ def test_unload_serves_what_waits(gate: Gate):
             loaded.unload()
 
 
+# Two threads take the same model away, one by unloading it, one by closing the runtime: whoever comes first.
+def test_unload_and_close_at_the_same_time(gate: Gate):
+    model = small_model()
+    runtime = Runtime("inf1.xlarge", {})
+    loaded = runtime.load(model.neff)
+    future = loaded.submit(model.inputs[0])
+    failures: list[BaseException] = []
+
+    def guarded(call: Callable[[], None]) -> None:
+        try:
+            call()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(call,)) for call in (loaded.unload, runtime.close)]
+    threads[0].start()
+    while not loaded.is_unloading:
+        pass
+    threads[1].start()
+    gate.open.set()
+    for thread in threads:
+        thread.join(20)
+    assert failures == [] and not any(thread.is_alive() for thread in threads)
+    assert model.is_right(0, future.result(20).outputs) and used_bytes(runtime.instance) == 0
+
+
 @pytest.mark.parametrize("end", ["unload", "close"])
 def test_requests_that_wait_are_failed(gate: Gate, end: str):
     model = small_model()
