@@ -332,7 +332,8 @@ def _analyze(options: argparse.Namespace) -> int:
     from tools.analyze import analyze, rendered
 
     with of_model(options.model):
-        analysis = analyze(options.model, _settings(options, "graph"), lower=not options.graph_only)
+        with progress(f"analysing {options.model.name}"):
+            analysis = analyze(options.model, _settings(options, "graph"), lower=not options.graph_only)
     if options.json is not None:
         write_text(options.json, json.dumps(analysis.data(), indent=2) + "\n")
     print(rendered(analysis))

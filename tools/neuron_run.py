@@ -30,6 +30,7 @@ from tools import serving
 from tools.diagnostics import add_common_arguments
 from tools.errors import run_main
 from tools.plugins import add_plugin_argument, load_plugins
+from tools.progress import progress
 
 if TYPE_CHECKING:
     from neuron_dialects.isa.program import CoreProgram
@@ -107,7 +108,8 @@ def _run(arguments: Sequence[str]) -> int:
     else:
         given = random_inputs(with_shapes(runner.specs, options.input_shape), options.random or 0)
     inputs = runner.bind(given)
-    outputs, figures = runner.run(inputs, options.mode)
+    with progress(f"running {options.file.name}"):
+        outputs, figures = runner.run(inputs, options.mode)
     report: dict[str, Any] = {
         "outputs": [
             {"name": name, "shape": list(value.shape), "dtype": _dtype_name(value)} for name, value in outputs.items()

@@ -37,7 +37,7 @@ def progress(title: str, steps: int | None = None, file: IO[str] | None = None) 
         TimeElapsedColumn(),
         TextColumn("{task.fields[step]}"),
     )
-    with Progress(*columns, console=Console(file=stream), transient=True) as bar:
+    with Progress(*columns, console=Console(file=stream), transient=True, redirect_stdout=False) as bar:
         task = bar.add_task(title, total=steps, step="")
 
         def tell(step: str) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -174,19 +174,26 @@ def test_targets(tmp_path: Path) -> None:
 
 # Installed plug-ins come through entry points; one that does not load says which it is.
 def test_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin_module.load_installed_plugins()
+    assert loaded_plugins() == ()
     written(tmp_path, IMPORT + "PLUGIN = Plugin()\nOTHER = 3\n", "plug_installed.py")
+    package = tmp_path / "plug-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: plug\nVersion: 1.0\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
-    found: list[EntryPoint] = []
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: found)
     for value, message in (
         ("plug_installed:OTHER", "plug-in 'mine': plug_installed:OTHER is no Plugin"),
         ("plug_absent:PLUGIN", "plug-in 'mine' (plug_absent:PLUGIN): ModuleNotFoundError"),
+        ("plug_installed:PLUGIN", None),
     ):
-        found[:] = [EntryPoint("mine", value, plugin_module.ENTRY_POINTS)]
+        declared = f"[neuron_toolkit.plugins]\nmine = {value}\n"
+        (package / "entry_points.txt").write_text(declared, encoding="utf-8")
+        importlib.invalidate_caches()
+        if message is None:
+            plugin_module.load_installed_plugins()
+            plugin_module.load_installed_plugins()
+            continue
         with pytest.raises(NeuronError) as caught:
             plugin_module.load_installed_plugins()
         assert (caught.value.code, message in caught.value.message) == ("NX-PLUGIN-001", True)
-    found[:] = [EntryPoint("mine", "plug_installed:PLUGIN", plugin_module.ENTRY_POINTS)]
-    plugin_module.load_installed_plugins()
-    plugin_module.load_installed_plugins()
     assert [loaded.name for loaded in loaded_plugins()] == ["mine"]
