@@ -108,7 +108,7 @@ def _run(arguments: Sequence[str]) -> int:
     else:
         given = random_inputs(with_shapes(runner.specs, options.input_shape), options.random or 0)
     inputs = runner.bind(given)
-    with progress(f"running {options.file.name}"):
+    with progress(f"running {options.files[0].name}"):
         outputs, figures = runner.run(inputs, options.mode)
     report: dict[str, Any] = {
         "outputs": [
