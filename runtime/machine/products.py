@@ -8,7 +8,7 @@ the other. Operands are put there when they are read, and a slab that holds what
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -91,12 +91,12 @@ class _LastWrites:
         self._times: dict[str | int, Times] = {}
 
     def write(self, box: Box, time: int) -> None:
-        self._pages(box)[...] = time
+        self.pages(box)[...] = time
 
     def last(self, box: Box) -> int:
-        return int(self._pages(box).max())
+        return int(self.pages(box).max())
 
-    def _pages(self, box: Box) -> Times:
+    def pages(self, box: Box) -> Times:
         memory, first, last, low, high = box
         rows, columns = -(-last // PAGE_PARTITIONS), -(-high // PAGE_BYTES)
         times = self._times.get(memory)
@@ -123,6 +123,44 @@ def find_groups(order: Sequence[int], touches: Mapping[int, Touches]) -> list[Gr
         else:
             finder.write(~entry, time)
     return finder.finished
+
+
+def idle_constants(
+    order: Sequence[int], touches: Mapping[int, Touches], spared: Mapping[int, Collection[Listing]]
+) -> set[int]:
+    """The executions whose constants nobody reads in further runs: what needs them has them in slabs that are kept.
+
+    Args:
+        order, touches: as for `find_groups`.
+        spared: the operands that are not read in further runs, by the number of the execution.
+    """
+    writers, idle, read = _LastWrites(), set[int](), set[int]()
+
+    def see(box: Box) -> None:
+        pages = writers.pages(box)
+        if (pages >= 0).any():
+            read.update(np.unique(pages).tolist())
+
+    for entry in order:
+        number = entry if entry >= 0 else ~entry
+        touch = touches[number]
+        if entry >= 0:
+            boxes = list(touch.reads)
+            for operand in spared.get(number, ()):
+                boxes.remove(operand.box)
+            for box in boxes:
+                see(box)
+            continue
+        constant = touch.constant is not None
+        for box in touch.writes:
+            _, first, last, low, high = box
+            if first % PAGE_PARTITIONS or last % PAGE_PARTITIONS or low % PAGE_BYTES or high % PAGE_BYTES:
+                # Others may still read what else lies on these pages.
+                see(box)
+            writers.write(box, number if constant else -1)
+        if constant:
+            idle.add(number)
+    return idle - read
 
 
 class _Finder:

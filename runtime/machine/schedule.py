@@ -17,12 +17,24 @@ import numpy as np
 from neuron_dialects.errors import NeuronError
 from runtime.machine.decode import MemoryKey
 from runtime.machine.plan import Work
-from runtime.machine.products import Box, Content, Group, Listing, Product, Slab, Slabs, Touches, find_groups
+from runtime.machine.products import (
+    Box,
+    Content,
+    Group,
+    Listing,
+    Product,
+    Slab,
+    Slabs,
+    Touches,
+    find_groups,
+    idle_constants,
+)
 from runtime.semantics.numerics import Read
 from runtime.semantics.registry import Array, Effect
 from runtime.semantics.tensor_engine import PRODUCT, product_reader, product_writer
 
 COPY = "dma_copy"
+NOBODY = -1
 MOST_STEPS = 1 << 17
 """Reads and writes that are carried out, and kept, together."""
 
@@ -107,11 +119,13 @@ class _StepWriter:
         constants: Set[MemoryKey],
     ) -> None:
         self.steps: list[Step] = []
-        self.again: list[Step] = []
         self._executions, self._effects = executions, effects
         # A product is grouped if it both reads and writes in this order.
         whole = {entry for entry in order if entry >= 0} & {~entry for entry in order if entry < 0}
         touches = {number: _touches(executions[number], number in whole, constants) for number in executions}
+        self._touches = touches
+        self._spared: dict[int, list[Listing]] = {}
+        self._again: list[tuple[Step, int]] = []
         groups = find_groups(order, touches)
         self._place = {number: (group, i) for group in groups for i, number in enumerate(group.members)}
         self._slabs_of: dict[Group, tuple[Slab, Slab]] = {}
@@ -125,17 +139,19 @@ class _StepWriter:
             elif entry < 0 and ~entry in self._place:
                 self._write_product(~entry)
             elif entry < 0:
-                self._append((_write, (effects, ~entry)))
+                self._append((_write, (effects, ~entry)), ~entry)
             elif position + 1 < len(order) and order[position + 1] == ~entry:
                 skip = position + 1
-                self._append((_execute, (executions[entry],)))
+                self._append((_execute, (executions[entry],)), entry)
             else:
-                self._append((_read, (effects, entry, executions[entry])))
+                self._append((_read, (effects, entry, executions[entry])), entry)
+        idle = idle_constants(order, touches, self._spared)
+        self.again = [step for step, number in self._again if number not in idle]
 
-    def _append(self, step: Step, *, once: bool = False) -> None:
+    def _append(self, step: Step, number: int = NOBODY) -> None:
+        """Add a step of the execution `number`, which takes all steps of it or none in further runs."""
         self.steps.append(step)
-        if not once:
-            self.again.append(step)
+        self._again.append((step, number))
 
     def _operands_of(self, group: Group) -> tuple[tuple[list[Content], int], tuple[list[Content], int]]:
         """Contents and columns of the group's two slabs."""
@@ -154,12 +170,21 @@ class _StepWriter:
             take = self._slabs.take
             self._slabs_of[group] = take(stationary, group.rows, wide), take(moving, group.rows, long)
         row = sum(self._executions[n].operands[0]["moving"].shape[0] for n in group.members[:member])
-        for role, slab in zip(("stationary", "moving"), self._slabs_of[group], strict=True):
+        product = self._touches[number].product
+        assert product is not None
+        listings = product.stationary, product.moving
+        for role, slab, listing in zip(("stationary", "moving"), self._slabs_of[group], listings, strict=True):
+            if slab.kept:
+                self._spared.setdefault(number, []).append(listing)
             if not slab.filled[member]:
                 slab.filled[member] = True
                 view = views[role]
                 target = slab.array[row : row + view.shape[0]].reshape(view.shape)
-                self._append(_copy(product_reader(operands.operands[role].dtype), target, view), once=slab.kept)
+                step = _copy(product_reader(operands.operands[role].dtype), target, view)
+                if slab.kept:
+                    self.steps.append(step)
+                else:
+                    self._append(step)
 
     def _write_product(self, number: int) -> None:
         """Compute the group once its last member writes."""

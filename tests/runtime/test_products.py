@@ -16,7 +16,7 @@ from neuron_dialects.access import Affine
 from neuron_dialects.isa.program import CoreProgram
 from neuron_dialects.target import load_target
 from runtime.machine import Machine, machine, schedule
-from runtime.machine.products import Box, Content, Group, Listing, Product, Slabs, Touches, find_groups
+from runtime.machine.products import Box, Content, Group, Listing, Product, Slabs, Touches, find_groups, idle_constants
 from runtime.machine.schedule import Schedule
 from tests.runtime.core_programs import ProgramBuilder, dram, psum, sbuf
 
@@ -87,6 +87,17 @@ def test_a_constant_that_is_overwritten_is_none():
     assert group.stationary[0].constant
     (group,) = in_turn(constant, patch_of_it, product(0, 256, 0, adds=False))
     assert not group.stationary[0].constant
+
+
+# A constant that only kept slabs hold is idle; not one that others read, and not one beside which something is written.
+def test_constants_that_nobody_reads():
+    constant, one = Touches((), (box("sbuf", 0),), constant="w"), product(0, 64, 0)
+    spared = {1: [Listing(box("sbuf", 0), "s")]}
+    neighbour, part = Touches((box("sbuf", 32, 1),), ()), Touches((), (box("sbuf", 32, 1),))
+    order = [0, ~0, 1, ~1, 2, ~2]
+    for third, idle in ((Touches((box("sbuf", 64),), ()), {0}), (neighbour, set[int]()), (part, set[int]())):
+        assert idle_constants(order, dict(enumerate((constant, one, third))), spared) == idle
+    assert idle_constants(order[:4], {0: constant, 1: one}, {}) == set()
 
 
 # Three slabs of 64 bytes where two have room: the one that was left first is taken for the third, and then again.
