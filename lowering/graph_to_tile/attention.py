@@ -21,11 +21,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil
 
-import numpy as np
-from xdsl.ir import Operation
-
-from lowering.graph_to_tile.attention_operands import FEATURES, Operands
+from lowering.graph_to_tile.attention_operands import FEATURES, Operands, load_triangle
 from lowering.graph_to_tile.attention_plan import HeadGroup, HeadGroups, Tile, even_tiles, heads_per_tile
+from lowering.graph_to_tile.attention_projections import Projections
 from lowering.graph_to_tile.emitter import Emitter
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.pipelining import Ring, Stage, Unit, neighbours_apart, pipelined
@@ -34,13 +32,13 @@ from lowering.graph_to_tile.turning import Bank, turn_rows
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import F32, dtype_by_name
-from neuron_dialects.graph import AttentionOp, CompareKind, CompareOp, ConstantOp, SelectOp, spec_of
-
-HIDDEN = -1e30
-"""What is added to the scores of keys that a query does not see."""
+from neuron_dialects.graph import AttentionOp, spec_of
 
 STAGES = 3
 """How many units the first stage of one runs ahead of the last stage of another."""
+
+FEW_TILES = 2
+"""Tiles of queries that no loop goes over."""
 
 MOST_UNITS = 8
 """Units of a sequence that are written out one by one; more stay loops over groups of heads."""
@@ -77,7 +75,14 @@ class _Sequence:
     @cached_property
     def v(self) -> View:
         """Values."""
-        return self.kernel.operands.positions(self.kernel.op.v, self.batch)
+        return self.kernel.values or self.kernel.operands.positions(self.kernel.op.v, self.batch)
+
+    def bring_values(self) -> None:
+        """Emit what it takes to have the values on chip."""
+        if self.kernel.values is not None:
+            self.kernel.operands.positions(self.kernel.op.v, self.batch, self.kernel.values)
+        else:
+            _ = self.v
 
     def mask(self, tile: Tile) -> View | None:
         """The mask [rows, keys] of a tile of queries, where it is the same for all heads."""
@@ -120,6 +125,7 @@ class _Attention:
         self.columns = int(self.k.target.pe_columns)
         self.groups = HeadGroups.plan(self.heads, self.kv_heads, self.size, self.value_size, self.keys, self.bank)
         self.rings: dict[str, Ring] = {}
+        self.values: View | None = None
         self.operands = Operands(self.k, self.op, self.turning)
 
     def prepare(self) -> None:
@@ -128,15 +134,8 @@ class _Attention:
             window = self.k.dram(self.op.mask)
             self.mask = window.broadcast((self.batch, self.heads, self.queries, self.keys))
         if self.op.causal:
-            self.triangle = self._triangle()
+            self.triangle = load_triangle(self.k)
         self.out = self.k.output(self.op.result)
-
-    def _triangle(self) -> View:
-        """[128, 128]: 0 up to the diagonal, HIDDEN above it."""
-        source = self.k.derive("attention.triangle", [], lambda _: _triangle())
-        tile = self.b.alloc_outer((LANES, LANES), "f32", "sbuf", "triangle").view()
-        self.b.load(tile, source.view())
-        return tile
 
     def ring(self, name: str, shape: tuple[int, ...], dtype: str, space: str, copies: int) -> Ring:
         """Tiles that units take in turn; made by the first that asks, who needs the most."""
@@ -156,14 +155,30 @@ class _Attention:
         """All sequences."""
         tiles = self._tiles()
         units = [unit for tile in tiles for unit in self._units(tile)]
+        waiting = self.k.postponed.pop(self.op, [])
+        made = Projections(
+            self.b, waiting, self.keys, lambda: self.ring("sum", (LANES, self.bank), "f32", "psum", 2).take
+        )
         if len(units) > MOST_UNITS:
-            with self.b.loop(self.batch) as i:
-                self._long_sequence(_Sequence(self, i), tiles)
+            ahead = 1 if made and self._written_out(tiles) else self.batch
+            made.begin(ahead)
+            with self.b.loop(self.batch - ahead if ahead < self.batch else self.batch) as i:
+                self._long_sequence(_Sequence(self, i), tiles, made if ahead < self.batch else None)
+            if ahead < self.batch:
+                self._long_sequence(_Sequence(self, Affine(self.batch - ahead)), tiles, None)
         elif self.operands.in_place(self.op.q) and self.operands.in_place(self.op.k):
-            self._emit(units, self.batch)
+            overlaps = len(units) >= STAGES
+            made.begin(min(2, self.batch) if overlaps else self.batch)
+            self._emit(units, self.batch, None, made if overlaps else None)
         else:
+            made.begin(self.batch)
             with self.b.loop(self.batch) as i:
-                self._emit(units, 1, i)
+                self._emit(units, 1, i, None)
+
+    def _written_out(self, tiles: Sequence[Tile]) -> bool:
+        """Whether all units of a long sequence stand one by one, so that each can make a part of the next one."""
+        even = not self.op.causal and len({tile.rows for tile in tiles}) == 1
+        return even and len(tiles) <= FEW_TILES and len(self._units(tiles[0])) <= MOST_UNITS
 
     def _tiles(self) -> list[Tile]:
         """The tiles of queries of a sequence."""
@@ -189,7 +204,7 @@ class _Attention:
             for (turn, first), last in zip(firsts, [False] * (len(firsts) - 1) + [True], strict=True)
         ]
 
-    def _emit(self, units: Sequence[HeadGroup], sequences: int, batch: Affine | None = None) -> None:
+    def _emit(self, units: Sequence[HeadGroup], sequences: int, batch: Affine | None, made: Projections | None) -> None:
         """The units of each of `sequences` sequences, or of the one sequence `batch`."""
         known: dict[Affine, _Sequence] = {}
 
@@ -197,10 +212,20 @@ class _Attention:
             i, number = unit
             return known.setdefault(i, _Sequence(self, i if batch is None else batch)), units[number]
 
-        self._pipelined(sequences, len(units), at)
+        if batch is None and sequences > 1 and len(units) >= STAGES:
+            # Values of the next sequence take the place of this one's as soon as its last context is made.
+            self.values = self.operands.panel(self.op.v)
+        others = made.stages(len(units), 2 * len(units), lambda unit: unit) if made else []
+        self._pipelined(sequences, len(units), at, others)
 
-    def _pipelined(self, trips: int, count: int, at: Callable[[Unit], tuple[_Sequence, HeadGroup]]) -> None:
-        """`count` units in each of `trips` iterations; `at` gives what a unit works on."""
+    def _pipelined(
+        self,
+        trips: int,
+        count: int,
+        at: Callable[[Unit], tuple[_Sequence, HeadGroup]],
+        others: Sequence[Stage] = (),
+    ) -> None:
+        """`count` units in each of `trips` iterations; `at` gives what a unit works on, `others` go between."""
         copies = neighbours_apart(count)
         scores: dict[Unit, tuple[View, View, float]] = {}
 
@@ -210,22 +235,30 @@ class _Attention:
         def weigh(unit: Unit) -> None:
             self._powers(at(unit)[1], *scores[unit], unit[1], copies)
 
+        def values(unit: Unit) -> None:
+            if unit[1] == 0:
+                at(unit)[0].bring_values()
+
         def finish(unit: Unit) -> None:
             here, own = at(unit)
             if own.last:
                 self._finish(here, own.tile)
 
         stages = (
+            *others[:1],
             Stage(score, STAGES),
+            *others[1:2],
             Stage(lambda unit: self._turn_powers(at(unit)[1], unit[1], copies), 2),
             Stage(finish, 0),
+            *others[2:],
             Stage(lambda unit: self._context(*at(unit), unit[1], copies), 1),
+            Stage(values, 2),
             Stage(weigh, STAGES),
         )
         pipelined(self.b, trips, count, stages)
 
-    def _long_sequence(self, here: _Sequence, tiles: Sequence[Tile]) -> None:
-        """One sequence, tile by tile of queries, with loops over groups of heads."""
+    def _long_sequence(self, here: _Sequence, tiles: Sequence[Tile], made: Projections | None) -> None:
+        """One sequence, tile by tile of queries; `made` makes the next one on the way."""
         if self.op.causal or len({tile.rows for tile in tiles}) > 1:
             for tile in tiles:
                 self._query_tile(here, tile)
@@ -240,7 +273,11 @@ class _Attention:
             return here, replace(units[unit[1]], tile=replace(tiles[0], start=unit[0] * step))
 
         here.prepare(tiles[0])
-        self._pipelined(len(tiles), len(units), at)
+        count = len(units)
+        follows = here.batch + 1
+        total = count * len(tiles)
+        others = made.stages(total, 0, lambda unit: (follows, unit[0].constant * count + unit[1])) if made else []
+        self._pipelined(len(tiles), count, at, others)
 
     def _query_tile(self, here: _Sequence, tile: Tile) -> None:
         """All heads of a tile of queries, some at a time."""
@@ -445,16 +482,6 @@ class _Attention:
             turn_rows(self.k, panel, result, bank=self.turning(result.dtype))
         else:
             self.b.store(out.view({0: (here.batch, 1), 1: (tile.start, tile.rows)}, [1, FEATURES]), result)
-
-
-def _triangle() -> list[Operation]:
-    """Recipe of [128, 128] f32: 0 up to the diagonal, HIDDEN above it."""
-    indices = np.arange(LANES, dtype=np.float32)
-    rows = ConstantOp(indices[:, None], F32, (LANES, 1))
-    columns = ConstantOp(indices[None, :], F32, (1, LANES))
-    seen = CompareOp(CompareKind.GE, rows.result, columns.result)
-    zero, hidden = ConstantOp(0.0, F32, ()), ConstantOp(HIDDEN, F32, ())
-    return [rows, columns, seen, zero, hidden, SelectOp(seen.result, zero.result, hidden.result)]
 
 
 KERNELS: dict[type[AttentionOp], Callable[[Kernel, AttentionOp], None]] = {AttentionOp: lower_attention}

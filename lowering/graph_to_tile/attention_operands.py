@@ -6,7 +6,8 @@ What lies so already is used in place. Whatever else is loaded, or turned by the
 from collections.abc import Callable
 from math import ceil
 
-from xdsl.ir import SSAValue
+import numpy as np
+from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.matmul import KMajor
@@ -14,12 +15,15 @@ from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor
 from lowering.graph_to_tile.turning import Bank, blocks_per_bank, turn_blocks, turn_rows
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
-from neuron_dialects.dtypes import dtype_by_name
-from neuron_dialects.graph import AttentionOp
+from neuron_dialects.dtypes import F32, dtype_by_name
+from neuron_dialects.graph import AttentionOp, CompareKind, CompareOp, ConstantOp, SelectOp
 from neuron_dialects.graph.attention import packs_heads
 
 FEATURES = 2
 """Dimension of q, k, v and the result that holds the packed heads."""
+
+HIDDEN = -1e30
+"""What is added to the scores of keys that a query does not see."""
 
 
 class Operands:
@@ -65,14 +69,27 @@ class Operands:
         self.k.b.tiles(length, LANES, rows)
         return panel
 
-    def positions(self, value: SSAValue, batch: Affine) -> View:
-        """[128, key tiles, features] of one sequence."""
+    def panel(self, value: SSAValue) -> View | None:
+        """A panel [128, key tiles, features] for the values of any sequence; None where they lie on chip so."""
         tensor = self.k.tensor(value)
-        keys, elements = tensor.shape[1:]
+        if isinstance(tensor, SbufTensor) and tensor.partition == 1:
+            return None
+        return self.k.b.alloc_outer(self._panel_shape(tensor.shape), tensor.dtype, "sbuf", "v").view()
+
+    @staticmethod
+    def _panel_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+        _, keys, elements = shape
+        return min(LANES, keys), ceil(keys / LANES), elements
+
+    def positions(self, value: SSAValue, batch: Affine, panel: View | None = None) -> View:
+        """[128, key tiles, features] of one sequence, in `panel` if that is given."""
+        tensor = self.k.tensor(value)
+        keys = tensor.shape[1]
         if isinstance(tensor, SbufTensor) and tensor.partition == 1:
             return tensor.whole.at(2, batch)
-        shape = (min(LANES, keys), ceil(keys / LANES), elements)
-        panel = self.k.b.alloc(shape, tensor.dtype, "sbuf", self.k.b.rotation, "v").view()
+        if panel is None:
+            shape = self._panel_shape(tensor.shape)
+            panel = self.k.b.alloc(shape, tensor.dtype, "sbuf", self.k.b.rotation, "v").view()
 
         def rows(start: Affine, count: int) -> None:
             place = panel.slice(0, 0, count).at(1, start.divided(LANES))
@@ -103,3 +120,21 @@ class Operands:
             self.k.b.tiles(full, per_bank, lambda first, tiles: blocks(first, tiles, LANES))
         if rest:
             blocks(Affine(full), 1, rest)
+
+
+def load_triangle(k: Kernel) -> View:
+    """[128, 128] on chip: 0 up to the diagonal, HIDDEN above it."""
+    source = k.derive("attention.triangle", [], lambda _: _triangle())
+    tile = k.b.alloc_outer((LANES, LANES), "f32", "sbuf", "triangle").view()
+    k.b.load(tile, source.view())
+    return tile
+
+
+def _triangle() -> list[Operation]:
+    """Recipe of [128, 128] f32: 0 up to the diagonal, HIDDEN above it."""
+    indices = np.arange(LANES, dtype=np.float32)
+    rows = ConstantOp(indices[:, None], F32, (LANES, 1))
+    columns = ConstantOp(indices[None, :], F32, (1, LANES))
+    seen = CompareOp(CompareKind.GE, rows.result, columns.result)
+    zero, hidden = ConstantOp(0.0, F32, ()), ConstantOp(HIDDEN, F32, ())
+    return [rows, columns, seen, zero, hidden, SelectOp(seen.result, zero.result, hidden.result)]

@@ -20,6 +20,7 @@ from lowering.graph_to_tile.builder import KernelBuilder, buffer_type
 from lowering.graph_to_tile.epilogue import lower_fused
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.movement import forward_destinations, materialize
+from lowering.graph_to_tile.postponed import postponed_products
 from lowering.graph_to_tile.registry import kernel_of
 from lowering.graph_to_tile.tensors import DramTensor
 from lowering.graph_to_tile.traffic import compulsory_bytes
@@ -137,8 +138,10 @@ def lower_function(module: ModuleOp, function: func.FuncOp, recipes: dict[str, D
             pending.append((value, tensor))
     ops = list(body.ops)
     forward_destinations(k, ops)
-    for op, resident_bytes in zip(ops, resident_profile(ops), strict=True):
-        k.resident_bytes = resident_bytes
+    profile = resident_profile(ops)
+    waiting = postponed_products(ops, profile, k.target)
+    for op, resident_bytes in zip(ops, profile, strict=True):
+        k.resident_bytes, k.postpones_for = resident_bytes, waiting.get(op)
         lower_op(k, op)
     finish_outputs(k, pending)
     erase_unused_parameters(block)

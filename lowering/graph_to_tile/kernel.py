@@ -2,15 +2,29 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from xdsl.dialects.builtin import ModuleOp, TensorType
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from lowering.graph_to_tile.builder import KernelBuilder
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, transfer
+from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.graph import ConstantOp, DerivedWeightOp, WeightOp, YieldOp, spec_of
 from neuron_dialects.target import Target
+
+
+class RowProduct(Protocol):
+    """A product that was put off, to be emitted for some of its rows at a time."""
+
+    def load(self) -> None:
+        """Bring the weights on chip."""
+        ...
+
+    def pieces(self, rows: tuple[Affine, int], banks: Callable[[tuple[int, ...]], View]) -> list[Callable[[], None]]:
+        """What emits the columns of the rows (start, number), a tile at a time, through PSUM tiles from `banks`."""
+        ...
 
 
 @dataclass
@@ -32,6 +46,8 @@ class Kernel:
     destinations: dict[SSAValue, DramTensor] = field(default_factory=dict)
     residents: dict[SSAValue, tuple[int, tuple[tuple[int, int], ...]]] = field(default_factory=dict)
     inherits: dict[SSAValue, SSAValue] = field(default_factory=dict)
+    postponed: dict[Operation, list[RowProduct]] = field(default_factory=dict)
+    postpones_for: Operation | None = None
     constants: dict[SSAValue, float] = field(default_factory=dict)
     derived: dict[str, DramTensor] = field(default_factory=dict)
     recipes: dict[str, DerivedWeightOp] = field(default_factory=dict)

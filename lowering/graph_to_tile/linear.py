@@ -10,8 +10,9 @@ Weights stay on chip for all rows where they fit, else columns of them stream pa
 next layer can begin with the first of them; rows that lie otherwise are turned as they come.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from math import ceil
 
 from xdsl.ir import Operation, SSAValue
@@ -21,6 +22,7 @@ from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.matmul import KMajor, k_major
 from lowering.graph_to_tile.product_bias import ProductBias, take_bias
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, transfer
+from lowering.graph_to_tile.turning import Bank
 from lowering.graph_to_tile.view import View
 from lowering.graph_to_tile.weight_tiles import WeightTiles
 from neuron_dialects.access import Affine
@@ -69,7 +71,11 @@ def lower_linear(k: Kernel, op: MatMulOp, ops: Sequence[Operation], results: Seq
     weight = k.dram(op.b)
     weight = k_major(k, weight) if bool(op.transpose_b) else weight
     epilogue.prepare()
-    _Linear(k, op, x, weight, epilogue, spec_of(op.result)[1], turned, bias).run()
+    linear = _Linear(k, op, x, weight, epilogue, spec_of(op.result)[1], turned, bias)
+    if k.postpones_for is None:
+        linear.run()
+    else:
+        k.postponed.setdefault(k.postpones_for, []).append(linear)
 
 
 def load_width(columns: int) -> int:
@@ -90,6 +96,7 @@ class _Linear:
     shape: tuple[int, ...]
     turned: bool
     bias: ProductBias | None = None
+    weights: View = field(init=False)
 
     def __post_init__(self) -> None:
         self.b, self.rows, self.columns = self.k.b, self.shape[ROWS], self.shape[FEATURES]
@@ -99,6 +106,25 @@ class _Linear:
         self.array_columns = int(self.k.target.pe_columns)
         self.moving = int(self.k.target.pe_moving_elements)
         self.width = load_width(self.columns)
+
+    def load(self) -> None:
+        """Bring all weights on chip."""
+        shape = (self.lanes, self.tiles, self.columns)
+        self.weights = self.b.alloc(shape, self.weight.dtype, "sbuf", self.b.rotation, "weights").view()
+        self._load(self.weights, Affine(0), self.columns)
+
+    def pieces(self, rows: _Range, banks: Bank) -> list[Callable[[], None]]:
+        """What emits the columns of some rows, 128 at a time; both operands are on chip."""
+        assert isinstance(self.x, SbufTensor)
+        x = self.x.whole.slice(2, *rows)
+
+        def emit(first: int) -> None:
+            count = min(LANES, self.columns - first)
+            bank = banks((count, rows[1]))
+            self._accumulate(bank, self.weights.slice(2, first, count), x)
+            self.epilogue.apply([(0, bank)], {ROWS: rows, FEATURES: (Affine(first), count)})
+
+        return [partial(emit, first) for first in range(0, self.columns, LANES)]
 
     def run(self) -> None:
         """All columns, in as few chunks as the weights need."""
@@ -133,23 +159,27 @@ class _Linear:
 
     def _chunk(self, start: Affine, size: int) -> None:
         """`size` columns from `start`, for all rows."""
-        weights = self.b.alloc((self.lanes, self.tiles, size), self.weight.dtype, "sbuf", self.b.rotation, "weights")
+        shape = (self.lanes, self.tiles, size)
+        weights = self.b.alloc(shape, self.weight.dtype, "sbuf", self.b.rotation, "weights").view()
+        self._load(weights, start, size)
+        block = self.moving if self.turned else LANES
+        self.b.tiles(self.rows, block, lambda row, count: self._rows(weights, row, count, start, size))
+
+    def _load(self, weights: View, start: Affine, size: int) -> None:
+        """Fill `weights` [128, k tiles, columns] with `size` columns from `start`."""
 
         def load(first: Affine, count: int) -> None:
-            panel = weights.view().slice(2, first, count)
-            ranges = {FEATURES: (start + first, count)}
+            panel = weights.slice(2, first, count)
             if self.source.is_direct:
-                self.source.load(panel, ranges)
-            else:
-                self.b.tiles(
-                    count,
-                    LANES,
-                    lambda low, n: self.source.load(panel.slice(2, low, n), {FEATURES: (start + first + low, n)}),
-                )
+                self.source.load(panel, {FEATURES: (start + first, count)})
+                return
+            self.b.tiles(
+                count,
+                LANES,
+                lambda low, n: self.source.load(panel.slice(2, low, n), {FEATURES: (start + first + low, n)}),
+            )
 
         self.b.tiles(size, min(size, self.width), load)
-        block = self.moving if self.turned else LANES
-        self.b.tiles(self.rows, block, lambda row, count: self._rows(weights.view(), row, count, start, size))
 
     def _deep(self) -> None:
         """So many k tiles that not even the columns of one load fit: groups of k tiles stream past."""

@@ -21,10 +21,14 @@ Unit = tuple[Affine, int]
 
 @dataclass(frozen=True)
 class Stage:
-    """Part of a unit's work, emitted `ahead` units before the step that the unit is named after."""
+    """Part of a unit's work, emitted `ahead` units before the step that the unit is named after.
+
+    With `begins` False, whoever pipelines has emitted the stage already for the units that come before the first step.
+    """
 
     emit: Callable[[Unit], None]
     ahead: int
+    begins: bool = True
 
 
 def pipelined(b: KernelBuilder, trips: int, units: int, stages: Sequence[Stage]) -> None:
@@ -32,29 +36,32 @@ def pipelined(b: KernelBuilder, trips: int, units: int, stages: Sequence[Stage])
 
     Iterations overlap as units do where an iteration has as many units as stages run ahead; else each stands alone.
     """
-    most = max(stage.ahead for stage in stages)
+    most = max(stage.ahead for stage in stages if stage.begins)
+    # How many iterations further than its own a step may reach: so many stand behind the loop.
+    further = max((units - 1 + stage.ahead) // units for stage in stages)
 
-    def step(i: Affine, number: int, follows: Affine | None) -> None:
+    def step(i: Affine, number: int, left: int) -> None:
+        """Step `number` of iteration `i`, which `left` iterations follow."""
         for stage in stages:
-            unit = number + stage.ahead
-            if 0 <= unit < units:
-                stage.emit((i, unit))
-            elif unit >= units and follows is not None:
-                stage.emit((follows, unit - units))
+            over, unit = divmod(number + stage.ahead, units)
+            if 0 <= over <= left and (number >= 0 or stage.begins):
+                stage.emit((i + over, unit))
 
     if units < most and trips > 1:
         with b.loop(trips) as i:
             for number in range(-most, units):
-                step(i, number, None)
+                step(i, number, 0)
         return
     for number in range(-most, 0):
-        step(Affine(0), number, None)
-    if trips > 1:
-        with b.loop(trips - 1) as i:
+        step(Affine(0), number, trips - 1)
+    looped = max(0, trips - further)
+    if looped:
+        with b.loop(looped) as i:
             for number in range(units):
-                step(i, number, i + 1)
-    for number in range(units):
-        step(Affine(trips - 1), number, None)
+                step(i, number, further)
+    for last in range(looped, trips):
+        for number in range(units):
+            step(Affine(last), number, trips - 1 - last)
 
 
 def neighbours_apart(units: int) -> int:

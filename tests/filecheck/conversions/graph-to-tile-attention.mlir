@@ -39,9 +39,9 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 // CHECK-NEXT:     tile.transpose dst %turned[0:96][0 : 64] data %powers[0:64][0 : 96]
 // CHECK-NEXT:     tile.transpose dst %turned[0:96][64 : 64] data %powers[0:64][96 : 96]
 // CHECK-NEXT:     tile.copy dst %turned_powers[0:96][0 : 128] data %turned[0:96][0 : 128]
-// CHECK-NEXT:     %weighted = tile.alloc : memref<64x128xf32, #neuron.space<psum>>
 // CHECK-NEXT:     %v_1 = tile.alloc : memref<96x1x128xbf16, #neuron.space<sbuf>>
 // CHECK-NEXT:     tile.load dst %v_1[0:96][0 : 128] src %v[0 : 12288]
+// CHECK-NEXT:     %weighted = tile.alloc : memref<64x128xf32, #neuron.space<psum>>
 // CHECK-NEXT:     tile.matmul dst %weighted[0:64][0 : 64] stationary %turned_powers[0:96][0 : 64] moving %v_1[0:96][0 : 64]
 // CHECK-NEXT:     tile.matmul dst %weighted[0:64][64 : 64] stationary %turned_powers[0:96][64 : 64] moving %v_1[0:96][64 : 64]
 // CHECK-NEXT:     tile.reciprocal dst %sums[0:64][0 : 2] data %sums[0:64][0 : 2]

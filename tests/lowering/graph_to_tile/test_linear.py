@@ -11,6 +11,7 @@ import pytest
 from xdsl.ir import Block, SSAValue
 
 from lowering.graph_to_tile.linear import load_width
+from lowering.graph_to_tile.postponed import postponed_products
 from neuron_dialects.dtypes import BF16
 from neuron_dialects.graph import (
     AttentionOp,
@@ -27,8 +28,9 @@ from neuron_dialects.graph import (
     layout_of,
     shape_of,
 )
+from neuron_dialects.target import load_target
 from passes.graph.fuse import fuse_block
-from passes.graph.layout import choose_layouts
+from passes.graph.layout import choose_layouts, resident_profile
 from tests.core_kernels import Array, Make, core_function, core_module, lowered_error
 
 BF16_TOLERANCE = 8e-3
@@ -219,3 +221,35 @@ def test_f32_is_not_turned_by_an_array_that_rounds() -> None:
 
 def test_widths_of_loads_divide_the_columns() -> None:
     assert [load_width(n) for n in (768, 3072, 1000, 130, 50)] == [384, 512, 512, 130, 50]
+
+
+def projected(block: Block, arguments: Sequence[SSAValue], values: Values) -> Sequence[SSAValue]:
+    """Projections of four sequences, attention, a projection."""
+    x = layer(block, arguments[0], values, 0)
+    rows, width = shape_of(x)
+    parts: list[SSAValue] = []
+    for number in (1, 2, 3):
+        part = ReshapeOp(layer(block, x, values, number), (4, rows // 4, width))
+        block.add_op(part)
+        parts.append(part.result)
+    attention = AttentionOp(*parts, heads=width // 64, kv_heads=width // 64, scale=0.125)
+    together = ReshapeOp(attention.result, (rows, width))
+    block.add_ops([attention, together])
+    return [layer(block, together.result, values, 4, cast=False)]
+
+
+# Projections wait for the attention and are made a sequence at a time, between its stages; where there is room.
+# 6 heads are 4 units in all, 10 heads are 5 units in each of two tiles of queries.
+@pytest.mark.parametrize(("target", "width"), [("trn1", 384), ("inf1", 384), ("trn1", 640)])
+def test_projections_of_later_sequences_fill_the_time_of_attention(target: str, width: int) -> None:
+    weights = weights_of((64, width), *[(width, width)] * 3, (width, 100))
+    seen: list[int] = []
+
+    def lay(block: Block) -> None:
+        lay_out(60000)(block)
+        ops, machine = list(block.ops), load_target(target)
+        seen.append(len(postponed_products(ops, resident_profile(ops), machine)))
+        seen.append(len(postponed_products(ops, [int(machine.sbuf_bytes_per_partition)] * len(ops), machine)))
+
+    assert lowered_error(target, [("bf16", (520, 64))], weights, projected, lay) < BF16_TOLERANCE
+    assert seen == [3, 0]

@@ -1,0 +1,77 @@
+"""Products that wait for the attention that reads them, and make its operands sequence by sequence.
+
+The tensor engine has little to do while the other engines are at softmax. Projections of later sequences fill its time:
+a product whose only reader is one attention over several sequences is not lowered where it stands, but handed to that
+attention, which emits its columns between its own stages.
+"""
+
+from collections.abc import Sequence
+from math import ceil
+
+from xdsl.ir import Operation, SSAValue
+
+from neuron_dialects.graph import AttentionOp, WeightOp, layout_of, spec_of
+from neuron_dialects.target import Target
+from passes.graph.conv_groups import LANES
+from passes.graph.layout import FEATURES, anchor_of, is_matrix_product, multiplied, readers
+
+LEAST_SEQUENCES = 3
+"""Sequences of a batch from which on there are later ones to work on."""
+
+MEMORY_SHARE = 0.92
+"""Part of SBUF that resident tensors and the weights of all postponed products may take together."""
+
+
+def postponed_products(ops: Sequence[Operation], profile: Sequence[int], target: Target) -> dict[Operation, Operation]:
+    """Kernel of a product -> the attention that it waits for; `profile`: resident bytes while each op runs."""
+    number = {op: i for i, op in enumerate(ops)}
+    found: dict[Operation, list[Operation]] = {}
+    for op in ops:
+        attention = _only_reader(op)
+        if attention is not None:
+            found.setdefault(attention, []).append(op)
+    limit = int(int(target.sbuf_bytes_per_partition) * MEMORY_SHARE)
+    waiting: dict[Operation, Operation] = {}
+    for attention, products in found.items():
+        needed = profile[number[attention]] + sum(_weight_bytes(op) for op in products) + _operand_bytes(products)
+        if needed <= limit:
+            waiting |= dict.fromkeys(products, attention)
+    return waiting
+
+
+def _only_reader(op: Operation) -> AttentionOp | None:
+    """The attention over several sequences that alone reads what a product of matrices leaves on chip."""
+    if not op.results or not is_matrix_product(anchor_of(op)) or _operand(op) is None:
+        return None
+    if any((layout := layout_of(result)) is None or layout.partition_dimension != FEATURES for result in op.results):
+        return None
+    users = dict.fromkeys(user for result in op.results for user, _ in readers(result, FEATURES))
+    attention = next(iter(users), None)
+    if len(users) != 1 or not isinstance(attention, AttentionOp):
+        return None
+    projected = all((layout := layout_of(value)) is not None for value in (attention.q, attention.k, attention.v))
+    sequences, length, _ = spec_of(attention.q)[1]
+    same = length == spec_of(attention.k)[1][1] and spec_of(attention.v)[0] is spec_of(attention.result)[0]
+    return attention if projected and same and sequences >= LEAST_SEQUENCES else None
+
+
+def _operand(op: Operation) -> SSAValue | None:
+    """The matrix on chip, features on partitions, that a kernel multiplies."""
+    for value in op.operands:
+        layout = layout_of(value)
+        if layout is not None and layout.partition_dimension == FEATURES and multiplied(op, value):
+            return value
+    return None
+
+
+def _weight_bytes(op: Operation) -> int:
+    """Bytes per partition of the weights of a product."""
+    weights = [spec_of(value) for value in op.operands if isinstance(value.owner, WeightOp)]
+    return sum(ceil(shape[0] / LANES) * shape[1] * dtype.size_bytes for dtype, shape in weights if len(shape) == 2)
+
+
+def _operand_bytes(products: Sequence[Operation]) -> int:
+    """Bytes per partition of what the products multiply."""
+    operands = dict.fromkeys(value for op in products if (value := _operand(op)) is not None)
+    specs = [spec_of(value) for value in operands]
+    return sum(ceil(shape[1] / LANES) * shape[0] * dtype.size_bytes for dtype, shape in specs)
