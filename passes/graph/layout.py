@@ -50,7 +50,9 @@ from neuron_dialects.graph import (
 )
 from neuron_dialects.graph.attention import packs_heads
 from neuron_dialects.neuron import Executor, ExecutorAttr, target_of, working_target
+from neuron_dialects.remarks import listening
 from passes.graph.conv_groups import LANES, plan_groups
+from passes.graph.layout_remarks import tell_layout
 from passes.graph.residence import Budget, Halo, Interval, inheritance, overwrites, resident_bytes, set_overwrites
 
 ROWS, FEATURES = 0, 1
@@ -291,17 +293,20 @@ class _Chooser:
     turns_f32: bool = True
     number: dict[Operation, int] = field(default_factory=dict)
     partition_of: dict[Operation, int] = field(default_factory=dict)
+    why_not: str = ""  # why the tensor that was asked for last does not stay on chip
 
     def choose(self, value: SSAValue) -> dict[SSAValue, LayoutAttr]:
         """The layouts of `value` and its aliases if it can stay on chip."""
         owner = value.owner
         assert isinstance(owner, Operation)
+        self.why_not = ""
         dtype, shape = spec_of(value)
         if len(shape) < 2 or isinstance(owner, ReshapeOp | SliceOp):
             return {}
         if kernel_partition(owner) is None and any(spreads_taps(use.operation) for use in value.uses):
             # An image, cast or scaled: a few lanes of it on chip would cost the first convolution its fast form.
             return {}
+        self.why_not = "its kernel, or one that reads it, has no form for a tensor in SBUF"
         candidates = (self.wanted.get(value, 0 if len(shape) == 2 else 1), 1 if len(shape) > 2 else 0, len(shape) - 2)
         if isinstance(owner, AttentionOp):
             candidates = (2,)
@@ -315,6 +320,7 @@ class _Chooser:
             bound = [user for user, operand in uses if not multiplied(user, operand) and not turns(user)]
             kernels = [owner, *bound]
             if any(self.partition_of.get(kernel, partition) != partition for kernel in kernels):
+                self.why_not = "another tensor of its kernels lies with another dimension on partitions"
                 continue
             if turns(owner) and partition == ROWS and self.wanted.get(owner.results[0]) == FEATURES:
                 continue
@@ -336,6 +342,7 @@ class _Chooser:
                     alias: LayoutAttr.resident(own_partition(alias, partition, value), halo)
                     for alias in _with_steps(aliases, value)
                 }
+            self.why_not = f"SBUF is full: it would take {size} bytes of each partition"
         return {}
 
     def _has_room(self, owner: Operation, value: SSAValue, place: LayoutAttr, interval: Interval) -> bool:
@@ -486,7 +493,10 @@ def choose_layouts(block: Block, capacity_bytes: int, turns_f32: bool = True) ->
     chooser = _Chooser(ops, budget, wanted_partitions(ops), turns_f32, number)
     for op in ops:
         for index in range(len(op.results)):
-            for value, layout in chooser.choose(op.results[index]).items():
+            chosen = chooser.choose(op.results[index])
+            if listening():
+                tell_layout(op.results[index], chosen.get(op.results[index]), chooser.why_not)
+            for value, layout in chosen.items():
                 _encode(value, layout)
 
 

@@ -58,6 +58,19 @@ def test_casts_and_kernels():
     assert any(re.search(r"analysis memory: .*peak_sbuf_bytes = [1-9]\d*", line) for line in told)
 
 
+# What stays on chip between two kernels, and what does not: where SBUF is as good as full, nothing does.
+def test_layouts():
+    text = NET.replace('%4 = graph.onnx_node "Odd"(%3) domain "mine" opset 1 node ""', "%4 = graph.softmax %3 axis 1")
+    text = text.replace("tensor<4xi64>", "tensor<4x8xf32>")
+    before = "graph-partition,graph-fuse,"
+    roomy = neuron_opt(["-p", f"{before}graph-layout", "--remarks", "--remarks-filter=layout"], text).stderr
+    assert "remark: node 'exp': [graph-layout] passed keep: a tensor stays in SBUF: #graph.layout<sbuf" in roomy
+    full = f"{before}graph-layout{{budget-share=0.0001}}"
+    crowded = neuron_opt(["-p", full, "--remarks", "--remarks-filter=layout"], text).stderr
+    assert "remark: node 'exp': [graph-layout] missed keep: a tensor goes through DRAM" in crowded
+    assert "note: reason: SBUF is full" in crowded and "help: a smaller batch" in crowded
+
+
 # A buffer that has to wait in DRAM is a missed optimisation, with a reason and a cure.
 def test_spills():
     big = "memref<128x30000xf32, #neuron.space<sbuf>>"
