@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import UNKNOWN_LOC, ModuleOp, NameLoc, StringAttr, UnitAttr
-from xdsl.dialects.func import FuncOp, ReturnOp
+from xdsl.dialects.func import FuncOp
 from xdsl.ir import Operation
 
 from lowering.nisa_to_neff.program import core_program
@@ -20,7 +20,7 @@ from lowering.pipeline import run_passes
 from neuron_dialects.graph import DerivedWeightOp
 from neuron_dialects.neuron import PIN_ATTRIBUTE, location_name, target_of
 from neuron_dialects.target import Target
-from passes.graph.outline import SOURCES
+from passes.graph.shard_pipeline import operators_of
 from passes.nisa.allocate import allocate_function
 from passes.nisa.allocate_registers import allocate_registers
 from passes.nisa.live_ranges import on_chip_buffers, pinned_buffers, row_bytes_of, top_level_statements
@@ -33,7 +33,7 @@ from runtime.machine.machine import Trace
 ENDLESS_BYTES = 1 << 24
 """SBUF of a partition of the core that is measured on: room for the weights of any model."""
 
-LOWERING = ("graph-layout", "convert-graph-to-tile", "tile-fuse-loops", "convert-tile-to-nisa")
+LOWERING = ("graph-layout", "convert-graph-to-tile", "convert-tile-to-nisa")
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _function(module: ModuleOp, name: str) -> FuncOp:
 
 def _mark(function: FuncOp) -> int:
     """Let each operator, and all that comes from it, be located at its number; returns how many there are."""
-    ops = [op for op in function.body.block.ops if not isinstance(op, (ReturnOp, *SOURCES))]
+    ops = operators_of(function)
     for number, op in enumerate(ops):
         for inner in op.walk():
             inner.location = NameLoc(StringAttr(str(number)), UNKNOWN_LOC)

@@ -32,6 +32,7 @@ from passes.graph.shard_pipeline import (
     PipelineGraph,
     apply_cut,
     heaviest_function,
+    operators_of,
     read_chain,
     refusal,
     set_stage_cost,
@@ -44,7 +45,7 @@ from runtime.machine import Machine
 MOST_STAGES = 64
 """Cores of the largest instance."""
 
-ROUNDS = 4
+ROUNDS = 3
 """How often stages are cut, lowered and measured."""
 
 EVEN_ENOUGH = 1.08
@@ -68,19 +69,19 @@ class TunedPipelinePass(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Shard the module, and fill `report`."""
         function = heaviest_function(op)
-        if function is None or not read_chain(function, target_of(op)).ops:
+        if function is None or not operators_of(function):
             if self.cores == AUTO:
                 return
             raise NeuronError("NX-PIPE-002", "no operator of the model runs on a core", help="leave the option out")
         with in_segment(function.sym_name.data):
             profiles = profile(op, function)
-        graph = read_chain(function, target_of(op))
-        for child, figures in zip(graph.ops, profiles, strict=True):
+        operators = operators_of(function)
+        for child, figures in zip(operators, profiles, strict=True):
             set_stage_cost(child, figures.time_ns, figures.pinned_bytes, figures.working_bytes)
         most = stages_of(op, self.cores or MOST_STAGES)
         search = _Search(op, read_chain(function, target_of(op)), self.rest, most if self.cores else AUTO, most)
         search.run()
-        for child in graph.ops:
+        for child in operators:
             child.attributes.pop(COST_ATTRIBUTE, None)
         apply_cut(op, search.graph, search.stages)
         self.report.clear()
@@ -153,17 +154,15 @@ class _Search:
         return [_measured(by_name[stage], self.graph.target) for stage in functions]
 
     def _give_room(self, stages: Sequence[Stage], error: NeuronError) -> None:
-        """Take the buffers of a stage that did not fit to be larger."""
+        """Take the buffers of a stage that did not fit to be larger, and so those of operators that need as much."""
         assert error.segment is not None
         stage = stages[int(error.segment.rpartition("_")[2])]
         inside = {atom.node for atom in self.graph.chain.atoms[stage.first : stage.last]}
         room = self.graph.costs.capacity_bytes - stage.pinned_bytes + ROOM_STEP_BYTES
         largest = max(self.graph.chain.nodes[number].working_bytes for number in inside)
         nodes = [
-            replace(node, working_bytes=max(node.working_bytes, room))
-            if number in inside and node.working_bytes == largest
-            else node
-            for number, node in enumerate(self.graph.chain.nodes)
+            replace(node, working_bytes=max(node.working_bytes, room)) if node.working_bytes == largest else node
+            for node in self.graph.chain.nodes
         ]
         self._replace(nodes, self.graph.costs)
 

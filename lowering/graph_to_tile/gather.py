@@ -19,7 +19,7 @@ from lowering.graph_to_tile.copy_plan import fit
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.movement import settle
 from lowering.graph_to_tile.relayout import copy_window
-from lowering.graph_to_tile.tensors import LANES, DramTensor
+from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
@@ -48,6 +48,10 @@ def lower_gather(k: Kernel, op: GatherOp) -> None:
             node=location_name(op.location),
             help="run it on the host, or gather from parts of the table",
         )
+    matrix = axis == 0 and len(data.shape) == 2 and len(shape_of(op.indices)) == 1
+    if matrix and k.residents.get(op.result) == (0, ()):
+        gather_resident(k, data, op)
+        return
     shape = shape_of(op.indices)
     flat = (*data.shape[:axis], prod(shape), *data.shape[axis + 1 :])
     destination = k.destinations.get(op.result)
@@ -118,6 +122,22 @@ def gather_rows(k: Kernel, data: DramTensor, axis: int, indices: DramTensor, out
         k.b.store(output.view(ranges, row_order(data, axis)), tile)
 
     indexed_pieces(k, data, axis, indices, piece)
+
+
+def gather_resident(k: Kernel, data: DramTensor, op: GatherOp) -> None:
+    """Rows that stay on chip are fetched to where they stay."""
+    indices = flat_indices(k, op.indices)
+    output = k.output(op.result)
+    assert isinstance(output, SbufTensor)
+
+    def piece(column: View, ranges: Ranges) -> None:
+        roles, fields = indirect(data, 0, ranges)
+        k.b.emit("gather", {"dst": output.view(ranges), **roles, "indices": column}, fields)
+
+    def one_tile(start: Affine, size: int) -> None:
+        piece(load_indices(k, indices, start, size, data.shape[0]), {0: (start, size)})
+
+    k.b.tiles(indices.shape[0], LANES, one_tile)
 
 
 def row_order(table: DramTensor, axis: int) -> list[int]:

@@ -1,7 +1,8 @@
 """`graph-flatten-rows`: layers over the last dimension see one matrix of rows.
 
 A projection of [batch, positions, features] treats every position alike. Given graph-level functions, leaves such
-products, and the elementwise operators and layer normalisations between them, on [batch * positions, features]: rows
+products, what is looked up in tables, and the elementwise operators and layer normalisations between them, on
+[batch * positions, features]: rows
 then fill tiles of 128 whatever the batch and the length are. What cares about positions, as attention does, is reached
 through reshapes, which cost nothing while the features stay where they are.
 """
@@ -23,6 +24,7 @@ from neuron_dialects.graph import (
     CastOp,
     ClipOp,
     ConstantOp,
+    GatherOp,
     LayerNormOp,
     MatMulOp,
     ReshapeOp,
@@ -77,6 +79,8 @@ class _Flattener:
                 self._matmul(op)
             elif isinstance(op, LayerNormOp):
                 self._layer_norm(op)
+            elif isinstance(op, GatherOp):
+                self._gather(op)
             elif isinstance(op, ELEMENTWISE):
                 self._elementwise(op)
 
@@ -117,6 +121,20 @@ class _Flattener:
             return
         rows = self._rows(op.x, op)
         self._replace(op, LayerNormOp(rows, op.scale, op.bias, axis=1, epsilon=op.epsilon.value.data))
+
+    def _gather(self, op: GatherOp) -> None:
+        """Rows of a table, one for each index."""
+        indices = shape_of(op.indices)
+        if (
+            op.axis.value.data != 0
+            or len(shape_of(op.data)) != 2
+            or len(indices) < 2
+            or isinstance(op.indices.owner, ConstantOp)
+        ):
+            return
+        listed = ReshapeOp(op.indices, (prod(indices),))
+        self._insert(listed, op)
+        self._replace(op, GatherOp(op.data, listed.result, 0))
 
     def _elementwise(self, op: Operation) -> None:
         dtype, shape = spec_of(op.results[0])

@@ -28,9 +28,11 @@ from neuron_dialects.graph import (
     ClipOp,
     CompareOp,
     ConcatOp,
+    ConstantOp,
     ConvOp,
     ConvTransposeOp,
     FusedOp,
+    GatherOp,
     LayerNormOp,
     LayoutAttr,
     MatMulOp,
@@ -264,6 +266,9 @@ def writes(op: Operation, partition: int) -> bool:
         return True
     if isinstance(anchor, AttentionOp):
         return partition == 2
+    if isinstance(anchor, GatherOp):
+        listed = len(shape_of(anchor.indices)) == 1 and not isinstance(anchor.indices.owner, ConstantOp)
+        return partition == ROWS and anchor.axis.value.data == 0 and len(shape_of(anchor.data)) == 2 and listed
     if isinstance(anchor, PoolOp | MatMulOp):
         return partition == kernel_partition(op)
     if isinstance(anchor, SoftmaxOp):

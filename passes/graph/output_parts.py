@@ -2,12 +2,13 @@
 
 Given an operator, or a fused group whose anchor is one, whose filter is a weight, `output_axis` says along which
 dimension its result can be cut, and `make_part` builds the operators that compute one slice of it: what varies along
-that dimension (filter, bias, what pointwise operators add) is sliced, the rest is taken whole.
+that dimension (filter, bias, what pointwise operators add) is sliced, the rest is taken whole. A product that contracts
+over what was made in parts needs not put them together: `make_sum` adds up what it gives for each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from xdsl.dialects.builtin import TensorType
@@ -15,6 +16,7 @@ from xdsl.ir import Block, BlockArgument, Operation, Region, SSAValue
 from xdsl.rewriter import Rewriter
 
 from neuron_dialects.graph import (
+    BinaryKind,
     BinaryOp,
     CastOp,
     ClipOp,
@@ -75,6 +77,126 @@ def make_part(
     made.attributes = dict(op.attributes)
     add(made)
     return made.results[0]
+
+
+def is_summed(op: Operation, value: SSAValue) -> bool:
+    """Whether `op` is a product of `value` with a weight, and reads it for nothing else: parts of it can be summed."""
+    anchor = op.body.block.first_op if isinstance(op, FusedOp) else op
+    if not isinstance(anchor, MatMulOp) or anchor.transpose_a or len(shape_of(anchor.b)) != 2 or len(op.results) != 1:
+        return False
+    if _outer(op, anchor.a) is not value or not isinstance(_outer(op, anchor.b).owner, WeightOp):
+        return False
+    read_once = not isinstance(op, FusedOp) or len(list(anchor.a.uses)) == 1
+    return list(op.operands).count(value) == 1 and read_once
+
+
+def make_sum(
+    op: Operation,
+    cut: SSAValue,
+    parts: Sequence[SSAValue],
+    value_of: Callable[[SSAValue], SSAValue],
+    add: Callable[[Operation], None],
+) -> SSAValue:
+    """The result of a product whose first operand `cut` is there in `parts` along its last dimension.
+
+    Each part is multiplied with its rows of the weight; the last one's product takes the sum of the others, in f32,
+    before what follows in the group. `value_of` and `add` as in `make_part`.
+    """
+    low, total = 0, None
+    for number, part in enumerate(parts):
+        total = add_to_sum(op, part, low, total, number == len(parts) - 1, value_of, add)
+        low += shape_of(part)[-1]
+    assert total is not None
+    return total
+
+
+def add_to_sum(
+    op: Operation,
+    part: SSAValue,
+    low: int,
+    total: SSAValue | None,
+    is_last: bool,
+    value_of: Callable[[SSAValue], SSAValue],
+    add: Callable[[Operation], None],
+) -> SSAValue:
+    """What a product gives for positions from `low` of its first operand, `part`, added to the sum of those before it.
+
+    The last part gives the result of `op`, what follows in its group included; the others an f32 sum.
+    """
+    anchor = op.body.block.first_op if isinstance(op, FusedOp) else op
+    assert isinstance(anchor, MatMulOp)
+    weight, turned = value_of(_outer(op, anchor.b)), bool(anchor.transpose_b)
+
+    def put(made: Operation) -> SSAValue:
+        made.location = op.location
+        add(made)
+        return made.results[0]
+
+    size, (rows, columns) = shape_of(part)[-1], shape_of(weight)
+    starts, sizes = ((0, low), (rows, size)) if turned else ((low, 0), (size, columns))
+    share = put(SliceOp(weight, starts, sizes, (1, 1)))
+    if is_last:
+        assert total is not None
+        return put(_last_product(op, anchor, part, share, total, value_of))
+    if total is None:
+        return put(MatMulOp(part, share, transpose_b=turned, accumulate_f32=True))
+    return put(_sum(op, [part, share, total], turned))
+
+
+def _sum(op: Operation, operands: Sequence[SSAValue], turned: bool) -> FusedOp:
+    """The product of the first two operands plus the third one, as one group."""
+    block = Block(arg_types=[value.type for value in operands])
+    x, w, earlier = block.args
+    inner = MatMulOp(x, w, transpose_b=turned, accumulate_f32=True)
+    summed = BinaryOp(BinaryKind.ADD, inner.result, earlier)
+    block.add_ops([inner, summed, YieldOp(summed.result)])
+    for made in block.ops:
+        made.location = op.location
+    return FusedOp(operands, [summed.result.type], Region(block))
+
+
+def _last_product(
+    op: Operation,
+    anchor: MatMulOp,
+    part: SSAValue,
+    share: SSAValue,
+    total: SSAValue,
+    value_of: Callable[[SSAValue], SSAValue],
+) -> FusedOp:
+    """The product of the last part, plus `total`, and what the group of `op` does with it."""
+    used = {use.operation for use in anchor.b.uses} if isinstance(op, FusedOp) else set[Operation]()
+    sliced = {_outer(op, anchor.a), *([_outer(op, anchor.b)] if used == {anchor} else [])}
+    others = [o for o in op.operands if o not in sliced] if isinstance(op, FusedOp) else []
+    operands = [part, share, total, *map(value_of, others)]
+    block = Block(arg_types=[value.type for value in operands])
+    x, w, earlier, *rest = block.args
+    product = MatMulOp(x, w, transpose_b=bool(anchor.transpose_b), accumulate_f32=True)
+    summed = BinaryOp(BinaryKind.ADD, product.result, earlier)
+    block.add_ops([product, summed])
+    result = summed.result
+    dtype = spec_of(anchor.result)[0]
+    if dtype is not spec_of(result)[0]:
+        narrowed = CastOp(result, dtype)
+        block.add_op(narrowed)
+        result = narrowed.result
+    values: dict[SSAValue, SSAValue] = {anchor.result: result}
+    if isinstance(op, FusedOp):
+        inside = dict(zip(others, rest, strict=True))
+        for argument, outer in zip(op.body.block.args, op.operands, strict=True):
+            if outer in inside:
+                values[argument] = inside[outer]
+        for inner in op.body.block.ops:
+            if inner is not anchor:
+                made = inner.clone(value_mapper=values)
+                made.location = inner.location
+                block.add_op(made)
+    else:
+        block.add_op(YieldOp(result))
+    for inner in block.ops:
+        inner.location = op.location
+    terminator = block.last_op
+    assert terminator is not None
+    return FusedOp(operands, [value.type for value in terminator.operands], Region(block))
 
 
 @dataclass

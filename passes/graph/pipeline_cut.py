@@ -25,7 +25,9 @@ class Node:
     """One operator.
 
     `time_ns`: on a core that has its weights; `pinned_bytes`: of its weights; `working_bytes`: of everything else that
-    must lie on chip while it runs. `inputs`, `outputs`: numbers of values. `pieces`: equal parts it can be cut into.
+    must lie on chip while it runs. `inputs`, `outputs`: numbers of values. `pieces`: equal parts it can be cut into;
+    `join_bytes`: what must be moved to put its result together from parts. With `partial_bytes` pieces make no parts:
+    each takes a sum of that size from the one before it, adds to it, and the last one makes the result.
     """
 
     time_ns: float
@@ -34,6 +36,8 @@ class Node:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     pieces: int = 1
+    join_bytes: int = 0
+    partial_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,14 +52,12 @@ class Value:
 class Costs:
     """What a stage may hold and what passing values on costs.
 
-    `capacity_bytes`: SBUF of a partition; `bytes_per_ns`, `transfer_ns`: rate, and start and completion of a transfer;
-    `join_factor`: how often the result of a cut operator is moved once more to put its parts together.
+    `capacity_bytes`: SBUF of a partition; `bytes_per_ns`, `transfer_ns`: rate, and start and completion of a transfer.
     """
 
     capacity_bytes: int
     bytes_per_ns: float
     transfer_ns: float
-    join_factor: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,13 @@ class Chain:
         parts: dict[int, tuple[int, ...]] = {}
         for number, node in enumerate(self.nodes):
             inputs = tuple(part for value in node.inputs for part in parts.get(value, (value,)))
+            earlier: tuple[int, ...] = ()
             for piece in range(node.pieces):
-                outputs = node.outputs
-                if node.pieces > 1:
+                outputs, taken = node.outputs, (*inputs, *earlier)
+                if node.partial_bytes and piece < node.pieces - 1:
+                    outputs = earlier = (len(self.sizes),)
+                    self.sizes.append(node.partial_bytes)
+                elif node.pieces > 1 and not node.partial_bytes:
                     outputs = tuple(len(self.sizes) + i for i in range(len(node.outputs)))
                     self.sizes += [-(-self.values[value].bytes // node.pieces) for value in node.outputs]
                     for value, part in zip(node.outputs, outputs, strict=True):
@@ -130,7 +136,7 @@ class Chain:
                 self.atoms.append(
                     Atom(
                         number, piece, node.time_ns / share, -(-node.pinned_bytes // share), node.working_bytes,
-                        inputs, outputs,
+                        taken, outputs,
                     )
                 )  # fmt: skip
         self.last_use = [OUTSIDE] * len(self.sizes)
@@ -176,8 +182,7 @@ class Chain:
 
     def _join_ns(self, node: int, costs: Costs) -> float:
         """What it costs that a node is cut: its result is put together from parts."""
-        size = sum(self.values[value].bytes for value in self.nodes[node].outputs)
-        return size * costs.join_factor / costs.bytes_per_ns
+        return self.nodes[node].join_bytes / costs.bytes_per_ns
 
 
 class Cutter:

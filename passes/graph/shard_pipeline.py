@@ -20,9 +20,11 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
+from neuron_dialects.dtypes import F32
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import ConcatOp, ConvOp, ConvTransposeOp, GatherOp, MatMulOp, WeightOp, shape_of
 from neuron_dialects.graph.base import spec_of
+from neuron_dialects.graph.shapes import element_count
 from neuron_dialects.graph.work import bytes_of
 from neuron_dialects.neuron import (
     PIN_ATTRIBUTE,
@@ -39,15 +41,18 @@ from passes.graph.executors import operator_times
 from passes.graph.fold_weights import GraphFoldWeightsPass
 from passes.graph.layout import anchor_of
 from passes.graph.outline import SOURCES
-from passes.graph.output_parts import make_part, output_axis
+from passes.graph.output_parts import add_to_sum, is_summed, make_part, make_sum, output_axis
 from passes.graph.partition import functions_of
 from passes.graph.pipeline_cut import Chain, Costs, Cutter, Node, Stage, Value, misfit
 
 COST_ATTRIBUTE = "neuron.stage_cost"
 """Operator attribute: [nanoseconds, bytes of its weights, bytes of its buffers], sizes per SBUF partition."""
 
-FINEST = 32
-"""An operator is cut into pieces of this part of a core's SBUF in weights, or of half this part of the whole time."""
+FINEST = 64
+"""An operator is cut into pieces of this part of a core's SBUF in weights, or of this part of the whole time."""
+
+JOIN_FACTOR = 6
+"""Bytes that are as good as moved for each byte that is put together: nothing overlaps with that."""
 
 WORKING_RESERVE_BYTES = 4096
 """Bytes of a partition that tiles in passing take beside what an operator is known to need."""
@@ -104,7 +109,11 @@ def stages_of(module: ModuleOp, cores: int) -> int:
 
 @dataclass
 class PipelineGraph:
-    """A core function as a chain: `ops` by number of their node, `numbers` of its values."""
+    """A core function as a chain: `ops` by number of their node, `numbers` of its values.
+
+    `feeders`: node of a product -> the operator before it that makes its first operand, and belongs to the same node:
+    the two are cut together, along the dimension over which the product sums.
+    """
 
     function: FuncOp
     target: Target
@@ -112,11 +121,13 @@ class PipelineGraph:
     chain: Chain
     costs: Costs
     numbers: dict[SSAValue, int] = field(default_factory=dict[SSAValue, int])
+    feeders: dict[int, Operation] = field(default_factory=dict[int, Operation])
 
     @cached_property
     def last_atom(self) -> dict[Operation, int]:
         """The number of the last atom of each operator."""
-        return {self.ops[atom.node]: number for number, atom in enumerate(self.chain.atoms)}
+        found = {self.ops[atom.node]: number for number, atom in enumerate(self.chain.atoms)}
+        return found | {feeder: found[self.ops[node]] for node, feeder in self.feeders.items()}
 
     def name(self, node: int) -> str:
         """The framework node that a node of the chain comes from."""
@@ -146,12 +157,17 @@ def transfer_costs(target: Target) -> Costs:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
+def operators_of(function: FuncOp) -> list[Operation]:
+    """The operators of a core function in program order, weights and constants left out."""
+    return [op for op in function.body.block.ops if not isinstance(op, (ReturnOp, *SOURCES))]
+
+
 def read_chain(function: FuncOp, target: Target) -> PipelineGraph:
     """The operators of a core function as a chain."""
     block = function.body.block
     returned = block.last_op
     assert isinstance(returned, ReturnOp)
-    ops = [op for op in block.ops if not isinstance(op, (ReturnOp, *SOURCES))]
+    ops = operators_of(function)
     numbers: dict[SSAValue, int] = {}
     values: list[Value] = []
     results = set(returned.arguments)
@@ -162,12 +178,35 @@ def read_chain(function: FuncOp, target: Target) -> PipelineGraph:
     total_ns = sum(time for time, _, _ in costs) or 1.0
     limits = transfer_costs(target)
     nodes: list[Node] = []
+    kept: list[Operation] = []
+    feeders: dict[int, Operation] = {}
+    before: Operation | None = None
     for op, (time, pinned, working) in zip(ops, costs, strict=True):
-        inputs = dict.fromkeys(numbers[operand] for operand in op.operands if operand in numbers)
+        operands = list(op.operands)
         outputs = tuple(numbers[result] for result in op.results)
-        pieces = _pieces(op, max(pinned * FINEST / limits.capacity_bytes, time * 2 * FINEST / total_ns))
-        nodes.append(Node(time, pinned, working, tuple(inputs), outputs, pieces))
-    return PipelineGraph(function, target, ops, Chain(nodes, values), limits, numbers)
+        cut, partial = op, 0
+        if before is not None and _feeds(before, op) and not values[numbers[before.results[0]]].is_returned:
+            feeders[len(nodes) - 1] = cut = before
+            fed, kept[-1] = nodes.pop(), op
+            time, pinned, working = time + fed.time_ns, pinned + fed.pinned_bytes, max(working, fed.working_bytes)
+            operands = [*before.operands, *(operand for operand in operands if operand is not before.results[0])]
+            partial = element_count(shape_of(op.results[0])) * F32.size_bytes
+        else:
+            kept.append(op)
+        inputs = dict.fromkeys(numbers[operand] for operand in operands if operand in numbers)
+        pieces = _pieces(cut, max(pinned * FINEST / limits.capacity_bytes, time * FINEST / total_ns))
+        join = 0 if partial else _join_bytes(op)
+        nodes.append(Node(time, pinned, working, tuple(inputs), outputs, pieces, join, partial))
+        before = None if partial else op
+    return PipelineGraph(function, target, kept, Chain(nodes, values), limits, numbers, feeders)
+
+
+def _feeds(feeder: Operation, op: Operation) -> bool:
+    """Whether a product contracts over what `feeder` makes, can be cut along it, and is its only reader."""
+    if output_axis(feeder) is None or not is_summed(op, feeder.results[0]):
+        return False
+    result = feeder.results[0]
+    return {use.operation for use in result.uses} == {op} and isinstance(anchor_of(feeder), MatMulOp)
 
 
 def _pieces(op: Operation, share: float) -> int:
@@ -177,6 +216,17 @@ def _pieces(op: Operation, share: float) -> int:
         return 1
     tiles, rest = divmod(shape_of(op.results[0])[axis], LANES)
     return 1 if rest else max(n for n in range(1, tiles + 1) if tiles % n == 0 and (n <= share or n == 1))
+
+
+def _join_bytes(op: Operation) -> int:
+    """What is moved to put the result of an operator together from parts: it is written and read once more.
+
+    Products that contract over what was cut add up what the parts give instead.
+    """
+    users = [use.operation for result in op.results for use in result.uses]
+    if all(any(is_summed(user, result) for result in op.results) for user in users):
+        return 0
+    return JOIN_FACTOR * sum(bytes_of(result.type) for result in op.results)
 
 
 def stage_cost(op: Operation, target: Target) -> tuple[float, int, int]:
@@ -256,7 +306,8 @@ def apply_cut(module: ModuleOp, graph: PipelineGraph, stages: Sequence[Stage]) -
 
 @dataclass
 class _Sharder:
-    """Writes the stages. `made`: value of the function -> what stands for it in @main, whole or in parts.
+    """Writes the stages. `made`: value of the function -> what stands for it in @main, whole or in parts; `sums`: node
+    that was cut together with its feeder -> the sum so far.
 
     A value of @main may have a wider integer type than the functions compute with; the launch converts.
     """
@@ -265,6 +316,7 @@ class _Sharder:
     graph: PipelineGraph
     stages: Sequence[Stage]
     made: dict[SSAValue, list[SSAValue]] = field(default_factory=dict[SSAValue, list[SSAValue]])
+    sums: dict[int, SSAValue] = field(default_factory=dict[int, SSAValue])
 
     def run(self) -> list[FuncOp]:
         """All stages in order."""
@@ -283,7 +335,7 @@ class _Sharder:
         place: Operation = old
         functions: list[FuncOp] = []
         for number, stage in enumerate(self.stages):
-            body = _StageBody(graph, stage, self.made)
+            body = _StageBody(graph, stage, self.made, self.sums)
             function = body.function(f"{old.sym_name.data}_stage_{number}")
             function.attributes |= old.attributes | {
                 PIN_ATTRIBUTE: UnitAttr(),
@@ -294,11 +346,16 @@ class _Sharder:
             self.module.body.block.insert_op_after(function, place)
             place = function
             functions.append(function)
-            results = [wide.get(value, inner.type) for value, inner in body.sent]
+            results = [
+                wide.get(value, inner.type) if value.type == inner.type else inner.type for value, inner in body.sent
+            ] + [inner.type for _, inner in body.sums]
             made = LaunchOp(function.sym_name.data, body.inputs, results, Executor.CORE)
             made.location = body.location
             Rewriter.insert_op(made, InsertPoint.before(launch))
-            for (value, _), result in zip(body.sent, made.results, strict=True):
+            self.sums.update(
+                {node: result for (node, _), result in zip(body.sums, made.results[len(body.sent) :], strict=True)}
+            )
+            for (value, _), result in zip(body.sent, made.results, strict=False):
                 result.name_hint = value.name_hint
                 self.made.setdefault(value, []).append(result)
         launch_results = [self.made[value] for value in returned.arguments]
@@ -313,11 +370,14 @@ class _StageBody:
     """The operators of one stage in a block of their own.
 
     `inputs`: values of @main that it takes; `sent`: (value of the function, value inside) that later stages or the
-    caller use; `results`: the values inside.
+    caller use; `sums`: (node, sum so far) that the next stage adds to; `results`: the values inside.
     """
 
-    def __init__(self, graph: PipelineGraph, stage: Stage, made: dict[SSAValue, list[SSAValue]]) -> None:
-        self.graph, self.stage, self._made = graph, stage, made
+    def __init__(
+        self, graph: PipelineGraph, stage: Stage, made: dict[SSAValue, list[SSAValue]], earlier: dict[int, SSAValue]
+    ) -> None:
+        self.graph, self.stage, self._made, self._earlier = graph, stage, made, earlier
+        self.sums: list[tuple[int, SSAValue]] = []
         self.block = Block()
         self.inputs: list[SSAValue] = []
         self.sent: list[tuple[SSAValue, SSAValue]] = []
@@ -325,7 +385,7 @@ class _StageBody:
         self._values: dict[SSAValue, SSAValue] = {}
         self._parts: dict[SSAValue, list[SSAValue]] = {}
         self._fill()
-        self.results = [value for _, value in self.sent]
+        self.results = [value for _, value in (*self.sent, *self.sums)]
         self.block.add_op(ReturnOp(*self.results))
         first = graph.ops[graph.chain.atoms[stage.first].node]
         self.location = first.location
@@ -342,16 +402,64 @@ class _StageBody:
             ranges.setdefault(atom.node, []).append(atom.piece)
         for number, pieces in ranges.items():
             op, count = self.graph.ops[number], self.graph.chain.nodes[number].pieces
-            if len(pieces) == count:
-                made = op.clone(value_mapper={operand: self._value(operand) for operand in dict.fromkeys(op.operands)})
-                made.location = op.location
-                made.attributes.pop(COST_ATTRIBUTE, None)
-                self.block.add_op(made)
-                self._values.update(zip(op.results, made.results, strict=True))
+            if number in self.graph.feeders:
+                self._fed(number, pieces)
+            elif len(pieces) == count and (cut := self._summed_operand(op)) is not None:
+                made_sum = make_sum(op, cut, self._all_parts(cut), self._value, self.block.add_op)
+                self._values[op.results[0]] = made_sum
+            elif len(pieces) == count:
+                self._whole(op)
             else:
                 self._part(op, pieces, count)
         for number in ranges:
             self._send(number, ranges[number])
+
+    def _whole(self, op: Operation) -> None:
+        """All of an operator."""
+        made = op.clone(value_mapper={operand: self._value(operand) for operand in dict.fromkeys(op.operands)})
+        made.location = op.location
+        made.attributes.pop(COST_ATTRIBUTE, None)
+        self.block.add_op(made)
+        self._values.update(zip(op.results, made.results, strict=True))
+
+    def _fed(self, number: int, pieces: Sequence[int]) -> None:
+        """Some pieces of a product and of what feeds it: its sum over them, on top of that of earlier stages."""
+        op, feeder = self.graph.ops[number], self.graph.feeders[number]
+        count = self.graph.chain.nodes[number].pieces
+        if len(pieces) == count:
+            self._whole(feeder)
+            self._whole(op)
+            return
+        cut = feeder.results[0]
+        axis = output_axis(feeder)
+        assert axis is not None
+        step = shape_of(cut)[axis] // count
+        low, size = pieces[0] * step, len(pieces) * step
+        part = make_part(feeder, low, size, self._value, self.block.add_op)
+        assert isinstance(part.owner, Operation)
+        part.owner.attributes.pop(COST_ATTRIBUTE, None)
+        total = self._earlier.get(number)
+        total = None if total is None else self._argument(total, total.type)
+        is_last = pieces[-1] == count - 1
+        made = add_to_sum(op, part, low, total, is_last, self._value, self.block.add_op)
+        if is_last:
+            self._values[op.results[0]] = made
+        else:
+            self.sums.append((number, made))
+
+    def _summed_operand(self, op: Operation) -> SSAValue | None:
+        """The operand in parts over which a product sums, if there is one."""
+        for operand in op.operands:
+            if operand not in self._values and is_summed(op, operand) and len(self._all_parts(operand)) > 1:
+                return operand
+        return None
+
+    def _all_parts(self, value: SSAValue) -> list[SSAValue]:
+        """The parts of a value: those of earlier stages as arguments, and the one made here."""
+        outside = self._made.get(value, [])
+        types = [value.type] if len(outside) == 1 and value not in self._parts else [part.type for part in outside]
+        parts = [self._argument(part, type_) for part, type_ in zip(outside, types, strict=True)]
+        return parts + self._parts.get(value, [])
 
     def _part(self, op: Operation, pieces: Sequence[int], count: int) -> None:
         """Some pieces of an operator."""
@@ -373,6 +481,8 @@ class _StageBody:
             used_later = any(self.graph.last_atom[user] >= self.stage.last for user in users)
             if not is_returned and not used_later:
                 continue
+            if result not in self._values and number in self.graph.feeders:
+                continue
             if result in self._values:
                 self.sent.append((result, self._values[result]))
             elif is_returned and pieces[-1] == chain.nodes[number].pieces - 1:
@@ -392,10 +502,7 @@ class _StageBody:
             self.block.add_op(source)
             made = source.results[0]
         else:
-            outside = self._made.get(value, [])
-            types = [value.type] if len(outside) == 1 and value not in self._parts else [part.type for part in outside]
-            parts = [self._argument(part, type_) for part, type_ in zip(outside, types, strict=True)]
-            parts += self._parts.get(value, [])
+            parts = self._all_parts(value)
             made = parts[0]
             if len(parts) > 1:
                 assert isinstance(owner, Operation)

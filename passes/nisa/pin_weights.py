@@ -43,6 +43,8 @@ STREAMED_ATTRIBUTE = "neuron.streamed_weights"
 
 PINNED_RING = "pinned"
 ALIGNMENT_BYTES = 64
+FEW_PARTITIONS = 8
+"""A buffer of fewer partitions takes far more room on chip than its bytes are worth: it comes last."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class _Candidate:
     """A buffer that could be pinned.
 
     `row_bytes`: of all places; `saved_ns`: DMA time that a run would save; `is_repeated`: it holds the same for each
-    partition, so that it takes far more room on chip than it is worth in DRAM.
+    partition, or something for few, so that it takes far more room on chip than in DRAM.
     """
 
     alloc: AllocOp
@@ -192,7 +194,9 @@ def _candidate(alloc: AllocOp, target: Target) -> _Candidate | None:
         return None
     row_bytes = -(-row_bytes_of(alloc) * contents.places // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
     saved = sum(dma_cost(op.instruction(), target).busy_ns * _executions(op) for op in loads)
-    repeated = all(any(stride == 0 and n > 1 for stride, n in fill.src.dims) for fill in fills)
+    repeated = shape[0] < FEW_PARTITIONS or all(
+        any(stride == 0 and n > 1 for stride, n in fill.src.dims) for fill in fills
+    )
     return _Candidate(alloc, contents, loads, {n: value for value, n in numbers.items()}, row_bytes, saved, repeated)
 
 

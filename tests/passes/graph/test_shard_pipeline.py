@@ -1,0 +1,170 @@
+"""Sharding a core function, also within its operators: the stages together compute what the function computes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+
+from lowering.execute import run_module
+from lowering.pipeline import run_passes
+from neuron_dialects.errors import NeuronError
+from neuron_dialects.graph import ConcatOp, MatMulOp
+from neuron_dialects.neuron import Executor, target_of
+from passes.graph import shard_pipeline
+from passes.graph.partition import functions_of
+from passes.graph.pipeline_cut import Cutter, Stage
+from passes.graph.shard_pipeline import GraphShardPipelinePass, apply_cut, heaviest_function, read_chain
+from tests.graph_level import check_valid, main_of, parse, random_inputs, random_store, relative_l2
+
+LAYER = """
+builtin.module attributes {neuron.target = #neuron.target<"inf1">} {
+  func.func @main(%x: tensor<64x256xbf16>) -> (tensor<64x256xf32>, tensor<64x512xbf16>) {
+    %w = graph.weight @w : tensor<256x512xbf16>
+    %b = graph.weight @b : tensor<512xbf16>
+    %v = graph.weight @v : tensor<512x256xbf16>
+    %0 = graph.matmul %x, %w : (tensor<64x256xbf16>, tensor<256x512xbf16>) -> tensor<64x512xbf16>
+    %1 = graph.binary add %0, %b : (tensor<64x512xbf16>, tensor<512xbf16>) -> tensor<64x512xbf16>
+    %2 = graph.unary gelu %1 : (tensor<64x512xbf16>) -> tensor<64x512xbf16>
+    %3 = graph.matmul %2, %v : (tensor<64x512xbf16>, tensor<512x256xbf16>) -> tensor<64x256xf32>
+    %4 = graph.cast %x : (tensor<64x256xbf16>) -> tensor<64x256xf32>
+    %5 = graph.binary add %3, %4 : (tensor<64x256xf32>, tensor<64x256xf32>) -> tensor<64x256xf32>
+    %6 = graph.unary relu %2 : (tensor<64x512xbf16>) -> tensor<64x512xbf16>
+    func.return %5, %6 : tensor<64x256xf32>, tensor<64x512xbf16>
+  }
+}
+"""
+PAIR = """
+builtin.module attributes {neuron.target = #neuron.target<"inf1">} {
+  func.func @main(%x: tensor<64x256xbf16>) -> tensor<64x256xbf16> {
+    %w = graph.weight @w : tensor<256x512xbf16>
+    %b = graph.weight @b : tensor<512xbf16>
+    %v = graph.weight @v : tensor<512x256xbf16>
+    %c = graph.weight @c : tensor<256xbf16>
+    %0 = graph.matmul %x, %w : (tensor<64x256xbf16>, tensor<256x512xbf16>) -> tensor<64x512xbf16>
+    %1 = graph.binary add %0, %b : (tensor<64x512xbf16>, tensor<512xbf16>) -> tensor<64x512xbf16>
+    %2 = graph.unary gelu %1 : (tensor<64x512xbf16>) -> tensor<64x512xbf16>
+    %3 = graph.matmul %2, %v : (tensor<64x512xbf16>, tensor<512x256xbf16>) -> tensor<64x256xbf16>
+    %4 = graph.binary add %3, %c : (tensor<64x256xbf16>, tensor<256xbf16>) -> tensor<64x256xbf16>
+    %5 = graph.binary add %4, %x : (tensor<64x256xbf16>, tensor<64x256xbf16>) -> tensor<64x256xbf16>
+    func.return %5 : tensor<64x256xbf16>
+  }
+}
+"""
+CONVOLUTIONS = """
+builtin.module attributes {neuron.target = #neuron.target<"inf1">} {
+  func.func @main(%x: tensor<1x32x6x6xbf16>) -> tensor<1x256x6x6xbf16> {
+    %w = graph.weight @w : tensor<256x32x3x3xbf16>
+    %b = graph.weight @b : tensor<256x1x1xbf16>
+    %v = graph.weight @v : tensor<256x256x1x1xbf16>
+    %0 = graph.conv %x, %w strides [1, 1] pads [1, 1, 1, 1] dilations [1, 1] groups 1 : (tensor<1x32x6x6xbf16>, tensor<256x32x3x3xbf16>) -> tensor<1x256x6x6xbf16>
+    %1 = graph.binary add %0, %b : (tensor<1x256x6x6xbf16>, tensor<256x1x1xbf16>) -> tensor<1x256x6x6xbf16>
+    %2 = graph.conv %1, %v strides [1, 1] pads [0, 0, 0, 0] dilations [1, 1] groups 1 : (tensor<1x256x6x6xbf16>, tensor<256x256x1x1xbf16>) -> tensor<1x256x6x6xbf16>
+    %3 = graph.binary add %2, %1 : (tensor<1x256x6x6xbf16>, tensor<1x256x6x6xbf16>) -> tensor<1x256x6x6xbf16>
+    func.return %3 : tensor<1x256x6x6xbf16>
+  }
+}
+"""  # noqa: E501
+
+
+def partitioned(text: str) -> ModuleOp:
+    module = parse(text)
+    run_passes(Context(), module, ("graph-partition", "graph-fuse"))
+    return module
+
+
+def stages_at(graph: shard_pipeline.PipelineGraph, places: list[int]) -> list[Stage]:
+    """Stages that begin at these atoms."""
+    ends = [*places[1:], len(graph.chain.atoms)]
+    return [
+        next(s for s in graph.chain.stages_ending_at(last, graph.costs, float("inf")) if s.first == first)
+        for first, last in zip(places, ends, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("text", [LAYER, PAIR, CONVOLUTIONS], ids=["layer", "pair", "convolutions"])
+def test_cuts_anywhere_compute_the_same(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each operator in pieces of 128 channels, a cut at each atom, and a stage for each atom."""
+    monkeypatch.setattr(shard_pipeline, "FINEST", 1 << 20)
+    whole = partitioned(text)
+    store, inputs = random_store(whole), random_inputs(main_of(whole))
+    expected = run_module(whole, store, inputs).outputs
+    function = heaviest_function(whole)
+    assert function is not None
+    atoms = len(read_chain(function, target_of(whole)).chain.atoms)
+    assert atoms > len(read_chain(function, target_of(whole)).ops)
+    for places in [*([0, place] for place in range(1, atoms)), list(range(atoms))]:
+        module = whole.clone()
+        function = heaviest_function(module)
+        assert function is not None
+        graph = read_chain(function, target_of(module))
+        made = apply_cut(module, graph, stages_at(graph, places))
+        check_valid(module)
+        assert len(made) == len(places) == len(functions_of(module, Executor.CORE))
+        for have, want in zip(run_module(module, store, inputs).outputs, expected, strict=True):
+            assert relative_l2(have.astype(np.float32), want.astype(np.float32)) < 1e-2
+
+
+def test_a_product_sums_what_it_gives_for_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first product is cut in the middle: the second one is two products, and nothing is put together for it."""
+    monkeypatch.setattr(shard_pipeline, "FINEST", 1 << 20)
+    module = partitioned(LAYER)
+    function = heaviest_function(module)
+    assert function is not None
+    graph = read_chain(function, target_of(module))
+    first = next(number for number, op in enumerate(graph.ops) if graph.chain.nodes[number].pieces == 4)
+    place = next(number for number, atom in enumerate(graph.chain.atoms) if atom.node == first and atom.piece == 2)
+    _, second = apply_cut(module, graph, stages_at(graph, [0, place]))
+    assert sum(isinstance(op, MatMulOp) for op in second.walk()) == 3
+    # What returns the cut value itself needs it whole.
+    assert sum(isinstance(op, ConcatOp) for op in second.walk()) == 1
+
+
+def test_a_product_and_what_feeds_it_are_cut_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else reads what the first product makes: the stages pass on a sum of 64 x 256 f32, and no part of it."""
+    monkeypatch.setattr(shard_pipeline, "FINEST", 1 << 20)
+    module = partitioned(PAIR)
+    function = heaviest_function(module)
+    assert function is not None
+    graph = read_chain(function, target_of(module))
+    assert [node.pieces for node in graph.chain.nodes] == [4]
+    first, second = apply_cut(module, graph, stages_at(graph, [0, 1]))
+    assert [str(type_) for type_ in first.function_type.outputs] == ["tensor<64x256xf32>"]
+    assert sum(isinstance(op, MatMulOp) for op in second.walk()) == 2
+
+
+def test_stages_lower_to_what_the_function_computes() -> None:
+    """Both stages on the machine, weights pinned: within rounding of the graph level, which rounds elsewhere."""
+    module = partitioned(CONVOLUTIONS)
+    store, inputs = random_store(module), random_inputs(main_of(module))
+    expected = run_module(module, store, inputs).outputs
+    GraphShardPipelinePass(2).apply(Context(), module)
+    lowering = ("graph-layout", "convert-graph-to-tile", "convert-tile-to-nisa", "nisa-pin-weights", "nisa-allocate")
+    run_passes(Context(), module, (*lowering, "nisa-synchronize", "nisa-split-queues", "nisa-allocate-registers"))
+    for have, want in zip(run_module(module, store, inputs).outputs, expected, strict=True):
+        assert relative_l2(have.astype(np.float32), want.astype(np.float32)) < 2e-2
+
+
+def test_what_does_not_fit_is_said_with_its_node() -> None:
+    """Two weights of 12 MiB each on two cores of 12 MiB, beside what is computed: too much by the figure told."""
+    text = LAYER.replace("512", "24576")
+    with pytest.raises(NeuronError, match="pipeline of 2 cores needs") as caught:
+        GraphShardPipelinePass(2).apply(Context(), partitioned(text))
+    assert caught.value.code == "NX-PIPE-001"
+    with pytest.raises(NeuronError) as caught:
+        GraphShardPipelinePass(64).apply(Context(), partitioned(LAYER))
+    assert caught.value.code == "NX-PIPE-002"
+
+
+def test_more_cores_are_never_slower_by_the_estimates() -> None:
+    """The slowest stage of the best cut does not grow with the number of stages while transfers are free."""
+    module = partitioned(CONVOLUTIONS)
+    function = heaviest_function(module)
+    assert function is not None
+    graph = read_chain(function, target_of(module))
+    free = replace(graph.costs, bytes_per_ns=1e9, transfer_ns=0.0)
+    times = Cutter(graph.chain, free, 3).slowest_ns[1:]
+    assert times == sorted(times, reverse=True)
