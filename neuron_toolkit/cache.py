@@ -12,7 +12,7 @@ import functools
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from neuron_dialects.version import VERSION
 from neuron_toolkit.plugin import loaded_plugins
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto, TensorProto
 
     from lowering.compiler import CompileOptions
     from runtime.neff import Neff
@@ -187,13 +187,23 @@ def external_files(path: Path) -> list[Path]:
     except Exception:
         # What is wrong with the file is the compiler's to say.
         return []
-    names: set[str] = set()
-    for tensor in model.graph.initializer:
-        if is_external(tensor):
-            names |= {entry.value for entry in tensor.external_data if entry.key == "location"}
+    bodies = [model.graph.node, *(function.node for function in model.functions)]
+    tensors = [*model.graph.initializer, *(tensor for nodes in bodies for tensor in _inner_tensors(nodes))]
+    external = [tensor for tensor in tensors if is_external(tensor)]
+    names = {entry.value for tensor in external for entry in tensor.external_data if entry.key == "location"}
     folder = path.resolve().parent
     inside = (folder / name for name in sorted(names) if not Path(name).is_absolute() and ".." not in Path(name).parts)
     return [file for file in inside if file.is_file()]
+
+
+def _inner_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
+    """The tensors in attributes of nodes, and in the graphs that nodes hold."""
+    for node in nodes:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for graph in (attribute.g, *attribute.graphs):
+                yield from graph.initializer
+                yield from _inner_tensors(graph.node)
 
 
 def _add_file(digest: hashlib._Hash, path: Path) -> None:  # pyright: ignore[reportPrivateUsage]

@@ -10,12 +10,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
+import onnx.external_data_helper
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import neuron_toolkit as nt
 from neuron_toolkit import cache as cache_module
-from neuron_toolkit.cache import CompileCache, cache_folder, cache_key, cache_limit_bytes, plain_text
+from neuron_toolkit.cache import CompileCache, cache_folder, cache_key, cache_limit_bytes, external_files, plain_text
 from neuron_toolkit.plugin import Loaded
 from runtime.neff import neff_bytes
 from tests.numerics.models import ROOT, SHIPPED
@@ -83,6 +86,23 @@ def test_external_weights(tmp_path: Path) -> None:
     data[5] ^= 1
     (tmp_path / "w.bin").write_bytes(data)
     assert cache_key(path, "m", nt.CompileOptions()) != key
+
+
+# So do those of graphs inside of a node.
+def test_external_weights_of_branches(tmp_path: Path) -> None:
+    weights = numpy_helper.from_array(np.zeros(4, np.float32), "w")
+    result = helper.make_tensor_value_info("r", TensorProto.FLOAT, [4])
+    branch = helper.make_graph([helper.make_node("Identity", ["w"], ["r"])], "b", [], [result], [weights])
+    node = helper.make_node("If", ["c"], ["r"], then_branch=branch, else_branch=branch)
+    condition = helper.make_tensor_value_info("c", TensorProto.BOOL, [])
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(helper.make_graph([node], "g", [condition], [result])), path)
+    inner = onnx.load(path, load_external_data=False)
+    for attribute in inner.graph.node[0].attribute:
+        onnx.external_data_helper.set_external_data(attribute.g.initializer[0], "w.bin")
+    path.write_bytes(inner.SerializeToString())
+    (tmp_path / "w.bin").write_bytes(bytes(16))
+    assert external_files(path) == [tmp_path / "w.bin"]
 
 
 # A damaged entry counts as missing, and is replaced.
