@@ -71,7 +71,7 @@ def test_agrees_with_lit(tmp_path: Path):
     ("text", "message"),
     [
         ("// XFAIL: *\n// RUN: neuron-opt %s\n", "keyword XFAIL: is not supported"),
-        ("// RUN: grep x %s\n", "program 'grep' is not one of filecheck, neuron-cc, "),
+        ("// RUN: grep x %s\n", "program 'grep' is not one of filecheck, neuron-as, "),
         ("// RUN: neuron-opt %{tool}\n", r"substitution %\{tool\} is not supported"),
         ("// RUN: neuron-opt %something\n", "substitution %something is not supported"),
         ("// RUN: neuron-opt *.mlir\n", r"quote \*\.mlir"),
