@@ -106,9 +106,13 @@ def run_step(settings: dict[str, Any]) -> dict[str, Any]:
     }
     if settings["check"]:
         record["interpreter_first_seconds"] = _seconds(lambda: session.run(feeds, "functional"))
-        began = time.process_time()
-        outputs = session.run(feeds, "functional").outputs
-        record["interpreter_seconds"] = time.process_time() - began
+        outputs: dict[str, Array] = {}
+        took: list[float] = []
+        for _ in range(REPEATS):
+            began = time.process_time()
+            outputs = session.run(feeds, "functional").outputs
+            took.append(time.process_time() - began)
+        record["interpreter_seconds"] = min(took)
         record |= _checked(settings["model"], feeds, outputs)
     return record
 
