@@ -7,11 +7,17 @@ from collections.abc import Mapping, Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from xdsl.ir import Block, SSAValue
+from xdsl.context import Context
+from xdsl.dialects.scf import ForOp
+from xdsl.ir import Block, Operation, SSAValue
 
 from lowering.graph_to_tile.attention_plan import HeadGroups, even_tiles
+from lowering.graph_to_tile.convert import ConvertGraphToTilePass
+from neuron_dialects.access_ops import space_of
 from neuron_dialects.graph import AttentionOp
-from tests.core_kernels import Make, lowered_error
+from neuron_dialects.loops import trip_count
+from neuron_dialects.tile import AllocOp, TileOp
+from tests.core_kernels import Make, core_function, core_module, lowered_error
 
 BF16_TOLERANCE = 6e-3
 """Probabilities and result rounded to bf16."""
@@ -85,3 +91,27 @@ def test_even_tiles_of_usual_lengths() -> None:
     assert even_tiles(197, 128) == (2, 99, 98)
     assert even_tiles(512, 128) == (4, 128, 128)
     assert even_tiles(50, 128) == (1, 50, 0)
+
+
+# 4096 positions, 128 features, causal: scores of 4096 x 4096 would be 64 MiB in DRAM; only the 4096 x 128 result goes
+# there, and keys behind a tile of queries are not multiplied: 32 * 33 / 2 of 32 * 32 tiles of keys.
+def test_long_causal_attention_writes_nothing_but_its_result_to_dram() -> None:
+    module = core_module("trn1", [("bf16", (1, 4096, 128))] * 3, {}, attention(1, causal=True))
+    ConvertGraphToTilePass().apply(Context(), module)
+    body = core_function(module).body.block
+    assert not [op for op in body.walk() if isinstance(op, AllocOp) and space_of(op.buffer) == "dram"]
+    stores = [op.views["dst"] for op in body.walk() if isinstance(op, TileOp) and op.name == "tile.store"]
+    assert {buffer for buffer, _ in stores} == {body.args[-1]}
+    assert sum(pattern.elements for _, pattern in stores) == 4096 * 128
+    # Scores take 128 features for each key of a tile, contexts 128 columns.
+    products = [op for op in body.walk() if isinstance(op, TileOp) and op.name == "tile.matmul"]
+    columns = sum(_executions(op) * op.views["moving"][1].free_elements for op in products)
+    assert columns == 2 * 128 * 32 * 33 // 2
+
+
+def _executions(op: Operation) -> int:
+    count, parent = 1, op.parent_op()
+    while isinstance(parent, ForOp):
+        count *= trip_count(parent)
+        parent = parent.parent_op()
+    return count
