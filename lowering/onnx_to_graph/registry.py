@@ -38,6 +38,7 @@ Table: TypeAlias = Mapping[str, Row]
 
 
 _FAMILIES = (
+    "attention",
     "bits",
     "contraction",
     "elementwise",
