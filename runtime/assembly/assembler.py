@@ -209,11 +209,11 @@ class _Reader:
 
     def _figure(self, directive: Directive, _: int) -> None:
         (value,) = _arguments(directive, "INT")
-        setattr(self._section(directive), directive.name[1:], int(value))
+        setattr(self._section(directive), directive.name[1:], _count(value))
 
     def _statistic(self, directive: Directive, _: int) -> None:
         name, value = _arguments(directive, "STRING", "INT")
-        self._section(directive).statistics[unquoted(name)] = int(value)
+        self._section(directive).statistics[unquoted(name)] = _count(value)
 
 
 def _arguments(directive: Directive, *kinds: str) -> tuple[Token, ...]:
@@ -232,6 +232,13 @@ def _numbered(directive: Directive, kind: str) -> tuple[Token | None, Token]:
         return number, name
     (name,) = _arguments(directive, kind)
     return None, name
+
+
+def _count(word: Token) -> int:
+    """A figure of the program."""
+    if not 0 <= int(word) < 1 << 63:
+        raise Mistake(f"{word} is not a number from 0 to {(1 << 63) - 1}", word)
+    return int(word)
 
 
 def _in_order(number: Token | None, expected: int) -> None:

@@ -60,9 +60,13 @@ class Mistake(Exception):
 def unquoted(word: Token) -> str:
     """The text of a JSON string. Raises Mistake."""
     try:
-        return str(json.loads(word))
+        text = str(json.loads(word))
+        text.encode()
+    except UnicodeEncodeError:
+        raise Mistake("the string holds half of a surrogate pair", word) from None
     except ValueError:
         raise Mistake("the string is not a JSON string", word) from None
+    return text
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
