@@ -65,7 +65,16 @@ class Affine:
         return self * -1
 
     def __sub__(self, other: "Affine | int") -> "Affine":
-        return self + (other * -1)
+        if isinstance(other, int):
+            return Affine(self.constant - other, self.terms)
+        if not other.terms:
+            return Affine(self.constant - other.constant, self.terms)
+        if self.terms == other.terms:
+            return Affine(self.constant - other.constant)
+        total = dict(self.terms)
+        for v, c in other.terms:
+            total[v] = total.get(v, 0) - c
+        return Affine.of(self.constant - other.constant, total)
 
     def __mul__(self, factor: int) -> "Affine":
         if factor == 0:
