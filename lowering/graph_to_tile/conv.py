@@ -141,7 +141,7 @@ class _ConvKernel:
                 index, start * groups.inputs, count * groups.inputs, start * groups.outputs, count * groups.outputs
             )
 
-        if isinstance(self.op, ConvOp) and is_depthwise(self.k, self.op, groups):
+        if isinstance(self.op, ConvOp) and self.spread == 1 and is_depthwise(self.k, self.op, groups):
             step = blocks_at_once(self.op, groups, self.k)
             if step:
                 self._depthwise(self.op, step)

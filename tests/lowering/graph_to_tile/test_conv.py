@@ -64,6 +64,7 @@ CASES = {
     # 10 blocks x 25 taps x 256 bytes are 64,000: more than a third of SBUF on both targets.
     "depthwise, filters in parts": ((2, 1190, 5, 4), (1190, 1, 5, 5), conv([1, 1], [2] * 4, [1, 1], 1190)),
     "depthwise, few channels": ((1, 20, 9, 9), (20, 1, 3, 3), conv([2, 2], [1] * 4, [1, 1], 20)),
+    "depthwise, taps on partitions": ((1, 16, 9, 9), (16, 1, 3, 3), conv([1, 1], [1] * 4, [1, 1], 16)),
     "32 groups": ((1, 256, 9, 9), (256, 8, 3, 3), conv([1, 1], [1] * 4, [1, 1], 32)),
     "7 groups of 24": ((1, 168, 9, 9), (336, 24, 3, 3), conv([1, 1], [1] * 4, [1, 1], 7)),
     "2 groups of 192": ((1, 384, 6, 6), (384, 192, 3, 3), conv([1, 1], [1] * 4, [1, 1], 2)),
