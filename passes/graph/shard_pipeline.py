@@ -8,7 +8,7 @@ their shapes. Operators that are cut have their parts put together again by who 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil, prod
@@ -174,36 +174,47 @@ def read_chain(function: FuncOp, target: Target) -> PipelineGraph:
     for value in (*block.args, *(result for op in ops for result in op.results)):
         numbers[value] = len(values)
         values.append(Value(bytes_of(value.type), value in results))
-    costs = [stage_cost(op, target) for op in ops]
-    total_ns = sum(time for time, _, _ in costs) or 1.0
+    costs = {op: stage_cost(op, target) for op in ops}
+    total_ns = sum(time for time, _, _ in costs.values()) or 1.0
     limits = transfer_costs(target)
+    fed_by = _feeders(ops, results)
+    inside = set(fed_by.values())
+    kept = [op for op in ops if op not in inside]
     nodes: list[Node] = []
-    kept: list[Operation] = []
-    feeders: dict[int, Operation] = {}
-    before: Operation | None = None
-    for op, (time, pinned, working) in zip(ops, costs, strict=True):
-        operands = list(op.operands)
-        outputs = tuple(numbers[result] for result in op.results)
-        cut, partial = op, 0
-        if before is not None and _feeds(before, op) and not values[numbers[before.results[0]]].is_returned:
-            feeders[len(nodes) - 1] = cut = before
-            fed, kept[-1] = nodes.pop(), op
-            time, pinned, working = time + fed.time_ns, pinned + fed.pinned_bytes, max(working, fed.working_bytes)
-            operands = [*before.operands, *(operand for operand in operands if operand is not before.results[0])]
+    for op in kept:
+        time, pinned, working = costs[op]
+        cut, partial, operands = op, 0, list(op.operands)
+        if op in fed_by:
+            # The feeder comes later than it stands, just before its only reader.
+            cut = fed_by[op]
+            own = costs[cut]
+            time, pinned, working = time + own[0], pinned + own[1], max(working, own[2])
+            operands = [*cut.operands, *(operand for operand in operands if operand is not cut.results[0])]
             partial = element_count(shape_of(op.results[0])) * F32.size_bytes
-        else:
-            kept.append(op)
         inputs = dict.fromkeys(numbers[operand] for operand in operands if operand in numbers)
+        outputs = tuple(numbers[result] for result in op.results)
         pieces = _pieces(cut, max(pinned * FINEST / limits.capacity_bytes, time * FINEST / total_ns))
         join = 0 if partial else _join_bytes(op)
         nodes.append(Node(time, pinned, working, tuple(inputs), outputs, pieces, join, partial))
-        before = None if partial else op
+    feeders = {number: fed_by[op] for number, op in enumerate(kept) if op in fed_by}
     return PipelineGraph(function, target, kept, Chain(nodes, values), limits, numbers, feeders)
+
+
+def _feeders(ops: Sequence[Operation], returned: Collection[SSAValue]) -> dict[Operation, Operation]:
+    """Product -> the operator that is cut together with it."""
+    found: dict[Operation, Operation] = {}
+    for op in ops:
+        for operand in op.operands:
+            owner = operand.owner
+            if isinstance(owner, Operation) and owner not in found and operand not in returned and _feeds(owner, op):
+                found[op] = owner
+                break
+    return found
 
 
 def _feeds(feeder: Operation, op: Operation) -> bool:
     """Whether a product contracts over what `feeder` makes, can be cut along it, and is its only reader."""
-    if output_axis(feeder) is None or not is_summed(op, feeder.results[0]):
+    if isinstance(feeder, SOURCES) or output_axis(feeder) is None or not is_summed(op, feeder.results[0]):
         return False
     result = feeder.results[0]
     return {use.operation for use in result.uses} == {op} and isinstance(anchor_of(feeder), MatMulOp)

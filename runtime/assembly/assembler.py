@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from lark import Token
 
 from neuron_dialects.errors import NeuronError
-from neuron_dialects.isa.program import CoreProgram, DramVariable
+from neuron_dialects.isa.program import CoreProgram, DramVariable, QueueEntry
 from neuron_dialects.target import load_target, target_names
 from runtime.assembly.entries import EntryBuilder, Names
 from runtime.assembly.problem import MAX_PROBLEMS, AssemblyError, Mistake, Problem, nearest, unquoted
@@ -21,6 +21,7 @@ from runtime.assembly.syntax import Directive, Entry, Statement, read_statements
 from runtime.neff.encoding import entry_problem
 from runtime.neff.model import parameter_file_name
 from runtime.neff.program_check import VARIABLE_KINDS, EntryChecker, check_program
+from runtime.neff.text import PINNED_QUEUE
 
 Lines = Mapping[str, Sequence[int]]
 """Engine -> line of each entry of its queue."""
@@ -162,7 +163,7 @@ class _Reader:
         (engine,) = _arguments(directive, "NAME")
         section = self._section(directive)
         engines = load_target(section.target).engines
-        if str(engine) not in engines:
+        if str(engine) not in (*engines, PINNED_QUEUE):
             raise Mistake(f"target {section.target} has no engine '{engine}'", engine, f"it has {', '.join(engines)}")
         if str(engine) in section.queues:
             raise Mistake(f"engine {engine} has a queue already", engine)
@@ -254,7 +255,7 @@ def _finished(section: _Section, problems: list[Problem]) -> CoreProgram:
     if not section.target:
         problems.append(Problem(section.line, 1, 1, "the program has no .target"))
     names = Names(section.semaphores, section.variables, section.origins)
-    queues = {}
+    queues: dict[str, list[QueueEntry]] = {}
     for engine, lines in section.queues.items():
         builder = EntryBuilder(engine, names, section.labels[engine])
         queues[engine] = entries = []
@@ -263,6 +264,7 @@ def _finished(section: _Section, problems: list[Problem]) -> CoreProgram:
                 entries.append(builder.entry(line.entry))
             except Mistake as mistake:
                 problems.append(mistake.at(line.line))
+    pinned = queues.pop(PINNED_QUEUE, [])
     return CoreProgram(
         section.target,
         queues,
@@ -272,6 +274,7 @@ def _finished(section: _Section, problems: list[Problem]) -> CoreProgram:
         section.macs,
         section.compulsory_bytes,
         section.statistics,
+        pinned,
     )
 
 

@@ -25,13 +25,16 @@ from runtime.neff.encoding import record_addresses
 from runtime.neff.program_check import REGISTER_ROLES
 from runtime.neff.records import F32, as_f32
 
+PINNED_QUEUE = "pinned"
+"""How the transfers that fill pinned buffers, when the program is loaded, are called among the queues."""
+
 _CONTROL_PREFIX = {**dict.fromkeys(REGISTER_ROLES, "r"), "label": "L"}
 
 
 def program_text(program: CoreProgram, engine: str | None = None) -> Iterator[str]:
     """The lines of a whole program, or with only the queue of `engine`; a queue that does not exist gives no lines."""
     yield from directives(program)
-    for name in program.queues:
+    for name in (*program.queues, *([PINNED_QUEUE] if program.pinned else [])):
         if engine in (None, name):
             yield ""
             yield f".queue {name}"
@@ -58,7 +61,7 @@ def directives(program: CoreProgram) -> Iterator[str]:
 
 def queue_text(program: CoreProgram, engine: str) -> Iterator[str]:
     """One line for each entry of a queue."""
-    entries = program.queues[engine]
+    entries = program.pinned if engine == PINNED_QUEUE else program.queues[engine]
     width = len(str(max(0, len(entries) - 1))) + 1
     first = {name: number for number, name in reversed(list(enumerate(program.origins)))}
     for position, (entry, address) in enumerate(zip(entries, record_addresses(entries, engine), strict=True)):

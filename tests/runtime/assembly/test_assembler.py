@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lowering.compiler import compile_model
+from lowering.compiler import CompileOptions, compile_model
 from neuron_dialects.access import Affine
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.isa import INSTRUCTIONS, Instruction
@@ -47,6 +47,14 @@ def problems(text: str) -> list[tuple[int, int, str]]:
 def test_compiled_models_come_back(name: str) -> None:
     model = compile_model(SHIPPED / f"{name}.onnx").neff
     assert model is not None
+    assert neff_bytes(assembled_model(assemble(listing(model)), base=model)) == neff_bytes(model)
+
+
+# The transfers that fill pinned weights are a queue of the text, of no engine.
+def test_pinned_weights_come_back() -> None:
+    model = compile_model(SHIPPED / "mnist_mlp.onnx", CompileOptions(neuroncore_pipeline_cores="auto")).neff
+    assert model is not None
+    assert all(image.program.pinned for image in model.subgraphs)
     assert neff_bytes(assembled_model(assemble(listing(model)), base=model)) == neff_bytes(model)
 
 
