@@ -51,7 +51,7 @@ from neuron_dialects.graph import (
     spec_of,
 )
 from neuron_dialects.graph.attention import packs_heads
-from neuron_dialects.neuron import Executor, ExecutorAttr, target_of, working_target
+from neuron_dialects.neuron import PIN_ATTRIBUTE, Executor, ExecutorAttr, target_of, working_target
 from neuron_dialects.remarks import listening
 from passes.graph.conv_groups import LANES, plan_groups
 from passes.graph.layout_remarks import tell_layout
@@ -66,6 +66,9 @@ BUDGET_SHARE = 0.7
 
 PRODUCT_SHARE = 0.8
 """The same while a product of matrices runs, whose weights can stream past."""
+
+PINNED_SHARE = 0.85
+"""The same where weights are pinned: share of what these leave."""
 
 THIN_CHANNELS = 16
 """Most input channels of a convolution whose taps are put beside each other on partitions."""
@@ -483,7 +486,9 @@ class GraphLayoutPass(ModulePass):
         for function in op.body.block.ops:
             if isinstance(function, func.FuncOp) and function.attributes.get("neuron.executor") == core:
                 target = working_target(function, target_of(op))
-                capacity = int(int(target.sbuf_bytes_per_partition) * self.budget_share)
+                # Pinned weights have their place already.
+                share = max(self.budget_share, PINNED_SHARE if PIN_ATTRIBUTE in function.attributes else 0.0)
+                capacity = int(int(target.sbuf_bytes_per_partition) * share)
                 choose_layouts(function.body.block, capacity, bool(target.pe_transpose_exact))
 
 
