@@ -77,9 +77,9 @@ def _bias_of(k: Kernel, op: MatMulOp, ops: Sequence[Operation]) -> tuple[BinaryO
         return None
     sum_: SSAValue = op.result
     for other in ops:
-        if not isinstance(other, BinaryOp) or other.kind.data is not BinaryKind.ADD or sum_ not in other.operands:
-            return None
-        if not sum_.has_one_use():
+        if sum_ not in other.operands:
+            continue
+        if not isinstance(other, BinaryOp) or other.kind.data is not BinaryKind.ADD or not sum_.has_one_use():
             return None
         number = 1 if other.a is sum_ else 0
         value = other.operands[number]

@@ -28,6 +28,7 @@ from neuron_dialects.graph import (
     ReshapeOp,
     SelectOp,
     UnaryOp,
+    WeightOp,
     YieldOp,
     shape_of,
 )
@@ -149,6 +150,9 @@ def fuse_block(block: Block) -> None:
             if not _joinable(op):
                 continue
             members = grow_group(seed, users, eligible)
+            if len(members) > 1 and kinds is ANCHORS:
+                absorbed = [number[made] for made in _absorbed([ops[i] for i in members]) if number[made] not in taken]
+                members = [seed, *absorbed, *members[1:]]
             if len(members) > 1:
                 groups.append(members)
                 taken.update(members)
@@ -181,6 +185,23 @@ def _tell_unfused(op: Operation) -> None:
         reason = f"groups around it are full ({MAX_GROUP} operators), or end in front of it"
     message = f"{op.name} stays a kernel of its own"
     remark("missed", "fuse", message, op=op, reason=reason, suggestion=suggestion)
+
+
+def _absorbed(members: Sequence[Operation]) -> list[Operation]:
+    """Products with a row of weights, as a residual is scaled, that only a sum behind the anchor reads.
+
+    They need a pass over the tensor either way; in the group no tensor of them is kept.
+    """
+    inside, found = set(members), list[Operation]()
+    for op in members[1:]:
+        for operand in op.operands:
+            owner = operand.owner
+            if not isinstance(owner, BinaryOp) or owner.kind.data != BinaryKind.MUL or owner in inside:
+                continue
+            rows = [isinstance(value.owner, WeightOp) and len(shape_of(value)) == 1 for value in owner.operands]
+            if sum(rows) == 1 and operand.has_one_use() and shape_of(operand) == shape_of(op.results[0]):
+                found.append(owner)
+    return found
 
 
 def sink_broadcast_adds(block: Block) -> None:

@@ -68,9 +68,14 @@ def inheritance(op: Operation, result: SSAValue) -> SSAValue | None:
     arguments: dict[SSAValue, SSAValue] = dict(zip(op.body.block.args, op.operands, strict=True))
     total: SSAValue = anchor.result
     for following in rest:
+        if total not in following.operands and following is rest[0]:
+            # A residual that is scaled first: it has been read before anything is written.
+            continue
         if not isinstance(following, BinaryOp) or following.kind.data != BinaryKind.ADD:
             return None
         other = following.b if following.a is total else following.a
+        if isinstance(scaled := other.owner, BinaryOp) and other.has_one_use():
+            other = scaled.a if spec_of(scaled.a) == spec_of(other) else scaled.b
         operand = arguments.get(other)
         if total not in (following.a, following.b) or operand is None:
             return None

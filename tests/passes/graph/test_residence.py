@@ -59,3 +59,28 @@ def test_a_sum_takes_the_place_of_a_residual_that_ends(read_again: bool) -> None
 def test_numbers_do_not_change(target: str, read_again: bool) -> None:
     make = residual(read_again=read_again)
     assert lowered_error(target, [("f32", (300, 128))], WEIGHTS, make, layouts) < 8e-3
+
+
+def scaled(block: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+    """layer_norm(x . w + n * s + b), where n = layer_norm(x) in front of the product too."""
+    norm = LayerNormOp(arguments[0], axis=1, epsilon=1e-5)
+    narrow = CastOp(norm.result, BF16)
+    product = MatMulOp(narrow.result, weights["w"], accumulate_f32=True)
+    factor = BinaryOp(BinaryKind.MUL, norm.result, weights["s"])
+    added = BinaryOp(BinaryKind.ADD, product.result, factor.result)
+    biased = BinaryOp(BinaryKind.ADD, added.result, weights["b"])
+    last = LayerNormOp(biased.result, axis=1, epsilon=1e-5)
+    block.add_ops([norm, narrow, product, factor, added, biased, last])
+    return [last.result]
+
+
+# The scaled residual is part of the product's kernel: no tensor of it is kept, and the sum takes its place.
+@pytest.mark.parametrize("target", ["trn1", "inf1"])
+def test_a_scaled_residual_is_read_where_it_is_added(target: str) -> None:
+    rng = np.random.default_rng(1)
+    rows = {name: rng.standard_normal(128).astype(np.float32) for name in "sb"}
+    block = core_function(core_module(target, [("f32", (300, 128))], WEIGHTS | rows, scaled)).body.block
+    layouts(block)
+    (kernel,) = (op for op in block.ops if isinstance(op, FusedOp))
+    assert overwrites(kernel)
+    assert lowered_error(target, [("f32", (300, 128))], WEIGHTS | rows, scaled, layouts) < 8e-3
