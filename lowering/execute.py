@@ -96,7 +96,7 @@ def run_named_function(
                 raise _without_queues(function)
             return run_function(function, arguments, weights)
         program = _flat_program(function, target_of(module))
-        parameters = {v.name: weights(v.name) for v in program.variables if v.kind == "file"}
+        parameters = {v.name: np.atleast_1d(weights(v.name)) for v in program.variables if v.kind == "file"}
         variables = [v for v in program.variables if v.kind == "input"]
         given = {v.name: a.reshape(v.shape) for v, a in zip(variables, arguments, strict=True)}
         result = Machine(program, target_of(module)).run(given, parameters, mode)

@@ -149,7 +149,8 @@ class ProgramInterpreter:
         return region.poison
 
     def _param(self, op: tile.ParamOp | nisa.ParamOp) -> None:
-        values = np.asarray(self._parameters(op.symbol.data), order="C")
+        # A buffer has a dimension, also where the weight is a scalar.
+        values = np.atleast_1d(np.asarray(self._parameters(op.symbol.data), order="C"))
         shape, dtype = _shape_of(op.buffer), _numpy_of(op.buffer)
         if values.shape != shape or values.dtype != dtype:
             raise NeuronError(
