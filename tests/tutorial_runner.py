@@ -21,6 +21,7 @@ the repository:
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 import shutil
@@ -265,6 +266,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--update", action="store_true", help="rewrite the blocks that are out of date")
     parser.add_argument("pages", nargs="*", type=Path, default=PAGES, help="default: the pages that tests check")
     options = parser.parse_args(argv)
+    # A page shows what compiling prints, not that somebody has compiled the model before.
+    os.environ["NEURON_TOOLKIT_CACHE"] = ""
     stale = 0
     for page in options.pages:
         text = page.read_text(encoding="utf-8")
