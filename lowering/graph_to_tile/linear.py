@@ -159,9 +159,13 @@ class _Linear:
 
     def _chunk(self, start: Affine, size: int) -> None:
         """`size` columns from `start`, for all rows."""
-        shape = (self.lanes, self.tiles, size)
-        weights = self.b.alloc(shape, self.weight.dtype, "sbuf", self.b.rotation, "weights").view()
-        self._load(weights, start, size)
+        # Few blocks of columns have buffers of their own: smaller ones find a place, and are filled, earlier.
+        width = size if self.turned or ceil(size / self.width) > FEW_BLOCKS else self.width
+        weights: list[View] = []
+        for low in range(0, size, width):
+            shape = (self.lanes, self.tiles, min(width, size - low))
+            weights.append(self.b.alloc(shape, self.weight.dtype, "sbuf", self.b.rotation, "weights").view())
+            self._load(weights[-1], start + low, shape[2])
         block = self.moving if self.turned else LANES
         self.b.tiles(self.rows, block, lambda row, count: self._rows(weights, row, count, start, size))
 
@@ -227,9 +231,9 @@ class _Linear:
             width = min(self.array_columns, bank.partitions - low)
             self.b.matmul(bank.slice(0, low, width), left.slice(1, low, width), right, added)
 
-    def _rows(self, weights: View, row: Affine, count: int, start: Affine, size: int) -> None:
+    def _rows(self, panels: Sequence[View], row: Affine, count: int, start: Affine, size: int) -> None:
         """A block of rows against a chunk of columns."""
-        x = self._features(row, count)
+        x, weights = self._features(row, count), panels[0]
         if self.turned:
             self.b.tiles(
                 size, min(size, self.width), lambda low, n: self._by_features(weights, x, (row, count), (start, low, n))
@@ -238,13 +242,14 @@ class _Linear:
         blocks = ceil(size / self.width)
         if blocks > FEW_BLOCKS:
             self.b.tiles(
-                size, self.width, lambda low, n: self._by_rows(weights, x, (row, count), (start, low, n), SUM_BANKS)
+                size,
+                self.width,
+                lambda low, n: self._by_rows(weights.slice(2, low, n), x, (row, count), start + low, SUM_BANKS),
             )
             return
         # Banks of their own for the few blocks, written one by one, rotate with the rows alone.
-        for low in range(0, size, self.width):
-            columns = (start, Affine(low), min(self.width, size - low))
-            self._by_rows(weights, x, (row, count), columns, SUM_BANKS // blocks)
+        for number, block in enumerate(panels):
+            self._by_rows(block, x, (row, count), start + number * self.width, SUM_BANKS // blocks)
 
     def _features(self, row: Affine, count: int) -> View:
         """Rows of x as [128, k tiles, rows]."""
@@ -296,10 +301,9 @@ class _Linear:
 
         self.b.tiles(n, LANES, tile)
 
-    def _by_rows(self, weights: View, x: View, rows: _Range, columns: tuple[Affine, Affine, int], banks: int) -> None:
-        """Rows on partitions, as many columns as were loaded together, in `banks` banks in turn."""
-        start, low, n = columns
-        bank = self.b.alloc((rows[1], n), "f32", "psum", banks, "sum").view()
-        self._begin(bank, start + low)
-        self._accumulate(bank, x, weights.slice(2, low, n))
-        self.epilogue.apply([(0, bank)], {ROWS: rows, FEATURES: (start + low, n)})
+    def _by_rows(self, weights: View, x: View, rows: _Range, start: Affine, banks: int) -> None:
+        """Rows on partitions against a block of columns from `start`, in `banks` banks in turn."""
+        bank = self.b.alloc((rows[1], weights.shape[2]), "f32", "psum", banks, "sum").view()
+        self._begin(bank, start)
+        self._accumulate(bank, x, weights)
+        self.epilogue.apply([(0, bank)], {ROWS: rows, FEATURES: (start, weights.shape[2])})
