@@ -8,7 +8,7 @@ their shapes. Operators that are cut have their parts put together again by who 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil, prod
@@ -22,7 +22,19 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from neuron_dialects.dtypes import F32
 from neuron_dialects.errors import NeuronError
-from neuron_dialects.graph import ConcatOp, ConvOp, ConvTransposeOp, GatherOp, MatMulOp, WeightOp, shape_of
+from neuron_dialects.graph import (
+    BinaryOp,
+    CastOp,
+    ClipOp,
+    ConcatOp,
+    ConvOp,
+    ConvTransposeOp,
+    GatherOp,
+    MatMulOp,
+    UnaryOp,
+    WeightOp,
+    shape_of,
+)
 from neuron_dialects.graph.base import spec_of
 from neuron_dialects.graph.shapes import element_count
 from neuron_dialects.graph.work import bytes_of
@@ -191,13 +203,40 @@ def read_chain(function: FuncOp, target: Target) -> PipelineGraph:
             time, pinned, working = time + own[0], pinned + own[1], max(working, own[2])
             operands = [*cut.operands, *(operand for operand in operands if operand is not cut.results[0])]
             partial = element_count(shape_of(op.results[0])) * F32.size_bytes
-        inputs = dict.fromkeys(numbers[operand] for operand in operands if operand in numbers)
+        inputs = dict.fromkeys(numbers[source] for operand in operands if (source := source_of(operand)) in numbers)
         outputs = tuple(numbers[result] for result in op.results)
         pieces = _pieces(cut, max(pinned * FINEST / limits.capacity_bytes, time * FINEST / total_ns))
         join = 0 if partial else _join_bytes(op)
         nodes.append(Node(time, pinned, working, tuple(inputs), outputs, pieces, join, partial))
     feeders = {number: fed_by[op] for number, op in enumerate(kept) if op in fed_by}
     return PipelineGraph(function, target, kept, Chain(nodes, values), limits, numbers, feeders)
+
+
+def is_cheap(op: Operation) -> bool:
+    """Whether a result is no larger to compute again in each stage that reads it than to pass on."""
+    if not isinstance(op, BinaryOp | UnaryOp | CastOp | ClipOp):
+        return False
+    taken = {operand for operand in op.operands if not isinstance(operand.owner, SOURCES)}
+    result = op.results[0]
+    return len(taken) == 1 and all(
+        shape_of(value) == shape_of(result) and bytes_of(value.type) <= bytes_of(result.type) for value in taken
+    )
+
+
+def source_of(value: SSAValue) -> SSAValue:
+    """What is passed on for a value: that which cheap operators make it from."""
+    while isinstance(value.owner, Operation) and is_cheap(value.owner):
+        value = next(operand for operand in value.owner.operands if not isinstance(operand.owner, SOURCES))
+    return value
+
+
+def readers_of(value: SSAValue) -> Iterator[Operation]:
+    """The operators that need a value, through cheap ones too."""
+    for use in value.uses:
+        if not isinstance(use.operation, ReturnOp):
+            yield use.operation
+            if is_cheap(use.operation):
+                yield from readers_of(use.operation.results[0])
 
 
 def _feeders(ops: Sequence[Operation], returned: Collection[SSAValue]) -> dict[Operation, Operation]:
@@ -488,7 +527,7 @@ class _StageBody:
         chain, op = self.graph.chain, self.graph.ops[number]
         for result in op.results:
             is_returned = chain.values[self.graph.numbers[result]].is_returned
-            users = (use.operation for use in result.uses if not isinstance(use.operation, ReturnOp))
+            users = () if is_cheap(op) else readers_of(result)
             used_later = any(self.graph.last_atom[user] >= self.stage.last for user in users)
             if not is_returned and not used_later:
                 continue
@@ -512,6 +551,9 @@ class _StageBody:
             source.location = owner.location
             self.block.add_op(source)
             made = source.results[0]
+        elif isinstance(owner, Operation) and is_cheap(owner):
+            self._whole(owner)
+            return self._values[value]
         else:
             parts = self._all_parts(value)
             made = parts[0]
