@@ -28,19 +28,21 @@ from neuron_dialects.tile import ParamOp as TileParamOp
 from neuron_dialects.weights import WeightStore
 from runtime.graph_interpreter import Observer
 from runtime.program_interpreter import INPUT_COUNT
-from runtime.reference import errors
+from runtime.reference import errors, rounded
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 ROUNDING = {"f8e3m4": 2**-5, "f8e4m3": 2**-4, "f8e5m2": 2**-3, "bf16": 2**-8, "f16": 2**-11, "tf32": 2**-11}
 """Element type -> largest relative error of rounding to it."""
+FLOORS = 3.0
+"""How many times the error that rounding inputs and weights alone causes counts as none."""
 ROUNDINGS = 8
 """How many such errors results may move by: those of a chain of operators add up."""
 FLOAT_BUDGET = 1e-4
 """rel_l2_error that summing in another order may cause in a program of wider types."""
 PROGRAM_BUDGET = 1e-5
 """The same between two programs of tiles or instructions: they round alike, and sum in nearly the same order."""
-FLIPPED_SHARE = 1 / 8
+FLIPPED_SHARE = 1 / 2
 """Share of a rounding that such sums come to where they are rounded to a narrow type: few land on its other side."""
 
 
@@ -145,6 +147,27 @@ class ProgramProbe:
         """The results of the program, on a copy of it: the machine's form is made where it is missing."""
         return [array for results in self._run(module.clone()) for array in results]
 
+    def cast_floor(self, before: ModuleOp, after: ModuleOp) -> float:
+        """The rel_l2_error that rounding inputs and weights to the narrowest type of `after` causes in `before`.
+
+        0 where `before` has a type as narrow: no pass that casts no further can be excused with it.
+        """
+        old, new = ({d.name for d in _element_types(module)} & set(ROUNDING) for module in (before, after))
+        narrowest = max(new, key=lambda name: ROUNDING[name], default=None)
+        if narrowest is None or any(ROUNDING[name] >= ROUNDING[narrowest] for name in old):
+            return 0.0
+        expected = self.run(before)
+        store, inputs = self._store, self._inputs
+        self._store = WeightStore()
+        for name in store.names():
+            self._store.add(name, _rounded(store.get(name), narrowest), store.dtype(name))
+        self._inputs = {entry: [_rounded(a, narrowest) for a in arrays] for entry, arrays in inputs.items()}
+        try:
+            difference = compare_results(self.names, expected, self.run(before))
+        finally:
+            self._store, self._inputs = store, inputs
+        return 0.0 if difference is None else difference.rel_l2_error
+
     def node_values(self, module: ModuleOp) -> dict[str, Array]:
         """Framework node -> the last value that an operator of it computes at the graph level."""
         values: dict[str, Array] = {}
@@ -227,6 +250,10 @@ def random_array(dtype: DType, shape: Sequence[int], rng: np.random.Generator) -
 def _functions(module: ModuleOp) -> dict[str, FuncOp]:
     """The functions that have a body, by name."""
     return {op.sym_name.data: op for op in module.ops if isinstance(op, FuncOp) and op.body.blocks}
+
+
+def _rounded(array: Array, dtype: str) -> Array:
+    return rounded(array, dtype) if array.dtype == np.float32 else array
 
 
 def _has_nan(array: Array) -> bool:
