@@ -51,6 +51,9 @@ ROUNDS = 3
 EVEN_ENOUGH = 1.08
 """Slowest stage over the mean at which no further round is worth its time."""
 
+ADAPTABLE_SHARE = 0.75
+"""Share of SBUF that buffers take at most by the estimate: large images are kept on chip only where there is room."""
+
 ROOM_STEP_BYTES = 1024
 """By how much a stage's buffers are taken to be larger after they did not fit."""
 
@@ -76,8 +79,10 @@ class TunedPipelinePass(ModulePass):
         with in_segment(function.sym_name.data):
             profiles = profile(op, function)
         operators = operators_of(function)
+        most_working = int(int(target_of(op).sbuf_bytes_per_partition) * ADAPTABLE_SHARE)
         for child, figures in zip(operators, profiles, strict=True):
-            set_stage_cost(child, figures.time_ns, figures.pinned_bytes, figures.working_bytes)
+            working = min(figures.working_bytes, most_working)
+            set_stage_cost(child, figures.time_ns, figures.pinned_bytes, working)
         most = stages_of(op, self.cores or MOST_STAGES)
         search = _Search(op, read_chain(function, target_of(op)), self.rest, most if self.cores else AUTO, most)
         search.run()
