@@ -28,6 +28,7 @@ SPEED_ONLY = (
     "graph-raise-composites",
     "graph-lift-scales",
     "graph-flatten-rows",
+    "graph-fold-layer-norm",
     "graph-split-batch",
     "tile-fuse-loops",
     "nisa-schedule",

@@ -6,7 +6,7 @@ as DRAM memrefs, whose body is tile ops and `scf.for` loops; and `graph.derived_
 want packed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -111,6 +111,15 @@ def _check_sizes(body: Block, target: Target) -> None:
                 )
 
 
+def _check_layouts(ops: Sequence[Operation]) -> None:
+    """NeuronError NX-IR-001 for a layout that does not fit its tensor: it may have been written by hand."""
+    for op in ops:
+        for result in op.results:
+            layout = layout_of(result)
+            if layout is not None and (problem := layout.misfit(len(spec_of(result)[1]))):
+                raise NeuronError("NX-IR-001", f"{op.name}: {problem}", node=location_name(op.location))
+
+
 def lower_function(module: ModuleOp, function: func.FuncOp, recipes: dict[str, DerivedWeightOp]) -> None:
     """Replace one core function by its tile form; `recipes` are the derived weights added to the module so far."""
     body = function.body.block
@@ -137,6 +146,7 @@ def lower_function(module: ModuleOp, function: func.FuncOp, recipes: dict[str, D
         else:
             pending.append((value, tensor))
     ops = list(body.ops)
+    _check_layouts(ops)
     forward_destinations(k, ops)
     profile = resident_profile(ops)
     waiting = postponed_products(ops, profile, k.target)
@@ -197,8 +207,6 @@ def lower_op(k: Kernel, op: Operation) -> None:
     for result in op.results:
         layout = layout_of(result)
         if layout is not None:
-            if problem := layout.misfit(len(spec_of(result)[1])):
-                raise NeuronError("NX-IR-001", f"{op.name}: {problem}", node=location_name(op.location))
             k.residents[result] = (layout.partition_dimension, layout.halo_pairs)
     if isinstance(op, WeightOp):
         dtype, shape = spec_of(op.result)

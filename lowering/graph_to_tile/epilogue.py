@@ -7,6 +7,7 @@ Operands that vary only along the partition dimension are kept on chip for the w
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 
 from xdsl.ir import Operation, SSAValue
 
@@ -15,6 +16,7 @@ from lowering.graph_to_tile.pointwise import Pointwise
 from lowering.graph_to_tile.tensors import LANES, DramTensor, Ranges, ResidentWindow, SbufTensor, Tensor, transfer
 from lowering.graph_to_tile.view import View, as_affine
 from neuron_dialects.access import Affine
+from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import (
     BinaryOp,
     CastOp,
@@ -33,6 +35,9 @@ from passes.graph.residence import overwrites
 
 Window = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """(starts, sizes, steps) of a strided part of a tensor."""
+
+ROW_BYTES = 8 * 1024
+"""Bytes of a partition that an operand may take to stay on chip for all tiles of a kernel."""
 
 STORED_COPIES = 6
 """Copies of an evicted tile: a store may queue behind a burst of loads while the tensor engine fills further tiles."""
@@ -59,6 +64,7 @@ class Epilogue:
     window: Window | None = None
     outputs: dict[SSAValue, Tensor | ResidentWindow] = field(default_factory=dict)
     columns: dict[SSAValue, View] = field(default_factory=dict)
+    rows: dict[SSAValue, View] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -93,8 +99,10 @@ class Epilogue:
         inside = {self.source, *(op.results[0] for op in self.ops)}
         for op in self.ops:
             for operand in op.operands:
-                if operand not in inside and operand not in self.columns and self.k.scalar(operand) is None:
+                known = operand in inside or operand in self.columns or operand in self.rows
+                if not known and self.k.scalar(operand) is None:
                     self._prepare_column(operand)
+                    self._prepare_row(operand)
 
     def _prepare_column(self, operand: SSAValue) -> None:
         tensor = self.k.tensor(operand)
@@ -121,6 +129,24 @@ class Epilogue:
             view = View(source, Affine(), 0, Affine(window.offset + full * lanes * stride), ((stride, rest), (0, 1)))
             b.load(buffer.slice(0, 0, rest).slice(1, full, 1), view)
         self.columns[operand] = buffer
+
+    def _prepare_row(self, operand: SSAValue) -> None:
+        """Keep an operand that is the same all along the partition dimension, where several tiles read it."""
+        tensor, b = self.k.tensor(operand), self.k.b
+        if not isinstance(tensor, DramTensor) or operand in self.columns:
+            return
+        window = tensor.broadcast(spec_of(self.source)[1])
+        lanes = self.lane_step
+        if window.strides[self.partition] or window.shape[self.partition] <= lanes:
+            return
+        free = [d for d in range(len(window.shape)) if d != self.partition]
+        sizes = [window.shape[d] if window.strides[d] else 1 for d in free]
+        if prod(sizes) * dtype_by_name(window.dtype).size_bytes > ROW_BYTES:
+            return
+        buffer = b.alloc_outer((lanes, *sizes), window.dtype, "sbuf", "row").view()
+        once: Ranges = {d: (0, size) for d, size in zip(free, sizes, strict=True)}
+        transfer(b, b.load, buffer, window.view({**once, self.partition: (0, lanes)}, [self.partition, *free]))
+        self.rows[operand] = buffer
 
     def apply(self, parts: Sequence[tuple[int, View]], ranges: Ranges) -> None:
         """Evict one tile of the result.
@@ -159,6 +185,13 @@ class Epilogue:
             for _ in free:
                 column = column.insert(0)
             return column.broadcast(free)
+        if operand in self.rows and not self.window:
+            row = self.rows[operand].slice(0, 0, sizes[self.partition])
+            others = [d for d in range(len(sizes)) if d != self.partition]
+            for position, d in enumerate(others, 1):
+                if row.shape[position] > 1 and d in ranges:
+                    row = row.slice(position, *ranges[d])
+            return row.broadcast(free)
         tensor = self.k.tensor(operand)
         full = spec_of(self.source)[1]
         if isinstance(tensor, SbufTensor) and (

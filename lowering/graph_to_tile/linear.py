@@ -36,7 +36,11 @@ ROWS, FEATURES = 0, 1
 """Dimensions of the matrices."""
 
 WEIGHT_SHARE = 0.25
-"""Part of SBUF that the weights of one layer may take to stay for all rows; streamed ones take half of it, twice."""
+"""Part of SBUF that the weights of one layer may take to stay for all rows."""
+
+STREAMED_SHARE = 1 / 16
+"""Part of SBUF that a chunk of columns takes that streams past; there are two. Little, so that the next layer's first
+chunk has room before this layer ends."""
 
 USABLE_SHARE = 0.9
 """Part of SBUF that resident tensors and the weights of one layer take together; the rest is for tiles in passing."""
@@ -78,9 +82,12 @@ def lower_linear(k: Kernel, op: MatMulOp, ops: Sequence[Operation], results: Seq
         k.postponed.setdefault(k.postpones_for, []).append(linear)
 
 
-def load_width(columns: int) -> int:
-    """Columns that are loaded together: the widest multiple of 128 up to `WIDEST_LOAD` that divides `columns`."""
-    widths = range(WIDEST_LOAD, 0, -LANES)
+def load_width(columns: int, most: int = WIDEST_LOAD) -> int:
+    """Columns that are loaded together: the widest multiple of 128 up to `most` that divides `columns`.
+
+    Where there is none, `WIDEST_LOAD` or all columns.
+    """
+    widths = range(min(most, WIDEST_LOAD) // LANES * LANES, 0, -LANES)
     return next((width for width in widths if columns % width == 0), min(columns, WIDEST_LOAD))
 
 
@@ -140,10 +147,15 @@ class _Linear:
         if most >= self.columns:
             self._chunk(Affine(0), self.columns)
             return
+        if most < 2 * self.width and self.rows > (self.moving if self.turned else LANES):
+            # Narrow loads are read once, streamed groups of k tiles once for each block of rows.
+            self.width = load_width(self.columns, most // 2)
         if most < 2 * self.width:
             self._deep()
             return
-        chunk = max(self.width, most // 2 // self.width * self.width)
+        streamed = min(most // 2, max(LANES, int(sbuf * STREAMED_SHARE) // (self.tiles * element_bytes)))
+        self.width = load_width(self.columns, streamed)
+        chunk = max(self.width, streamed // self.width * self.width)
         self.b.tiles(self.columns, chunk, self._chunk)
 
     @property

@@ -61,7 +61,7 @@ ROWS, FEATURES = 0, 1
 """Dimensions of a matrix."""
 
 POINTWISE = (UnaryOp, BinaryOp, CompareOp, SelectOp, ClipOp, CastOp)
-BUDGET_SHARE = 0.7
+BUDGET_SHARE = 0.75
 """Share of SBUF that resident tensors may take at any time; tiles, panels and weights need the rest."""
 
 PRODUCT_SHARE = 0.8

@@ -11,7 +11,7 @@ import heapq
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from passes.nisa.allocation import Interval, Placement, load_profile, place, place_spread
+from passes.nisa.allocation import Interval, Placement, load_profile, place
 
 
 @dataclass(frozen=True)
@@ -177,9 +177,9 @@ def plan_with_prefetch(buffers: Sequence[LiveBuffer], capacity: int, loaded: Col
     for share in PREFETCH_SHARES:
         leads = prefetch_leads([b for b in buffers if b.key in loaded], units, profile, int(capacity * share))
         early = [replace(b, lead=leads.get(b.key, 0)) for b in buffers]
-        offsets = place_spread([Interval(b.key, b.start, b.uses[-1], units[b.key]) for b in early], capacity)
-        if offsets is not None:
-            return replace(base, placement=Placement(offsets, base.placement.needed))
+        placement = place([Interval(b.key, b.start, b.uses[-1], units[b.key]) for b in early], capacity)
+        if not placement.misfits:
+            return replace(base, placement=replace(placement, needed=base.placement.needed))
     return base
 
 

@@ -37,9 +37,11 @@ def test_every_figure_has_a_provenance(name: str):
 @pytest.mark.parametrize("name", NAMES)
 def test_files_hold_nothing_else(name: str):
     data = file_of(name)
-    assert set(data) <= {"generation", "inherits", "figures"}
+    assert set(data) <= {"generation", "inherits", "figures", "instances"}
     for key, entry in data.get("figures", {}).items():
         assert {"value", "source"} <= set(entry) <= {"value", "source", "note"}, key
+    for key, entry in data.get("instances", {}).items():
+        assert set(entry) == {"chips", "vcpus", "host_gib"}, key
 
 
 # One set of figures describes all targets, so nothing needs to ask which one it is.
@@ -75,15 +77,17 @@ def test_peak_rates():
     assert load_target("trn1").matmul_rate_factor("bf16") == 1.0
 
 
-# inf2 is trn1 under another name; trn2 overrides some figures and keeps the others.
-def test_inheritance():
-    trn1, inf2, trn2 = load_target("trn1"), load_target("inf2"), load_target("trn2")
-    assert (inf2.name, inf2.generation, inf2.figures) == ("inf2", trn1.generation, trn1.figures)
-    own = file_of("trn2")["figures"]
-    assert trn2.generation == 3
-    assert trn2.dma_engine_bytes_per_ns == own["dma_engine_bytes_per_ns"]["value"] != trn1.dma_engine_bytes_per_ns
+# inf2 and trn2 override some figures of trn1 and keep the others.
+@pytest.mark.parametrize(("name", "generation"), [("inf2", 2), ("trn2", 3)])
+def test_inheritance(name: str, generation: int):
+    trn1, heir = load_target("trn1"), load_target(name)
+    own = file_of(name)["figures"]
+    assert (heir.name, heir.generation) == (name, generation)
+    for key, entry in own.items():
+        assert heir.figures[key].value == entry["value"], key
+    assert any(heir.figures[key] != trn1.figures[key] for key in own)
     for key in set(trn1.figures) - set(own):
-        assert trn2.figures[key] == trn1.figures[key]
+        assert heir.figures[key] == trn1.figures[key]
 
 
 def test_unknown_target():

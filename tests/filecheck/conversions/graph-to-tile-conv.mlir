@@ -30,7 +30,7 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 // CHECK-NEXT:     tile.matmul dst %sum[0:32][0 : 64] stationary %weights[0:48][0 : 32] moving %pixels[0:48][0 : 8 step 10, 8]
 // CHECK-NEXT:     tile.matmul dst %sum[0:32][0 : 64] stationary %weights[0:48][32 : 32] moving %pixels[0:48][1 : 8 step 10, 8] {accumulate = 1}
 // CHECK-NEXT:     tile.matmul dst %sum[0:32][0 : 64] stationary %weights[0:48][64 : 32] moving %pixels[0:48][2 : 8 step 10, 8] {accumulate = 1}
-// CHECK-NEXT:     %1 = tile.alloc copies 2 : memref<32x1x8x8xf32, #neuron.space<sbuf>>
+// CHECK-NEXT:     %1 = tile.alloc copies 6 : memref<32x1x8x8xf32, #neuron.space<sbuf>>
 // CHECK-NEXT:     %2 = tile.alloc copies 2 : memref<32x1x8x8xf32, #neuron.space<sbuf>>
 // CHECK-NEXT:     tile.load dst %2[0:32][0 : 64] src %r[0 : 2048]
 // CHECK-NEXT:     %3 = tile.alloc : memref<32x1x8x8xf32, #neuron.space<sbuf>>

@@ -115,7 +115,7 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 // CHECK-NEXT:   func.func @neuron_0(%in: memref<128x20480xf32, #neuron.space<dram>>) attributes {neuron.peak_sbuf_bytes = 163840 : i64, neuron.peak_psum_bytes = 0 : i64, neuron.spills = ["4194304 bytes (stores: 1, reloads: 1)"]} {
 // CHECK-NEXT:     %y = nisa.alloc at 0, 0 : memref<128x20480xf32, #neuron.space<sbuf>>
 // CHECK-NEXT:     %z = nisa.alloc at 0, 81920 : memref<128x20480xf32, #neuron.space<sbuf>>
-// CHECK-NEXT:     %x_part = nisa.alloc at 0, 0 : memref<128x8192xf32, #neuron.space<sbuf>>
+// CHECK-NEXT:     %x_part = nisa.alloc at 0, 81920 : memref<128x8192xf32, #neuron.space<sbuf>>
 // CHECK-NEXT:     %x_part_1 = nisa.alloc at 0, 0 : memref<128x8192xf32, #neuron.space<sbuf>>
 // CHECK-NEXT:     %x_spilled = nisa.alloc : memref<128x8192xf32, #neuron.space<dram>>
 // CHECK-NEXT:     nisa.dma_copy on sp ring load0 dst %x_part[0:128][0 : 4096] src %in[0 : 128 step 20480, 4096]
