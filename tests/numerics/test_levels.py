@@ -37,9 +37,10 @@ def test_every_level_gives_the_outputs_of_the_neff(
             results[level] = {key: arrays[key] for key in arrays.files}
     capsys.readouterr()
     for key, value in results["neff"].items():
-        # Tile and nisa compute the same roundings in the same order; the graph level sums in another order.
-        np.testing.assert_array_equal(results["nisa"][key], value)
-        np.testing.assert_array_equal(results["tile"][key], value)
+        # Tile and nisa round at the same places; the machine adds up products that lie in one place in one go, in
+        # another order. The graph level sums in another order altogether.
+        assert errors(results["nisa"][key], value)["rel_l2_error"] < 1e-4
+        assert errors(results["tile"][key], value)["rel_l2_error"] < 1e-4
         assert errors(results["graph"][key], value)["rel_l2_error"] < 2e-2
 
 
