@@ -20,7 +20,7 @@ from lowering.pipeline import run_passes
 from neuron_dialects.graph import DerivedWeightOp
 from neuron_dialects.neuron import PIN_ATTRIBUTE, location_name, target_of
 from neuron_dialects.target import Target
-from passes.graph.shard_pipeline import operators_of
+from passes.graph.pipeline_graph import operators_of
 from passes.nisa.allocate import allocate_function
 from passes.nisa.allocate_registers import allocate_registers
 from passes.nisa.live_ranges import on_chip_buffers, pinned_buffers, row_bytes_of, top_level_statements

@@ -13,7 +13,7 @@ from typing import Any
 from neuron_dialects.graph import WeightOp, shape_of
 from neuron_dialects.graph.shapes import element_count
 from passes.graph.pipeline_cut import INFINITE, Cutter, Stage, misfit
-from passes.graph.shard_pipeline import PipelineGraph
+from passes.graph.pipeline_graph import PipelineGraph
 
 AUTO = 0
 """Cores that are asked for when the compiler is to find out."""

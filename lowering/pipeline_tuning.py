@@ -26,18 +26,15 @@ from neuron_dialects.neuron import Executor, number_attribute, target_of
 from neuron_dialects.target import Target
 from passes.graph.partition import functions_of
 from passes.graph.pipeline_cut import Chain, Costs, Cutter, Node, Stage
-from passes.graph.shard_pipeline import (
+from passes.graph.pipeline_graph import (
     COST_ATTRIBUTE,
-    GraphShardPipelinePass,
     PipelineGraph,
-    apply_cut,
     heaviest_function,
     operators_of,
     read_chain,
-    refusal,
     set_stage_cost,
-    stages_of,
 )
+from passes.graph.shard_pipeline import GraphShardPipelinePass, apply_cut, refusal, stages_of
 from passes.nisa.allocate import PEAK_SBUF_ATTRIBUTE
 from passes.nisa.pin_weights import PINNED_BYTES_ATTRIBUTE
 from runtime.machine import Machine

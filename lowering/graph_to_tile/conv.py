@@ -30,7 +30,7 @@ from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import ConvOp, ConvTransposeOp, ints, shape_of
 from neuron_dialects.neuron import location_name
 from passes.graph.conv_groups import ConvGroups, plan_groups
-from passes.graph.layout import THIN_CHANNELS
+from passes.graph.kernel_layouts import THIN_CHANNELS
 
 LEAST_BLOCKS = 4
 """Blocks of rows that an image is loaded in at least, where it has so many tiles: nothing hides the first of them."""

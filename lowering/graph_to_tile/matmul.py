@@ -24,7 +24,7 @@ from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import MatMulOp, TransposeOp, spec_of
-from passes.graph.layout import matmul_rows
+from passes.graph.kernel_layouts import matmul_rows
 
 
 def canonical_windows(k: Kernel, op: MatMulOp) -> tuple[Tensor, Tensor]:

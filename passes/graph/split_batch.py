@@ -18,7 +18,8 @@ from xdsl.passes import ModulePass
 from neuron_dialects.graph import CastOp, ConcatOp, ConvOp, FusedOp, PoolOp, SliceOp, YieldOp, shape_of, spec_of
 from neuron_dialects.neuron import Executor, ExecutorAttr, target_of
 from passes.graph.fold_images import FoldedImages, images_together
-from passes.graph.layout import BUDGET_SHARE, POINTWISE, merge_halo, reads
+from passes.graph.kernel_layouts import POINTWISE, merge_halo, reads
+from passes.graph.layout import BUDGET_SHARE
 from passes.graph.residence import Halo, inheritance, resident_bytes
 
 MAX_PARTS = 5

@@ -28,7 +28,8 @@ from neuron_dialects.graph import (
     layout_of,
 )
 from passes.graph.fuse import fuse_block
-from passes.graph.layout import choose_layouts, conv_halo, merge_halo
+from passes.graph.kernel_layouts import conv_halo, merge_halo
+from passes.graph.layout import choose_layouts
 from passes.graph.residence import Budget, Interval, overwrites, resident_bytes
 from tests.core_kernels import core_function, core_module, lowered_error
 

@@ -14,10 +14,11 @@ from lowering.pipeline import run_passes
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import ConcatOp, MatMulOp
 from neuron_dialects.neuron import Executor, target_of
-from passes.graph import shard_pipeline
+from passes.graph import pipeline_graph
 from passes.graph.partition import functions_of
 from passes.graph.pipeline_cut import Cutter, Stage
-from passes.graph.shard_pipeline import GraphShardPipelinePass, apply_cut, heaviest_function, read_chain
+from passes.graph.pipeline_graph import heaviest_function, read_chain
+from passes.graph.shard_pipeline import GraphShardPipelinePass, apply_cut
 from tests.graph_level import check_valid, main_of, parse, random_inputs, random_store, relative_l2
 
 LAYER = """
@@ -76,7 +77,7 @@ def partitioned(text: str) -> ModuleOp:
     return module
 
 
-def stages_at(graph: shard_pipeline.PipelineGraph, places: list[int]) -> list[Stage]:
+def stages_at(graph: pipeline_graph.PipelineGraph, places: list[int]) -> list[Stage]:
     """Stages that begin at these atoms."""
     ends = [*places[1:], len(graph.chain.atoms)]
     return [
@@ -88,7 +89,7 @@ def stages_at(graph: shard_pipeline.PipelineGraph, places: list[int]) -> list[St
 @pytest.mark.parametrize("text", [LAYER, PAIR, CONVOLUTIONS], ids=["layer", "pair", "convolutions"])
 def test_cuts_anywhere_compute_the_same(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each operator in pieces of 128 channels, a cut at each atom, and a stage for each atom."""
-    monkeypatch.setattr(shard_pipeline, "FINEST", 1 << 20)
+    monkeypatch.setattr(pipeline_graph, "FINEST", 1 << 20)
     whole = partitioned(text)
     store, inputs = random_store(whole), random_inputs(main_of(whole))
     expected = run_module(whole, store, inputs).outputs
@@ -110,7 +111,7 @@ def test_cuts_anywhere_compute_the_same(text: str, monkeypatch: pytest.MonkeyPat
 
 def test_a_product_sums_what_it_gives_for_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first product is cut in the middle: the second one is two products, and nothing is put together for it."""
-    monkeypatch.setattr(shard_pipeline, "FINEST", 1 << 20)
+    monkeypatch.setattr(pipeline_graph, "FINEST", 1 << 20)
     module = partitioned(LAYER)
     function = heaviest_function(module)
     assert function is not None
@@ -125,7 +126,7 @@ def test_a_product_sums_what_it_gives_for_parts(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_product_and_what_feeds_it_are_cut_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody else reads what the first product makes: the stages pass on a sum of 64 x 256 f32, and no part of it."""
-    monkeypatch.setattr(shard_pipeline, "FINEST", 1 << 20)
+    monkeypatch.setattr(pipeline_graph, "FINEST", 1 << 20)
     module = partitioned(PAIR)
     function = heaviest_function(module)
     assert function is not None

@@ -1,0 +1,238 @@
+"""What kernels can do with tensors in SBUF: which dimension they read or leave on partitions, with which halo.
+
+`graph-layout` asks this for every operator before it keeps a tensor on chip; kernels ask the same of their operands.
+"""
+
+from collections.abc import Sequence
+from math import prod
+
+from xdsl.ir import Operation, SSAValue
+
+from neuron_dialects.graph import (
+    AttentionOp,
+    BinaryOp,
+    CastOp,
+    ClipOp,
+    CompareOp,
+    ConcatOp,
+    ConstantOp,
+    ConvOp,
+    ConvTransposeOp,
+    FusedOp,
+    GatherOp,
+    LayerNormOp,
+    MatMulOp,
+    PoolOp,
+    ReduceOp,
+    RelayoutOp,
+    SelectOp,
+    SoftmaxOp,
+    UnaryOp,
+    YieldOp,
+    ints,
+    shape_of,
+)
+from neuron_dialects.graph.attention import packs_heads
+from passes.graph.conv_groups import LANES, plan_groups
+from passes.graph.residence import Halo
+
+ROWS, FEATURES = 0, 1
+"""Dimensions of a matrix."""
+
+POINTWISE = (UnaryOp, BinaryOp, CompareOp, SelectOp, ClipOp, CastOp)
+
+THIN_CHANNELS = 16
+"""Most input channels of a convolution whose taps are put beside each other on partitions."""
+
+
+def conv_halo(op: ConvOp) -> Halo:
+    """Zeros that a convolution reads around its input, for batch and spatial dimensions."""
+    spatial = len(shape_of(op.x)) - 2
+    pads, strides, dilations = ints(op.pads), ints(op.strides), ints(op.dilations)
+    pairs: list[tuple[int, int]] = [(0, 0)]
+    for d in range(spatial):
+        size, output, taps = shape_of(op.x)[2 + d], shape_of(op.result)[2 + d], shape_of(op.w)[2 + d]
+        reach = (output - 1) * strides[d] + (taps - 1) * dilations[d] + 1
+        pairs.append((pads[d], max(0, reach - size - pads[d])))
+    return tuple(pairs)
+
+
+def transposed_halo(op: ConvTransposeOp) -> Halo:
+    """Zeros that the phases of a transposed convolution read around its input, for batch and spatial dimensions.
+
+    Output o takes tap t from input (o + pad - t * dilation) / stride where that has no remainder.
+    """
+    pairs: list[tuple[int, int]] = [(0, 0)]
+    for d in range(len(shape_of(op.x)) - 2):
+        size, output, taps = shape_of(op.x)[2 + d], shape_of(op.result)[2 + d], shape_of(op.w)[2 + d]
+        stride, pad, dilation = ints(op.strides)[d], ints(op.pads)[d], ints(op.dilations)[d]
+        shifts = [pad - t * dilation for t in range(taps)]
+        least = min((o + s) // stride for o in range(min(stride, output)) for s in shifts)
+        most = max((o + s) // stride for o in range(max(0, output - stride), output) for s in shifts)
+        pairs.append((max(0, -least), max(0, most - size + 1)))
+    return tuple(pairs)
+
+
+def spreads_taps(op: Operation) -> bool:
+    """Whether the anchor of `op` is a convolution of so few channels that, from DRAM, its taps go on partitions."""
+    anchor = anchor_of(op)
+    if not isinstance(anchor, ConvOp):
+        return False
+    if plan_groups(shape_of(anchor.x)[1], shape_of(anchor.result)[1], anchor.groups.value.data).blocks > 1:
+        return False
+    channels, taps = shape_of(anchor.x)[1], shape_of(anchor.w)[2:]
+    outer = prod(taps if len(taps) == 1 else taps[:-1])
+    return outer > 1 and channels <= THIN_CHANNELS and channels * outer <= LANES
+
+
+def merge_halo(first: Halo, second: Halo) -> Halo:
+    """The larger of two halos, dimension by dimension; an empty one is all zeros."""
+    if not first or not second:
+        return first or second
+    return tuple((max(a, c), max(b, d)) for (a, b), (c, d) in zip(first, second, strict=True))
+
+
+def reads(op: Operation, operand: SSAValue, partition: int) -> Halo | None:
+    """The halo with which `op` reads `operand` resident with `partition` on partitions; None when it cannot."""
+    shape = shape_of(operand)
+    if isinstance(op, FusedOp):
+        return _fused_reads(op, operand, partition)
+    if isinstance(op, ConvOp):
+        groups = plan_groups(shape_of(op.x)[1], shape_of(op.result)[1], op.groups.value.data)
+        aligned = groups.blocks == 1 or groups.block_inputs % LANES == 0
+        return conv_halo(op) if operand is op.x and operand is not op.w and partition == 1 and aligned else None
+    if isinstance(op, ConvTransposeOp):
+        plain = operand is op.x and operand is not op.w and partition == 1 and op.groups.value.data == 1
+        return transposed_halo(op) if plain else None
+    if isinstance(op, AttentionOp):
+        return () if operand is not op.mask and partition == 2 and packs_heads(op.head_size) else None
+    if isinstance(op, RelayoutOp):
+        return ()
+    if isinstance(op, MatMulOp):
+        plain = operand is op.a and operand is not op.b and not op.transpose_a
+        if plain and is_matrix_product(op) and partition in (ROWS, FEATURES):
+            return ()
+        rows = partition == matmul_rows(op) and shape[:-2] == shape_of(op.result)[:-2]
+        return () if plain and rows else None
+    if isinstance(op, PoolOp):
+        return () if partition == 1 else None
+    if isinstance(op, SoftmaxOp):
+        return () if partition != op.axis.value.data else None
+    if isinstance(op, LayerNormOp):
+        return () if operand is op.x and partition < op.axis.value.data else None
+    if isinstance(op, ReduceOp):
+        return () if _reduces_beside(op, partition) else None
+    if isinstance(op, POINTWISE):
+        return () if _sweeps_along(shape, shape_of(op.results[0]), partition) else None
+    return None
+
+
+def _reduces_beside(op: ReduceOp, partition: int) -> bool:
+    """Whether a reduction keeps a dimension, under the same number in its result."""
+    axes = ints(op.axes)
+    return partition not in axes and (bool(op.keep_dims) or all(axis > partition for axis in axes))
+
+
+def _sweeps_along(shape: Sequence[int], result: Sequence[int], partition: int) -> bool:
+    """Whether a sweep over `result` reads an operand of `shape` lane by lane; it may be repeated along other
+    dimensions.
+    """
+    return len(shape) == len(result) and shape[partition] == result[partition]
+
+
+def is_matrix_product(op: Operation) -> bool:
+    """Whether a product of two matrices can have the rows of its first operand, and its result, either way round."""
+    return isinstance(op, MatMulOp) and len(shape_of(op.result)) == len(shape_of(op.b)) == 2 and not op.transpose_a
+
+
+def anchor_of(op: Operation) -> Operation:
+    """The op that decides about a kernel: the first of a fused group."""
+    first = op.body.block.first_op if isinstance(op, FusedOp) else op
+    assert first is not None
+    return first
+
+
+def multiplied(op: Operation, operand: SSAValue) -> bool:
+    """Whether a kernel reads `operand` only as what the tensor engine contracts, however its result lies."""
+    if isinstance(op, AttentionOp):
+        return True
+    anchor = anchor_of(op)
+    if not isinstance(anchor, MatMulOp) or not is_matrix_product(anchor):
+        return False
+    if not isinstance(op, FusedOp):
+        return operand is op.operands[0]
+    inner = [a for a, value in zip(op.body.block.args, op.operands, strict=True) if value is operand]
+    return all(list(a.uses) and all(use.operation is anchor and use.index == 0 for use in a.uses) for a in inner)
+
+
+def turns(op: Operation) -> bool:
+    """Whether a kernel reads rows and writes features."""
+    return isinstance(op, CastOp | RelayoutOp) and len(shape_of(op.results[0])) == 2
+
+
+def _fused_reads(op: FusedOp, operand: SSAValue, partition: int) -> Halo | None:
+    if kernel_partition(op) not in (None, partition) and not multiplied(op, operand):
+        return None
+    halo: Halo = ()
+    for argument, value in zip(op.body.block.args, op.operands, strict=True):
+        if value is not operand:
+            continue
+        for use in argument.uses:
+            user = use.operation
+            needed = None if isinstance(user, YieldOp) else reads(user, argument, partition)
+            # An eviction from PSUM takes operands of its own shape.
+            repeated = isinstance(user, POINTWISE) and shape_of(argument) != shape_of(user.results[0])
+            if needed is None or (repeated and isinstance(anchor_of(op), ConvOp | ConvTransposeOp | MatMulOp)):
+                return None
+            halo = merge_halo(halo, needed)
+    return halo
+
+
+def matmul_rows(op: MatMulOp) -> int:
+    """The dimension of a matmul's result that lies on the partitions: its rows.
+
+    Where there is one row, it is the largest of the batch dimensions that share b: single rows would use one column of
+    the tensor engine's array.
+    """
+    shape, b = shape_of(op.result), shape_of(op.b)
+    rows, lead = len(shape) - 2, len(shape) - len(b)
+    if shape[rows] != 1:
+        return rows
+    return max((d for d in range(rows) if d < lead or b[d - lead] == 1), key=lambda d: shape[d], default=rows)
+
+
+def kernel_partition(op: Operation) -> int | None:
+    """The partition dimension that an anchor imposes on its group's result; None where the kernel is free to choose."""
+    anchor = anchor_of(op)
+    if isinstance(anchor, ConvOp | ConvTransposeOp | PoolOp):
+        return 1
+    if isinstance(anchor, MatMulOp) and not is_matrix_product(anchor):
+        return matmul_rows(anchor)
+    return None
+
+
+def writes(op: Operation, partition: int) -> bool:
+    """Whether the kernel of `op` can leave its result in SBUF with dimension `partition` on partitions."""
+    anchor = anchor_of(op)
+    if isinstance(anchor, ConvOp | ConvTransposeOp):
+        groups = plan_groups(shape_of(anchor.x)[1], shape_of(anchor.result)[1], anchor.groups.value.data)
+        return partition == 1 and groups.lane_step == LANES
+    if is_matrix_product(anchor):
+        return True
+    if isinstance(anchor, AttentionOp):
+        return partition == 2
+    if isinstance(anchor, GatherOp):
+        listed = len(shape_of(anchor.indices)) == 1 and not isinstance(anchor.indices.owner, ConstantOp)
+        return partition == ROWS and anchor.axis.value.data == 0 and len(shape_of(anchor.data)) == 2 and listed
+    if isinstance(anchor, PoolOp | MatMulOp):
+        return partition == kernel_partition(op)
+    if isinstance(anchor, SoftmaxOp):
+        return partition != anchor.axis.value.data
+    if isinstance(anchor, LayerNormOp):
+        return partition < anchor.axis.value.data
+    if isinstance(anchor, ReduceOp):
+        return _reduces_beside(anchor, partition)
+    if isinstance(anchor, ConcatOp):
+        # Parts of a batch, which were computed apart, come back for all their readers at once.
+        return anchor.axis.value.data == 0 and partition == 1 and len(shape_of(anchor.result)) > 2
+    return isinstance(anchor, (*POINTWISE, RelayoutOp))
