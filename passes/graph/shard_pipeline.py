@@ -241,6 +241,16 @@ class _StageBody:
                 self._part(op, pieces, count)
         for number in ranges:
             self._send(number, ranges[number])
+        if self.stage.last == len(self.graph.chain.atoms):
+            self._send_sources()
+
+    def _send_sources(self) -> None:
+        """The last stage gives the weights and constants that are results of the function."""
+        returned = self.graph.function.body.block.last_op
+        assert returned is not None
+        for value in dict.fromkeys(returned.operands):
+            if isinstance(value.owner, SOURCES):
+                self.sent.append((value, self._value(value)))
 
     def _whole(self, op: Operation) -> None:
         """All of an operator."""

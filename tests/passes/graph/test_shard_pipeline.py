@@ -137,6 +137,23 @@ def test_a_product_and_what_feeds_it_are_cut_together(monkeypatch: pytest.Monkey
     assert sum(isinstance(op, MatMulOp) for op in second.walk()) == 2
 
 
+def test_the_last_stage_gives_weights_that_are_results() -> None:
+    text = LAYER.replace("tensor<64x512xbf16>) {", "tensor<64x512xbf16>, tensor<512xbf16>) {")
+    text = text.replace("%5, %6 :", "%5, %6, %b :").replace(
+        "f32>, tensor<64x512xbf16>\n", "f32>, tensor<64x512xbf16>, tensor<512xbf16>\n"
+    )
+    whole = partitioned(text)
+    store, inputs = random_store(whole), random_inputs(main_of(whole))
+    expected = run_module(whole, store, inputs).outputs
+    function = heaviest_function(whole)
+    assert function is not None
+    graph = read_chain(function, target_of(whole))
+    _, last = apply_cut(whole, graph, stages_at(graph, [0, 2]))
+    check_valid(whole)
+    assert str(last.function_type.outputs.data[-1]) == "tensor<512xbf16>"
+    np.testing.assert_array_equal(run_module(whole, store, inputs).outputs[2], expected[2])
+
+
 def test_stages_lower_to_what_the_function_computes() -> None:
     """Both stages on the machine, weights pinned: within rounding of the graph level, which rounds elsewhere."""
     module = partitioned(CONVOLUTIONS)
