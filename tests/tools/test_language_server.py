@@ -140,6 +140,7 @@ def test_protocol() -> None:
         hover = await client.text_document_hover_async(place)
         await client.shutdown_async(None)
         client.exit(None)
+        await client.stop()
         return [first.diagnostics, second.diagnostics, hover]
 
     first, second, hover = asyncio.run(talk())
