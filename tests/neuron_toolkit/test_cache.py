@@ -182,7 +182,9 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 _INTERRUPTED = """
-import os, sys, time
+import os, signal, sys, time
+# Whoever starts the tests in the background may have had the signal ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def slow(*paths):
     print("ready", flush=True)
     time.sleep(60)
@@ -205,16 +207,15 @@ sys.exit(main(sys.argv[1:]))
 def test_interrupt_leaves_no_half_file(tmp_path: Path, tool: str, arguments: list[str], name: str) -> None:
     (tmp_path / name).write_text("old", encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NEURON_TOOLKIT_CACHE": str(tmp_path / "cache")}
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", _INTERRUPTED.format(tool=tool), *arguments],
         cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGINT)
-    process.stdout.read()
-    assert process.wait(timeout=30) == 130
-    process.stdout.close()
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        assert process.wait(timeout=30) == 130
     assert (tmp_path / name).read_text(encoding="utf-8") == "old"
     left = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != name]
     assert left == []
