@@ -50,7 +50,7 @@ def stream(neff: Neff) -> dict[str, Any]:
     use = core_use(neff)
     steps = service_steps(neff, session.target, use, lambda callee: session.core_time(callee) * 1e9)
     hardware = Hardware(use.cores, int(session.target.cores_per_chip), 8)
-    depth = use.cores + 3
+    depth = use.stages + 3
     service = Service(neff.name, steps, (Placement(range(use.cores), frozenset(range(use.cores))),), depth)
     figures = serving_figures(simulate([service], hardware, Workload([0] * REQUESTS, depth)), [service])
     latency = figures["latency_ms"]

@@ -55,7 +55,7 @@ def profile(module: ModuleOp, function: FuncOp) -> list[OperatorProfile]:
     own.attributes[PIN_ATTRIBUTE] = UnitAttr()
     run_passes(Context(), copy, LOWERING)
     own = _function(copy, name)
-    pin_weights(own, target, repeated=False)
+    pin_weights([own], target, repeated=False)
     pinned = _pinned_bytes(own, count)
     working = _working_bytes(own, count)
     run_passes(Context(), copy, ("nisa-schedule",))

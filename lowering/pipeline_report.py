@@ -12,7 +12,8 @@ from typing import Any
 
 from neuron_dialects.graph import WeightOp, shape_of
 from neuron_dialects.graph.shapes import element_count
-from passes.graph.pipeline_cut import INFINITE, Cutter, Stage, misfit
+from passes.graph.pipeline_cut import INFINITE, misfit
+from passes.graph.pipeline_fold import Cut, Cuts
 from passes.graph.pipeline_graph import PipelineGraph
 
 AUTO = 0
@@ -24,8 +25,8 @@ WEIGHTS_PER_RULE_STEP = 2e7
 
 @dataclass(frozen=True)
 class StageTrial:
-    """One stage as it was lowered: nanoseconds of a run, and bytes of a partition that its pinned weights and all of
-    its buffers take.
+    """One stage as it was lowered: nanoseconds of a run, and bytes of a partition: of its pinned weights, and of all
+    that lies on its core while it runs.
     """
 
     time_ns: float
@@ -41,59 +42,82 @@ def rule_of_thumb(weights: int) -> int:
     return max(1, 4 * round(weights / WEIGHTS_PER_RULE_STEP))
 
 
+def core_times(cut: Cut, trials: Sequence[StageTrial]) -> list[float]:
+    """Nanoseconds that each core works on one request: those of its stages together."""
+    times = [0.0] * cut.cores
+    for core, trial in zip(cut.core_of, trials, strict=True):
+        times[core] += trial.time_ns
+    return times
+
+
 def pipeline_report(
-    graph: PipelineGraph, cutter: Cutter, stages: Sequence[Stage], trials: Sequence[StageTrial], requested: int
+    graph: PipelineGraph, cuts: Cuts, cut: Cut, trials: Sequence[StageTrial], requested: int
 ) -> dict[str, Any]:
-    """The report of a function that was cut into `stages`; `cutter` knows what other counts would cost."""
+    """The report of a function that was cut so; `cuts` knows what other numbers of cores would cost."""
     weights = {op.weight_name: op for op in graph.function.body.block.ops if isinstance(op, WeightOp)}
     count = sum(element_count(shape_of(op.result)) for op in weights.values())
-    times = [trial.time_ns for trial in trials]
-    lanes = int(graph.target.partitions)
-    capacity = graph.costs.capacity_bytes
+    times = core_times(cut, trials)
     return {
-        "cores": len(stages),
+        "cores": cut.cores,
         "requested": "auto" if requested == AUTO else requested,
-        "fewest": cutter.fewest,
-        "best_per_core": cutter.best_per_core,
+        "fewest": cuts.fewest,
+        "best_per_core": cuts.best_per_core,
         "rule_of_thumb": rule_of_thumb(count),
         "weights": count,
-        "capacity_bytes": capacity * lanes,
-        "stages": [
-            {
-                "stage": number,
-                "from": graph.name(graph.chain.atoms[stage.first].node),
-                "to": graph.name(graph.chain.atoms[stage.last - 1].node),
-                "weight_bytes": trial.pinned_bytes * lanes,
-                "activation_bytes": (trial.peak_bytes - trial.pinned_bytes) * lanes,
-                "free_bytes": (capacity - trial.peak_bytes) * lanes,
-                "received_bytes": stage.bytes_in,
-                "sent_bytes": stage.bytes_out,
-                "time_us": round(trial.time_ns / 1000, 3),
-            }
-            for number, (stage, trial) in enumerate(zip(stages, trials, strict=True))
-        ],
+        "capacity_bytes": graph.costs.capacity_bytes * int(graph.target.partitions),
+        "per_core": [_core_row(graph, cut, trials, core) for core in range(cut.cores)],
+        "stages": [_stage_row(graph, cut, trials, number) for number in range(len(cut.stages))],
         "bottleneck": times.index(max(times)),
         "throughput_per_second": round(1e9 / max(times), 1),
         "latency_us": round(sum(times) / 1000, 3),
         "imbalance": round(max(times) * len(times) / sum(times), 4),
         "bubble": round(1 - sum(times) / (max(times) * len(times)), 4),
-        "others": [
-            _other(graph, cutter, cores) for cores in (len(stages) - 1, len(stages) + 1) if cores
-        ],
-    }  # fmt: skip
+        "others": [_other(graph, cuts, cores) for cores in (cut.cores - 1, cut.cores + 1) if cores],
+    }
 
 
-def _other(graph: PipelineGraph, cutter: Cutter, cores: int) -> dict[str, Any]:
+def _core_row(graph: PipelineGraph, cut: Cut, trials: Sequence[StageTrial], core: int) -> dict[str, Any]:
+    """What a core holds and how long it works. Its stages use the same room for buffers, one after the other."""
+    stages = [number for number, own in enumerate(cut.core_of) if own == core]
+    lanes, capacity = int(graph.target.partitions), graph.costs.capacity_bytes
+    pinned = sum(trials[number].pinned_bytes for number in stages)
+    peak = max(trials[number].peak_bytes for number in stages)
+    return {
+        "core": core,
+        "stages": stages,
+        "weight_bytes": pinned * lanes,
+        "activation_bytes": (peak - pinned) * lanes,
+        "free_bytes": (capacity - peak) * lanes,
+        "received_bytes": sum(cut.stages[number].bytes_in for number in stages),
+        "sent_bytes": sum(cut.stages[number].bytes_out for number in stages),
+        "time_us": round(sum(trials[number].time_ns for number in stages) / 1000, 3),
+    }
+
+
+def _stage_row(graph: PipelineGraph, cut: Cut, trials: Sequence[StageTrial], number: int) -> dict[str, Any]:
+    """Where a stage begins and ends, what it passes on, and its time."""
+    stage, trial = cut.stages[number], trials[number]
+    return {
+        "stage": number,
+        "core": cut.core_of[number],
+        "from": graph.name(graph.chain.atoms[stage.first].node),
+        "to": graph.name(graph.chain.atoms[stage.last - 1].node),
+        "weight_bytes": trial.pinned_bytes * int(graph.target.partitions),
+        "received_bytes": stage.bytes_in,
+        "sent_bytes": stage.bytes_out,
+        "time_us": round(trial.time_ns / 1000, 3),
+    }
+
+
+def _other(graph: PipelineGraph, cuts: Cuts, cores: int) -> dict[str, Any]:
     """What another number of cores would give, estimated."""
-    slowest = cutter.slowest_ns[cores] if cores < len(cutter.slowest_ns) else INFINITE
-    if slowest < INFINITE:
-        return {"cores": cores, "fits": True, "estimated_throughput_per_second": round(1e9 / slowest, 1)}
     if cores > len(graph.chain.atoms):
         return {"cores": cores, "fits": False, "missing_bytes": 0, "node": ""}
-    if cores >= len(cutter.slowest_ns):
-        cutter = Cutter(graph.chain, graph.costs, cores)
-        if cutter.slowest_ns[cores] < INFINITE:
-            return _other(graph, cutter, cores)
+    if cores > cuts.most:
+        cuts = Cuts(graph.chain, graph.costs, cores)
+    slowest = cuts.slowest_ns(cores)
+    if slowest < INFINITE:
+        return {"cores": cores, "fits": True, "estimated_throughput_per_second": round(1e9 / slowest, 1)}
     problem = misfit(graph.chain, graph.costs, cores)
     missing = (problem.needed_bytes - problem.capacity_bytes) * int(graph.target.partitions)
     return {"cores": cores, "fits": False, "missing_bytes": missing, "node": graph.name(problem.node)}
@@ -107,14 +131,16 @@ def pipeline_text(report: Mapping[str, Any]) -> list[str]:
         f" rule of thumb 4 * round(weights / 2e7): {report['rule_of_thumb']}",
         f"  {'core':>4} {'weights':>10} {'buffers':>10} {'free':>10} {'received':>10} {'sent':>10} {'us':>9}  from",
     ]  # fmt: skip
-    for row in report["stages"]:
+    begins = [row["from"] for row in report["stages"]]
+    for row in report["per_core"]:
         sizes = (row[f"{kind}_bytes"] for kind in ("weight", "activation", "free", "received", "sent"))
         columns = " ".join(f"{size:>10,}" for size in sizes)
-        mark = "  <- bottleneck" if row["stage"] == report["bottleneck"] else ""
-        lines.append(f"  {row['stage']:>4} {columns} {row['time_us']:>9.1f}  {row['from']}{mark}")
+        mark = "  <- bottleneck" if row["core"] == report["bottleneck"] else ""
+        held = ", ".join(begins[number] for number in row["stages"])
+        lines.append(f"  {row['core']:>4} {columns} {row['time_us']:>9.1f}  {held}{mark}")
     lines.append(
         f"  of {report['capacity_bytes']:,} bytes a core; {report['throughput_per_second']:,.0f} requests/s,"
-        f" latency {report['latency_us']:,.0f} us, slowest stage {report['imbalance']:.2f} x the mean,"
+        f" latency {report['latency_us']:,.0f} us, slowest core {report['imbalance']:.2f} x the mean,"
         f" bubble {report['bubble']:.0%}"
     )
     for other in report["others"]:
@@ -123,6 +149,6 @@ def pipeline_text(report: Mapping[str, Any]) -> list[str]:
         elif other["node"]:
             what = f"does not fit: {other['missing_bytes']:,} bytes too many on some core, full at {other['node']}"
         else:
-            what = "more stages than the model can be cut into"
+            what = "more cores than the model can be cut into"
         lines.append(f"  with {other['cores']}: {what}")
     return lines

@@ -20,12 +20,13 @@ from xdsl.passes import ModulePass
 from lowering.nisa_to_neff.program import core_program
 from lowering.pipeline import run_passes
 from lowering.pipeline_profile import profile
-from lowering.pipeline_report import AUTO, StageTrial, pipeline_report
+from lowering.pipeline_report import AUTO, StageTrial, core_times, pipeline_report
 from neuron_dialects.errors import NeuronError, in_segment
 from neuron_dialects.neuron import Executor, number_attribute, target_of
 from neuron_dialects.target import Target
 from passes.graph.partition import functions_of
-from passes.graph.pipeline_cut import Chain, Costs, Cutter, Node, Stage
+from passes.graph.pipeline_cut import Chain, Costs, Node, Stage
+from passes.graph.pipeline_fold import Cut, Cuts
 from passes.graph.pipeline_graph import (
     COST_ATTRIBUTE,
     PipelineGraph,
@@ -85,67 +86,69 @@ class TunedPipelinePass(ModulePass):
         search.run()
         for child in operators:
             child.attributes.pop(COST_ATTRIBUTE, None)
-        apply_cut(op, search.graph, search.stages)
+        assert search.cut is not None
+        apply_cut(op, search.graph, search.cut)
         self.report.clear()
-        self.report.update(pipeline_report(search.graph, search.cutter, search.stages, search.trials, self.cores))
+        self.report.update(pipeline_report(search.graph, search.cuts, search.cut, search.trials, self.cores))
 
 
 @dataclass
 class _Search:
-    """The rounds of one function. `stages` and `trials`: of the best cut measured so far."""
+    """The rounds of one function. `cut` and `trials`: the best cut measured so far."""
 
     module: ModuleOp
     graph: PipelineGraph
     rest: tuple[str, ...]
     wanted: int
     most: int
-    stages: list[Stage] = field(default_factory=list[Stage])
+    cut: Cut | None = None
     trials: list[StageTrial] = field(default_factory=list[StageTrial])
-    cutter: Cutter = field(init=False)
+    cuts: Cuts = field(init=False)
 
     def __post_init__(self) -> None:
-        self.cutter = self._cutter()
+        self.cuts = self._all_cuts()
 
-    def _cutter(self) -> Cutter:
-        return Cutter(self.graph.chain, self.graph.costs, self.most)
+    def _all_cuts(self) -> Cuts:
+        return Cuts(self.graph.chain, self.graph.costs, self.most)
 
     def run(self) -> None:
-        """Cut and measure until stages are even, or as often as allowed."""
+        """Cut and measure until cores are even, or as often as allowed."""
         rounds = failures = 0
-        seen: set[tuple[int, ...]] = set()
+        seen: set[tuple[tuple[int, int], ...]] = set()
         while rounds < ROUNDS:
-            stages = self._cut()
-            if stages is None or _places(stages) in seen:
+            cut = self._next()
+            if cut is None or _places(cut) in seen:
                 break
-            seen.add(_places(stages))
-            trials = self._trial(stages)
+            seen.add(_places(cut))
+            trials = self._trial(cut)
             if isinstance(trials, NeuronError):
                 failures += 1
                 if failures > 4 * ROUNDS:
                     raise trials
-                self._give_room(stages, trials)
+                self._give_room(cut, trials)
                 continue
             rounds += 1
-            if not self.trials or len(stages) < len(self.stages) or _slowest(trials) < _slowest(self.trials):
-                self.stages, self.trials = stages, trials
-            if _slowest(trials) * len(trials) <= EVEN_ENOUGH * sum(trial.time_ns for trial in trials):
+            times = core_times(cut, trials)
+            if self.cut is None or max(times) < max(core_times(self.cut, self.trials)):
+                self.cut, self.trials = cut, trials
+            if max(times) * len(times) <= EVEN_ENOUGH * sum(times):
                 break
-            self._correct(stages, trials)
+            self._correct(cut.stages, trials)
 
-    def _cut(self) -> list[Stage] | None:
+    def _next(self) -> Cut | None:
         """The best cut by what is known; None when a measured one is at hand and nothing else fits."""
-        count = len(self.stages) or self.wanted or self.cutter.fewest
-        stages = self.cutter.stages(count) if count else None
-        if stages is None and not self.stages:
+        count = self.cut.cores if self.cut else self.wanted or self.cuts.fewest
+        cut = self.cuts.cut(count) if count else None
+        if cut is None and self.cut is None:
             raise refusal(self.graph, count or self.most)
-        return stages
+        return cut
 
-    def _trial(self, stages: Sequence[Stage]) -> list[StageTrial] | NeuronError:
+    def _trial(self, cut: Cut) -> list[StageTrial] | NeuronError:
         """Lower and run a copy of the stages; the error of one that does not fit."""
         copy = self.module.clone()
         name = self.graph.function.sym_name.data
         function = next(f for f in functions_of(copy, Executor.CORE) if f.sym_name.data == name)
-        functions = [f.sym_name.data for f in apply_cut(copy, read_chain(function, self.graph.target), stages)]
+        functions = [f.sym_name.data for f in apply_cut(copy, read_chain(function, self.graph.target), cut)]
         try:
             run_passes(Context(), copy, self.rest)
         except NeuronError as error:
@@ -155,12 +158,13 @@ class _Search:
         by_name = {op.sym_name.data: op for op in functions_of(copy, Executor.CORE)}
         return [_measured(by_name[stage], self.graph.target) for stage in functions]
 
-    def _give_room(self, stages: Sequence[Stage], error: NeuronError) -> None:
+    def _give_room(self, cut: Cut, error: NeuronError) -> None:
         """Take the buffers of a stage that did not fit to be larger, and so those of operators that need as much."""
         assert error.segment is not None
-        stage = stages[int(error.segment.rpartition("_")[2])]
+        number = int(error.segment.rpartition("_")[2])
+        stage = cut.stages[number]
         inside = {atom.node for atom in self.graph.chain.atoms[stage.first : stage.last]}
-        room = self.graph.costs.capacity_bytes - stage.pinned_bytes + ROOM_STEP_BYTES
+        room = self.graph.costs.capacity_bytes - cut.pinned_bytes(cut.core_of[number]) + ROOM_STEP_BYTES
         largest = max(self.graph.chain.nodes[number].working_bytes for number in inside)
         nodes = [
             replace(node, working_bytes=max(node.working_bytes, room)) if node.working_bytes == largest else node
@@ -189,7 +193,7 @@ class _Search:
     def _replace(self, nodes: Sequence[Node], costs: Costs) -> None:
         """Go on with other costs. Pieces stay as they are, so that cuts stay comparable."""
         self.graph = replace(self.graph, chain=Chain(nodes, self.graph.chain.values), costs=costs)
-        self.cutter = self._cutter()
+        self.cuts = self._all_cuts()
 
 
 def hidden_share(stages: Sequence[Stage], own_ns: Sequence[float], trials: Sequence[StageTrial]) -> float:
@@ -207,13 +211,9 @@ def hidden_share(stages: Sequence[Stage], own_ns: Sequence[float], trials: Seque
     return min((1.0, 0.75, 0.5, 0.25), key=error)
 
 
-def _places(stages: Sequence[Stage]) -> tuple[int, ...]:
-    """Where stages begin."""
-    return tuple(stage.first for stage in stages)
-
-
-def _slowest(trials: Sequence[StageTrial]) -> float:
-    return max(trial.time_ns for trial in trials)
+def _places(cut: Cut) -> tuple[tuple[int, int], ...]:
+    """Where stages begin, and on which core."""
+    return tuple((stage.first, core) for stage, core in zip(cut.stages, cut.core_of, strict=True))
 
 
 def _measured(function: FuncOp, target: Target) -> StageTrial:

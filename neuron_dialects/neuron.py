@@ -12,7 +12,7 @@ function that it starts, in time linear in the module.
 from __future__ import annotations
 
 import os.path
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from enum import auto
 from math import prod
@@ -76,8 +76,14 @@ PIN_ATTRIBUTE = "neuron.pin_weights"
 STAGE_ATTRIBUTE = "neuron.pipeline_stage"
 """Function attribute (an integer): the stage of a NeuronCore Pipeline that the function is."""
 
+CORE_ATTRIBUTE = "neuron.pipeline_core"
+"""Function attribute (an integer): the core of that stage. Functions with the same number share a core and its SBUF."""
+
 WORKING_BYTES_ATTRIBUTE = "neuron.working_bytes"
 """Function attribute (an integer): bytes of each SBUF partition that kernels may use beside pinned weights."""
+
+RESERVED_ATTRIBUTE = "neuron.reserved_bytes"
+"""Function attribute (an integer): bytes at the start of each SBUF partition that pinned buffers of its core take."""
 
 
 class MemorySpace(StrEnum):
@@ -333,6 +339,15 @@ def number_attribute(op: Operation, name: str) -> int:
     """An integer attribute, 0 where there is none."""
     value = op.attributes.get(name)
     return value.value.data if isinstance(value, IntegerAttr) else 0
+
+
+def core_groups(functions: Iterable[FuncOp]) -> list[list[FuncOp]]:
+    """The functions by the core that they share; one that is no pipeline stage is alone."""
+    groups: dict[object, list[FuncOp]] = {}
+    for function in functions:
+        core = function.attributes.get(CORE_ATTRIBUTE)
+        groups.setdefault(core.value.data if isinstance(core, IntegerAttr) else function, []).append(function)
+    return list(groups.values())
 
 
 def working_target(function: FuncOp, target: Target) -> Target:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from runtime.machine import Machine, Mode, Timing
 from runtime.machine.decode import DecodedProgram, decode_program
 from runtime.machine.timing import EngineTiming
 from runtime.neff import CORE, OPAQUE, Bucket, CoreImage, GraphNode, Neff, TensorSpec
+from runtime.views import Region
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -140,19 +141,29 @@ CoreGuard = Callable[[int], AbstractContextManager[Any]]
 """Index of a core program -> what to hold while it runs."""
 
 
+@dataclass
+class _Core:
+    """A core of a session: the memories that its programs share, and what the one that runs holds."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    on_chip: dict[str, Region] = field(default_factory=dict[str, Region])
+
+
 class Session:
-    """A loaded model: one set of cores. Thread-safe: each core program runs once at a time, host segments beside it.
+    """A loaded model: one set of cores. Thread-safe: a core runs one program at a time, host segments beside it.
 
     Args:
         neff: the model.
-        core_guard: what a run holds while a core program runs; by default a lock for each program.
+        core_guard: what a run holds besides while a core program runs.
     """
 
     def __init__(self, neff: Neff, core_guard: CoreGuard | None = None):
         self.neff = neff
         self.target = load_target(neff.target)
         self._machines: dict[int, Machine] = {}
-        self._locks = [threading.Lock() for _ in neff.subgraphs]
+        shared: dict[int, _Core] = {}
+        numbers = [image.program.core for image in neff.subgraphs]
+        self._cores = [_Core() if core is None else shared.setdefault(core, _Core()) for core in numbers]
         self._core_guard = core_guard or (lambda callee: nullcontext())
         self._shared = _SharedParts(neff, self.target)
         self._buckets = [_LoadedBucket(bucket) for bucket in neff.buckets]
@@ -258,10 +269,11 @@ class Session:
             variable: to_device(values[name], specs[name]).reshape(shapes[variable])
             for variable, name in zip(sources, node.inputs, strict=True)
         }
-        with self._core_guard(node.callee), self._locks[node.callee]:
+        core = self._cores[node.callee]
+        with self._core_guard(node.callee), core.lock:
             if node.callee not in self._machines:
                 decoded = self._shared.decoded(node.callee)
-                self._machines[node.callee] = Machine(program, self.target, decoded)
+                self._machines[node.callee] = Machine(program, self.target, decoded, core.on_chip)
             result = self._machines[node.callee].run(given, self._shared.parameters(node.callee), mode)
         for variable, name in zip(sinks, node.outputs, strict=True):
             spec = specs[name]

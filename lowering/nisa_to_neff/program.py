@@ -19,7 +19,7 @@ from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.isa import Instruction, Operand
 from neuron_dialects.isa.program import CoreProgram, DramVariable, QueueEntry
-from neuron_dialects.neuron import location_name
+from neuron_dialects.neuron import CORE_ATTRIBUTE, RESERVED_ATTRIBUTE, location_name, number_attribute
 from neuron_dialects.target import Target
 from runtime.neff import parameter_file_name
 
@@ -144,6 +144,8 @@ def core_program(function: func.FuncOp, target: Target) -> CoreProgram:
         macs=_number(function, MACS),
         compulsory_bytes=_number(function, COMPULSORY_BYTES),
         pinned=pinned,
+        core=number_attribute(function, CORE_ATTRIBUTE) if CORE_ATTRIBUTE in function.attributes else None,
+        reserved_bytes=number_attribute(function, RESERVED_ATTRIBUTE),
     )
 
 

@@ -75,7 +75,9 @@ class CoreProgram:
     `origins`: framework node names; entry.origin indexes it. `macs`: multiply-adds of the model (not of the
     instructions); `compulsory_bytes`: DRAM bytes that any program must move (inputs, parameters and outputs once), for
     the roofline. `pinned`: DMAs from parameters to SBUF that are executed in order when the program is loaded; what
-    they write belongs to them for ever, and no queue writes it.
+    they write belongs to them for ever, and no queue writes it. `core`: programs of a model with the same number share
+    a core and its SBUF (None: a core of its own); then `reserved_bytes` at the start of each partition belong to the
+    pinned buffers of all of them.
     """
 
     target: str
@@ -87,13 +89,23 @@ class CoreProgram:
     compulsory_bytes: int = 0
     statistics: Mapping[str, int] = field(default_factory=dict)
     pinned: list[QueueEntry] = field(default_factory=list["QueueEntry"])
+    core: int | None = None
+    reserved_bytes: int = 0
 
     @property
-    def pinned_bytes(self) -> int:
-        """Bytes at the start of each SBUF partition that belong to pinned buffers."""
-        ends = [0]
+    def pinned_range(self) -> tuple[int, int]:
+        """First byte of the pinned buffers in each SBUF partition, and the one behind them; (0, 0) without any."""
+        starts: list[int] = []
+        ends: list[int] = []
         for entry in self.pinned:
             assert entry.instruction is not None
             dst = entry.instruction.operands["dst"]
-            ends.append((dst.pattern.offset.constant + dst.pattern.extent[1] + 1) * dtype_by_name(dst.dtype).size_bytes)
-        return max(ends)
+            item_bytes, (low, high) = dtype_by_name(dst.dtype).size_bytes, dst.pattern.extent
+            starts.append((dst.pattern.offset.constant + low) * item_bytes)
+            ends.append((dst.pattern.offset.constant + high + 1) * item_bytes)
+        return min(starts, default=0), max(ends, default=0)
+
+    @property
+    def pinned_bytes(self) -> int:
+        """Bytes at the start of each SBUF partition up to the end of the pinned buffers."""
+        return self.pinned_range[1]

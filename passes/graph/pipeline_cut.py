@@ -186,13 +186,16 @@ class Chain:
 
 
 class Cutter:
-    """All cuts of one chain into up to `most` stages. `slowest_ns[k]`: of the best cut into k, infinite without one."""
+    """All cuts of one chain into up to `most` stages.
+
+    `slowest_ns[k]`: of the best cut into k, infinite without one. `ending[place]`: the stages that end there and fit.
+    """
 
     def __init__(self, chain: Chain, costs: Costs, most: int) -> None:
         self.chain, self.costs = chain, costs
         count = len(chain.atoms)
-        self._ending = [chain.stages_ending_at(last, costs, costs.capacity_bytes) for last in range(count + 1)]
-        self._times = [np.array([stage.time_ns for stage in stages]) for stages in self._ending]
+        self.ending = [chain.stages_ending_at(last, costs, costs.capacity_bytes) for last in range(count + 1)]
+        self._times = [np.array([stage.time_ns for stage in stages]) for stages in self.ending]
         most = min(most, count)
         best: list[NDArray[np.float64]] = [np.full(count + 1, INFINITE)]
         best[0][0] = 0.0
@@ -232,7 +235,7 @@ class Cutter:
         found: list[Stage] = []
         last = atoms
         for chosen in reversed(choices):
-            stage = self._ending[last][int(chosen[last])]
+            stage = self.ending[last][int(chosen[last])]
             found.append(stage)
             last = stage.first
         return found[::-1]

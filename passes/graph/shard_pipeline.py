@@ -1,4 +1,4 @@
-"""`graph-shard-pipeline`: one core function becomes the stages of a NeuronCore Pipeline, a function for each core.
+"""`graph-shard-pipeline`: one core function becomes the stages of a NeuronCore Pipeline, a function for each.
 
 Given a partitioned module with fused groups, the core function with the most weights is read as a chain (`read_chain`),
 `pipeline_cut` decides, and `apply_cut` moves its operators into stage functions that @main launches one after the
@@ -23,6 +23,7 @@ from neuron_dialects.graph import (
     shape_of,
 )
 from neuron_dialects.neuron import (
+    CORE_ATTRIBUTE,
     PIN_ATTRIBUTE,
     STAGE_ATTRIBUTE,
     WORKING_BYTES_ATTRIBUTE,
@@ -35,7 +36,8 @@ from passes.graph.fold_weights import GraphFoldWeightsPass
 from passes.graph.outline import SOURCES
 from passes.graph.output_parts import add_to_sum, is_summed, make_part, make_sum, output_axis
 from passes.graph.partition import functions_of
-from passes.graph.pipeline_cut import Cutter, Stage, misfit
+from passes.graph.pipeline_cut import Stage, misfit
+from passes.graph.pipeline_fold import Cut, Cuts
 from passes.graph.pipeline_graph import (
     COST_ATTRIBUTE,
     PipelineGraph,
@@ -48,7 +50,7 @@ from passes.graph.pipeline_graph import (
 
 @dataclass(frozen=True)
 class GraphShardPipelinePass(ModulePass):
-    """Cut a core function into `cores` stages.
+    """Cut a core function into stages for `cores` cores.
 
         func.func @main(%x: tensor<128x768xf32>) -> tensor<128x768xf32> {
           %0 = neuron.launch @neuron_0(%x) on core : (tensor<128x768xf32>) -> tensor<128x768xf32>
@@ -63,8 +65,9 @@ class GraphShardPipelinePass(ModulePass):
           func.return %1
         }
 
-    such that the slowest stage is as fast as possible and the weights of each fit on its core beside what it computes.
-    The stages are marked so that their weights are pinned. NX-PIPE-001 when they do not fit.
+    such that the slowest core is as fast as possible and the weights of each fit on it beside what it computes. Where
+    that is worth it, cores have two stages, one from each end (`neuron.pipeline_core` says which). The stages are
+    marked so that their weights are pinned. NX-PIPE-001 when they do not fit.
     """
 
     name = "graph-shard-pipeline"
@@ -80,7 +83,7 @@ class GraphShardPipelinePass(ModulePass):
             return
         graph = read_chain(function, target_of(op))
         cores = stages_of(op, self.cores)
-        shard(op, graph, Cutter(graph.chain, graph.costs, cores), cores)
+        shard(op, graph, Cuts(graph.chain, graph.costs, cores), cores)
 
 
 def stages_of(module: ModuleOp, cores: int) -> int:
@@ -98,13 +101,13 @@ def stages_of(module: ModuleOp, cores: int) -> int:
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
-def shard(module: ModuleOp, graph: PipelineGraph, cutter: Cutter, count: int) -> list[Stage]:
-    """Cut a function into `count` stages; NX-PIPE-001 when they do not fit, NX-PIPE-002 when there is too little."""
-    stages = cutter.stages(count)
-    if stages is None:
-        raise refusal(graph, count)
-    apply_cut(module, graph, stages)
-    return stages
+def shard(module: ModuleOp, graph: PipelineGraph, cuts: Cuts, cores: int) -> Cut:
+    """Cut a function for so many cores; NX-PIPE-001 when it does not fit, NX-PIPE-002 when there is too little."""
+    cut = cuts.cut(cores)
+    if cut is None:
+        raise refusal(graph, cores)
+    apply_cut(module, graph, cut)
+    return cut
 
 
 def refusal(graph: PipelineGraph, count: int) -> NeuronError:
@@ -125,9 +128,9 @@ def refusal(graph: PipelineGraph, count: int) -> NeuronError:
     )
 
 
-def apply_cut(module: ModuleOp, graph: PipelineGraph, stages: Sequence[Stage]) -> list[FuncOp]:
+def apply_cut(module: ModuleOp, graph: PipelineGraph, cut: Cut) -> list[FuncOp]:
     """Replace the function by one for each stage, and its launch by one for each. Returns the stage functions."""
-    functions = _Sharder(module, graph, stages).run()
+    functions = _Sharder(module, graph, cut).run()
     GraphFoldWeightsPass().apply(Context(), module)
     return functions
 
@@ -142,7 +145,7 @@ class _Sharder:
 
     module: ModuleOp
     graph: PipelineGraph
-    stages: Sequence[Stage]
+    cut: Cut
     made: dict[SSAValue, list[SSAValue]] = field(default_factory=dict[SSAValue, list[SSAValue]])
     sums: dict[int, SSAValue] = field(default_factory=dict[int, SSAValue])
 
@@ -162,13 +165,14 @@ class _Sharder:
         wide = {value: result.type for value, result in zip(returned.arguments, launch.results, strict=True)}
         place: Operation = old
         functions: list[FuncOp] = []
-        for number, stage in enumerate(self.stages):
+        for number, (stage, core) in enumerate(zip(self.cut.stages, self.cut.core_of, strict=True)):
             body = _StageBody(graph, stage, self.made, self.sums)
             function = body.function(f"{old.sym_name.data}_stage_{number}")
             function.attributes |= old.attributes | {
                 PIN_ATTRIBUTE: UnitAttr(),
                 STAGE_ATTRIBUTE: IntegerAttr(number, i64),
-                WORKING_BYTES_ATTRIBUTE: IntegerAttr(graph.costs.capacity_bytes - stage.pinned_bytes, i64),
+                CORE_ATTRIBUTE: IntegerAttr(core, i64),
+                WORKING_BYTES_ATTRIBUTE: IntegerAttr(graph.costs.capacity_bytes - self.cut.pinned_bytes(core), i64),
             }
             function.location = body.location
             self.module.body.block.insert_op_after(function, place)

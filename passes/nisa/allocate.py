@@ -19,7 +19,7 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
 from neuron_dialects.errors import NeuronError, in_segment
-from neuron_dialects.neuron import location_name, target_of
+from neuron_dialects.neuron import RESERVED_ATTRIBUTE, core_groups, location_name, target_of
 from neuron_dialects.remarks import remark
 from neuron_dialects.target import Target
 from passes.nisa.live_ranges import (
@@ -89,10 +89,15 @@ class NisaAllocatePass(ModulePass):
         """Allocate every function at the nisa level."""
         if self.alignment < 8 or self.alignment & (self.alignment - 1):
             raise NeuronError("NX-PASS-001", f"alignment {self.alignment} is not a power of two of at least 8")
-        for function in nisa_functions(op):
-            with in_segment(function.sym_name.data):
-                report = allocate_function(function, target_of(op), self.spill, self.alignment)
+        for functions in core_groups(nisa_functions(op)):
+            sizes = [pinned_size(function, self.alignment) for function in functions]
+            for position, function in enumerate(functions):
+                others = OtherPinned(sum(sizes[:position]), sum(sizes[position + 1 :]))
+                with in_segment(function.sym_name.data):
+                    report = allocate_function(function, target_of(op), self.spill, self.alignment, others)
                 function.attributes.update(report_attributes(report))
+                if len(functions) > 1:
+                    function.attributes[RESERVED_ATTRIBUTE] = IntegerAttr(sum(sizes), i64)
                 _tell(function, report)
 
 
@@ -129,9 +134,29 @@ def report_attributes(report: MemoryReport) -> dict[str, Attribute]:
     return attributes
 
 
-def allocate_function(function: FuncOp, target: Target, spill: bool = True, alignment: int = 64) -> MemoryReport:
-    """Allocate one function; NX-MEM-001 when its buffers do not fit, NX-PASS-002 when it is allocated already."""
-    return _Allocator(function, target, spill, alignment).run()
+@dataclass(frozen=True)
+class OtherPinned:
+    """Bytes of each partition that pinned buffers of other functions on the same core take: those that lie before the
+    function's own, and those behind.
+    """
+
+    before: int = 0
+    behind: int = 0
+
+
+def allocate_function(
+    function: FuncOp, target: Target, spill: bool = True, alignment: int = 64, others: OtherPinned = OtherPinned()
+) -> MemoryReport:
+    """Allocate one function; NX-MEM-001 when its buffers do not fit, NX-PASS-002 when it is allocated already.
+
+    Pinned buffers come first in SBUF, those of other functions on the core among them.
+    """
+    return _Allocator(function, target, spill, alignment, others).run()
+
+
+def pinned_size(function: FuncOp, alignment: int) -> int:
+    """Bytes of each partition that the pinned buffers of a function take."""
+    return sum(-(-row_bytes_of(alloc) // alignment) * alignment for alloc in pinned_buffers(function))
 
 
 @dataclass(frozen=True)
@@ -163,6 +188,7 @@ class _Allocator:
     target: Target
     spill: bool
     alignment: int
+    others: OtherPinned
     spills: list[Spill] = field(default_factory=list)
 
     def run(self) -> MemoryReport:
@@ -199,13 +225,14 @@ class _Allocator:
         )
 
     def pinned(self) -> tuple[list[PlacedBuffer], int]:
-        """The buffers that live for ever, one after the other from address 0, and the bytes that they take."""
+        """The buffers that live for ever, one after the other, and where those of the core end."""
         placed: list[PlacedBuffer] = []
-        end = 0
+        end = self.others.before
         for alloc in pinned_buffers(self.function):
             size = -(-row_bytes_of(alloc) // self.alignment) * self.alignment
             placed.append(PlacedBuffer(alloc, end, 1, size))
             end += size
+        end += self.others.behind
         limit = int(self.target.sbuf_bytes_per_partition)
         if end > limit:
             raise NeuronError(

@@ -3,12 +3,13 @@
 Given functions in program order (nisa form 1), the loads of parameters move out of the program of a function that is
 marked `neuron.pin_weights` into a `nisa.pinned`, and what reads them reads buffers that live for ever. Which buffers
 can be pinned is decided by `pinned_fill`; those that save the most transfer time for the memory that they take are
-pinned first, as long as the program's own buffers fit beside them. Tables that are gathered from stay in DRAM.
+pinned first, as long as the program's own buffers fit beside them. Functions on one core share its memory. Tables that
+are gathered from stay in DRAM.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import cast
@@ -26,10 +27,10 @@ from neuron_dialects.access import AccessPattern
 from neuron_dialects.access_ops import space_of
 from neuron_dialects.cost import dma_cost
 from neuron_dialects.errors import NeuronError, in_segment
-from neuron_dialects.neuron import PIN_ATTRIBUTE, STAGE_ATTRIBUTE, location_name, target_of
+from neuron_dialects.neuron import PIN_ATTRIBUTE, STAGE_ATTRIBUTE, core_groups, location_name, target_of
 from neuron_dialects.nisa import NISA_OPS, AllocOp, NisaOp, ParamOp, PinnedOp
 from neuron_dialects.target import Target
-from passes.nisa.live_ranges import on_chip_buffers, row_bytes_of, top_level_statements
+from passes.nisa.live_ranges import OnChipBuffer, on_chip_buffers, row_bytes_of, top_level_statements
 from passes.nisa.memory_plan import LiveBuffer, plan_memory
 from passes.nisa.pinned_fill import Fill, PinnedContents, expand
 from passes.nisa.place_buffers import shift_views
@@ -80,10 +81,9 @@ class NisaPinWeightsPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Pin the weights of each function that asks for it."""
-        for function in nisa_functions(op):
-            if self.all or PIN_ATTRIBUTE in function.attributes:
-                with in_segment(function.sym_name.data):
-                    pin_weights(function, target_of(op))
+        marked = [f for f in nisa_functions(op) if self.all or PIN_ATTRIBUTE in f.attributes]
+        for functions in core_groups(marked):
+            pin_weights(functions, target_of(op))
 
 
 @dataclass(eq=False)
@@ -94,6 +94,7 @@ class _Candidate:
     partition, or something for few, so that it takes far more room on chip than in DRAM.
     """
 
+    function: FuncOp
     alloc: AllocOp
     contents: PinnedContents
     loads: list[NisaOp]
@@ -104,31 +105,35 @@ class _Candidate:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Equal for buffers that hold the same."""
-        return (self.alloc.buffer.type, self.contents.places, self.contents.transfers)
+        """Equal for buffers of a function that hold the same."""
+        return (self.function, self.alloc.buffer.type, self.contents.places, self.contents.transfers)
 
 
-def pin_weights(function: FuncOp, target: Target, *, repeated: bool = True) -> None:
-    """Pin what one function loads again and again, as much of it as fits.
+def pin_weights(functions: Sequence[FuncOp], target: Target, *, repeated: bool = True) -> None:
+    """Pin what the functions of one core load again and again, as much of it as fits beside the buffers of each.
 
     What is the same for all partitions comes last, and not at all unless `repeated`. NX-PIPE-001 when something else of
     a pipeline stage does not fit.
     """
-    candidates = [c for alloc in _buffers(function) if (c := _candidate(alloc, target)) is not None]
+    candidates = [
+        c for function in functions for alloc in _buffers(function) if (c := _candidate(function, alloc, target))
+    ]
     groups: dict[tuple[object, ...], list[_Candidate]] = {}
     for candidate in candidates:
         if repeated or not candidate.is_repeated:
             groups.setdefault(candidate.key, []).append(candidate)
     order = sorted(groups.values(), key=_priority)
-    fitting = _most_that_fits(function, order, target)
-    chosen = {id(group) for group in order[:fitting]}
-    kept = [group for group in groups.values() if id(group) in chosen]
-    left = [group for group in groups.values() if id(group) not in chosen]
-    if STAGE_ATTRIBUTE in function.attributes:
-        _require([group for group in left if not group[0].is_repeated], target)
-    _pin(function, kept, target)
-    function.attributes[PINNED_BYTES_ATTRIBUTE] = IntegerAttr(sum(group[0].row_bytes for group in kept), i64)
-    function.attributes[STREAMED_ATTRIBUTE] = ArrayAttr([StringAttr(_described(group)) for group in left])
+    chosen = {id(group) for group in order[: _most_that_fits(functions, order, target)]}
+    for function in functions:
+        own = [group for group in groups.values() if group[0].function is function]
+        kept = [group for group in own if id(group) in chosen]
+        left = [group for group in own if id(group) not in chosen]
+        if STAGE_ATTRIBUTE in function.attributes:
+            with in_segment(function.sym_name.data):
+                _require([group for group in left if not group[0].is_repeated], target)
+        _pin(function, kept, target)
+        function.attributes[PINNED_BYTES_ATTRIBUTE] = IntegerAttr(sum(group[0].row_bytes for group in kept), i64)
+        function.attributes[STREAMED_ATTRIBUTE] = ArrayAttr([StringAttr(_described(group)) for group in left])
 
 
 def _priority(group: Sequence[_Candidate]) -> tuple[bool, float]:
@@ -162,7 +167,7 @@ def _buffers(function: FuncOp) -> list[AllocOp]:
     return [op for op in function.walk() if isinstance(op, AllocOp) and space_of(op.buffer) == "sbuf"]
 
 
-def _candidate(alloc: AllocOp, target: Target) -> _Candidate | None:
+def _candidate(function: FuncOp, alloc: AllocOp, target: Target) -> _Candidate | None:
     """The buffer as one that could be pinned; None where something else than loads of parameters writes it."""
     loads: list[NisaOp] = []
     for use in alloc.buffer.uses:
@@ -197,7 +202,8 @@ def _candidate(alloc: AllocOp, target: Target) -> _Candidate | None:
     repeated = shape[0] < FEW_PARTITIONS or all(
         any(stride == 0 and n > 1 for stride, n in fill.src.dims) for fill in fills
     )
-    return _Candidate(alloc, contents, loads, {n: value for value, n in numbers.items()}, row_bytes, saved, repeated)
+    variables = {n: value for value, n in numbers.items()}
+    return _Candidate(function, alloc, contents, loads, variables, row_bytes, saved, repeated)
 
 
 def _order_of(op: NisaOp) -> tuple[str, str]:
@@ -229,21 +235,15 @@ def _executions(op: Operation) -> int:
     return prod(trip_count(loop) for loop in _loops_around(op))
 
 
-def _most_that_fits(function: FuncOp, order: Sequence[Sequence[_Candidate]], target: Target) -> int:
-    """How many of the groups can be pinned so that what is left of the program fits beside them."""
-    statements = top_level_statements(function)
-    buffers = on_chip_buffers(function, statements)
+def _most_that_fits(functions: Sequence[FuncOp], order: Sequence[Sequence[_Candidate]], target: Target) -> int:
+    """How many of the groups can be pinned so that what is left of each program fits beside them."""
+    programs = [on_chip_buffers(function, top_level_statements(function)) for function in functions]
     capacity = int(target.sbuf_bytes_per_partition) // ALIGNMENT_BYTES
 
     def fits(count: int) -> bool:
         pinned = {candidate.alloc for group in order[:count] for candidate in group}
         room = capacity - sum(group[0].row_bytes for group in order[:count]) // ALIGNMENT_BYTES
-        live = [
-            LiveBuffer(key, -(-buffer.row_bytes // ALIGNMENT_BYTES), buffer.copies, buffer.uses)
-            for key, buffer in enumerate(buffers)
-            if buffer.space == "sbuf" and buffer.uses and buffer.alloc not in pinned
-        ]
-        return room > 0 and plan_memory(live, room).placement is not None
+        return room > 0 and all(_has_room(buffers, pinned, room) for buffers in programs)
 
     if fits(len(order)):
         return len(order)
@@ -252,6 +252,16 @@ def _most_that_fits(function: FuncOp, order: Sequence[Sequence[_Candidate]], tar
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
+
+
+def _has_room(buffers: Sequence[OnChipBuffer], pinned: Collection[AllocOp], room: int) -> bool:
+    """Whether the buffers of a program that are not pinned fit into `room` aligned pieces."""
+    live = [
+        LiveBuffer(key, -(-buffer.row_bytes // ALIGNMENT_BYTES), buffer.copies, buffer.uses)
+        for key, buffer in enumerate(buffers)
+        if buffer.space == "sbuf" and buffer.uses and buffer.alloc not in pinned
+    ]
+    return plan_memory(live, room).placement is not None
 
 
 def _pin(function: FuncOp, groups: Sequence[Sequence[_Candidate]], target: Target) -> None:

@@ -75,12 +75,14 @@ class _Section:
     origins: list[str] = field(default_factory=lambda: [""])
     macs: int = 0
     compulsory_bytes: int = 0
+    core: int | None = None
+    reserved_bytes: int = 0
     statistics: dict[str, int] = field(default_factory=dict)
 
 
 DIRECTIVES: tuple[str, ...] = (
     ".model", ".subgraph", ".target", ".queue", ".semaphore", ".variable", ".origin", ".macs", ".compulsory_bytes",
-    ".statistic",
+    ".core", ".reserved_bytes", ".statistic",
 )  # fmt: skip
 """The directives that a text may have."""
 
@@ -95,7 +97,7 @@ class _Reader:
         self._engine: str | None = None
         handlers = (
             self._model, self._subgraph, self._target, self._queue, self._semaphore, self._variable, self._origin,
-            self._figure, self._figure, self._statistic,
+            self._figure, self._figure, self._figure, self._figure, self._statistic,
         )  # fmt: skip
         self._handlers = dict(zip(DIRECTIVES, handlers, strict=True))
 
@@ -275,6 +277,8 @@ def _finished(section: _Section, problems: list[Problem]) -> CoreProgram:
         section.compulsory_bytes,
         section.statistics,
         pinned,
+        section.core,
+        section.reserved_bytes,
     )
 
 

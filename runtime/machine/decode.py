@@ -105,7 +105,7 @@ class Entry:
 @dataclass(frozen=True)
 class DecodedProgram:
     """Entries of every queue (each ends with a halt), the DRAM variables by id, the names of the rings, and the
-    transfers that fill the pinned buffers, which end at byte `pinned_bytes` of each partition.
+    transfers that fill the pinned buffers; those of the core end at byte `pinned_bytes` of each partition.
     """
 
     program: CoreProgram
@@ -144,7 +144,7 @@ def decode_program(program: CoreProgram, target: Target) -> DecodedProgram:
     queues: dict[str, list[Entry]] = {}
     loader = _QueueDecoder(program, target, variables, "load", len(program.pinned), 0)
     pinned = tuple(loader.entry(index, entry) for index, entry in enumerate(program.pinned))
-    floor = _pinned_bytes(pinned)
+    floor = max(_pinned_bytes(pinned), program.reserved_bytes)
     for engine, entries in program.queues.items():
         decoder = _QueueDecoder(program, target, variables, engine, len(entries), floor)
         decoded = [decoder.entry(index, entry) for index, entry in enumerate(entries)]

@@ -54,16 +54,26 @@ class Machine:
 
     Raises NeuronError: NX-RUN-004 when the program refers to nothing or the target cannot execute it, NX-RUN-001 when
     an operand with a fixed address leaves its memory. Not thread-safe, but machines may share a decoded program.
+
+    Args:
+        program: what it runs.
+        target: the target that the program was compiled for.
+        decoded: the program, decoded, where somebody has it.
+        on_chip: the core's SBUF and PSUM. Machines with the same dictionary are programs on one core, one of which
+            runs at a time; by default the machine is alone on its core.
     """
 
-    def __init__(self, program: CoreProgram, target: Target, decoded: DecodedProgram | None = None) -> None:
+    def __init__(
+        self, program: CoreProgram, target: Target, decoded: DecodedProgram | None = None,
+        on_chip: dict[str, Region] | None = None,
+    ) -> None:  # fmt: skip
         self.program, self.target = program, target
         self._decoded = decode_program(program, target) if decoded is None else decoded
         self._queues = plan_queues(self._decoded)
         self._works = [work for queue in self._queues.values() for work in queue]
         self._arrays: dict[int, Array] = {}
-        self._on_chip: dict[str, Region] = {}
-        self._touched: list[Region] = []
+        self._on_chip = {} if on_chip is None else on_chip
+        self._touched: list[Region] | None = None
         self._known: dict[int, list[Step]] = {}
         self._files = {variable.id for variable in program.variables if variable.kind == "file"}
         self._constant = {variable.id for variable in program.variables if variable.kind in ("input", "file")}
@@ -140,11 +150,13 @@ class Machine:
         """Fill the memories for a run; the first one, or one with other parameters, also binds the operands to them."""
         values = {v.id: _fitting(v, inputs) for v in self._variables("input")}
         files = {v.id: _fitting(v, parameters) for v in self._variables("file")}
-        bound = bool(self._on_chip) and all(_same_memory(self._arrays[key], value) for key, value in files.items())
+        bound = self._touched is not None and all(
+            _same_memory(self._arrays[key], value) for key, value in files.items()
+        )
         if not bound:
             self._allocate(files)
             self._bind()
-        for region in self._touched:
+        for region in self._touched or ():
             region.poison()
         for variable in self.program.variables:
             if variable.id not in self._constant:
@@ -165,12 +177,13 @@ class Machine:
         if not self._on_chip:
             partitions = int(self.target.partitions)
             limits = memory_limits(self.target)
-            self._on_chip = {space: _unwritten(partitions, size, space) for space, size in limits.items()}
+            self._on_chip.update({space: _unwritten(partitions, size, space) for space, size in limits.items()})
+        if self._touched is None:
             boxes = touched_boxes(self._decoded)
             kept = {"sbuf": self._decoded.pinned_bytes}
             self._touched = [
-                _part(self._on_chip[space], partitions, (max(low, kept.get(space, 0)), high))
-                for space, (partitions, (low, high)) in boxes.items()
+                _part(self._on_chip[space], rows, (max(low, kept.get(space, 0)), high))
+                for space, (rows, (low, high)) in boxes.items()
                 if high > kept.get(space, 0)
             ]
 

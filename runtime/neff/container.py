@@ -274,6 +274,8 @@ class _Reader:
             compulsory_bytes=own["compulsory_bytes"],
             statistics=own["statistics"],
             pinned=self.code(f"{subgraph}/{manifest.PINNED_CODE}") if "pinned" in own else [],
+            core=own.get("core"),
+            reserved_bytes=own.get("reserved_bytes_per_partition", 0),
         )
         parameters = {v.name: self.parameter(subgraph, v) for v in variables if v.kind == "file"}
         return CoreImage(program, parameters)

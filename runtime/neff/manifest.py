@@ -111,7 +111,11 @@ DEFINITION_JSON = Record(
         "semaphore": _NAMES,
         "neuron_toolkit": Record(
             {"target": Text(), "macs": Integer(), "compulsory_bytes": Integer(), "statistics": MapOf(_SIGNED)},
-            {"pinned": Record({"instr": Text(), "entries": Integer(), "bytes_per_partition": Integer()})},
+            {
+                "pinned": Record({"instr": Text(), "entries": Integer(), "bytes_per_partition": Integer()}),
+                "core": Integer(0, MAX_CORES - 1),
+                "reserved_bytes_per_partition": Integer(1),
+            },
         ),
     },
     {engine: Text() for engine in ENGINES},
@@ -267,6 +271,10 @@ def _definition(program: CoreProgram, name: str) -> dict[str, Any]:
             "entries": len(program.pinned),
             "bytes_per_partition": program.pinned_bytes,
         }
+    if program.core is not None:
+        own["core"] = program.core
+    if program.reserved_bytes:
+        own["reserved_bytes_per_partition"] = program.reserved_bytes
     return {
         "name": name,
         "var": variables,

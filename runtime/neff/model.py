@@ -114,8 +114,19 @@ class Neff:
 
     @property
     def cores(self) -> int:
-        """Cores that a run takes at most: one for each core program that its bucket calls."""
-        return max(len({node.callee for node in b.graph if node.executor == CORE}) for b in self.buckets)
+        """Cores that a run takes at most: one for each core program of its bucket, or for those that share one."""
+        return max(max(self.core_positions(bucket).values(), default=-1) + 1 for bucket in self.buckets)
+
+    def core_positions(self, bucket: Bucket) -> dict[int, int]:
+        """Core program that a bucket calls -> position of its core, in the order of first calls."""
+        positions: dict[tuple[str, int], int] = {}
+        found: dict[int, int] = {}
+        for node in bucket.graph:
+            if node.executor == CORE:
+                core = self.subgraphs[node.callee].program.core
+                owner = ("alone", node.callee) if core is None else ("shared", core)
+                found[node.callee] = positions.setdefault(owner, len(positions))
+        return found
 
 
 def parameter_file_name(index: int, name: str) -> str:

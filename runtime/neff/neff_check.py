@@ -5,6 +5,7 @@ Runs before writing and after reading, so what passes here is what the runtime m
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -45,6 +46,7 @@ def check_neff(neff: Neff) -> None:
     for position, bucket in enumerate(neff.buckets):
         try:
             _check_graph(neff, bucket)
+            _check_shared_cores(neff, bucket)
         except NeuronError as error:
             raise _broken(f"bucket {position}: {error.message}") if position else error from None
     if neff.cores > MAX_CORES:
@@ -80,6 +82,24 @@ def _check_shared_parameters(neff: Neff) -> None:
                 raise NeuronError("NX-NEFF-008", f"{where} is in {member}, which no earlier subgraph has")
             if not _same_bytes(owned[member], values):
                 raise NeuronError("NX-NEFF-008", f"{where} has other values than {member}, which it shares")
+
+
+def _check_shared_cores(neff: Neff, bucket: Bucket) -> None:
+    """Programs on one core have pinned buffers apart from each other, and none may write those of another."""
+    sharing: dict[int, list[int]] = {}
+    for callee, position in neff.core_positions(bucket).items():
+        sharing.setdefault(position, []).append(callee)
+    for callees in sharing.values():
+        own = [(*neff.subgraphs[callee].program.pinned_range, subgraph_name(callee)) for callee in callees]
+        ranges = sorted(row for row in own if row[0] < row[1])
+        for (_, end, first), (start, _, second) in pairwise(ranges):
+            if start < end:
+                raise _broken(f"{first} and {second} share a core and byte {start} of its pinned buffers")
+        for callee in callees if len(callees) > 1 else ():
+            reserved = neff.subgraphs[callee].program.reserved_bytes
+            if ranges and reserved < ranges[-1][1]:
+                problem = f"reserves {reserved} bytes, pinned buffers of its core end at {ranges[-1][1]}"
+                raise _broken(f"{subgraph_name(callee)} {problem}")
 
 
 def _same_bytes(a: memoryview, b: memoryview) -> bool:

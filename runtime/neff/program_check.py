@@ -14,6 +14,7 @@ from neuron_dialects.isa import INSTRUCTIONS, Instruction, verify_instruction
 from neuron_dialects.isa.program import CONTROL_KINDS, CoreProgram, DramVariable, QueueEntry
 from neuron_dialects.target import Target, load_target, target_names
 from runtime.neff.archive import check_member_name
+from runtime.neff.header import MAX_CORES
 from runtime.neff.model import is_shared, parameter_member
 from runtime.neff.records import NO_BUFFER, RING_NAME
 
@@ -122,6 +123,11 @@ def _check_file_name(name: str, where: str) -> None:
 
 def _check_pinned(program: CoreProgram, checker: "EntryChecker", label: str) -> None:
     """The transfers at load go from parameters to fixed addresses in SBUF and meet no semaphores."""
+    if program.core is not None and not 0 <= program.core < MAX_CORES:
+        raise _broken(f"{label}: core {program.core}, at most {MAX_CORES}")
+    limit = int(checker.target.sbuf_bytes_per_partition)
+    if not 0 <= program.reserved_bytes <= limit:
+        raise _broken(f"{label}: {program.reserved_bytes} bytes of a partition are reserved, limit {limit}")
     parameters = {variable.id for variable in program.variables if variable.kind == "file"}
     for position, entry in enumerate(program.pinned):
         problem = checker.problem(entry, "dma", len(program.pinned))

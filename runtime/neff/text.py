@@ -42,7 +42,7 @@ def program_text(program: CoreProgram, engine: str | None = None) -> Iterator[st
 
 
 def directives(program: CoreProgram) -> Iterator[str]:
-    """The lines before the queues: target, semaphores, DRAM variables, framework nodes and figures."""
+    """The lines before the queues: target, semaphores, DRAM variables, framework nodes, figures and the core."""
     yield f".target {program.target}"
     for number, name in enumerate(program.semaphores):
         yield f".semaphore {number} {name}"
@@ -55,6 +55,10 @@ def directives(program: CoreProgram) -> Iterator[str]:
     for name, value in ((".macs", program.macs), (".compulsory_bytes", program.compulsory_bytes)):
         if value:
             yield f"{name} {int(value)}"
+    if program.core is not None:
+        yield f".core {program.core}"
+    if program.reserved_bytes:
+        yield f".reserved_bytes {program.reserved_bytes}"
     for name, value in program.statistics.items():
         yield f".statistic {quoted(name)} {int(value)}"
 

@@ -205,7 +205,7 @@ class Runtime:
 
     def depth(self, use: CoreUse) -> int:
         """Requests inside of one instance of a model at a time."""
-        return self.settings.max_inferences or use.cores + 3
+        return self.settings.max_inferences or use.stages + 3
 
     # -- models -------------------------------------------------------------------------------------------------------
 

@@ -25,26 +25,28 @@ DOUBLE_BUFFER = 2
 
 @dataclass(frozen=True)
 class CoreUse:
-    """How many cores one instance of a model needs, and which of them, by position, each core program runs on."""
+    """How many cores one instance of a model needs, which of them, by position, each core program runs on, and how many
+    requests these programs can work on one after the other.
+    """
 
     cores: int
     core_of: Mapping[int, int]
+    stages: int
 
 
 def core_use(neff: Neff) -> CoreUse:
-    """The stages of a NeuronCore Pipeline have a core each, which they share with nobody: their weights stay in its
-    SBUF. Other core segments, with host segments between them, never run at the same time for one request: they share
-    one core.
+    """The stages of a NeuronCore Pipeline have a core each, or two of them one, which they share with no other model:
+    their weights stay in its SBUF. Other core segments, with host segments between them, never run at the same time for
+    one request: they share one core.
     """
     callees = sorted({node.callee for bucket in neff.buckets for node in bucket.graph if node.executor == CORE})
     pinned = any(neff.subgraphs[callee].program.pinned for callee in callees)
     if not pinned and not any(map(_has_stages, neff.buckets)):
-        return CoreUse(1, dict.fromkeys(callees, 0))
+        return CoreUse(1, dict.fromkeys(callees, 0), 1)
     core_of: dict[int, int] = {}
     for bucket in neff.buckets:
-        own = dict.fromkeys(node.callee for node in bucket.graph if node.executor == CORE)
-        core_of.update({callee: position for position, callee in enumerate(own)})
-    return CoreUse(neff.cores, core_of)
+        core_of.update(neff.core_positions(bucket))
+    return CoreUse(neff.cores, core_of, max(len(neff.core_positions(bucket)) for bucket in neff.buckets))
 
 
 def _has_stages(bucket: Bucket) -> bool:
@@ -91,7 +93,8 @@ def service_steps(neff: Neff, target: Target, use: CoreUse, core_ns: Callable[[i
         for position, (core, node) in enumerate(zip(cores, nodes, strict=True)):
             steps.append(Step(CORE_STEP, core_ns(node.callee), core, DOUBLE_BUFFER))
             crossing = _needed_from_before(nodes[position + 1 :])
-            steps.append(Step(CHIP_LINK, _chip_link_ns(crossing, specs, target), core))
+            following = cores[min(position + 1, len(cores) - 1)]
+            steps.append(Step(CHIP_LINK, _chip_link_ns(crossing, specs, target), core, to=following))
         steps.append(Step(LINK_OUT, _link_ns(fetched, specs, target), cores[-1]))
         on_device |= made | sent
         on_host |= fetched

@@ -32,7 +32,7 @@ class Settings:
     `visible_cores`: these cores, contiguous and ascending; else `core_count` free ones (0: all that the groups ask for,
     or all). `groups`: sizes of the groups, in order; empty for none. `exec_timeout_s`: simulated seconds of one
     inference, None: any. `async_limit`: requests that may be outstanding through futures (0: the load's queue limit).
-    `max_inferences`: requests inside of one instance of a model (0: its cores + 3).
+    `max_inferences`: requests inside of one instance of a model (0: its stages + 3).
     """
 
     visible_cores: range | None = None
@@ -134,7 +134,8 @@ VARIABLES: dict[str, Variable] = {
     ),
     "NEURON_MAX_NUM_INFERS": Variable(
         "max_inferences",
-        "requests that one instance of a model works on or holds ready at a time; by default its cores + 3",
+        "requests that one instance of a model works on or holds ready at a time; by default its stages + 3, a model"
+        " without a pipeline being one stage",
         _whole,
     ),
     "NEURON_FAIL_ON_NAN": Variable(

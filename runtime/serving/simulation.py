@@ -9,12 +9,13 @@ one after the other. A step holds what it names for its time, or waits for it in
 - `core`: one core of the instance, by its position there;
 - `host`: one of the host's servers;
 - `link_in`, `link_out`: one direction of the link between the host and the chip of that core;
-- `chip_link`: the link of that core's chip to other chips, on the way to the next core of the instance; nothing, and
-  for no time, when both are on one chip;
+- `chip_link`: the link of that core's chip to other chips, on the way to core `to` of the instance; nothing, and for
+  no time, when both are on one chip;
 - `delay`: nothing; any number of requests may be in it.
 
 A core step may have `slots`, the buffers between it and the next core step: it starts only when one of them is free,
-and the buffer is free again when the next core step is done. Two slots are a double buffer.
+and the buffer is free again when the next core step is done. Two slots are a double buffer. Of the requests that wait
+for a core, one at a later step of the same instance goes first: it makes room for those behind it.
 """
 
 from __future__ import annotations
@@ -33,12 +34,15 @@ CORE, HOST, LINK_IN, LINK_OUT, CHIP_LINK, DELAY = "core", "host", "link_in", "li
 
 @dataclass(frozen=True)
 class Step:
-    """One stay of a request; `core` is the position of a core in its instance, for links too."""
+    """One stay of a request; `core` is the position of a core in its instance, for links too, and `to` the one that a
+    way between chips leads to.
+    """
 
     kind: str
     time_ns: float
     core: int = 0
     slots: int = 0
+    to: int = 0
 
 
 @dataclass(frozen=True)
@@ -269,8 +273,8 @@ class _Simulator:
         if step.kind != CHIP_LINK:
             return False
         cores = self._services[request.model].placements[request.instance].cores
-        chips = [core // self._hardware.cores_per_chip for core in cores[step.core : step.core + 2]]
-        return chips[0] == chips[-1]
+        first, second = (cores[position] // self._hardware.cores_per_chip for position in (step.core, step.to))
+        return first == second
 
     def _key(self, request: Served, step: int) -> tuple[str, int]:
         """What a step holds."""
@@ -287,11 +291,19 @@ class _Simulator:
             request = next((waiting for waiting in resource.waiting if self._has_slot(waiting)), None)
             if request is None:
                 return
+            if key[0] == CORE:
+                request = self._furthest(resource, request)
             resource.waiting.remove(request)
             resource.free -= 1
             time_ns = self._hold(now, key, request)
             request.served_ns += time_ns
             self._push(now + time_ns, request)
+
+    def _furthest(self, resource: _Resource, first: Served) -> Served:
+        """Of the requests that could start beside `first`, in the same instance, the one that has come furthest."""
+        owner = first.model, first.instance
+        own = [other for other in resource.waiting if (other.model, other.instance) == owner and self._has_slot(other)]
+        return max(own, key=lambda other: other.step)
 
     def _has_slot(self, request: Served) -> bool:
         if request.step not in self._buffered[request.model]:

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from lowering.compiler import CompileOptions, compile_model
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.target import load_target
+from passes.graph.pipeline_cut import Cutter
+from passes.graph.pipeline_fold import Cut, Cuts
 from runtime.neff import Neff, neff_bytes, read_neff
 from runtime.races import check_races
 from runtime.session import Session
@@ -56,6 +58,42 @@ def check_pipeline(example: Example, cores: int | str) -> None:
 @settings(max_examples=12, deadline=None, database=None, phases=PHASES, suppress_health_check=CHECKS)
 @given(examples(), st.sampled_from((2, 3, "auto")))
 def test_a_pipeline_computes_what_one_core_computes(example: Example, cores: int | str) -> None:
+    check_pipeline(example, cores)
+
+
+@pytest.fixture
+def always_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every core but the last has two stages, wherever the model can be cut so often."""
+    usual = Cuts.cut
+
+    def folded(cuts: Cuts, cores: int) -> Cut | None:
+        stages = Cutter(cuts.plain.chain, cuts.plain.costs, 2 * cores - 1).stages(2 * cores - 1)
+        if stages is None:
+            return usual(cuts, cores)
+        cut = Cut(tuple(stages), (*range(cores), *range(cores - 2, -1, -1)))
+        fits = all(cut.needed_bytes(core) <= cuts.plain.costs.capacity_bytes for core in range(cores))
+        return cut if fits else usual(cuts, cores)
+
+    monkeypatch.setattr(Cuts, "cut", folded)
+
+
+FIXTURE = (*CHECKS, HealthCheck.function_scoped_fixture)
+
+
+@seed(9)
+@settings(max_examples=4, deadline=None, database=None, phases=PHASES, suppress_health_check=FIXTURE)
+@given(examples(), st.sampled_from((2, 3)))
+@pytest.mark.usefixtures("always_folded")
+def test_a_folded_pipeline_computes_what_one_core_computes(example: Example, cores: int) -> None:
+    check_pipeline(example, cores)
+
+
+@pytest.mark.nightly
+@seed(10)
+@settings(max_examples=100, deadline=None, database=None, phases=PHASES, suppress_health_check=FIXTURE)
+@given(examples(), st.sampled_from((2, 3, 4, 5)))
+@pytest.mark.usefixtures("always_folded")
+def test_many_folded_pipelines_compute_what_one_core_computes(example: Example, cores: int) -> None:
     check_pipeline(example, cores)
 
 

@@ -23,14 +23,14 @@ builtin.module attributes {neuron.target = #neuron.target<"inf1">} {
 // CHECK-NEXT:     %1 = neuron.launch @neuron_0_stage_1(%x, %0) on core : (tensor<64x512xbf16>, tensor<64x512xf32>) -> tensor<64x512xbf16>
 // CHECK-NEXT:     func.return %1 : tensor<64x512xbf16>
 // CHECK-NEXT:   }
-// CHECK-NEXT:   func.func private @neuron_0_stage_0(%x: tensor<64x512xbf16>) -> tensor<64x512xf32> attributes {neuron.executor = #neuron.executor<core>, neuron.pin_weights, neuron.pipeline_stage = 0 : i64, neuron.working_bytes = 94208 : i64} {
+// CHECK-NEXT:   func.func private @neuron_0_stage_0(%x: tensor<64x512xbf16>) -> tensor<64x512xf32> attributes {neuron.executor = #neuron.executor<core>, neuron.pin_weights, neuron.pipeline_stage = 0 : i64, neuron.pipeline_core = 0 : i64, neuron.working_bytes = 94208 : i64} {
 // CHECK-NEXT:     %0 = graph.weight @w$slice : tensor<512x256xbf16>
 // CHECK-NEXT:     %1 = graph.matmul %x, %0 : (tensor<64x512xbf16>, tensor<512x256xbf16>) -> tensor<64x256xbf16>
 // CHECK-NEXT:     %2 = graph.weight @v$slice : tensor<256x512xbf16>
 // CHECK-NEXT:     %3 = graph.matmul %1, %2 : (tensor<64x256xbf16>, tensor<256x512xbf16>) -> tensor<64x512xf32>
 // CHECK-NEXT:     func.return %3 : tensor<64x512xf32>
 // CHECK-NEXT:   }
-// CHECK-NEXT:   func.func private @neuron_0_stage_1(%x: tensor<64x512xbf16>, %0: tensor<64x512xf32>) -> tensor<64x512xbf16> attributes {neuron.executor = #neuron.executor<core>, neuron.pin_weights, neuron.pipeline_stage = 1 : i64, neuron.working_bytes = 94208 : i64} {
+// CHECK-NEXT:   func.func private @neuron_0_stage_1(%x: tensor<64x512xbf16>, %0: tensor<64x512xf32>) -> tensor<64x512xbf16> attributes {neuron.executor = #neuron.executor<core>, neuron.pin_weights, neuron.pipeline_stage = 1 : i64, neuron.pipeline_core = 1 : i64, neuron.working_bytes = 94208 : i64} {
 // CHECK-NEXT:     %1 = graph.weight @w$slice.2 : tensor<512x256xbf16>
 // CHECK-NEXT:     %2 = graph.matmul %x, %1 : (tensor<64x512xbf16>, tensor<512x256xbf16>) -> tensor<64x256xbf16>
 // CHECK-NEXT:     %3 = graph.weight @v$slice.2 : tensor<256x512xbf16>

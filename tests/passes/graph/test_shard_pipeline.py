@@ -10,13 +10,15 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 
 from lowering.execute import run_module
+from lowering.nisa_to_neff.program import core_program
 from lowering.pipeline import run_passes
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import ConcatOp, MatMulOp
 from neuron_dialects.neuron import Executor, target_of
 from passes.graph import pipeline_graph
 from passes.graph.partition import functions_of
-from passes.graph.pipeline_cut import Cutter, Stage
+from passes.graph.pipeline_cut import Cutter
+from passes.graph.pipeline_fold import Cut
 from passes.graph.pipeline_graph import heaviest_function, read_chain
 from passes.graph.shard_pipeline import GraphShardPipelinePass, apply_cut
 from tests.graph_level import check_valid, main_of, parse, random_inputs, random_store, relative_l2
@@ -77,13 +79,14 @@ def partitioned(text: str) -> ModuleOp:
     return module
 
 
-def stages_at(graph: pipeline_graph.PipelineGraph, places: list[int]) -> list[Stage]:
-    """Stages that begin at these atoms."""
+def stages_at(graph: pipeline_graph.PipelineGraph, places: list[int], cores: list[int] | None = None) -> Cut:
+    """Stages that begin at these atoms, on these cores, or each on its own."""
     ends = [*places[1:], len(graph.chain.atoms)]
-    return [
+    stages = [
         next(s for s in graph.chain.stages_ending_at(last, graph.costs, float("inf")) if s.first == first)
         for first, last in zip(places, ends, strict=True)
     ]
+    return Cut(tuple(stages), tuple(cores or range(len(places))))
 
 
 @pytest.mark.parametrize("text", [LAYER, PAIR, CONVOLUTIONS], ids=["layer", "pair", "convolutions"])
@@ -186,3 +189,26 @@ def test_more_cores_are_never_slower_by_the_estimates() -> None:
     free = replace(graph.costs, bytes_per_ns=1e9, transfer_ns=0.0)
     times = Cutter(graph.chain, free, 3).slowest_ns[1:]
     assert times == sorted(times, reverse=True)
+
+
+def test_stages_share_a_core() -> None:
+    """Three stages on two cores: weights of the first and the last one lie side by side, buffers behind both."""
+    module = partitioned(LAYER)
+    store, inputs = random_store(module), random_inputs(main_of(module))
+    expected = run_module(module, store, inputs).outputs
+    function = heaviest_function(module)
+    assert function is not None
+    graph = read_chain(function, target_of(module))
+    made = apply_cut(module, graph, stages_at(graph, [0, 1, 2], [0, 1, 0]))
+    names = [function.sym_name.data for function in made]
+    lowering = ("graph-layout", "convert-graph-to-tile", "convert-tile-to-nisa", "nisa-pin-weights", "nisa-allocate")
+    run_passes(Context(), module, (*lowering, "nisa-synchronize", "nisa-split-queues", "nisa-allocate-registers"))
+    for have, want in zip(run_module(module, store, inputs).outputs, expected, strict=True):
+        assert relative_l2(have.astype(np.float32), want.astype(np.float32)) < 2e-2
+    by_name = {function.sym_name.data: function for function in functions_of(module, Executor.CORE)}
+    first, alone, last = (core_program(by_name[name], target_of(module)) for name in names)
+    assert [program.core for program in (first, alone, last)] == [0, 1, 0]
+    assert first.pinned_range[0] == alone.pinned_range[0] == 0
+    assert 0 < first.pinned_range[1] <= last.pinned_range[0] < last.pinned_range[1]
+    assert first.reserved_bytes == last.reserved_bytes == last.pinned_range[1]
+    assert alone.reserved_bytes == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -9,7 +11,10 @@ from onnx import helper, numpy_helper
 
 from lowering.compiler import CompileOptions, compile_model
 from neuron_dialects.errors import NeuronError
-from runtime.neff import neff_bytes, open_neff, read_neff
+from passes.graph.pipeline_cut import Cutter
+from passes.graph.pipeline_fold import Cut, Cuts
+from runtime.neff import Neff, neff_bytes, open_neff, read_neff
+from runtime.neff.neff_check import check_neff
 from runtime.serving.figures import serving_figures
 from runtime.serving.placement import Placement
 from runtime.serving.service import core_use, service_steps
@@ -70,6 +75,62 @@ def test_layers_on_six_cores() -> None:
     stages = [step.time_ns for step in steps if step.kind == CORE]
     assert [row["time_us"] for row in report["stages"]] == pytest.approx([time / 1000 for time in stages], abs=1e-3)
     assert report["imbalance"] == pytest.approx(max(stages) * CORES / sum(stages), abs=1e-3)
+
+
+def test_layers_on_shared_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five stages on three cores: outputs of one core, weights apart, and the throughput of the slowest core."""
+    cores = 3
+
+    def folded(cuts: Cuts, _: int) -> Cut:
+        stages = Cutter(cuts.plain.chain, cuts.plain.costs, 5).stages(5)
+        assert stages is not None
+        return Cut(tuple(stages), (0, 1, 2, 1, 0))
+
+    monkeypatch.setattr(Cuts, "cut", folded)
+    compiled = compile_model(layers(), CompileOptions("trn1", "none", neuroncore_pipeline_cores=cores))
+    assert compiled.neff is not None
+    data = neff_bytes(compiled.neff)
+    assert open_neff(data).header.num_tpb == cores
+    neff = read_neff(data)
+    inputs = {"x0": np.random.default_rng(1).standard_normal((64, WIDTH)).astype(np.float32)}
+    alone = compile_model(layers(), CompileOptions("trn1", "none")).neff
+    assert alone is not None
+    session = Session(neff)
+    for _ in range(2):
+        # In the second run the weights of all stages are still there, although others ran on their cores.
+        have, want = session.run(inputs).outputs["x6"], Session(alone).run(inputs).outputs["x6"]
+        np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-5)
+    use = core_use(neff)
+    assert (use.cores, use.stages, [use.core_of[n] for n in range(5)]) == (cores, 5, [0, 1, 2, 1, 0])
+    steps = service_steps(neff, session.target, use, lambda callee: session.core_time(callee) * 1e9)
+    assert [(step.core, step.to) for step in steps if step.kind == CHIP_LINK] == [(0, 1), (1, 2), (2, 1), (1, 0)]
+    times = [0.0] * cores
+    for step in steps:
+        times[step.core] += step.time_ns if step.kind == CORE else 0.0
+    service = Service("layers", steps, (Placement(range(cores), frozenset(range(cores))),), DEPTH)
+    figures = serving_figures(simulate([service], Hardware(16, 16, 8), Workload([0] * 500, DEPTH)), [service])
+    rate = figures["steady_throughput"]
+    assert isinstance(rate, float)
+    assert 0.97 / max(times) < rate / 1e9 < 1.01 / max(times)
+    report = compiled.report["pipeline"]
+    assert [row["time_us"] for row in report["per_core"]] == pytest.approx([t / 1000 for t in times], abs=1e-3)
+    assert [row["stages"] for row in report["per_core"]] == [[0, 4], [1, 3], [2]]
+    assert report["imbalance"] == pytest.approx(max(times) * cores / sum(times), abs=1e-3)
+    assert all(row["free_bytes"] >= 0 for row in report["per_core"])
+    check_refusals(neff)
+
+
+def check_refusals(neff: Neff) -> None:
+    """Programs on one core that would write each other's pinned weights are no NEFF."""
+    first, *_, last = (image.program for image in neff.subgraphs)
+    assert first.core == last.core
+    short, moved = replace(last, reserved_bytes=64), replace(neff.subgraphs[1].program, core=last.core)
+    for position, program, message in ((4, short, "reserves 64 bytes"), (1, moved, "share a core and byte 0")):
+        images = list(neff.subgraphs)
+        images[position] = replace(images[position], program=program)
+        with pytest.raises(NeuronError, match=message) as caught:
+            check_neff(replace(neff, subgraphs=images))
+        assert caught.value.code == "NX-NEFF-005"
 
 
 def test_options_that_do_not_go_together() -> None:

@@ -84,7 +84,9 @@ def test_malformed_reports(segments: object):
 # Two chips of two cores: only the way from core 1 to core 2 is a link, wherever the instance of the model begins.
 @pytest.mark.parametrize(("first", "hops"), [(0, 1), (1, 2)])
 def test_links_between_chips(first: int, hops: int):
-    steps = [step for core in range(4) for step in (Step("core", 100.0, core, 2), Step(CHIP_LINK, 30.0, core))][:-1]
+    steps = [
+        step for core in range(4) for step in (Step("core", 100.0, core, 2), Step(CHIP_LINK, 30.0, core, to=core + 1))
+    ][:-1]
     cores = range(first, first + 4)
     service = Service("m", tuple(steps), (Placement(cores, frozenset(cores)),), 1)
     run = simulate([service], Hardware(6, 2, 1), Workload([0]))
