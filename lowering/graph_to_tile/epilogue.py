@@ -13,6 +13,7 @@ from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.pointwise import Pointwise
+from lowering.graph_to_tile.spread_rows import is_spread, spread_rows
 from lowering.graph_to_tile.tensors import LANES, DramTensor, Ranges, ResidentWindow, SbufTensor, Tensor, transfer
 from lowering.graph_to_tile.view import View, as_affine
 from neuron_dialects.access import Affine
@@ -131,12 +132,17 @@ class Epilogue:
         self.columns[operand] = buffer
 
     def _prepare_row(self, operand: SSAValue) -> None:
-        """Keep an operand that is the same all along the partition dimension, where several tiles read it."""
+        """Keep an operand that is the same all along the partition dimension, where several tiles read it, or where the
+        tensor engine has it sooner than the DMA.
+        """
         tensor, b = self.k.tensor(operand), self.k.b
         if not isinstance(tensor, DramTensor) or operand in self.columns:
             return
         window = tensor.broadcast(spec_of(self.source)[1])
         lanes = self.lane_step
+        if self.partition == 0 and lanes == LANES and is_spread(self.k, window):
+            self.rows[operand] = spread_rows(self.k, window, window.shape[0])
+            return
         if window.strides[self.partition] or window.shape[self.partition] <= lanes:
             return
         free = [d for d in range(len(window.shape)) if d != self.partition]

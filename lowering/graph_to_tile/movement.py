@@ -186,8 +186,13 @@ def lower_broadcast(k: Kernel, op: BroadcastOp) -> None:
 
 def lower_relayout(k: Kernel, op: RelayoutOp) -> None:
     """The same tensor where its layout wants it."""
+    x = k.tensor(op.x)
     if wants_turning(k, op):
         lower_turned(k, op)
+    elif isinstance(x, SbufTensor) and op.result in k.destinations:
+        output = k.output(op.result)
+        assert isinstance(output, DramTensor)
+        materialize(k, x, output)
     else:
         settle(k, op.result, k.dram(op.x))
 

@@ -3,9 +3,9 @@
 A tensor can stay on chip when its producer can write, and all its consumers can read, the same layout, and when there
 is room. Convolutions and pools want channels on partitions (with a halo of zeros for padding), softmax and
 normalisation rows. Products of matrices contract along partitions, so that what they and attention read should lie with
-features there; a product leaves its result as its readers want it, and a matrix that several read turned is turned once
-for all. The choice is a plain greedy over values in program order under an SBUF budget; the pass writes it as
-encodings.
+features there; a product leaves its result as its readers want it, and what several kernels read in one form is brought
+into it once (`shared_forms`). The choice is a plain greedy over values in program order under an SBUF budget; the pass
+writes it as encodings.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,6 @@ from neuron_dialects.graph import (
     FusedOp,
     LayerNormOp,
     LayoutAttr,
-    RelayoutOp,
     ReshapeOp,
     SelectOp,
     SliceOp,
@@ -60,6 +59,7 @@ from passes.graph.kernel_layouts import (
 )
 from passes.graph.layout_remarks import tell_layout
 from passes.graph.residence import Budget, Halo, Interval, inheritance, overwrites, resident_bytes, set_overwrites
+from passes.graph.shared_forms import drop_idle, gives_out, keep_arguments, keep_results, share_turned
 
 BUDGET_SHARE = 0.75
 """Share of SBUF that resident tensors may take at any time; tiles, panels and weights need the rest."""
@@ -124,6 +124,9 @@ class _Chooser:
             candidates = (2,)
         for partition in dict.fromkeys(candidates):
             uses = readers(value, partition)
+            if partition == len(shape) - 1 and any(gives_out(user) for user, _ in uses):
+                # The DMA would store it element by element.
+                continue
             turned = isinstance(owner, AttentionOp) or (turns(owner) and partition == FEATURES)
             if turned and dtype is F32 and not self.turns_f32:
                 continue
@@ -299,6 +302,8 @@ class GraphLayoutPass(ModulePass):
 def choose_layouts(block: Block, capacity_bytes: int, turns_f32: bool = True) -> None:
     """Choose and write the layouts of one block; `turns_f32`: whether the tensor engine passes f32 as it is."""
     share_turned(block)
+    keep_arguments(block)
+    keep_results(block)
     ops = list(block.ops)
     number = {op: i for i, op in enumerate(ops)}
     roomier = int(capacity_bytes * PRODUCT_SHARE / BUDGET_SHARE)
@@ -312,25 +317,7 @@ def choose_layouts(block: Block, capacity_bytes: int, turns_f32: bool = True) ->
                 tell_layout(op.results[index], chosen.get(op.results[index]), chooser.why_not)
             for value, layout in chosen.items():
                 _encode(value, layout)
-
-
-def share_turned(block: Block) -> None:
-    """Give the products that read one matrix of rows a common turned form of it.
-
-    A matrix of rows is one that something else than products reads too, or that is a result of normalisation.
-    """
-    for op in list(block.ops):
-        for result in op.results:
-            if len(shape_of(result)) != 2 or is_matrix_product(anchor_of(op)) or turns(op):
-                continue
-            products = [use for use in result.uses if multiplied(use.operation, result)]
-            if len(products) < 2:
-                continue
-            relayout = RelayoutOp(result)
-            relayout.location = op.location
-            block.insert_op_after(relayout, op)
-            for use in products:
-                use.operation.operands[use.index] = relayout.result
+    drop_idle(block)
 
 
 def _encode(value: SSAValue, layout: LayoutAttr) -> None:
