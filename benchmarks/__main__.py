@@ -2,7 +2,7 @@
 
     python -m benchmarks --model resnet50 --target trn1 --batch 8
     python -m benchmarks --quick --against main
-    python -m benchmarks --ablate --model resnet50 --model bert_base --target trn1 --batch 1
+    python -m benchmarks --ablate --page
 
 The exit code is 1 when an output is wrong, a case fails, or `--against` finds a regression.
 """
@@ -21,7 +21,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.ablation import ablate, keep, show_ablation
-from benchmarks.cases import Case, select
+from benchmarks.cases import ABLATED, Case, select
 from benchmarks.compare import changes, load_records, worktree
 from benchmarks.iree import add_iree
 from benchmarks.models import ROOT, cache_folder
@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="a few models at their smallest batch")
     parser.add_argument("--no-check", action="store_true", help="do not run on data: no outputs to compare")
     parser.add_argument("--scaling", action="store_true", help="also compile 12 and 48 equal layers")
-    parser.add_argument("--ablate", action="store_true", help="measure with each pass left out instead")
+    parser.add_argument("--ablate", action="store_true", help="measure with each optimisation left out instead")
     parser.add_argument("--page", action="store_true", help="with --ablate: keep the figures, write docs/ablation.md")
     parser.add_argument("--against", metavar="REV|FILE.json", help="compare with a revision or a stored run")
     parser.add_argument("--iree", type=Path, metavar="BIN", help="folder with iree-import-onnx and iree-compile")
@@ -52,12 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     options, console = _parser().parse_args(argv), Console()
     cases = select(options.model, options.target, options.batch, options.quick)
+    if options.ablate and not options.model:
+        cases = [case for case in ABLATED if not options.target or case.target in options.target]
     if not cases:
         console.print("no case matches")
         return 2
     settings = Settings(cache=options.cache, check=not options.no_check)
     if options.ablate:
-        rows = ablate(cases, replace(settings, check=False), console)
+        rows = ablate(cases, settings, console)
         found: dict[str, Any] = {"revision": _revision(), "ablation": rows}
         show_ablation(rows, console)
         if options.page:

@@ -1,93 +1,244 @@
-"""What each pass is worth: the same cases with the pass left out of the default pipeline.
+"""What each pass and each choice of a kernel is worth: the same cases with it left out.
 
-A pass without which nothing compiles is needed, not an optimisation; it is listed as such. Results are simulated times,
-so they do not vary from run to run. `python -m benchmarks --ablate --page` keeps the figures in `RESULTS` and writes
-the manual's page from them; `python -m benchmarks.ablation` writes the page again.
+A case is imported once; every variant begins with a copy of that module. A variant whose graph level has the same text
+as an earlier one's, and whose kernels make the same choices, is the same program, and is not compiled again. Programs
+are timed by the machine without data, so that results do not vary from run to run.
+
+`python -m benchmarks --ablate --page` keeps the figures in `RESULTS` and writes the manual's page from them;
+`python -m benchmarks.ablation` writes the page again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass
 
 from benchmarks.cases import Case
-from benchmarks.models import ROOT
-from benchmarks.runner import Settings, measure
-from lowering.pipeline import PHASES, pass_name
+from benchmarks.models import ROOT, Missing, prepare
+from benchmarks.runner import Settings
+from lowering.compiler import CompileOptions, passes_for
+from lowering.graph_to_tile.choices import CHOICES
+from lowering.graph_to_tile.convert import ConvertGraphToTilePass, core_functions
+from lowering.nisa_to_neff import core_program
+from lowering.onnx_to_graph import import_onnx
+from lowering.onnx_to_graph.result import ImportInfo
+from lowering.optimization import SPEED_ONLY
+from lowering.pipeline import PHASES, make_pass, pass_name, run_passes
+from neuron_dialects.errors import NeuronError
+from neuron_dialects.neuron import TARGET_ATTRIBUTE, Executor, TargetAttr, target_of
+from passes.graph.partition import partition_report
+from runtime.machine import Machine
 
 Rows = list[dict[str, Any]]
 RESULTS = ROOT / "benchmarks" / "results" / "ablation.json"
 PAGE = ROOT / "docs" / "ablation.md"
-PREFACE = """<!-- Made by `python -m benchmarks.ablation` from benchmarks/results/ablation.json. -->
-
-# What each pass is worth
-
-Simulated time of a model with one pass of the graph phase left out, against the whole pipeline (revision {revision}).
-A pass that is needed is one without which the model does not compile.
-
-"""
-FIGURES = ("total_time", "dram_bytes", "compile_cpu_seconds", "instruction_bytes")
+WORTH = 0.001
+"""Least difference of time, as a fraction, that counts: below it a pass neither pays nor costs anything."""
 
 
-def optional_passes() -> list[str]:
-    """Passes of the graph phase, by name: those that later passes may do without."""
-    return list(dict.fromkeys(pass_name(spec) for spec in PHASES[0].passes))
+@dataclass(frozen=True)
+class Variant:
+    """One thing left out: a pass, or by `settings` (as in `lowering.optimization`) a choice of kernels; or nothing."""
+
+    name: str
+    passes: tuple[str, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+def variants() -> list[Variant]:
+    """Nothing left out, then every pass that later ones may do without, then every choice.
+
+    Those are the passes of the graph level, and others that only make programs faster.
+    """
+    names = [pass_name(spec) for spec in PHASES[0].passes]
+    names += [pass_name(spec) for phase in PHASES[1:] for spec in phase.passes if pass_name(spec) in SPEED_ONLY]
+    whole = [Variant("")]
+    passes = [Variant(name, (name,)) for name in dict.fromkeys(names)]
+    kernels = [Variant(f"{choice} (kernels)", (), {"convert-graph-to-tile.without": choice}) for choice in CHOICES]
+    return [
+        *whole, *passes, *kernels,
+        Variant("tensors that stay on chip", (), {"graph-layout.budget-share": "0"}),
+        Variant("balance of engines", (), {"convert-tile-to-nisa.balance": "false"}),
+    ]  # fmt: skip
 
 
 def ablate(cases: Sequence[Case], settings: Settings, console: Console) -> Rows:
-    """One row for each case and each pass that is left out, the first with none left out."""
+    """One row for each case and each variant, the first with nothing left out; one row for a case that is missing."""
     rows: Rows = []
     for case in cases:
-        for name in ("", *optional_passes()):
-            with console.status(f"{case.name} without {name or 'nothing'}"):
-                record = measure(case, replace(settings, without=(name,) if name else ()))
-            row = {"case": case.name, "without": name, "status": record["status"], "message": record["message"]}
-            rows.append(row | {figure: record[figure] for figure in FIGURES if figure in record})
-            if record["status"] == "missing":
-                break
+        try:
+            path, inputs = prepare(case.model, case.batch, settings.cache)
+        except Missing as missing:
+            rows.append({"case": case.name, "without": "", "status": "missing", "message": str(missing)})
+            continue
+        with np.load(inputs, allow_pickle=False) as data:
+            shapes = {name: data[name].shape for name in data.files}
+        options = CompileOptions(case.target, auto_cast=case.model.auto_cast, input_shapes=shapes, emit="nisa")
+        imported = import_onnx(path, input_shapes=shapes, target=case.target)
+        imported.module.attributes[TARGET_ATTRIBUTE] = TargetAttr(case.target)
+        measure = _Measure(imported.module, imported.info, options)
+        for variant in variants():
+            with console.status(f"{case.name} without {variant.name or 'nothing'}"):
+                rows.append({"case": case.name, "without": variant.name} | measure.row(variant))
     return rows
 
 
+@dataclass
+class _Measure:
+    """Programs of one model: `known` by what makes them what they are."""
+
+    module: ModuleOp
+    info: ImportInfo
+    options: CompileOptions
+    known: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+
+    def row(self, variant: Variant) -> dict[str, Any]:
+        """`status` ("ok", or "failed" with a message) and figures of the program with something left out."""
+        options = replace(self.options, without=variant.passes, settings=variant.settings)
+        made = [make_pass(p) if isinstance(p, str) else p for p in passes_for(options, self.info)]
+        position = next(i for i, instance in enumerate(made) if isinstance(instance, ConvertGraphToTilePass))
+        copy = self.module.clone()
+        try:
+            run_passes(Context(), copy, made[:position])
+            mark = hashlib.sha256(str(copy).encode()).hexdigest(), repr(made[position:])
+            if mark not in self.known:
+                self.known[mark] = _figures(copy, made[position:])
+        except NeuronError as error:
+            return {"status": "failed", "message": f"{error.code}: {error.message}"}
+        return {"status": "ok", "message": "", **self.known[mark]}
+
+
+def _figures(module: ModuleOp, passes: Sequence[ModulePass]) -> dict[str, Any]:
+    """Lower a module of the graph level, and time its core functions one after the other."""
+    rows = partition_report(module)
+    began = time.process_time()
+    run_passes(Context(), module, passes)
+    seconds = time.process_time() - began
+    target, total, moved = target_of(module), 0.0, 0
+    for function in core_functions(module):
+        timing = Machine(core_program(function, target), target).run({}, {}, "timing").timing
+        assert timing is not None
+        figures = timing.summary()
+        total += figures["total_time"]
+        moved += figures["hbm_read_bytes"] + figures["hbm_write_bytes"]
+    return {
+        "total_time": total,
+        "dram_bytes": moved,
+        "backend_cpu_seconds": seconds,
+        "host_operators": sum(row.executor is not Executor.CORE for row in rows),
+    }
+
+
 def relative(rows: Rows) -> Rows:
-    """The rows with a pass left out, each with `slowdown`: its time over that of the whole pipeline, less one."""
-    whole = {row["case"]: row["total_time"] for row in rows if not row["without"] and "total_time" in row}
-    return [
-        row | ({"slowdown": row["total_time"] / whole[row["case"]] - 1} if "total_time" in row else {})
-        for row in rows
-        if row["without"] and row["case"] in whole
-    ]
+    """The rows with something left out, each with `slowdown`: its time over that of the whole program, less one.
+
+    None where the program is not comparable: it does not compile, or does more on the host.
+    """
+    whole = {row["case"]: row for row in rows if not row["without"] and "total_time" in row}
+    found: Rows = []
+    for row in rows:
+        base = whole.get(row["case"])
+        if row["without"] and base is not None:
+            same = "total_time" in row and row.get("host_operators", 0) <= base.get("host_operators", 0)
+            found.append(row | {"slowdown": row["total_time"] / base["total_time"] - 1 if same else None})
+    return found
+
+
+def gains(rows: Rows) -> dict[str, list[dict[str, Any]]]:
+    """What was left out -> its rows of `relative`, one for each case."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in relative(rows):
+        found.setdefault(row["without"], []).append(row)
+    return found
+
+
+def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What cases say of one thing: "needed", "pays", "costs" or "no difference"."""
+    if any(row["slowdown"] is None for row in rows):
+        return "needed"
+    if any(row["slowdown"] > WORTH for row in rows):
+        return "pays"
+    return "costs" if any(row["slowdown"] < -WORTH for row in rows) else "no difference"
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    """The ratio of one row for people."""
+    if "total_time" not in row:
+        return "fails"
+    if row["slowdown"] is None:
+        return "host"
+    return f"{1 + row['slowdown']:.3f}" if abs(row["slowdown"]) > WORTH else "="
 
 
 def show_ablation(rows: Rows, console: Console) -> None:
-    """Print what leaving out each pass costs."""
-    table = Table("case", "without", title="Passes left out", title_justify="left")
-    for name in ("time us", "slower", "DRAM MB", "compile cpu s"):
-        table.add_column(name, justify="right")
-    for row in relative(rows):
-        if "slowdown" not in row:
-            table.add_row(row["case"], row["without"], "needed", "", "", "")
-            continue
-        table.add_row(
-            row["case"], row["without"], f"{row['total_time'] * 1e6:,.1f}", f"{100 * row['slowdown']:+.1f} %",
-            f"{row['dram_bytes'] / 1e6:,.1f}", f"{row['compile_cpu_seconds']:.1f}",
-        )  # fmt: skip
+    """Print how many times longer each case takes without each thing."""
+    cases = _cases(rows)
+    table = Table("without", title="Left out: time over that of the whole program", title_justify="left")
+    for case in (*cases, ""):
+        table.add_column(case, justify="right")
+    for name, found in gains(rows).items():
+        by_case = {row["case"]: _cell(row) for row in found}
+        table.add_row(name, *(by_case.get(case, "") for case in cases), verdict(found))
     console.print(table)
+    for row in rows:
+        if row["status"] == "missing":
+            console.print(f"{row['case']}: missing: {row['message']}", highlight=False, markup=False)
+
+
+def _cases(rows: Rows) -> list[str]:
+    """Cases that have figures, in order."""
+    return [row["case"] for row in rows if not row["without"] and "total_time" in row]
+
+
+PREFACE = """<!-- Made by `python -m benchmarks.ablation` from benchmarks/results/ablation.json. -->
+
+# What each optimisation is worth
+
+Simulated time of the same model with one thing left out, over its time with everything (revision {revision}; all casts
+to bf16; nothing varies from run to run). `=`: a difference below {worth:.1%}. `host`: operators move to the host, so
+that the times are of different programs. `fails`: the model does not compile without it. Below 1: this model would be
+faster without it.
+
+`python -m benchmarks --ablate --page` measures again and writes this page; `--model`, `--target` and `--batch` choose
+other cases. Passes are left out with the compiler's `without`, choices of kernels with `--pass-option`
+(`convert-graph-to-tile.without`, `graph-layout.budget-share=0`, `convert-tile-to-nisa.balance=false`).
+
+"""
 
 
 def page(stored: dict[str, Any]) -> str:
     """The manual's page of stored figures."""
-    whole = [
-        f"- {row['case']}: {row['total_time'] * 1e6:,.1f} us with the whole pipeline"
-        for row in stored["ablation"]
-        if not row["without"] and "total_time" in row
-    ]
-    listed = "\n".join(whole)
-    return f"{PREFACE.format(revision=stored['revision'])}{listed}\n\n{markdown(stored['ablation'])}"
+    return PREFACE.format(revision=stored["revision"], worth=WORTH) + markdown(stored["ablation"])
+
+
+def markdown(rows: Rows) -> str:
+    """The figures as tables: what everything takes, then one row for each thing that was left out."""
+    cases = _cases(rows)
+    whole = {row["case"]: row for row in rows if not row["without"]}
+    lines = [f"| | {' | '.join(cases)} | |", f"|---|{'---:|' * len(cases)}---|"]
+    times = [f"{whole[case]['total_time'] * 1e6:,.1f} us" for case in cases]
+    lines.append(f"| everything | {' | '.join(times)} | |")
+    for name, found in gains(rows).items():
+        by_case = {row["case"]: _cell(row) for row in found}
+        title = name if " " in name else f"`{name}`"
+        lines.append(f"| {title} | {' | '.join(by_case.get(c, '') for c in cases)} | {verdict(found)} |")
+    return "\n".join([*lines, "", *_choices_listed()]) + "\n"
+
+
+def _choices_listed() -> list[str]:
+    """What the choices of kernels are."""
+    return ["Choices of kernels:", "", *(f"- {name}: {about}" for name, about in CHOICES.items())]
 
 
 def keep(stored: dict[str, Any]) -> None:
@@ -100,20 +251,6 @@ def keep(stored: dict[str, Any]) -> None:
 def write_page() -> None:
     """Write the manual's page from the figures that are kept."""
     PAGE.write_text(page(json.loads(RESULTS.read_text(encoding="utf-8"))), encoding="utf-8")
-
-
-def markdown(rows: Rows) -> str:
-    """The same as a table for the manual."""
-    lines = ["| case | without | time | slower | DRAM |", "|---|---|---:|---:|---:|"]
-    for row in relative(rows):
-        cells = ["needed", "", ""]
-        if "slowdown" in row:
-            cells = [
-                f"{row['total_time'] * 1e6:,.1f} us", f"{100 * row['slowdown']:+.1f} %",
-                f"{row['dram_bytes'] / 1e6:,.1f} MB",
-            ]  # fmt: skip
-        lines.append(f"| {row['case']} | `{row['without']}` | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

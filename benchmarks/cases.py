@@ -64,6 +64,18 @@ MODELS: tuple[Model, ...] = (
 """Every model of the benchmark."""
 
 
+ABLATED: tuple[Case, ...] = tuple(
+    Case(model, batch, target)
+    for name, batch, target in (
+        ("resnet50", 8, "trn1"), ("bert_base", 8, "trn1"), ("mobilenet_v2", 8, "trn1"), ("gpt2_prefill", 1, "trn1"),
+        ("unet", 1, "trn1"), ("dlrm", 128, "trn1"), ("lstm_lm", 1, "trn1"), ("resnet50", 1, "inf1"),
+    )
+    for model in MODELS
+    if model.name == name
+)  # fmt: skip
+"""What is measured with each optimisation left out, where no model is named."""
+
+
 @dataclass(frozen=True)
 class Published:
     """Throughput of one chip that its vendor published: samples per second, at which batch, how it was measured."""

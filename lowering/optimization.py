@@ -30,6 +30,7 @@ SPEED_ONLY = (
     "graph-flatten-rows",
     "graph-fold-layer-norm",
     "graph-split-batch",
+    "graph-fold-images",
     "tile-fuse-loops",
     "nisa-schedule",
 )

@@ -49,6 +49,7 @@ PHASES: tuple[Phase, ...] = (
             "graph-flatten-rows",
             "graph-fuse",
             "graph-split-batch",
+            "graph-fold-images",
             "graph-fold-weights",
             "graph-shard-pipeline",
             "graph-layout",

@@ -15,6 +15,7 @@ PASSES: dict[str, str] = {
     "graph-decompose": "passes.graph.decompose:GraphDecomposePass",
     "graph-flatten-rows": "passes.graph.flatten_rows:GraphFlattenRowsPass",
     "graph-fold-batch-norm": "passes.graph.fold_batch_norm:GraphFoldBatchNormPass",
+    "graph-fold-images": "passes.graph.fold_images:GraphFoldImagesPass",
     "graph-fold-layer-norm": "passes.graph.fold_layer_norm:GraphFoldLayerNormPass",
     "graph-fold-weights": "passes.graph.fold_weights:GraphFoldWeightsPass",
     "graph-lift-scales": "passes.graph.lift_scales:GraphLiftScalesPass",

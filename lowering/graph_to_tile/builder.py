@@ -29,10 +29,10 @@ def buffer_type(shape: tuple[int, ...], dtype: str, space: str) -> MemRefType[An
 
 
 class KernelBuilder:
-    """Writer of tile ops into a function's entry block."""
+    """Writer of tile ops into a function's entry block. `rotates`: whether buffers have the copies kernels want."""
 
-    def __init__(self, block: Block, target: Target):
-        self.target = target
+    def __init__(self, block: Block, target: Target, rotates: bool = True):
+        self.target, self.rotates = target, rotates
         self.location: LocationAttr = UnknownLoc()
         self._top = block
         self._blocks: list[Block] = [block]
@@ -52,7 +52,7 @@ class KernelBuilder:
         self, shape: tuple[int, ...], dtype: str, space: str = "sbuf", copies: int = 1, name: str | None = None
     ) -> Buffer:
         """A buffer in the current loop; `copies` physical ones over which its iterations rotate."""
-        op = AllocOp(buffer_type(shape, dtype, space), copies, name)
+        op = AllocOp(buffer_type(shape, dtype, space), copies if self.rotates else 1, name)
         self._append(op)
         return self.adopt(op.buffer, shape, dtype, space)
 

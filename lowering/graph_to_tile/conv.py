@@ -127,6 +127,7 @@ class _ConvKernel:
         in_runs = self.extents[2] > 1 or phase.stride[1] == 1
         regular = len(phase.taps) % max(1, outer) == 0
         thin = self.groups.blocks == 1 and self.channels <= THIN_CHANNELS and self.channels * outer <= LANES
+        thin = thin and self.k.takes("tap-rows")
         return outer if isinstance(self.x, DramTensor) and thin and in_runs and outer > 1 and regular else 1
 
     # -- loops ---------------------------------------------------------------------------------------------------------

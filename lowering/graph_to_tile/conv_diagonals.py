@@ -37,7 +37,7 @@ SBUF_SHARE = 3
 
 def is_depthwise(k: Kernel, op: ConvOp, groups: ConvGroups) -> bool:
     """Whether each output channel is a constant filter of one input channel, of which there are many."""
-    single = groups.inputs == groups.outputs == 1 and groups.groups >= LANES // 8
+    single = k.takes("diagonals") and groups.inputs == groups.outputs == 1 and groups.groups >= LANES // 8
     return single and is_packable(k, op.w)
 
 

@@ -40,7 +40,7 @@ def take_residual(
     It is added first, or right behind a bias, and something follows: the group's body loses the addition.
     """
     products = ceil(groups.block_inputs / LANES) * taps
-    spare = (products + 1) / k.target.clock_ghz("pe") <= 1 / k.target.clock_ghz("dve")
+    spare = k.takes("residual-products") and (products + 1) / k.target.clock_ghz("pe") <= 1 / k.target.clock_ghz("dve")
     if not isinstance(op, ConvOp) or groups.blocks > 1 or not spare:
         return None, ops
     total: SSAValue = op.result

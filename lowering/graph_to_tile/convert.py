@@ -17,6 +17,7 @@ from xdsl.ir import Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 
 from lowering.graph_to_tile.builder import KernelBuilder, buffer_type
+from lowering.graph_to_tile.choices import check_choices
 from lowering.graph_to_tile.epilogue import lower_fused
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.movement import forward_destinations, materialize
@@ -84,6 +85,11 @@ class ConvertGraphToTilePass(ModulePass):
 
     name = "convert-graph-to-tile"
 
+    without: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_choices(self.without)
+
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Replace each core function that is still at graph level."""
         recipes: dict[str, DerivedWeightOp] = {}
@@ -92,7 +98,7 @@ class ConvertGraphToTilePass(ModulePass):
                 # Outside of the segment: what is too large for a core's DRAM is no work for the host either.
                 _check_sizes(function.body.block, target_of(op))
                 with in_segment(function.sym_name.data):
-                    lower_function(op, function, recipes)
+                    lower_function(op, function, recipes, frozenset(self.without))
 
 
 def _check_sizes(body: Block, target: Target) -> None:
@@ -120,8 +126,16 @@ def _check_layouts(ops: Sequence[Operation]) -> None:
                 raise NeuronError("NX-IR-001", f"{op.name}: {problem}", node=location_name(op.location))
 
 
-def lower_function(module: ModuleOp, function: func.FuncOp, recipes: dict[str, DerivedWeightOp]) -> None:
-    """Replace one core function by its tile form; `recipes` are the derived weights added to the module so far."""
+def lower_function(
+    module: ModuleOp,
+    function: func.FuncOp,
+    recipes: dict[str, DerivedWeightOp],
+    without: frozenset[str] = frozenset(),
+) -> None:
+    """Replace one core function by its tile form; `recipes` are the derived weights added to the module so far.
+
+    `without`: choices of kernels that are left out.
+    """
     body = function.body.block
     split_bias(body)
     returned = body.last_op
@@ -131,7 +145,8 @@ def lower_function(module: ModuleOp, function: func.FuncOp, recipes: dict[str, D
     block = Block(arg_types=types)
     target = working_target(function, target_of(module))
     pins = PIN_ATTRIBUTE in function.attributes
-    k = Kernel(KernelBuilder(block, target), target, module, recipes=recipes, pins_weights=pins)
+    builder = KernelBuilder(block, target, rotates="rotation" not in without)
+    k = Kernel(builder, target, module, recipes=recipes, pins_weights=pins, without=without)
     tensors = [
         DramTensor.dense(k.b.adopt(arg, shape or (1,), dtype.name), shape)
         for arg, (dtype, shape) in zip(block.args, specs, strict=True)
@@ -149,7 +164,7 @@ def lower_function(module: ModuleOp, function: func.FuncOp, recipes: dict[str, D
     _check_layouts(ops)
     forward_destinations(k, ops)
     profile = resident_profile(ops)
-    waiting = postponed_products(ops, profile, k.target)
+    waiting = postponed_products(ops, profile, k.target) if k.takes("postponed-products") else {}
     for op, resident_bytes in zip(ops, profile, strict=True):
         k.resident_bytes, k.postpones_for = resident_bytes, waiting.get(op)
         lower_op(k, op)
@@ -221,7 +236,7 @@ def lower_op(k: Kernel, op: Operation) -> None:
         kinds = ", ".join(inner.name for inner in op.body.block.ops if inner.results)
         remark("analysis", "kernel", f"one kernel computes {kinds}", op=op)
         lower_fused(k, op)
-    elif isinstance(op, CastOp) and cast_on_load(k, op):
+    elif isinstance(op, CastOp) and k.takes("casting-loads") and cast_on_load(k, op):
         pass
     else:
         template: Callable[[Kernel, Any], None] | None = kernel_of(type(op))

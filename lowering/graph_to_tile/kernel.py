@@ -36,7 +36,7 @@ class Kernel:
     whose memory such a value takes. `recipes` are the
     derived weights that kernels have added to the module, shared by all of its functions. `resident_bytes` are the SBUF
     bytes per partition that resident tensors take while the op at hand runs. `pins_weights`: what is loaded of weights
-    will stay on chip, so that holding more of them at once takes no more room.
+    will stay on chip, so that holding more of them at once takes no more room. `without`: choices that are left out.
     """
 
     b: KernelBuilder
@@ -54,6 +54,11 @@ class Kernel:
     resident_bytes: int = 0
     weight_types: dict[str, Attribute] = field(default_factory=dict)
     pins_weights: bool = False
+    without: frozenset[str] = frozenset()
+
+    def takes(self, choice: str) -> bool:
+        """Whether kernels do what `CHOICES` says of `choice`."""
+        return choice not in self.without
 
     def tensor(self, value: SSAValue) -> Tensor:
         """Where an operand lives; a constant becomes a parameter when a kernel wants it as a tensor."""

@@ -46,7 +46,7 @@ def take_bias(
 
     The addition leaves the block; what read its result reads what the bias was added to.
     """
-    found = _bias_of(k, op, ops)
+    found = _bias_of(k, op, ops) if k.takes("bias-products") else None
     if found is None:
         return None, ops, results
     addition, number, tensor = found

@@ -45,20 +45,23 @@ class ConvertTileToNisaPass(ModulePass):
 
     name = "convert-tile-to-nisa"
 
+    balance: bool = True
+
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Rebuild the body of every core function that holds tile ops."""
         core = ExecutorAttr(Executor.CORE)
         for function in op.body.block.ops:
             if isinstance(function, func.FuncOp) and function.attributes.get("neuron.executor") == core:
                 with in_segment(function.sym_name.data):
-                    _Converter(target_of(op)).function(function)
+                    _Converter(target_of(op), self.balance).function(function)
 
 
 @dataclass
 class _Converter:
-    """State of one function's conversion."""
+    """State of one function's conversion. `balances`: whether load decides among engines, or the first one works."""
 
     target: Target
+    balances: bool = True
     values: dict[SSAValue, SSAValue] = field(default_factory=dict)
     constants: dict[int, SSAValue] = field(default_factory=dict)
     loads: int = 0
@@ -167,7 +170,7 @@ class _Converter:
                     f"{op.name}: no engine of target {self.target.name} executes {definition.name}",
                     node=location_name(op.location),
                 )
-            chosen = self.balance.choose(options, executions)
+            chosen = self.balance.choose(options if self.balances else options[:1], executions)
             chosen_name, chosen_fields = chosen.name, dict(chosen.fields)
             # Another instruction may know the same operand by another role.
             views = [(role, *_view_of(operand, operands, views)) for role, operand in chosen.operands.items()]

@@ -1,135 +1,295 @@
-"""Neighbouring images as more channels of one: convolutions of few channels then fill the tensor engine's array.
+"""`graph-fold-images`: neighbouring images as more channels of one, so that few channels fill the tensor engine.
 
 Two images of 64 channels are one of 128, and a convolution of either is a convolution of both in two groups with the
-same filters twice. What it costs the engine is columns, of which there are half as many. `FoldedImages` gives copies of
-layers that keep images apart in this form; a reshape leads there and back.
+same filters twice. What it costs the engines is columns, of which there are half as many. Given core functions after
+`graph-split-batch`, the pass folds the layers that keep images apart, each as `fold_plan` finds best for the whole
+function; a reshape leads there and back.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from math import prod
 
-from xdsl.dialects.builtin import IntegerAttr, TensorType
-from xdsl.ir import Block, Operation, SSAValue
-from xdsl.rewriter import Rewriter
+from xdsl.context import Context
+from xdsl.dialects import func
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Block, BlockArgument, Operation, SSAValue
+from xdsl.passes import ModulePass
 
-from neuron_dialects.graph import ConcatOp, ConstantOp, ConvOp, FusedOp, ReshapeOp, WeightOp, shape_of
+from neuron_dialects.graph import (
+    CastOp,
+    ConstantOp,
+    ConvOp,
+    FusedOp,
+    PoolOp,
+    ReduceOp,
+    ReshapeOp,
+    SliceOp,
+    WeightOp,
+    YieldOp,
+    ints,
+    shape_of,
+    spec_of,
+)
+from neuron_dialects.neuron import Executor, ExecutorAttr, target_of
+from neuron_dialects.remarks import listening, remark
+from neuron_dialects.target import Target
+from passes.graph.fold_plan import (
+    FOLDS,
+    Convolution,
+    Sweep,
+    convolution_ns,
+    plan_folds,
+    round_trip_ns,
+    stays_in_place,
+    sweep_ns,
+)
+from passes.graph.image_copies import ImageCopies
+from passes.graph.kernel_layouts import POINTWISE, anchor_of
+from passes.graph.residence import Halo, resident_bytes
+
+RESIDENT_SHARE = 0.3
+"""Part of SBUF above which a tensor is taken to lie in DRAM, however its images are folded."""
 
 
-def images_together(layers: Sequence[Operation], inside: set[SSAValue], images: int, columns: int) -> int:
-    """How many images to fold where `images` run at once: 2 where some convolution has too few outputs for an array of
-    `columns`, all layers work on channels, and what they read beside images is constant; else 1.
+@dataclass(frozen=True)
+class GraphFoldImagesPass(ModulePass):
+    """Fold images of core functions where that is estimated to be faster.
+
+        %1 = graph.conv %x, %w ... groups 32 : (tensor<8x32x56x56xbf16>, ...) -> tensor<8x32x56x56xbf16>
+
+    becomes
+
+        %0 = graph.concat %w, %w, %w, %w axis 0 : ...
+        %2 = graph.reshape %x : (tensor<8x32x56x56xbf16>) -> tensor<2x128x56x56xbf16>
+        %3 = graph.conv %2, %0 ... groups 128 : (tensor<2x128x56x56xbf16>, ...) -> tensor<2x128x56x56xbf16>
+        %1 = graph.reshape %3 : (tensor<2x128x56x56xbf16>) -> tensor<8x32x56x56xbf16>
     """
-    convolutions = [op for layer in layers for op in layer.walk() if isinstance(op, ConvOp)]
-    if images % 2 or not any(2 * shape_of(op.result)[1] <= columns for op in convolutions):
+
+    name = "graph-fold-images"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        """Fold in every core function."""
+        core = ExecutorAttr(Executor.CORE)
+        for function in op.body.block.ops:
+            if isinstance(function, func.FuncOp) and function.attributes.get("neuron.executor") == core:
+                fold_block(function.body.block, target_of(op))
+
+
+def fold_block(block: Block, target: Target) -> None:
+    """Fold images in one block."""
+    layers = [op for op in block.ops if _is_layer(op)]
+    if not any(images_of(op) > 1 for op in layers):
+        return
+    chosen = plan_folds([_costs(op, target) for op in layers], _switches(layers, target))
+    _apply(block, {op: fold for op, fold in zip(layers, chosen, strict=True) if fold > 1})
+
+
+def _is_layer(op: Operation) -> bool:
+    """Whether an op computes on something else than constants."""
+    if not op.results or isinstance(op, WeightOp | ConstantOp):
+        return False
+    return not all(is_constant(operand) for operand in op.operands)
+
+
+def images_of(op: Operation) -> int:
+    """The images that `op` computes apart from each other, from as many; 1 where it does not, or cannot be folded."""
+    shape = shape_of(op.results[0]) if op.results else ()
+    if len(shape) < 3 or shape[0] < 2:
         return 1
-    values = [v for layer in layers for v in (*layer.results, *(x for x in layer.operands if x in inside))]
-    others = [x for layer in layers for x in layer.operands if x not in inside]
-    return 2 if all(len(shape_of(v)) > 2 for v in values) and all(_is_constant(x) for x in others) else 1
+    inside = {value for value in op.operands if not is_constant(value)}
+    return shape[0] if keeps_images_apart(op, inside, shape[0]) and _has_channels(op, inside) else 1
 
 
-def _is_constant(value: SSAValue) -> bool:
+def folds_of(op: Operation, parts: int = 1) -> list[int]:
+    """How many images `op` can take as one, where it computes one of so many parts of them."""
+    images = images_of(op) // parts
+    return [1, *(fold for fold in FOLDS[1:] if images % fold == 0 and images)]
+
+
+def _has_channels(op: Operation, inside: set[SSAValue]) -> bool:
+    """Whether what `op` reads and makes of images has channels, the same ones in every pointwise operator."""
+    if isinstance(op, FusedOp):
+        below: set[SSAValue] = {a for a, x in zip(op.body.block.args, op.operands, strict=True) if x in inside}
+        for inner in op.body.block.ops:
+            if any(operand in below for operand in inner.operands):
+                if not isinstance(inner, YieldOp) and not _has_channels(inner, below):
+                    return False
+                below.update(inner.results)
+        return True
+    shapes = [shape_of(value) for value in (*op.results, *(x for x in op.operands if x in inside))]
+    same = not isinstance(op, POINTWISE) or len({shape[1:2] for shape in shapes}) == 1
+    return same and all(len(shape) > 2 for shape in shapes)
+
+
+def keeps_images_apart(op: Operation, inside: set[SSAValue], batch: int) -> bool:
+    """Whether the results of `op` have one position for each image, which depends on that image alone.
+
+    `inside`: the values that have one position for each image.
+    """
+    if isinstance(op, FusedOp):
+        below: set[SSAValue] = {a for a, x in zip(op.body.block.args, op.operands, strict=True) if x in inside}
+        for inner in op.body.block.ops:
+            if isinstance(inner, YieldOp):
+                return all(value in below for value in inner.values)
+            if any(operand in below for operand in inner.operands):
+                if not keeps_images_apart(inner, below, batch):
+                    return False
+                below.update(inner.results)
+        return False
+    if any(shape_of(v)[:1] != (batch,) for v in (*op.results, *(x for x in op.operands if x in inside))):
+        return False
+    if isinstance(op, ConvOp):
+        return op.w not in inside
+    if isinstance(op, PoolOp):
+        return True
+    if isinstance(op, ReduceOp):
+        return bool(op.keep_dims) and all(axis > 1 for axis in ints(op.axes))
+    if not isinstance(op, POINTWISE):
+        return False
+    rank = len(shape_of(op.results[0]))
+    return all(
+        len(shape_of(x)) == rank if x in inside else len(shape_of(x)) < rank or shape_of(x)[0] == 1 for x in op.operands
+    )
+
+
+def is_constant(value: SSAValue) -> bool:
+    """Whether a value is a weight or a constant, maybe in another shape."""
     owner = value.owner
     if isinstance(owner, ReshapeOp):
-        return _is_constant(owner.x)
+        return is_constant(owner.x)
     return isinstance(owner, WeightOp | ConstantOp)
 
 
-@dataclass
-class FoldedImages:
-    """Copies of layers for `images` images, `together` of which are folded into one.
-
-    `inside`: the values of the original layers that have one position for each image. New constants stand at the start
-    of `block`, or behind what they are made of.
-    """
-
-    block: Block
-    inside: set[SSAValue]
-    images: int
-    together: int
-    repeated: dict[tuple[SSAValue, int], SSAValue] = field(default_factory=dict)
-
-    def fold(self, value: SSAValue) -> ReshapeOp:
-        """`images` images as fewer with more channels."""
-        return ReshapeOp(value, self._shape(shape_of(value)))
-
-    def unfold(self, value: SSAValue) -> ReshapeOp:
-        """Inverse of `fold`."""
-        _, channels, *rest = shape_of(value)
-        return ReshapeOp(value, (self.images, channels // self.together, *rest))
-
-    def _shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Shape of a value that has one position for each image."""
-        _, channels, *rest = shape
-        return (self.images // self.together, channels * self.together, *rest)
-
-    def clone(self, op: Operation, mapping: dict[SSAValue, SSAValue]) -> Operation:
-        """A copy of `op` on the operands that `mapping` names; its results join the mapping."""
-        own = {**mapping, **self._constants(op)}
-        clone = op.clone(own)
-        clone.location = op.location
-        if isinstance(op, FusedOp):
-            assert isinstance(clone, FusedOp)
-            below: set[SSAValue] = set()
-            for argument, original, x in zip(clone.body.block.args, op.operands, clone.operands, strict=True):
-                if original in self.inside:
-                    below.add(self._retyped(argument))
-                elif argument.type != x.type:
-                    Rewriter.replace_value_with_new_type(argument, x.type)
-            for inner, original in zip(clone.body.block.ops, op.body.block.ops, strict=True):
-                inner.location = original.location
-                if any(operand in below for operand in inner.operands):
-                    below.update([self._retyped(result) for result in inner.results])
-                    self._group(inner)
-        self._group(clone)
-        for old, new in zip(op.results, clone.results, strict=True):
-            mapping[old] = self._retyped(new)
-        return clone
-
-    def _retyped(self, value: SSAValue) -> SSAValue:
-        type_ = value.type
-        assert isinstance(type_, TensorType)
-        shape = self._shape(type_.get_shape()) if self.together > 1 else (self.images, *type_.get_shape()[1:])
-        return Rewriter.replace_value_with_new_type(value, TensorType(type_.element_type, shape, type_.encoding))
-
-    def _group(self, op: Operation) -> None:
-        if isinstance(op, ConvOp) and self.together > 1:
-            old = op.groups
-            op.properties["groups"] = IntegerAttr(old.value.data * self.together, old.type)
-
-    def _constants(self, op: Operation) -> dict[SSAValue, SSAValue]:
-        """Constants that `op` reads along the channels -> the same for all images that are together."""
-        if self.together == 1:
-            return {}
-        found: dict[SSAValue, SSAValue] = {}
-        arguments: Iterable[tuple[SSAValue, SSAValue]] = zip(op.operands, op.operands, strict=True)
-        inner = [op]
-        if isinstance(op, FusedOp):
-            arguments, inner = zip(op.body.block.args, op.operands, strict=True), [*op.body.block.ops]
-        for argument, operand in arguments:
-            if operand in self.inside:
-                continue
-            users = [use for use in argument.uses if use.operation in inner]
-            axes = [axis for use in users if (axis := _channel_axis(use.operation, use.index)) is not None]
-            if axes:
-                found[operand] = self._repeat(operand, axes[0])
-        return found
-
-    def _repeat(self, value: SSAValue, axis: int) -> SSAValue:
-        """`value` as often along `axis` as images are together."""
-        if (value, axis) not in self.repeated:
-            op = ConcatOp([value] * self.together, axis)
-            owner = value.owner
-            assert isinstance(owner, Operation)
-            op.location = owner.location
-            self.block.insert_op_after(op, owner)
-            self.repeated[value, axis] = op.result
-        return self.repeated[value, axis]
+# -- estimates ---------------------------------------------------------------------------------------------------------
 
 
-def _channel_axis(op: Operation, index: int) -> int | None:
-    """The dimension of an operand that counts channels of the result; None where the operand has no such dimension."""
-    shape, result = shape_of(op.operands[index]), shape_of(op.results[0])
-    if isinstance(op, ConvOp):
+def _costs(op: Operation, target: Target) -> dict[int, float]:
+    """Estimated time of a kernel by the number of images that it takes as one."""
+    images = images_of(op)
+    if images == 1:
+        return {1: 0.0}
+    anchor, result = anchor_of(op), op.results[0]
+    dtype, (_, channels, *spatial) = spec_of(result)
+    inner = [x for x in op.body.block.ops if isinstance(x, POINTWISE)] if isinstance(op, FusedOp) else [op]
+    passes = max(1.0, len(inner) - isinstance(anchor, ConvOp))
+    if isinstance(anchor, PoolOp):
+        passes = float(prod(ints(anchor.kernel)))
+    if isinstance(op, CastOp) and _comes_from_dram(op.x):
+        passes = 0.0  # part of the loads of its result
+    pixels = prod(spatial)
+    if isinstance(anchor, ReduceOp):
+        pixels = prod(shape_of(anchor.x)[2:])
+    sweep = Sweep(images, channels, pixels, passes, dtype.size_bytes)
+    convolution = _convolution(anchor) if isinstance(anchor, ConvOp) else None
+    costs: dict[int, float] = {}
+    for fold in folds_of(op):
+        stored = passes > 0 and not _fits_on_chip(result, fold, target)
+        cost = sweep_ns(sweep, fold, target, stored)
+        if convolution is not None:
+            cost = max(cost, convolution_ns(convolution, fold, target))
+            if not stored and not stays_in_place(convolution, fold):
+                cost += round_trip_ns(_size_bytes(result), target)
+        costs[fold] = cost
+    return costs
+
+
+def _convolution(op: ConvOp) -> Convolution:
+    images, outputs, *spatial = shape_of(op.result)
+    window = shape_of(op.w)[2:]
+    return Convolution(
+        images,
+        shape_of(op.x)[1],
+        outputs,
+        op.groups.value.data,
+        prod(spatial),
+        prod(window),
+        prod(window if len(window) == 1 else window[:-1]),
+        _comes_from_dram(op.x),
+        spec_of(op.w)[0].size_bytes,
+    )
+
+
+def _comes_from_dram(value: SSAValue) -> bool:
+    """Whether a value is an input of the function, in whatever part, shape or type."""
+    if isinstance(value, BlockArgument):
+        parent = value.block.parent_op()
+        if isinstance(parent, FusedOp):
+            return _comes_from_dram(parent.operands[value.index])
+        return True
+    return isinstance(value.owner, CastOp | SliceOp | ReshapeOp) and _comes_from_dram(value.owner.operands[0])
+
+
+def _fits_on_chip(value: SSAValue, fold: int, target: Target) -> bool:
+    """Whether a tensor with so many images taken as one is small enough to be kept on chip."""
+    dtype, shape = spec_of(value)
+    return folded_bytes(shape, (), dtype.size_bytes, fold) <= RESIDENT_SHARE * int(target.sbuf_bytes_per_partition)
+
+
+def folded_bytes(shape: Sequence[int], halo: Halo, element_bytes: int, fold: int) -> int:
+    """SBUF bytes per partition of a tensor with channels on partitions and so many images taken as one."""
+    if len(shape) < 2:
         return 0
-    axis = len(shape) - len(result) + 1
-    return axis if axis >= 0 and shape[axis] > 1 else None
+    images, channels, *rest = shape
+    return resident_bytes((images // fold, channels * fold, *rest), 1, halo, element_bytes)
+
+
+def _size_bytes(value: SSAValue) -> int:
+    dtype, shape = spec_of(value)
+    return prod(shape) * dtype.size_bytes
+
+
+def _switches(layers: Sequence[Operation], target: Target) -> list[float]:
+    """What it costs to change the fold in front of each layer: all that crosses there and could stay on chip."""
+    number = {op: i for i, op in enumerate(layers)}
+    changes = [0.0] * (len(layers) + 1)
+    for first, op in enumerate(layers):
+        for value in op.results:
+            shape = shape_of(value)
+            if _comes_from_dram(value) or len(shape) < 3:
+                continue
+            if not any(shape[0] % fold == 0 and _fits_on_chip(value, fold, target) for fold in FOLDS):
+                continue
+            last = max((number.get(use.operation, first) for use in value.uses), default=first)
+            cost = round_trip_ns(_size_bytes(value), target)
+            changes[first + 1] += cost
+            changes[last + 1] -= cost
+    return list(accumulate(changes[:-1]))
+
+
+# -- rewriting ---------------------------------------------------------------------------------------------------------
+
+
+def _apply(block: Block, folds: dict[Operation, int]) -> None:
+    """Replace layers by copies that take as many images as one."""
+    copies = {fold: ImageCopies(block, fold, fold) for fold in set(folds.values())}
+    made: dict[SSAValue, SSAValue] = {}  # value with images apart -> the folded one that it was made of
+    for op, fold in folds.items():
+        copy = copies[fold]
+        mapping: dict[SSAValue, SSAValue] = {}
+        for value in dict.fromkeys(x for x in op.operands if not is_constant(x)):
+            source = made.get(value)
+            if source is None or shape_of(source)[0] * fold != shape_of(value)[0]:
+                reshape = ReshapeOp(value, copy.shape(shape_of(value)))
+                reshape.location = op.location
+                block.insert_op_before(reshape, op)
+                source = reshape.result
+            mapping[value] = source
+        results = list(op.results)
+        clone = copy.clone(op, mapping)
+        block.insert_op_before(clone, op)
+        for old, new in zip(results, clone.results, strict=True):
+            back = ReshapeOp(new, shape_of(old))
+            back.location = op.location
+            back.result.name_hint = old.name_hint
+            block.insert_op_before(back, op)
+            made[back.result] = new
+            old.replace_all_uses_with(back.result)
+        block.erase_op(op)
+        if listening():
+            remark("passed", "fold", f"{fold} images are taken as one of more channels", op=clone, images=fold)
+    for value in made:
+        if value.first_use is None:
+            assert isinstance(value.owner, Operation)
+            block.erase_op(value.owner)

@@ -6,7 +6,7 @@ live tensors exceed the budget, and leaves one copy of it for each part of the b
 concatenations of what later layers read. `plan_split` is the choice as plain arithmetic; the pass applies it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from xdsl.context import Context
@@ -15,12 +15,13 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 from xdsl.passes import ModulePass
 
-from neuron_dialects.graph import CastOp, ConcatOp, ConvOp, FusedOp, PoolOp, SliceOp, YieldOp, shape_of, spec_of
+from neuron_dialects.graph import CastOp, ConcatOp, ConvOp, SliceOp, shape_of, spec_of
 from neuron_dialects.neuron import Executor, ExecutorAttr, target_of
-from passes.graph.fold_images import FoldedImages, images_together
-from passes.graph.kernel_layouts import POINTWISE, merge_halo, reads
+from passes.graph.fold_images import folded_bytes, folds_of, keeps_images_apart
+from passes.graph.image_copies import ImageCopies
+from passes.graph.kernel_layouts import merge_halo, reads
 from passes.graph.layout import BUDGET_SHARE
-from passes.graph.residence import Halo, inheritance, resident_bytes
+from passes.graph.residence import Halo, inheritance
 
 MAX_PARTS = 5
 """Most parts of a batch: each is a copy of the code."""
@@ -34,19 +35,19 @@ class Split:
     images: int
 
 
-def plan_split(batch: int, live: Sequence[int], crossing: Sequence[int], capacity: int) -> Split | None:
-    """How to split a run of layers, given the bytes of a partition that are live at each layer, and those that later
-    layers read, for the whole batch.
+def plan_split(batch: int, live: Mapping[int, Sequence[float]], crossing: Sequence[int], capacity: int) -> Split | None:
+    """How to split a run of layers, given the bytes of a partition that are live at each layer for one of so many parts
+    of the batch, and those that later layers read, for the whole batch.
 
     The run ends behind the last layer that is over `capacity`, or further on as long as each layer halves what crosses
     its end. Parts are as large as all of its layers allow. None where nothing has to be split, or no part is small
     enough.
     """
-    over = [i for i, size in enumerate(live) if size > capacity]
-    for parts in range(2, min(batch, MAX_PARTS) + 1) if over else ():
-        if batch % parts == 0 and all(live[i] <= capacity * parts for i in over):
+    over = [i for i, size in enumerate(live[1]) if size > capacity]
+    for parts in sorted(live) if over else ():
+        if all(live[parts][i] <= capacity for i in over):
             last = over[-1]
-            while last + 1 < len(live) and 2 * crossing[last + 1] <= crossing[last]:
+            while last + 1 < len(crossing) and 2 * crossing[last + 1] <= crossing[last]:
                 last += 1
             return Split(last + 1, batch // parts)
     return None
@@ -76,23 +77,24 @@ class GraphSplitBatchPass(ModulePass):
         """Split in every core function."""
         core = ExecutorAttr(Executor.CORE)
         capacity = int(int(target_of(op).sbuf_bytes_per_partition) * self.budget_share)
-        columns = int(target_of(op).pe_columns)
         for function in op.body.block.ops:
             if isinstance(function, func.FuncOp) and function.attributes.get("neuron.executor") == core:
-                split_block(function.body.block, capacity, columns)
+                split_block(function.body.block, capacity)
 
 
-def split_block(block: Block, capacity: int, columns: int = 0) -> None:
-    """Split the first layers of one block, for a tensor engine whose array has so many columns."""
+def split_block(block: Block, capacity: int) -> None:
+    """Split the first layers of one block."""
     batches = {shape_of(argument)[0] for argument in block.args if shape_of(argument)}
     if len(batches) != 1 or (batch := batches.pop()) < 2:
         return
     layers, inside = _leading_layers(block, batch)
     if not any(isinstance(inner, ConvOp) for layer in layers for inner in layer.walk()):
         return
-    plan = plan_split(batch, *_live_bytes(layers), capacity)
+    parts = [count for count in range(1, min(batch, MAX_PARTS) + 1) if batch % count == 0]
+    live = {count: _live_bytes(layers, count)[0] for count in parts}
+    plan = plan_split(batch, live, _live_bytes(layers, 1)[1], capacity)
     if plan is not None:
-        _apply(layers[: plan.layers], inside, batch, plan.images, columns)
+        _apply(layers[: plan.layers], batch, plan.images, inside)
 
 
 def _leading_layers(block: Block, batch: int) -> tuple[list[Operation], set[SSAValue]]:
@@ -103,47 +105,18 @@ def _leading_layers(block: Block, batch: int) -> tuple[list[Operation], set[SSAV
     layers: list[Operation] = []
     for op in block.ops:
         if any(operand in inside for operand in op.operands):
-            if not _keeps_images_apart(op, inside, batch):
+            if not keeps_images_apart(op, inside, batch):
                 break
             layers.append(op)
             inside.update(op.results)
     return layers, inside
 
 
-def _keeps_images_apart(op: Operation, inside: set[SSAValue], batch: int) -> bool:
-    """Whether the results of `op` have one position for each image, which depends on that image alone.
+def _live_bytes(layers: Sequence[Operation], parts: int) -> tuple[list[int], list[int]]:
+    """Bytes of a partition, with channels on the partitions, that results of layers take at each layer for one of so
+    many parts of the batch; and of those the bytes that later ops read.
 
-    `inside`: the values that have one position for each image.
-    """
-    if isinstance(op, FusedOp):
-        below: set[SSAValue] = {a for a, x in zip(op.body.block.args, op.operands, strict=True) if x in inside}
-        for inner in op.body.block.ops:
-            if isinstance(inner, YieldOp):
-                return all(value in below for value in inner.values)
-            if any(operand in below for operand in inner.operands):
-                if not _keeps_images_apart(inner, below, batch):
-                    return False
-                below.update(inner.results)
-        return False
-    if any(shape_of(v)[:1] != (batch,) for v in (*op.results, *(x for x in op.operands if x in inside))):
-        return False
-    if isinstance(op, ConvOp):
-        return op.w not in inside
-    if isinstance(op, PoolOp):
-        return True
-    if not isinstance(op, POINTWISE):
-        return False
-    rank = len(shape_of(op.results[0]))
-    return all(
-        len(shape_of(x)) == rank if x in inside else len(shape_of(x)) < rank or shape_of(x)[0] == 1 for x in op.operands
-    )
-
-
-def _live_bytes(layers: Sequence[Operation]) -> tuple[list[int], list[int]]:
-    """Bytes of a partition, with channels on the partitions, that results of layers take at each layer; and of those
-    the bytes that later ops read.
-
-    A cast of an argument takes none: it is part of the loads of its result.
+    Images may be folded later on. A cast of an argument takes none: it is part of the loads of its result.
     """
     number = {op: i for i, op in enumerate(layers)}
     live, crossing = [0] * len(layers), [0] * len(layers)
@@ -154,7 +127,8 @@ def _live_bytes(layers: Sequence[Operation]) -> tuple[list[int], list[int]]:
             for user in users:
                 halo = merge_halo(halo, reads(user, value, 1) or ())
             dtype, shape = spec_of(value)
-            size = resident_bytes(shape, 1, halo, dtype.size_bytes) if len(shape) > 1 else 0
+            part = (shape[0] // parts, *shape[1:])
+            size = min(folded_bytes(part, halo, dtype.size_bytes, fold) for fold in folds_of(op, parts))
             last = max((number.get(user, len(layers)) for user in users), default=first)
             # A sum takes the place of a residual that nobody reads afterwards.
             residual = inheritance(op, value)
@@ -167,8 +141,8 @@ def _live_bytes(layers: Sequence[Operation]) -> tuple[list[int], list[int]]:
     return live, crossing
 
 
-def _apply(layers: Sequence[Operation], inside: set[SSAValue], batch: int, images: int, columns: int) -> None:
-    """Replace `layers` by a copy for every `images` images, for an array of so many columns."""
+def _apply(layers: Sequence[Operation], batch: int, images: int, inside: set[SSAValue]) -> None:
+    """Replace `layers` by a copy for every `images` images."""
     block, last = layers[0].parent_block(), layers[-1]
     assert block is not None
     made = {value for op in layers for value in op.results}
@@ -176,8 +150,7 @@ def _apply(layers: Sequence[Operation], inside: set[SSAValue], batch: int, image
     chosen = set(layers)
     outputs = [value for value in made_in_order(layers) if any(use.operation not in chosen for use in value.uses)]
     parts: dict[SSAValue, list[SSAValue]] = {value: [] for value in outputs}
-    together = images_together(layers, inside, images, columns)
-    copies = FoldedImages(block, inside, images, together)
+    copies = ImageCopies(block, batch // images)
     place = last
     for first in range(0, batch, images):
         mapping: dict[SSAValue, SSAValue] = {}
@@ -185,18 +158,11 @@ def _apply(layers: Sequence[Operation], inside: set[SSAValue], batch: int, image
         for value in inputs:
             rest = shape_of(value)[1:]
             cut = SliceOp(value, (first, *(0 for _ in rest)), (images, *rest), (1,) * (1 + len(rest)))
-            new.append(cut)
-            if together > 1:
-                new.append(copies.fold(cut.result))
-            mapping[value] = new[-1].results[0]
-        for cut in new:
             cut.location = layers[0].location
+            new.append(cut)
+            mapping[value] = cut.result
         new += [copies.clone(op, mapping) for op in layers]
         for value in outputs:
-            if together > 1:
-                new.append(copies.unfold(mapping[value]))
-                new[-1].location = last.location
-                mapping[value] = new[-1].results[0]
             parts[value].append(mapping[value])
         block.insert_ops_after(new, place)
         place = new[-1]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from benchmarks.__main__ import main
-from benchmarks.ablation import markdown, page, relative
+from benchmarks.ablation import ablate, markdown, page, relative, variants
 from benchmarks.cases import MODELS, Case, Model, select
 from benchmarks.compare import Change, changes
 from benchmarks.models import MODELS_VARIABLE, decoder, prepare
@@ -95,21 +96,40 @@ def test_mean_efficiency() -> None:
     assert mean_efficiency([]) == 0.0
 
 
+def _row(without: str, **figures: Any) -> dict[str, Any]:
+    return {"case": "a", "without": without, "status": "ok", "message": "", **figures}
+
+
+# A thing left out: slower pays, faster costs, equal makes no difference; what does not compile or needs the host is
+# needed.
 def test_ablation_table() -> None:
-    full = {"case": "a", "without": "", "total_time": 1e-6, "dram_bytes": 1}
-    rows = [full, full | {"without": "p", "total_time": 1.5e-6}, {"case": "a", "without": "q", "message": "no"}]
-    assert [row.get("slowdown") for row in relative(rows)] == [pytest.approx(0.5), None]
-    assert "| a | `p` | 1.5 us | +50.0 % | 0.0 MB |" in markdown(rows)
-    assert "| a | `q` | needed |" in markdown(rows)
+    rows = [
+        _row("", total_time=1e-6, host_operators=0),
+        _row("p", total_time=1.5e-6, host_operators=0),
+        _row("q", total_time=0.5e-6, host_operators=0),
+        _row("r", total_time=1.0001e-6, host_operators=0),
+        _row("s", total_time=0.5e-6, host_operators=2),
+        _row("t", status="failed"),
+    ]
+    assert [row["slowdown"] for row in relative(rows)] == [pytest.approx(0.5), -0.5, pytest.approx(1e-4), None, None]
+    text = markdown(rows)
+    for line in (
+        "| everything | 1.0 us | |", "| `p` | 1.500 | pays |", "| `q` | 0.500 | costs |",
+        "| `r` | = | no difference |", "| `s` | host | needed |", "| `t` | fails | needed |",
+    ):  # fmt: skip
+        assert line in text
+    assert "(revision abc" in page({"revision": "abc", "ablation": rows})
 
 
-# The manual's page says which revision was measured, the whole pipeline's time, and a row for each pass left out.
-def test_ablation_page() -> None:
-    full = {"case": "a", "without": "", "total_time": 1e-6, "dram_bytes": 1}
-    text = page({"revision": "abc", "ablation": [full, full | {"without": "p", "total_time": 1.5e-6}]})
-    assert "(revision abc)" in text
-    assert "- a: 1.0 us with the whole pipeline" in text
-    assert "| a | `p` | 1.5 us | +50.0 % | 0.0 MB |" in text
+# A matmul: what changes nothing is not compiled again, and a program without copies of its
+# buffers is slower.
+def test_ablation(tmp_path: Path) -> None:
+    case = Case(Model("matmul512", "square_matmul"), 1, "trn1")
+    rows = {row["without"]: row for row in ablate([case], Settings(cache=tmp_path), Console())}
+    whole = rows[""]
+    assert list(rows) == [variant.name for variant in variants()]
+    assert rows["graph-fold-batch-norm"]["total_time"] == whole["total_time"]
+    assert rows["rotation (kernels)"]["total_time"] > whole["total_time"]
 
 
 # The generated decoder runs, is finite, and is made once.

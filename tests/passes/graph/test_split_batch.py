@@ -26,14 +26,14 @@ from neuron_dialects.graph import (
 )
 from neuron_dialects.ssa_order import check_ssa_order
 from passes.graph.fuse import fuse_block
-from passes.graph.split_batch import Split, plan_split, split_block
+from passes.graph.split_batch import MAX_PARTS, Split, plan_split, split_block
 from runtime.graph_interpreter import run_graph
 from tests.core_kernels import Array, core_function, core_module, random_inputs
 
 
 @given(st.integers(1, 24), st.lists(st.integers(0, 1000), max_size=8), st.integers(1, 1000))
 def test_parts_are_equal_fit_and_are_as_few_as_can_be(batch: int, live: list[int], capacity: int) -> None:
-    plan = plan_split(batch, live, live, capacity)
+    plan = plan_split(batch, by_parts(batch, live), live, capacity)
     if plan is None:
         return
     assert batch % plan.images == 0
@@ -43,13 +43,23 @@ def test_parts_are_equal_fit_and_are_as_few_as_can_be(batch: int, live: list[int
     assert all(max(live) * images > capacity * batch for images in larger)
 
 
+def by_parts(batch: int, live: Sequence[int]) -> dict[int, list[float]]:
+    """Live bytes of one of so many parts, where an image takes as much as any other."""
+    return {
+        parts: [size / parts for size in live] for parts in range(1, min(batch, MAX_PARTS) + 1) if batch % parts == 0
+    }
+
+
 def test_the_run_ends_behind_the_last_layer_over_budget_where_little_crosses() -> None:
-    assert plan_split(8, [100, 300, 200, 250, 90], [10] * 5, 200) == Split(4, 4)
-    assert plan_split(8, [100, 300, 90, 80, 70], [100, 90, 45, 30, 10], 200) == Split(3, 4)
-    assert plan_split(10, [100, 1000, 200], [10] * 3, 200) == Split(2, 2)
-    assert plan_split(8, [100, 200], [10] * 2, 200) is None
-    assert plan_split(8, [100, 801], [10] * 2, 200) is None
-    assert plan_split(1, [300], [10], 200) is None
+    def plan(batch: int, live: list[int], crossing: list[int]) -> Split | None:
+        return plan_split(batch, by_parts(batch, live), crossing, 200)
+
+    assert plan(8, [100, 300, 200, 250, 90], [10] * 5) == Split(4, 4)
+    assert plan(8, [100, 300, 90, 80, 70], [100, 90, 45, 30, 10]) == Split(3, 4)
+    assert plan(10, [100, 1000, 200], [10] * 3) == Split(2, 2)
+    assert plan(8, [100, 200], [10] * 2) is None
+    assert plan(8, [100, 801], [10] * 2) is None
+    assert plan(1, [300], [10]) is None
 
 
 def network(b: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
@@ -109,32 +119,6 @@ def test_a_split_function_computes_the_same(fuse: bool, capacity: int) -> None:
     assert any(isinstance(op, ConcatOp) for op in operations)
     for split, expected in zip(results(module), whole, strict=True):
         np.testing.assert_allclose(split, expected, rtol=1e-5, atol=1e-5)
-
-
-# 6 images in parts of 2, which become one of twice the channels: 16 outputs fill 32 of the array's columns.
-@pytest.mark.parametrize("fuse", [True, False])
-def test_images_of_few_channels_are_folded(fuse: bool) -> None:
-    (x,) = random_inputs(INPUTS)
-    module = core_module("trn1", INPUTS, WEIGHTS, network)
-    block = core_function(module).body.block
-    if fuse:
-        fuse_block(block)
-    expected = run_graph(core_function(module), [x], lambda name: WEIGHTS[name])
-    split_block(block, 800 if fuse else 1200, columns=32)
-    module.verify()
-    assert not check_ssa_order(module)
-    groups = [op.groups.value.data for op in module.walk() if isinstance(op, ConvOp)]
-    assert groups
-    assert all(count == 2 for count in groups)
-    for folded, whole in zip(run_graph(core_function(module), [x], lambda name: WEIGHTS[name]), expected, strict=True):
-        np.testing.assert_allclose(folded, whole, rtol=1e-5, atol=1e-5)
-
-
-# 31 columns hold 16 outputs once.
-def test_images_of_many_channels_are_not_folded() -> None:
-    module = core_module("trn1", INPUTS, WEIGHTS, network)
-    split_block(core_function(module).body.block, 1200, columns=31)
-    assert all(op.groups.value.data == 1 for op in module.walk() if isinstance(op, ConvOp))
 
 
 def test_a_function_that_fits_stays_as_it_is() -> None:

@@ -1,0 +1,24 @@
+"""What kernels can do without: names for choices that only make programs faster.
+
+`convert-graph-to-tile{without=...}` leaves them out, to see what each is worth and to find which one a fault is in.
+"""
+
+from collections.abc import Mapping
+
+CHOICES: Mapping[str, str] = {
+    "tap-rows": "an input of few channels has the rows of the filter side by side on partitions",
+    "diagonals": "depthwise filters are diagonal matrices that stay on chip for all pixels, most of them made there",
+    "residual-products": "the tensor engine adds the residual of a convolution that gives it little else to do",
+    "bias-products": "the tensor engine adds a bias along the columns of a result with rows on partitions",
+    "postponed-products": "products wait for the attention that reads them, and fill the tensor engine's time there",
+    "casting-loads": "a cast of a tensor in DRAM is part of its loads",
+    "rotation": "buffers in loops have several copies, so that iterations overlap",
+}
+"""Choice -> what kernels do where it is not left out."""
+
+
+def check_choices(names: tuple[str, ...]) -> None:
+    """ValueError for a name that is no choice."""
+    unknown = set(names) - set(CHOICES)
+    if unknown:
+        raise ValueError(f"{min(unknown)}: choose among {', '.join(CHOICES)}")
