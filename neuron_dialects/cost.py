@@ -39,6 +39,19 @@ def weight_load_ns(instruction: Instruction, target: Target) -> float:
     return float(target.pe_weight_load_ns) + columns / 4 / target.clock_ghz("pe")
 
 
+def shared_ports(instruction: Instruction, target: Target) -> tuple[str, ...]:
+    """Memories of which an instruction holds a port that two engines share, as long as it is issued.
+
+    On some targets dve and pool take turns in SBUF, act and dve in PSUM.
+    """
+    spaces = {operand.space for operand in instruction.operands.values()}
+    ports = {
+        "sbuf": target.shared_sbuf_port and instruction.engine in ("dve", "pool"),
+        "psum": target.shared_psum_port and instruction.engine in ("act", "dve"),
+    }
+    return tuple(space for space, shared in ports.items() if shared and space in spaces)
+
+
 @dataclass(frozen=True)
 class DmaCost:
     """A DMA transfer in bytes, descriptors and nanoseconds.

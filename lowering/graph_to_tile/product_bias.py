@@ -2,9 +2,9 @@
 
 A bias along the columns of a result that has rows on partitions is one row for all lanes, which no engine broadcasts on
 its way out of PSUM: adding it costs the vector engine a pass over two tiles in SBUF. As a product it costs the tensor
-engine one more k tile, of three lanes:
+engine one more k tile, of few lanes:
 
-    y[rows, n] += ones[3, rows]^T . parts[3, n]        parts: three bf16 numbers whose sum is the f32 bias
+    y[rows, n] += ones[parts, rows]^T . parts[parts, n]        parts: bf16 numbers whose sum is the bias
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.tensors import LANES, DramTensor
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
-from neuron_dialects.dtypes import BF16, F32
+from neuron_dialects.dtypes import BF16, F32, dtype_by_name
 from neuron_dialects.graph import BinaryKind, BinaryOp, CastOp, ConcatOp, MatMulOp, ReshapeOp, spec_of
 
-PARTS = 3
-"""bf16 numbers that hold an f32: 8 bits of its 24 each."""
+PARTS = {F32: 3, BF16: 1}
+"""bf16 numbers that hold one of a type: an f32 has 24 bits, 8 for each."""
 
 
 @dataclass
 class ProductBias:
-    """A bias on chip: `ones` [3, 128] and `parts` [3, columns]."""
+    """A bias on chip: `ones` [parts, 128] and `parts` [parts, columns]."""
 
     ones: View
     parts: View
@@ -62,18 +62,20 @@ def take_bias(
     block = addition.parent_block()
     assert block is not None
     block.erase_op(addition)
-    symbol, columns = tensor.symbol or "", tensor.shape[-1]
-    source = k.derive(f"{symbol}.parts", [symbol], lambda v: _parts(v[0], columns))
-    parts = k.b.alloc_outer((PARTS, columns), "bf16", "sbuf", "bias").view()
-    k.b.load(parts, source.view())
-    ones = k.b.alloc_outer((PARTS, LANES), "bf16", "sbuf", "ones").view()
+    symbol, columns, count = tensor.symbol or "", tensor.shape[-1], PARTS[dtype_by_name(tensor.dtype)]
+    source = tensor
+    if count > 1:
+        source = k.derive(f"{symbol}.parts", [symbol], lambda v: _parts(v[0], columns, count))
+    parts = k.b.alloc_outer((count, columns), "bf16", "sbuf", "bias").view()
+    k.b.load(parts, source.view() if len(source.shape) > 1 else source.view().insert(0))
+    ones = k.b.alloc_outer((count, LANES), "bf16", "sbuf", "ones").view()
     k.b.memset(ones, 1.0)
     return ProductBias(ones, parts), [other for other in ops if other is not addition], results
 
 
 def _bias_of(k: Kernel, op: MatMulOp, ops: Sequence[Operation]) -> tuple[BinaryOp, int, DramTensor] | None:
     """The addition of a bias to the product, or to sums with it; which operand the bias is, and where it lies."""
-    if spec_of(op.a)[0] is not BF16 or spec_of(op.b)[0] is not BF16 or spec_of(op.result)[0] is not F32:
+    if spec_of(op.a)[0] is not BF16 or spec_of(op.b)[0] is not BF16 or spec_of(op.result)[0] not in PARTS:
         return None
     sum_: SSAValue = op.result
     for other in ops:
@@ -85,19 +87,20 @@ def _bias_of(k: Kernel, op: MatMulOp, ops: Sequence[Operation]) -> tuple[BinaryO
         value = other.operands[number]
         tensor = k.tensors.get(value)
         columns = spec_of(op.result)[1][-1]
-        row = spec_of(value) in ((F32, (columns,)), (F32, (1, columns)))
+        dtype, shape = spec_of(value)
+        row = dtype in PARTS and shape in ((columns,), (1, columns))
         if row and isinstance(tensor, DramTensor) and tensor.symbol in k.weight_types and not tensor.element:
             return (other, number, tensor) if tensor.is_dense and tensor.offset == 0 else None
         sum_ = other.result
     return None
 
 
-def _parts(bias: SSAValue, columns: int) -> list[Operation]:
-    """Recipe of [3, columns] bf16: the bias, what that leaves of it, and what this leaves."""
+def _parts(bias: SSAValue, columns: int, count: int) -> list[Operation]:
+    """Recipe of [count, columns] bf16: the bias, what that leaves of it, what this leaves, and so on."""
     row = ReshapeOp(bias, (1, columns))
     ops: list[Operation] = [row]
     rest, parts = row.result, list[SSAValue]()
-    for _ in range(PARTS):
+    for _ in range(count):
         part = CastOp(rest, BF16)
         wide = CastOp(part.result, F32)
         left = BinaryOp(BinaryKind.SUB, rest, wide.result)

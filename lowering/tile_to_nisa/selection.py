@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from neuron_dialects.cost import issue_ns
+from neuron_dialects.cost import issue_ns, shared_ports
 from neuron_dialects.isa import INSTRUCTIONS, Instruction
 from neuron_dialects.isa.limits import alu_operators
 from neuron_dialects.target import Target
@@ -122,20 +122,33 @@ def _plain_relu(instruction: Instruction) -> bool:
 
 @dataclass
 class EngineBalance:
-    """Nanoseconds of work given to each engine so far, forgetting the past so that balance is local to a kernel."""
+    """Nanoseconds of work given to each engine, and to each port that engines share, since the kernel began."""
 
     target: Target
     load_ns: dict[str, float] = field(default_factory=dict)
+    port_ns: dict[str, float] = field(default_factory=dict)
 
     def choose(self, options: list[Instruction], executions: int) -> Instruction:
-        """The option after which the most loaded engine of all is least loaded; its cost is charged."""
-        costs = [issue_ns(option, self.target) * executions for option in options]
-        finish = [self.load_ns.get(option.engine, 0.0) + cost for option, cost in zip(options, costs, strict=True)]
-        best = min(range(len(options)), key=lambda i: (finish[i], i))
-        chosen = options[best]
-        self.load_ns[chosen.engine] = finish[best]
-        return chosen
+        """The option after which the most loaded of what it takes, its engine and its ports, is least loaded.
+
+        Where engines take turns at a port this is the one that holds it for the least time, unless that engine has
+        more to do than the port. The cost of the choice is charged.
+        """
+        best = min(options, key=lambda option: self._loaded_ns(option, executions))
+        cost = issue_ns(best, self.target) * executions
+        self.load_ns[best.engine] = self.load_ns.get(best.engine, 0.0) + cost
+        for port in shared_ports(best, self.target):
+            self.port_ns[port] = self.port_ns.get(port, 0.0) + cost
+        return best
+
+    def _loaded_ns(self, option: Instruction, executions: int) -> tuple[float, float]:
+        """What the most loaded of engine and ports, and the engine alone, would have to do."""
+        cost = issue_ns(option, self.target) * executions
+        engine = self.load_ns.get(option.engine, 0.0) + cost
+        ports = (self.port_ns.get(port, 0.0) + cost for port in shared_ports(option, self.target))
+        return max(engine, *ports, 0.0), engine
 
     def new_kernel(self) -> None:
         """Start a new kernel: earlier imbalance does not count against it."""
         self.load_ns.clear()
+        self.port_ns.clear()

@@ -11,7 +11,7 @@ import heapq
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from passes.nisa.allocation import Interval, Placement, load_profile, place
+from passes.nisa.allocation import Interval, Placement, load_profile, place, place_spread, place_tight
 
 
 @dataclass(frozen=True)
@@ -174,10 +174,20 @@ def plan_with_prefetch(buffers: Sequence[LiveBuffer], capacity: int, loaded: Col
         return base
     units = {b.key: b.units * base.copies[b.key] for b in buffers}
     profile = load_profile([Interval(b.key, b.start, b.uses[-1], units[b.key]) for b in buffers])
-    for share in PREFETCH_SHARES:
+
+    def intervals(share: float) -> list[Interval]:
         leads = prefetch_leads([b for b in buffers if b.key in loaded], units, profile, int(capacity * share))
         early = [replace(b, lead=leads.get(b.key, 0)) for b in buffers]
-        placement = place([Interval(b.key, b.start, b.uses[-1], units[b.key]) for b in early], capacity)
+        return [Interval(b.key, b.start, b.uses[-1], units[b.key]) for b in early]
+
+    # What lies close together takes the place of what was used just before: a spread placement first, however little
+    # runs ahead in it.
+    for share in PREFETCH_SHARES:
+        offsets = place_spread(intervals(share), capacity)
+        if offsets is not None:
+            return replace(base, placement=Placement(offsets, base.placement.needed))
+    for share in PREFETCH_SHARES:
+        placement = place_tight(intervals(share), capacity)
         if not placement.misfits:
             return replace(base, placement=replace(placement, needed=base.placement.needed))
     return base

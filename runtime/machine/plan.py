@@ -8,7 +8,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-from neuron_dialects.cost import dma_cost, issue_ns, latency_ns, matmul_macs, weight_load_ns
+from neuron_dialects.cost import dma_cost, issue_ns, latency_ns, matmul_macs, shared_ports, weight_load_ns
 from neuron_dialects.target import Target
 from runtime.machine.control import Control
 from runtime.machine.decode import Access, DecodedProgram, Entry
@@ -16,8 +16,8 @@ from runtime.semantics.functions import TABLE_SET_OF
 from runtime.semantics.registry import Kernel
 from runtime.views import OperandView
 
-SBUF_PORT, PSUM_PORT = 0, 1
-"""Ports that two engines share on some targets: dve and pool in SBUF, act and dve in PSUM."""
+PORTS = ("sbuf", "psum")
+"""Memories whose ports engines may share, by the number of the port."""
 
 
 @dataclass(slots=True, eq=False)
@@ -87,19 +87,9 @@ def _work(entry: Entry, target: Target, rings: dict[str, int]) -> Work:
     busy_ns = issue_ns(instruction, target)
     return made(
         -1, prepare_ns=weight_load_ns(instruction, target), busy_ns=busy_ns, span_ns=busy_ns,
-        latency_ns=latency_ns(entry.engine, target), ports=_ports(entry, target),
+        latency_ns=latency_ns(entry.engine, target), ports=tuple(map(PORTS.index, shared_ports(instruction, target))),
         table=TABLE_SET_OF.get(function, ""), macs=macs, pass_macs=macs * factor,
     )  # fmt: skip
-
-
-def _ports(entry: Entry, target: Target) -> tuple[int, ...]:
-    spaces = {access.memory for access in entry.accesses}
-    ports: list[int] = []
-    if target.shared_sbuf_port and entry.engine in ("dve", "pool") and "sbuf" in spaces:
-        ports.append(SBUF_PORT)
-    if target.shared_psum_port and entry.engine in ("act", "dve") and "psum" in spaces:
-        ports.append(PSUM_PORT)
-    return tuple(ports)
 
 
 def _add_hazards(stream: list[Work]) -> None:
