@@ -5,7 +5,8 @@ numerically safe; the parts are aggregated per row. Scale and bias are brought o
 partitions. Rows too long for SBUF are read twice: for their statistics, and to be normalised.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from math import prod
 
 from lowering.graph_to_tile.emitter import Emitter
 from lowering.graph_to_tile.iteration import Access, Piece
@@ -13,13 +14,18 @@ from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.pointwise import require_supported
 from lowering.graph_to_tile.row_space import RowSpace, agreed_lane, dram_rows, each_row, resident_rows
 from lowering.graph_to_tile.softmax import one_row, whole_access
+from lowering.graph_to_tile.spread_rows import is_spread, spread_rows
 from lowering.graph_to_tile.tensors import DramTensor
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine, merge_dims
+from neuron_dialects.dtypes import F32, dtype_by_name
 from neuron_dialects.graph import LayerNormOp, shape_of
 
 STATISTICS_ELEMENTS = 512
 """Most elements of one statistics instruction."""
+
+ROW_SHARE = 0.5
+"""Part of the SBUF beside resident tensors that whole rows may take."""
 
 STATISTICS_SIZE = 6
 """Values that it leaves: count, mean and sum of squares, of the even and of the odd elements."""
@@ -48,12 +54,17 @@ def lower_layer_norm(k: Kernel, op: LayerNormOp) -> None:
         accesses += [Access.dram(parameters[name], shape, walk) for name, walk in walks.items()]
         rows = resident_rows(shape, axes, lane, accesses)
     norm = _LayerNorm(Emitter(k.b, k.target), rows, list(given), op.epsilon.value.data)
+    windows = {name: tensor.broadcast((prod(shape[:first]), *shape[first:])) for name, tensor in parameters.items()}
+    chosen = {name: window for name, window in windows.items() if len(rows.reduced) == 1 and is_spread(k, window)}
     limit = k.row_budget_elements
+    room = int(ROW_SHARE * (int(k.target.sbuf_bytes_per_partition) - k.resident_bytes))
+    if rows.row_length * norm.element_bytes(chosen) <= room:
+        limit = max(limit, rows.row_length)
     chunks = rows.chunks(limit)
     if chunks is None:
         norm.long_rows(limit)
-    else:
-        norm.whole_rows(chunks)
+        return
+    norm.whole_rows(chunks, {name: spread_rows(k, window, window.shape[0]) for name, window in chosen.items()})
 
 
 class _LayerNorm:
@@ -67,8 +78,15 @@ class _LayerNorm:
         self.x, self.out, *parameters = rows.accesses
         self.parameters = dict(zip(names, parameters, strict=True))
 
-    def whole_rows(self, chunks: list[int]) -> None:
-        """Rows that fit SBUF, several per lane."""
+    def element_bytes(self, repeated: Collection[str]) -> int:
+        """Bytes of a partition that each element of a row takes beside resident tensors and `repeated` parameters."""
+        loaded = [self.x, *(access for name, access in self.parameters.items() if name not in repeated)]
+        tensors = [access.tensor for access in (*loaded, self.out) if isinstance(access.tensor, DramTensor)]
+        moved = sum(dtype_by_name(tensor.dtype).size_bytes for tensor in tensors) * self.b.rotation
+        return moved + (F32.size_bytes if self.parameters else 0)
+
+    def whole_rows(self, chunks: list[int], repeated: Mapping[str, View]) -> None:
+        """Rows that fit SBUF, several per lane. `repeated`: parameters that are there, the same on all lanes."""
         rows, b = self.rows, self.b
         kept = len(rows.kept)
 
@@ -80,11 +98,16 @@ class _LayerNorm:
             mean, scale = moments.at(1 + kept, 0), moments.at(1 + kept, 1)
             self._prepare_moments(mean, scale)
             target = self._target(dst)
+            for name, row in repeated.items():
+                views[name] = row.slice(0, 0, dst.partitions)
+                for size in reversed(dst.shape[1 : 1 + kept]):
+                    views[name] = views[name].insert(0, size)
             operands = [dst, target, x, mean, scale, *(views[name] for name in self.parameters)]
             each_row(b, kept, operands, self._normalize)
             commit()
 
-        rows.each_piece(b, chunks, {"x": self.x, **self.parameters}, body)
+        loaded = {name: access for name, access in self.parameters.items() if name not in repeated}
+        rows.each_piece(b, chunks, {"x": self.x, **loaded}, body)
 
     def long_rows(self, limit: int) -> None:
         """Rows that do not fit SBUF, one per lane."""

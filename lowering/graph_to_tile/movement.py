@@ -37,6 +37,7 @@ from neuron_dialects.graph import (
     layout_of,
     shape_of,
 )
+from passes.graph.kernel_layouts import reads
 
 __all__ = ["KERNELS", "forward_destinations", "materialize", "settle", "transposed_copy"]
 
@@ -170,11 +171,18 @@ def lower_transpose(k: Kernel, op: TransposeOp) -> None:
 def lower_slice(k: Kernel, op: SliceOp) -> None:
     """Another window, or a copy where that would be read slowly."""
     tensor = k.tensor(op.x)
-    if isinstance(tensor, SbufTensor) and op.result not in k.destinations:
-        resident = slice_resident(tensor, op)
+    if isinstance(tensor, SbufTensor):
+        resident = slice_resident(tensor, op) if op.result not in k.destinations else None
         if resident is not None and _fits_layout(k, op.result, resident):
             k.alias(op.result, resident)
             return
+    if (
+        isinstance(tensor, SbufTensor)
+        and op.result not in k.residents
+        and reads(op, op.x, tensor.partition) is not None
+    ):
+        _store_part(k, tensor, op)
+        return
     window = k.dram(op.x).slice(ints(op.starts), ints(op.sizes), ints(op.steps))
     settle_readable(k, op.result, window)
 
@@ -221,6 +229,18 @@ def _resident_as(tensor: SbufTensor, shape: Sequence[int], partition: int) -> Sb
     row = SbufTensor.buffer_shape(shape, partition)
     row = (*row[:1], tensor.buffer.shape[1], *row[2:])
     return SbufTensor(replace(tensor.buffer, shape=row), tuple(shape), partition, (), tensor.first_tile)
+
+
+def _store_part(k: Kernel, tensor: SbufTensor, op: SliceOp) -> None:
+    """A part of a resident tensor, within one tile of lanes, in DRAM; the tensor stays where it is."""
+    output, partition = k.output(op.result), tensor.partition
+    assert isinstance(output, DramTensor)
+    starts, sizes = ints(op.starts), ints(op.sizes)
+    lane = starts[partition] % LANES
+    ranges = {d: (Affine(start), size) for d, (start, size) in enumerate(zip(starts, sizes, strict=True))}
+    ranges[partition] = (Affine(starts[partition] - lane), lane + sizes[partition])
+    order = [partition, *(d for d in range(len(sizes)) if d != partition)]
+    transfer(k.b, k.b.store, output.view(order=order), tensor.view(ranges).slice(0, lane, sizes[partition]))
 
 
 def slice_resident(tensor: SbufTensor, op: SliceOp) -> SbufTensor | None:

@@ -26,6 +26,7 @@ from neuron_dialects.graph import (
     ReduceOp,
     RelayoutOp,
     SelectOp,
+    SliceOp,
     SoftmaxOp,
     UnaryOp,
     YieldOp,
@@ -43,6 +44,10 @@ POINTWISE = (UnaryOp, BinaryOp, CompareOp, SelectOp, ClipOp, CastOp)
 
 THIN_CHANNELS = 16
 """Most input channels of a convolution whose taps are put beside each other on partitions."""
+
+
+SMALL_PART = 4
+"""A slice is stored apart from what it is a part of where that is so many times as large."""
 
 
 def conv_halo(op: ConvOp) -> Halo:
@@ -108,6 +113,8 @@ def reads(op: Operation, operand: SSAValue, partition: int) -> Halo | None:
         return () if operand is not op.mask and partition == 2 and packs_heads(op.head_size) else None
     if isinstance(op, RelayoutOp):
         return ()
+    if isinstance(op, SliceOp):
+        return () if _stores_part(op, partition) else None
     if isinstance(op, MatMulOp):
         plain = operand is op.a and operand is not op.b and not op.transpose_a
         if plain and is_matrix_product(op) and partition in (ROWS, FEATURES):
@@ -125,6 +132,14 @@ def reads(op: Operation, operand: SSAValue, partition: int) -> Halo | None:
     if isinstance(op, POINTWISE):
         return () if _sweeps_along(shape, shape_of(op.results[0]), partition) else None
     return None
+
+
+def _stores_part(op: SliceOp, partition: int) -> bool:
+    """Whether a slice is a small part of a tensor that the DMA stores from SBUF in runs, of one tile of lanes."""
+    shape, starts, sizes = shape_of(op.x), ints(op.starts), ints(op.sizes)
+    first, last = starts[partition], starts[partition] + sizes[partition] - 1
+    small = SMALL_PART * prod(sizes) <= prod(shape) and partition != len(shape) - 1
+    return small and first // LANES == last // LANES and all(step == 1 for step in ints(op.steps))
 
 
 def _reduces_beside(op: ReduceOp, partition: int) -> bool:

@@ -11,7 +11,7 @@ from xdsl.context import Context
 from xdsl.ir import Block, SSAValue
 
 from lowering.graph_to_tile.convert import ConvertGraphToTilePass
-from neuron_dialects.graph import BinaryKind, BinaryOp, MatMulOp, UnaryKind, UnaryOp
+from neuron_dialects.graph import BinaryKind, BinaryOp, LayerNormOp, MatMulOp, UnaryKind, UnaryOp, layout_of
 from neuron_dialects.tile import TileOp
 from passes.graph.fuse import fuse_block
 from passes.graph.layout import choose_layouts
@@ -42,6 +42,27 @@ def test_repeated_rows_compute_the_same(rows: int) -> None:
     weights = {name: rng.standard_normal(shape).astype(ml_dtypes.bfloat16) for name, shape in shapes.items()}
     inputs = [("bf16", (rows, 64)), ("bf16", (rows, COLUMNS))]
     assert lowered_error("inf1", inputs, weights, residual_layer, lay_out) < 5e-3
+
+
+# Scale and bias of a normalisation on chip, for one tile of rows from PSUM, for several from SBUF.
+@pytest.mark.parametrize("rows", [40, 300])
+def test_parameters_of_a_normalisation(rows: int) -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"w": (64, COLUMNS), "scale": (COLUMNS,), "bias": (COLUMNS,)}
+    weights = {name: rng.standard_normal(shape).astype(ml_dtypes.bfloat16) for name, shape in shapes.items()}
+
+    def normalised(b: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> list[SSAValue]:
+        product = MatMulOp(arguments[0], weights["w"])
+        norm = LayerNormOp(product.result, weights["scale"], weights["bias"], axis=1, epsilon=1e-5)
+        relu = UnaryOp(UnaryKind.RELU, norm.result)
+        b.add_ops([product, norm, relu])
+        return [relu.result]
+
+    def resident(block: Block) -> None:
+        lay_out(block)
+        assert all(layout_of(op.results[0]) for op in block.ops if isinstance(op, MatMulOp | LayerNormOp))
+
+    assert lowered_error("inf1", [("bf16", (rows, 64))], weights, normalised, resident) < 1e-2
 
 
 # Multiplied with the zeros of an identity matrix an infinite bias would spoil its neighbours.

@@ -11,7 +11,7 @@ from xdsl.context import Context
 from xdsl.ir import Block, Operation, SSAValue
 
 from lowering.graph_to_tile.convert import ConvertGraphToTilePass
-from neuron_dialects.dtypes import BF16
+from neuron_dialects.dtypes import BF16, F32
 from neuron_dialects.graph import (
     BinaryKind,
     BinaryOp,
@@ -20,6 +20,7 @@ from neuron_dialects.graph import (
     LayerNormOp,
     MatMulOp,
     RelayoutOp,
+    SliceOp,
     UnaryKind,
     UnaryOp,
     layout_of,
@@ -118,3 +119,22 @@ def test_results_stay_on_chip_only_as_they_can_be_stored() -> None:
         assert any(isinstance(op, RelayoutOp) for op in block.ops)
         error = lowered_error("inf1", [("bf16", shape)], weights, make, lambda block: choose_layouts(block, 40000))
         assert error < 1e-2
+
+
+# The first row of what stays on chip is stored alone; the other reader finds all of it there.
+@pytest.mark.parametrize("row", [0, 130])
+def test_a_small_part_is_stored_apart(row: int) -> None:
+    def pooled(b: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> list[SSAValue]:
+        norm = LayerNormOp(arguments[0], axis=1, epsilon=1e-5)
+        part = SliceOp(norm.result, (row, 0), (1, FEATURES), (1, 1))
+        wide, product = CastOp(norm.result, F32), MatMulOp(part.result, weights["w0"])
+        b.add_ops([norm, part, wide, product])
+        return [wide.result, product.result]
+
+    weights = weights_of(np.random.default_rng(0))
+    inputs = [("bf16", (200, FEATURES))]
+    assert lowered_error("inf1", inputs, weights, pooled, lay_out) < 1e-2
+    module = core_module("inf1", inputs, weights, pooled)
+    block = core_function(module).body.block
+    lay_out(block)
+    assert layout_of(next(op for op in block.ops if isinstance(op, LayerNormOp)).result) is not None
