@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 from passes.nisa.allocation import Interval, Placement, load_profile, place, place_spread, place_tight
 
@@ -158,6 +159,10 @@ def plan_memory(buffers: Sequence[LiveBuffer], capacity: int) -> MemoryPlan:
 LONGEST_LEAD = 256
 """How many positions ahead of its first use a transfer may run at most."""
 
+NEIGHBOURS = 1
+"""The same for a buffer that engines write: a statement runs beside the one before it, on other engines, as far as it
+finds its operands; not if it writes where that one reads."""
+
 PREFETCH_SHARES = (0.95, 0.85, 0.75, 0.6, 0.4)
 """Parts of a memory that running ahead may fill, tried in this order: spare memory in pieces serves nobody."""
 
@@ -167,7 +172,8 @@ def plan_with_prefetch(buffers: Sequence[LiveBuffer], capacity: int, loaded: Col
 
     A transfer into a buffer starts when the last reader of what lay there before is done. Spare memory is best spent on
     letting transfers of later kernels (their weights) run during earlier ones; copies and spills are as without.
-    Transfers start in program order, so that those of earlier kernels get room first.
+    Transfers start in program order, so that those of earlier kernels get room first. What is left lets engines write
+    while others still read what the statement before it reads.
     """
     base = plan_memory(buffers, capacity)
     if base.placement is None or not loaded:
@@ -175,33 +181,56 @@ def plan_with_prefetch(buffers: Sequence[LiveBuffer], capacity: int, loaded: Col
     units = {b.key: b.units * base.copies[b.key] for b in buffers}
     profile = load_profile([Interval(b.key, b.start, b.uses[-1], units[b.key]) for b in buffers])
 
-    def intervals(share: float) -> list[Interval]:
-        leads = prefetch_leads([b for b in buffers if b.key in loaded], units, profile, int(capacity * share))
+    def intervals(share: float, apart: bool) -> list[Interval]:
+        room = int(capacity * share)
+        leads = prefetch_leads([b for b in buffers if b.key in loaded], units, profile, room)
+        if apart:
+            others = [b for b in buffers if b.key not in loaded]
+            leads |= prefetch_leads(others, units, with_leads(profile, buffers, units, leads), room, NEIGHBOURS)
         early = [replace(b, lead=leads.get(b.key, 0)) for b in buffers]
         return [Interval(b.key, b.start, b.uses[-1], units[b.key]) for b in early]
 
     # What lies close together takes the place of what was used just before: a spread placement first, however little
     # runs ahead in it.
-    for share in PREFETCH_SHARES:
-        offsets = place_spread(intervals(share), capacity)
+    for share, apart in product(PREFETCH_SHARES, (True, False)):
+        offsets = place_spread(intervals(share, apart), capacity)
         if offsets is not None:
             return replace(base, placement=Placement(offsets, base.placement.needed))
     for share in PREFETCH_SHARES:
-        placement = place_tight(intervals(share), capacity)
+        placement = place_tight(intervals(share, apart=False), capacity)
         if not placement.misfits:
             return replace(base, placement=replace(placement, needed=base.placement.needed))
     return base
 
 
+def with_leads(
+    profile: Sequence[int], buffers: Sequence[LiveBuffer], units: Mapping[int, int], leads: Mapping[int, int]
+) -> list[int]:
+    """Units that are live at each position once the memory of `buffers` is taken so much earlier."""
+    filled = list(profile)
+    for buffer in buffers:
+        first = buffer.uses[0]
+        for position in range(max(0, first - leads.get(buffer.key, 0)), first):
+            filled[position] += units[buffer.key]
+    return filled
+
+
 def prefetch_leads(
-    loaded: Sequence[LiveBuffer], units: Mapping[int, int], profile: Sequence[int], capacity: int
+    loaded: Sequence[LiveBuffer],
+    units: Mapping[int, int],
+    profile: Sequence[int],
+    capacity: int,
+    longest: int = LONGEST_LEAD,
 ) -> dict[int, int]:
-    """By key how many positions ahead each buffer's memory can be taken; `profile` is what is live without that."""
+    """By key how many positions ahead, up to `longest`, each buffer's memory can be taken.
+
+    `profile` is what is live without that.
+    """
     filled, leads = list(profile), dict[int, int]()
     for buffer in sorted(loaded, key=lambda b: (b.uses[0], b.key)):
         first, size = buffer.uses[0], units[buffer.key]
         start = first
-        while start > max(0, first - LONGEST_LEAD) and filled[start - 1] + size <= capacity:
+        while start > max(0, first - longest) and filled[start - 1] + size <= capacity:
             start -= 1
             filled[start] += size
         leads[buffer.key] = first - start

@@ -62,3 +62,14 @@ def test_transfers_run_ahead_into_spare_memory_in_program_order() -> None:
     plan = plan_with_prefetch([*loaded, LiveBuffer(0, 6, 1, (8, 12))], 12, (1, 2, 3))
     assert plan.placement is not None
     assert not plan.placement.misfits
+
+
+# Buffer 2 is written at position 1, while buffer 1 may still be read: it lies elsewhere, although the place of buffer
+# 1, the first that is free again, would do.
+def test_what_the_statement_before_reads_is_not_overwritten_where_there_is_room() -> None:
+    buffers = [LiveBuffer(1, 3, 1, (0,)), LiveBuffer(2, 2, 1, (1,)), LiveBuffer(0, 2, 1, (2, 3))]
+    buffers += [LiveBuffer(3, 5, 1, (3,)), LiveBuffer(9, 1, 1, (3,))]
+    plan = plan_with_prefetch(buffers, 10, (9,))
+    assert plan.placement is not None
+    offsets = plan.placement.offsets
+    assert offsets[2] >= offsets[1] + 3 or offsets[1] >= offsets[2] + 2
