@@ -70,6 +70,7 @@ PHASES: tuple[Phase, ...] = (
             "nisa-schedule",
             "nisa-allocate",
             "nisa-synchronize",
+            "nisa-hand-over",
             "nisa-split-queues",
             "nisa-allocate-registers",
         ),

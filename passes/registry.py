@@ -26,6 +26,7 @@ PASSES: dict[str, str] = {
     "graph-partition": "passes.graph.partition:GraphPartitionPass",
     "nisa-allocate": "passes.nisa.allocate:NisaAllocatePass",
     "nisa-allocate-registers": "passes.nisa.allocate_registers:NisaAllocateRegistersPass",
+    "nisa-hand-over": "passes.nisa.hand_over:NisaHandOverPass",
     "nisa-schedule": "passes.nisa.schedule:NisaSchedulePass",
     "nisa-pin-weights": "passes.nisa.pin_weights:NisaPinWeightsPass",
     "nisa-split-queues": "passes.nisa.split_queues:NisaSplitQueuesPass",

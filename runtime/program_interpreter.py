@@ -184,7 +184,7 @@ class ProgramInterpreter:
                 return None
             case nisa.PinnedOp():
                 return self._pinned(op)
-            case ReturnOp() | YieldOp():
+            case ReturnOp() | YieldOp() | nisa.HandOverOp():
                 return None
             case _:
                 raise NeuronError(

@@ -13,14 +13,20 @@ its ring that the same engine triggered, and after what the triggering queue wai
 instructions of that engine. A wait `S >= v` for a semaphore of one stream means that the v-th increment has happened;
 if several streams increment S, it means those increments without which v could not be reached. Accesses are boxes: a
 range of partitions x the bytes from the first to the last one touched; a DRAM variable counts as one partition.
+
+The stages of a pipeline are checked together over several runs. Their clocks span all cores. A run comes after all of
+the core's run before it; a wait for what a peer hands over means all of those of the peer's runs without which the
+count could not be reached, and the transfer itself where only one stream of the peer counts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
 import numpy as np
 
+from neuron_dialects.errors import NeuronError
+from neuron_dialects.isa.hand_over import peer_problem
 from neuron_dialects.isa.program import CoreProgram
 from neuron_dialects.target import Target
 from runtime.access_history import AccessHistory, Site
@@ -38,7 +44,7 @@ DEFAULT_LIMIT = 100
 class Party:
     """One side of a race: entry `index` of the queue of `engine`, the framework node it comes from, its instruction.
 
-    `execution`: which execution in its stream it was, counted from 1.
+    `execution`: which execution in its stream it was, counted from 1; `core`: which of several.
     """
 
     engine: str
@@ -46,10 +52,12 @@ class Party:
     origin: str
     instruction: str
     execution: int
+    core: int | None = None
 
     def __str__(self) -> str:
         node = f" of '{self.origin}'" if self.origin else ""
-        return f"{self.instruction}{node} (queue {self.engine}, entry {self.index}, execution {self.execution})"
+        place = "" if self.core is None else f"core {self.core}, "
+        return f"{self.instruction}{node} ({place}queue {self.engine}, entry {self.index}, execution {self.execution})"
 
 
 @dataclass(frozen=True)
@@ -85,16 +93,44 @@ def check_races(
     Time grows with the number of executed instructions. Raises NX-RUN-001 for an access out of bounds, NX-RUN-004 for a
     malformed program, NX-RUN-006 when a queue executes more than `step_limit` control instructions.
     """
-    decoded = decode_program(program, target)
-    streams = Streams(decoded.queues)
-    shared = streams.shared()
-    bounds: dict[str, list[dict[int, int]]] = {}
-    for engine, entries in decoded.queues.items():
-        if any(semaphore in shared for entry in entries for semaphore, _, _ in entry.waits):
-            replay = IncrementBounds(decoded, streams, step_limit, engine, shared)
-            replay.run()
-            bounds[engine] = replay.bounds
-    check = _RaceReplay(decoded, streams, step_limit, shared, bounds, limit)
+    return _check([decode_program(program, target)], limit, step_limit, 1)
+
+
+def check_pipeline_races(
+    programs: Sequence[CoreProgram],
+    target: Target,
+    runs: int | None = None,
+    limit: int = DEFAULT_LIMIT,
+    step_limit: int = STEP_LIMIT,
+) -> list[Race]:
+    """Races within and between the stages of a pipeline, each on a core of its own, as `check_races` reports them.
+
+    `runs`: requests that follow each other; by default so many that every buffer between stages is used again. Raises
+    as `check_races`, and NX-RUN-004 for hand-overs that do not fit together.
+    """
+    decoded = [decode_program(program, target) for program in programs]
+    if problem := peer_problem(programs):
+        raise NeuronError("NX-RUN-004", f"program {problem[0]}: {problem[1]}")
+    most = max((row.buffers for program in programs for row in program.hand_overs), default=1)
+    return _check(decoded, limit, step_limit, most + 2 if runs is None else runs)
+
+
+def _check(programs: Sequence[DecodedProgram], limit: int, step_limit: int, runs: int) -> list[Race]:
+    """The races of decoded programs."""
+    streams = Streams(programs)
+    bounds: list[dict[str, list[dict[int, int]]]] = []
+    first = 0
+    for decoded in programs:
+        own = Streams([decoded])
+        bounds.append({})
+        for engine, entries in decoded.queues.items():
+            if any(semaphore in own.shared() for entry in entries for semaphore, _, _ in entry.waits):
+                replay = IncrementBounds(decoded, own, step_limit, engine, own.shared())
+                replay.run()
+                # Streams of one program are numbered among all in the same order.
+                bounds[-1][engine] = [{first + s: most for s, most in bound.items()} for bound in replay.bounds]
+        first += len(own)
+    check = _RaceReplay(programs, streams, step_limit, runs, bounds, limit)
     check.run()
     check.report_deadlock()
     return check.races
@@ -105,35 +141,42 @@ class _RaceReplay(Replay):
 
     def __init__(
         self,
-        decoded: DecodedProgram,
+        programs: Sequence[DecodedProgram],
         streams: Streams,
         step_limit: int,
-        shared: frozenset[int],
-        bounds: dict[str, list[dict[int, int]]],
+        runs: int,
+        bounds: Sequence[dict[str, list[dict[int, int]]]],
         limit: int,
     ) -> None:
-        super().__init__(decoded, streams, step_limit)
         self.races: list[Race] = []
-        self._decoded, self._limit = decoded, limit
+        self._shared, self._bounds = streams.shared(), bounds
+        super().__init__(programs, streams, step_limit, runs)
+        self._limit = limit
         self._clocks = VectorClocks(len(self.queues), len(streams))
-        self._shared, self._bounds = shared, {engine: iter(list_) for engine, list_ in bounds.items()}
         # Pieces that incremented a semaphore, by stream, in order.
         self._increments: list[dict[int, list[int]]] = [
             {stream: [] for stream in streams.producers.get(semaphore, ())} for semaphore in range(len(self.counts))
         ]
-        self._histories = _histories(decoded)
-        self._written = _WrittenBytes(decoded)
+        # Pieces (stream, number) that incremented a semaphore of another core, in the order of that core's runs.
+        self._handed: dict[int, list[tuple[int, int]]] = {}
+        self._memories = [_Memories(programs, core) for core in range(len(programs))]
+        self._histories = {name: AccessHistory(size) for own in self._memories for name, size in own.sizes.items()}
+        self._written = [_WrittenBytes(decoded) for decoded in programs]
         self._seen: set[tuple[str, int, int]] = set()
         self._pieces = [0] * len(streams)
+        self._coming = [{engine: iter(list_) for engine, list_ in own.items()} for own in bounds]
 
     def may_pass(self, queue: ReplayQueue, semaphore: int, value: int) -> bool:
         """Learn from a satisfied wait."""
         increments = self._increments[semaphore]
         if semaphore not in self._shared:
-            ((stream, pieces),) = increments.items()
-            self._clocks.observe(queue.number, stream, pieces[value - 1])
+            if increments:
+                ((stream, pieces),) = increments.items()
+                self._clocks.observe(queue.number, stream, pieces[value - 1])
+            else:
+                self._learn_handed_over(queue, semaphore, value)
             return True
-        most = next(self._bounds[queue.engine])
+        most = next(self._coming[queue.core][queue.engine])
         total = sum(most.values())
         for stream, own in most.items():
             needed = value - (total - own)
@@ -141,33 +184,68 @@ class _RaceReplay(Replay):
                 self._clocks.observe(queue.number, stream, increments[stream][needed - 1])
         return True
 
+    def _learn_handed_over(self, queue: ReplayQueue, semaphore: int, value: int) -> None:
+        """Learn from a wait for another core: counts go on from run to run, and begin with the free buffers."""
+        program, number = self.programs[queue.core].program, semaphore - queue.semaphores
+        pieces = self._handed.get(semaphore, [])
+        rows = [row for row in program.hand_overs if row.semaphore == number]
+        if not rows:
+            return
+        each = sum(row.count for row in rows)
+        is_credit = self.programs[queue.core].variables[rows[0].variable].kind == "output"
+        counted = value + each * self.runs_done[queue.core] - is_credit * each * rows[0].buffers
+        if len({stream for stream, _ in pieces}) > 1:
+            # Which of a run's increments have come says nobody; all of a run come before the next one's.
+            counted -= counted % each
+        for stream, piece in dict(pieces[max(0, counted - each) : max(0, counted)]).items():
+            self._clocks.observe(queue.number, stream, piece)
+
     def execute(self, queue: ReplayQueue, entry: Entry) -> None:
         stream = self.streams.of_entry[id(entry)]
         known = self._clocks.known(queue.number)
         self._pieces[stream] = piece = self._clocks.issue(queue.number, stream)
-        registers = queue.registers
+        registers, run = queue.registers, self.runs_done[queue.core]
         for access in entry.accesses:
             low, high = access.interval(registers)
-            history = self._histories.get(access.memory)
+            history = self._histories.get(self._memories[queue.core].name(access.memory, run))
             if history is None:
                 continue
-            site = Site(stream, piece, access.first_partition, access.last_partition, low, high, (entry, access))
+            owner = (queue.core, entry, access)
+            site = Site(stream, piece, access.first_partition, access.last_partition, low, high, owner)
             for other in history.access(site, known, access.writes):
                 self._report_pair(other, site)
-        for access in self._written.missing(entry, registers):
-            self._report_unwritten(access, entry, registers, piece)
+        for access in self._written[queue.core].missing(entry, registers):
+            self._report_unwritten(access, queue, entry, piece)
 
     def signalled(self, queue: ReplayQueue, entry: Entry) -> None:
         stream = self.streams.of_entry[id(entry)]
-        self._increments[entry.signal][stream].append(self._pieces[stream])
+        self._increments[queue.semaphores + entry.signal][stream].append(self._pieces[stream])
+
+    def handed_over(self, queue: ReplayQueue, entry: Entry, semaphore: int) -> None:
+        stream = self.streams.of_entry[id(entry)]
+        self._handed.setdefault(semaphore, []).append((stream, self._pieces[stream]))
+
+    def run_ended(self, core: int) -> None:
+        """Everything of the run is complete before the next one begins."""
+        for queue in self.queues:
+            if queue.core == core:
+                for stream in self.streams.of_core[core]:
+                    if self._pieces[stream]:
+                        self._clocks.observe(queue.number, stream, self._pieces[stream])
+        first, last = self.streams.first_semaphore[core : core + 2]
+        for semaphore in range(first, last):
+            for pieces in self._increments[semaphore].values():
+                pieces.clear()
+        self._coming[core] = {engine: iter(list_) for engine, list_ in self._bounds[core].items()}
 
     # -- reports ------------------------------------------------------------------------------------------------------
 
-    def _party(self, entry: Entry, piece: int) -> Party:
-        return Party(entry.engine, entry.index, entry.node or "", entry.name, piece)
+    def _party(self, core: int, entry: Entry, piece: int) -> Party:
+        place = None if self.is_alone else core
+        return Party(entry.engine, entry.index, entry.node or "", entry.name, piece, place)
 
-    def _name(self, memory: MemoryKey) -> str:
-        return memory if isinstance(memory, str) else self._decoded.variables[memory].name
+    def _name(self, core: int, memory: MemoryKey) -> str:
+        return memory if isinstance(memory, str) else self.programs[core].variables[memory].name
 
     def _add(self, key: tuple[str, int, int], race: Callable[[], Race]) -> None:
         if key not in self._seen and len(self.races) < self._limit:
@@ -175,13 +253,13 @@ class _RaceReplay(Replay):
             self.races.append(race())
 
     def _report_pair(self, earlier: Site, later: Site) -> None:
-        entry, access = cast("tuple[Entry, Access]", earlier.owner)
-        own_entry, own_access = cast("tuple[Entry, Access]", later.owner)
+        core, entry, access = cast("tuple[int, Entry, Access]", earlier.owner)
+        own_core, own_entry, own_access = cast("tuple[int, Entry, Access]", later.owner)
 
         def race() -> Race:
             kind = f"{'write' if access.writes else 'read'}-{'write' if own_access.writes else 'read'}"
-            memory = self._name(access.memory)
-            first, second = self._party(entry, earlier.piece), self._party(own_entry, later.piece)
+            memory = self._name(core, access.memory)
+            first, second = self._party(core, entry, earlier.piece), self._party(own_core, own_entry, later.piece)
             low, high = max(earlier.low, later.low), min(earlier.high, later.high)
             message = (
                 f"{first}, which {'writes' if access.writes else 'reads'} {access.role}, and {second}, which "
@@ -193,9 +271,10 @@ class _RaceReplay(Replay):
 
         self._add(("pair", id(entry), id(own_entry)), race)
 
-    def _report_unwritten(self, access: Access, entry: Entry, registers: Sequence[int], piece: int) -> None:
+    def _report_unwritten(self, access: Access, queue: ReplayQueue, entry: Entry, piece: int) -> None:
         def race() -> Race:
-            party, memory, interval = self._party(entry, piece), self._name(access.memory), access.interval(registers)
+            party, memory = self._party(queue.core, entry, piece), self._name(queue.core, access.memory)
+            interval = access.interval(queue.registers)
             place = f"bytes {interval[0]} to {interval[1] - 1} of {memory}"
             message = f"{party} reads {access.role} from {place}, which nothing has written in full before"
             partitions = (access.first_partition, access.last_partition)
@@ -208,23 +287,46 @@ class _RaceReplay(Replay):
         stuck = self.stuck()
         if not stuck:
             return
-        names, texts = self._decoded.program.semaphores, list[str]()
+        texts: list[str] = []
         for queue in stuck:
+            names = self.programs[queue.core].program.semaphores
             semaphore, value, register = queue.entries[queue.position].waits[queue.passed_waits]
             value += queue.registers[register] if register >= 0 else 0
-            texts.append(f"{queue.engine} at entry {queue.position} for {names[semaphore]} >= {value}")
+            place = "" if self.is_alone else f"core {queue.core} "
+            texts.append(f"{place}{queue.engine} at entry {queue.position} for {names[semaphore]} >= {value}")
         entry = stuck[0].entries[stuck[0].position]
         message = f"streams wait for ever: {'; '.join(texts)}"
-        self.races.append(Race("deadlock", self._party(entry, 0), None, "", (0, 0), (0, 0), message))
+        self.races.append(Race("deadlock", self._party(stuck[0].core, entry, 0), None, "", (0, 0), (0, 0), message))
 
 
-def _histories(decoded: DecodedProgram) -> dict[MemoryKey, AccessHistory]:
-    """A history for every memory that some entry writes; what is never written cannot be raced on."""
-    sizes: dict[MemoryKey, int] = {}
-    for entries in decoded.queues.values():
-        for entry in entries:
-            sizes.update({access.memory: access.limit for access in entry.accesses if access.writes})
-    return {memory: AccessHistory(size) for memory, size in sizes.items()}
+class _Memories:
+    """What the memories of one core are called among those of all, in each run.
+
+    `sizes`: bytes of those that the core writes; what is never written cannot be raced on. What is handed over has a
+    name for each of its copies, that of the side which makes it.
+    """
+
+    def __init__(self, programs: Sequence[DecodedProgram], core: int) -> None:
+        decoded = programs[core]
+        self._core = core
+        self._makers: dict[MemoryKey, tuple[int, int, int]] = {}
+        if len(programs) > 1:
+            for row in decoded.program.hand_overs:
+                is_output = decoded.variables[row.variable].kind == "output"
+                maker = (core, row.variable) if is_output else (row.peer, row.peer_variable)
+                self._makers[row.variable] = (*maker, row.buffers)
+        self.sizes: dict[Hashable, int] = {}
+        for entries in decoded.queues.values():
+            for access in (access for entry in entries for access in entry.accesses if access.writes):
+                copies = self._makers[access.memory][2] if access.memory in self._makers else 1
+                self.sizes.update({self.name(access.memory, run): access.limit for run in range(copies)})
+
+    def name(self, memory: MemoryKey, run: int) -> Hashable:
+        """The name of a memory in a run, counted from 0."""
+        if memory not in self._makers:
+            return self._core, memory
+        core, variable, copies = self._makers[memory]
+        return core, variable, run % copies
 
 
 class _WrittenBytes:

@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from neuron_dialects.errors import NeuronError
@@ -160,6 +161,7 @@ def _program_summary(program: CoreProgram) -> dict[str, Any]:
         "queues": queues,
         "variables": variables,
         "semaphores": list(program.semaphores),
+        **({"hand_overs": [asdict(row) for row in program.hand_overs]} if program.hand_overs else {}),
         "macs": program.macs,
         "statistics": dict(program.statistics),
     }
@@ -220,6 +222,10 @@ def _summary_text(model: dict[str, Any]) -> Iterator[str]:
             yield f"  {engine:<8}{queue['entries']:>10} entries{queue['bytes']:>14} bytes"
         for kind, group in program["variables"].items():
             yield f"  {kind:<8}{group['count']:>10} variables{group['bytes']:>12} bytes"
+        for row in program.get("hand_overs", ()):
+            peer = f"{subgraph_name(row['peer'])} variable {row['peer_variable']}"
+            awaited = f"{row['count']} transfers of semaphore {program['semaphores'][row['semaphore']]}"
+            yield f"  hand-over of variable {row['variable']} with {peer}: {awaited}, {row['buffers']} buffers"
 
 
 def _bucket_text(bucket: dict[str, Any]) -> Iterator[str]:

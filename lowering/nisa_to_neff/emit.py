@@ -74,7 +74,10 @@ class NeffEmitter:
             raise NeuronError("NX-IR-002", "the module has no function @main")
         main = functions["main"]
         names = _Names(main)
-        segments = _Segments(functions, target_of(module), WeightResolver(module, store), self)
+        launches = [op for op in main.body.block.ops if isinstance(op, LaunchOp) and op.executor.data == Executor.CORE]
+        launched = dict.fromkeys(launch.callee.root_reference.data for launch in launches)
+        numbers = {callee: len(self.cores) + position for position, callee in enumerate(launched)}
+        segments = _Segments(functions, target_of(module), WeightResolver(module, store), self, numbers)
         nodes: list[GraphNode] = []
         for op in main.body.block.ops:
             if isinstance(op, LaunchOp):
@@ -159,12 +162,13 @@ class _SharedParameters:
 
 @dataclass
 class _Segments:
-    """Segments of a module, each emitted when it is first launched."""
+    """Segments of a module, each emitted when it is first launched; `numbers`: positions of the core programs."""
 
     functions: Mapping[str, func.FuncOp]
     target: Target
     weights: WeightResolver
     emitter: NeffEmitter
+    numbers: Mapping[str, int]
     _emitted: dict[str, int] = field(default_factory=dict[str, int])
 
     def index(self, callee: str, executor: str) -> int:
@@ -172,7 +176,7 @@ class _Segments:
         if callee not in self._emitted:
             function = self.functions[callee]
             if executor == CORE:
-                program = core_program(function, self.target)
+                program = core_program(function, self.target, self.numbers)
                 files = [variable for variable in program.variables if variable.kind == "file"]
                 # A scalar is a variable of one element.
                 parameters = {v.name: np.reshape(self.weights(v.name), v.shape) for v in files}

@@ -18,7 +18,7 @@ from neuron_dialects.access_ops import dtype_name_of, space_of
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.isa import Instruction, Operand
-from neuron_dialects.isa.program import CoreProgram, DramVariable, QueueEntry
+from neuron_dialects.isa.program import CoreProgram, DramVariable, HandOver, QueueEntry
 from neuron_dialects.neuron import CORE_ATTRIBUTE, RESERVED_ATTRIBUTE, location_name, number_attribute
 from neuron_dialects.target import Target
 from runtime.neff import parameter_file_name
@@ -75,6 +75,17 @@ class _Emitter:
             origin=self.origin(op.location),
         )
 
+    def hand_over(self, op: nisa.HandOverOp, peers: dict[str, int]) -> HandOver:
+        """One hand-over; a peer without a number gets the next one. Variables are numbered as arguments are."""
+        return HandOver(
+            variable=self.variable_ids[op.buffer],
+            peer=peers.setdefault(op.peer.root_reference.data, len(peers)),
+            peer_variable=op.argument.value.data,
+            semaphore=self.semaphore(op.semaphore.data),
+            count=op.count.value.data,
+            buffers=op.buffers.value.data,
+        )
+
     def queue(self, op: nisa.QueueOp) -> list[QueueEntry]:
         """The flat entries of one queue; labels become entry numbers."""
         entries: list[QueueEntry] = []
@@ -109,9 +120,10 @@ def _broken(message: str) -> NeuronError:
     return NeuronError("NX-NEFF-007", message)
 
 
-def core_program(function: func.FuncOp, target: Target) -> CoreProgram:
+def core_program(function: func.FuncOp, target: Target, peers: Mapping[str, int] | None = None) -> CoreProgram:
     """The program of a core function.
 
+    `peers`: index of each function that it exchanges tensors with; without, they are numbered as they are named.
     NeuronError NX-NEFF-020/021 when passes are missing before emission, NX-NEFF-007 for a queue that the target lacks.
     """
     emitter = _Emitter(target)
@@ -124,6 +136,8 @@ def core_program(function: func.FuncOp, target: Target) -> CoreProgram:
         emitter.variable(argument, _free_name(f"{kind}{number}", taken), kind)
     queues: dict[str, list[QueueEntry]] = {}
     pinned: list[QueueEntry] = []
+    hand_overs: list[HandOver] = []
+    numbers: dict[str, int] = dict(peers or {})
     for op in block.ops:
         if isinstance(op, nisa.PinnedOp):
             pinned += [emitter.entry(inner) for inner in op.transfers]
@@ -133,6 +147,8 @@ def core_program(function: func.FuncOp, target: Target) -> CoreProgram:
                 problem = "two queues" if engine in queues else f"a queue, which target {target.name} does not have,"
                 raise _broken(f"engine {engine} has {problem}")
             queues[engine] = emitter.queue(op)
+        elif isinstance(op, nisa.HandOverOp):
+            hand_overs.append(emitter.hand_over(op, numbers))
         else:
             _declare(emitter, op, taken)
     return CoreProgram(
@@ -146,6 +162,7 @@ def core_program(function: func.FuncOp, target: Target) -> CoreProgram:
         pinned=pinned,
         core=number_attribute(function, CORE_ATTRIBUTE) if CORE_ATTRIBUTE in function.attributes else None,
         reserved_bytes=number_attribute(function, RESERVED_ATTRIBUTE),
+        hand_overs=tuple(hand_overs),
     )
 
 

@@ -68,6 +68,25 @@ class DramVariable:
         return total
 
 
+@dataclass(frozen=True)
+class HandOver:
+    """An input that a program on another core writes, or an output that one reads, while both run.
+
+    `variable`: its id here, `peer`: index of the other program, `peer_variable`: its id there; both are one tensor in
+    `buffers` copies, of which run after run uses the next. `semaphore`: how far the peer is; each of its transfers to
+    an input (from an output) increments it by 1 when it completes, `count` times in each of the peer's runs. A run of
+    this program ends by taking away what one run of its peers counts up. In the beginning all copies of an output are
+    free: its semaphore stands at `buffers * count`, that of an input at 0.
+    """
+
+    variable: int
+    peer: int
+    peer_variable: int
+    semaphore: int
+    count: int
+    buffers: int
+
+
 @dataclass
 class CoreProgram:
     """The program of one core: queues by engine, DRAM variables, semaphore names, and where each entry came from.
@@ -78,6 +97,8 @@ class CoreProgram:
     they write belongs to them for ever, and no queue writes it. `core`: programs of a model with the same number share
     a core and its SBUF (None: a core of its own); then `reserved_bytes` at the start of each partition belong to the
     pinned buffers of all of them.
+    they write belongs to them for ever, and no queue writes it. `hand_overs`: what the program exchanges with other
+    cores as a stage of a pipeline; their semaphores are not 0 at the start of every run, as all others are.
     """
 
     target: str
@@ -91,6 +112,20 @@ class CoreProgram:
     pinned: list[QueueEntry] = field(default_factory=list["QueueEntry"])
     core: int | None = None
     reserved_bytes: int = 0
+    hand_overs: tuple[HandOver, ...] = ()
+
+    @property
+    def hand_over_counts(self) -> dict[int, int]:
+        """Semaphore of hand-overs -> by how much a run of the peer counts it up and one of this program takes away."""
+        counts: dict[int, int] = {}
+        for row in self.hand_overs:
+            counts[row.semaphore] = counts.get(row.semaphore, 0) + row.count
+        return counts
+
+    def other_side(self, peer: int, row: HandOver) -> HandOver:
+        """What this program says of the hand-over that program `peer` describes as `row`; StopIteration if nothing."""
+        key = (peer, row.variable, row.peer_variable)
+        return next(own for own in self.hand_overs if (own.peer, own.peer_variable, own.variable) == key)
 
     @property
     def pinned_range(self) -> tuple[int, int]:

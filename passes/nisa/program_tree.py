@@ -25,7 +25,7 @@ from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.isa import Instruction, Operand
 from neuron_dialects.neuron import location_name
-from neuron_dialects.nisa import AllocOp, NisaOp, ParamOp, PinnedOp, QueueOp, SlotOp
+from neuron_dialects.nisa import AllocOp, HandOverOp, NisaOp, ParamOp, PinnedOp, QueueOp, SlotOp
 
 Waits = tuple[tuple[str, Affine], ...]
 
@@ -210,7 +210,7 @@ class _Reader:
                 slot = Slot(self._variable(op.slot), op.copies.value.data, loops, op.location)
                 self.tree.slots[slot.variable] = slot
                 body.append(slot)
-            elif not isinstance(op, AllocOp | ParamOp | PinnedOp | ConstantOp | YieldOp | ReturnOp):
+            elif not isinstance(op, AllocOp | ParamOp | PinnedOp | HandOverOp | ConstantOp | YieldOp | ReturnOp):
                 raise NeuronError(
                     "NX-PASS-002",
                     f"operation '{op.name}' has no place in a nisa program at this point",

@@ -21,7 +21,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from neuron_dialects.errors import NeuronError, in_segment
 from neuron_dialects.neuron import location_name, target_of
-from neuron_dialects.nisa import AllocOp, NisaOp, ParamOp, PinnedOp, QueueOp, SlotOp
+from neuron_dialects.nisa import AllocOp, HandOverOp, NisaOp, ParamOp, PinnedOp, QueueOp, SlotOp
 from neuron_dialects.target import Target
 from passes.nisa.program_tree import nisa_functions, trip_count
 
@@ -99,7 +99,7 @@ class _Splitter:
                 self._slots[op.slot] = (op, loops)
             elif isinstance(op, NisaOp):
                 self._move(op, loops)
-            elif not isinstance(op, AllocOp | ParamOp | PinnedOp | ConstantOp | YieldOp | ReturnOp):
+            elif not isinstance(op, AllocOp | ParamOp | PinnedOp | HandOverOp | ConstantOp | YieldOp | ReturnOp):
                 raise NeuronError(
                     "NX-PASS-002", f"'{op.name}' cannot be split into queues", node=location_name(op.location)
                 )

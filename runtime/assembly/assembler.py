@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from lark import Token
 
 from neuron_dialects.errors import NeuronError
-from neuron_dialects.isa.program import CoreProgram, DramVariable, QueueEntry
+from neuron_dialects.isa.program import CoreProgram, DramVariable, HandOver, QueueEntry
 from neuron_dialects.target import load_target, target_names
 from runtime.assembly.entries import EntryBuilder, Names
 from runtime.assembly.problem import MAX_PROBLEMS, AssemblyError, Mistake, Problem, nearest, unquoted
@@ -78,11 +78,12 @@ class _Section:
     core: int | None = None
     reserved_bytes: int = 0
     statistics: dict[str, int] = field(default_factory=dict)
+    hand_overs: list[HandOver] = field(default_factory=list[HandOver])
 
 
 DIRECTIVES: tuple[str, ...] = (
     ".model", ".subgraph", ".target", ".queue", ".semaphore", ".variable", ".origin", ".macs", ".compulsory_bytes",
-    ".core", ".reserved_bytes", ".statistic",
+    ".core", ".reserved_bytes", ".statistic", ".hand_over",
 )  # fmt: skip
 """The directives that a text may have."""
 
@@ -97,7 +98,7 @@ class _Reader:
         self._engine: str | None = None
         handlers = (
             self._model, self._subgraph, self._target, self._queue, self._semaphore, self._variable, self._origin,
-            self._figure, self._figure, self._figure, self._figure, self._statistic,
+            self._figure, self._figure, self._figure, self._figure, self._statistic, self._hand_over,
         )  # fmt: skip
         self._handlers = dict(zip(DIRECTIVES, handlers, strict=True))
 
@@ -218,6 +219,21 @@ class _Reader:
         name, value = _arguments(directive, "STRING", "INT")
         self._section(directive).statistics[unquoted(name)] = _count(value)
 
+    def _hand_over(self, directive: Directive, _: int) -> None:
+        section = self._section(directive)
+        words = ("program", "variable", "semaphore", "count", "buffers")
+        kinds = ("INT", "NAME", "INT", "NAME", "INT", "NAME", "NAME", "NAME", "INT", "NAME", "INT")
+        given = [str(word) for word in directive.arguments]
+        if [word.type for word in directive.arguments] != [*kinds] or (*given[1::2],) != words:
+            form = ".hand_over 0 program 1 variable 0 semaphore ready0 count 4 buffers 2"
+            raise Mistake(f"a hand-over is written {form}", directive.name)
+        if given[6] not in section.semaphores:
+            raise Mistake(f"no semaphore '{given[6]}'", directive.arguments[6], nearest(given[6], section.semaphores))
+        variable, peer, theirs, count, buffers = (directive.arguments[place] for place in (0, 2, 4, 8, 10))
+        semaphore = section.semaphores.index(given[6])
+        figures = _count(count), _count(buffers)
+        section.hand_overs.append(HandOver(_count(variable), _count(peer), _count(theirs), semaphore, *figures))
+
 
 def _arguments(directive: Directive, *kinds: str) -> tuple[Token, ...]:
     """The words of a directive that takes words of these kinds and no shape."""
@@ -279,6 +295,7 @@ def _finished(section: _Section, problems: list[Problem]) -> CoreProgram:
         pinned,
         section.core,
         section.reserved_bytes,
+        tuple(section.hand_overs),
     )
 
 

@@ -14,6 +14,7 @@ from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.isa import INSTRUCTIONS, Instruction, verify_instruction
+from neuron_dialects.isa.hand_over import hand_over_problem
 from neuron_dialects.isa.program import CONTROL_KINDS, CoreProgram, DramVariable, QueueEntry
 from neuron_dialects.target import Target
 from runtime.machine.control import Control, control_function
@@ -116,6 +117,16 @@ class DecodedProgram:
     pinned: tuple[Entry, ...] = ()
     pinned_bytes: int = 0
 
+    def handing_over(self, variable: int) -> list[Entry]:
+        """The transfers that take part in the hand-over of an input (they read it) or of an output (they write it)."""
+        writes = self.variables[variable].kind == "output"
+        return [
+            entry
+            for entries in self.queues.values()
+            for entry in entries
+            if any(a.memory == variable and (a.writes if writes else a.reads) for a in entry.accesses)
+        ]
+
 
 def variable_bytes(variable: DramVariable) -> int:
     """Size of a DRAM variable."""
@@ -141,6 +152,8 @@ def decode_program(program: CoreProgram, target: Target) -> DecodedProgram:
     rings = tuple(dict.fromkeys(e.ring for queue in program.queues.values() for e in queue if e.ring is not None))
     if len(rings) > int(target.dma_rings):
         raise NeuronError("NX-RUN-004", f"{len(rings)} DMA rings, the target has {target.dma_rings}")
+    if problem := hand_over_problem(program):
+        raise NeuronError("NX-RUN-004", problem)
     queues: dict[str, list[Entry]] = {}
     loader = _QueueDecoder(program, target, variables, "load", len(program.pinned), 0)
     pinned = tuple(loader.entry(index, entry) for index, entry in enumerate(program.pinned))

@@ -9,6 +9,7 @@ kept, and further runs follow it without a clock.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Literal
 
 import numpy as np
@@ -130,7 +131,11 @@ class Machine:
         """Run the clock, and the data if there is a schedule, which is kept for further runs with this limit."""
         for work in self._works:
             work.executions = 0
-        simulator = Simulator(self._queues, self.program.semaphores, self.target, schedule, recorded, step_limit)
+        # Alone, a stage of a pipeline finds all that it waits for.
+        arrived = {number: [-inf] * count for number, count in self.program.hand_over_counts.items()}
+        simulator = Simulator(
+            self._queues, self.program.semaphores, self.target, schedule, recorded, step_limit, arrived=arrived
+        )
         try:
             simulator.run()
         finally:

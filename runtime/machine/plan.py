@@ -29,7 +29,8 @@ class Work:
     that for a transfer whose DMA engines start one after the other; `latency_ns`: from the end until the result can be
     used. `waits`, `control` and `signal` are the entry's. `hazard_reads` / `hazard_writes`: accesses through which
     instructions of this engine, or transfers of this ring, may depend on each other. `table`: function table that the
-    scalar engine needs, or "". `kernel` and `views` are set when data is computed.
+    scalar engine needs, or "". `kernel` and `views` are set when data is computed. `hands_over`: a transfer of what is
+    handed over to or from another core; `link_ns`: how long it has the link to other chips, where it goes to one.
     """
 
     entry: Entry
@@ -53,6 +54,8 @@ class Work:
     executions: int = 0
     kernel: Kernel | None = None
     views: tuple[tuple[str, OperandView], ...] = ()
+    hands_over: bool = False
+    link_ns: float = 0.0
 
 
 def plan_queues(decoded: DecodedProgram) -> dict[str, list[Work]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Times = NDArray[np.int64]
-Box = tuple[str | int, int, int, int, int]
+Box = tuple[Hashable, int, int, int, int]
 """(memory, first partition, one past the last, first byte, one past the last)."""
 
 MAX_ROWS = 1024
@@ -88,7 +88,7 @@ class _LastWrites:
     """When each page of each memory was last written."""
 
     def __init__(self) -> None:
-        self._times: dict[str | int, Times] = {}
+        self._times: dict[Hashable, Times] = {}
 
     def write(self, box: Box, time: int) -> None:
         self.pages(box)[...] = time

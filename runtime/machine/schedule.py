@@ -8,7 +8,7 @@ Multiplications that add to one another are computed together (`products`); sums
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,16 +46,20 @@ Step = tuple[Callable[..., Any], tuple[Any, ...]]
 
 @dataclass(slots=True, eq=False)
 class Execution:
-    """One execution of an instruction. `shifts`: bytes by which registers move each of its accesses."""
+    """One execution of an instruction. `shifts`: bytes by which registers move each of its accesses; `names`: what the
+    memories of its program are called among those of several cores.
+    """
 
     work: Work
     operands: Operands
     shifts: tuple[int, ...]
+    names: Mapping[MemoryKey, Hashable] | None = None
 
     def box(self, number: int) -> Box:
         """What access `number` touches."""
         access, shift = self.work.entry.accesses[number], self.shifts[number]
-        return access.memory, access.first_partition, access.last_partition, access.low + shift, access.high + shift
+        memory = access.memory if self.names is None else self.names[access.memory]
+        return memory, access.first_partition, access.last_partition, access.low + shift, access.high + shift
 
 
 class Schedule:
@@ -65,7 +69,7 @@ class Schedule:
     the same in every run.
     """
 
-    def __init__(self, constants: Set[MemoryKey], most_steps: int = MOST_STEPS) -> None:
+    def __init__(self, constants: Set[Hashable], most_steps: int = MOST_STEPS) -> None:
         self.steps: list[Step] | None = None
         self._constants, self._most_steps, self._parts = constants, most_steps, 0
         self._executions: dict[int, Execution] = {}
@@ -73,18 +77,29 @@ class Schedule:
         self._order: list[int] = []
         self._effects: dict[int, Effect] = {}
 
-    def read(self, work: Work, operands: Operands, shifts: tuple[int, ...]) -> int:
+    def read(
+        self,
+        work: Work,
+        operands: Operands,
+        shifts: tuple[int, ...],
+        names: Mapping[MemoryKey, Hashable] | None = None,
+    ) -> int:
         """An execution reads its operands; returns its number."""
         if len(self._order) >= self._most_steps:
             self._carry_out()
         number, self._next = self._next, self._next + 1
-        self._executions[number] = Execution(work, operands, shifts)
+        self._executions[number] = Execution(work, operands, shifts, names)
         self._order.append(number)
         return number
 
     def write(self, number: int) -> None:
         """An execution writes its results."""
         self._order.append(~number)
+
+    def flush(self) -> None:
+        """Carry out what was noted so far."""
+        if self._order:
+            self._carry_out()
 
     def finish(self) -> None:
         """Carry out what is left."""
@@ -108,6 +123,21 @@ def replay(steps: Sequence[Step]) -> None:
         function(*arguments)
 
 
+class NamedSchedule:
+    """A schedule as one of several cores sees it that share it: `names` are those of its memories among all."""
+
+    def __init__(self, schedule: Schedule, names: Mapping[MemoryKey, Hashable]) -> None:
+        self._schedule, self._names = schedule, names
+
+    def read(self, work: Work, operands: Operands, shifts: tuple[int, ...]) -> int:
+        """As `Schedule.read`."""
+        return self._schedule.read(work, operands, shifts, self._names)
+
+    def write(self, number: int) -> None:
+        """As `Schedule.write`."""
+        self._schedule.write(number)
+
+
 class _StepWriter:
     """Turns an order of reads and writes into `steps`; `again` are those that a further run takes."""
 
@@ -116,7 +146,7 @@ class _StepWriter:
         order: Sequence[int],
         executions: dict[int, Execution],
         effects: dict[int, Effect],
-        constants: Set[MemoryKey],
+        constants: Set[Hashable],
     ) -> None:
         self.steps: list[Step] = []
         self._executions, self._effects = executions, effects
@@ -201,7 +231,7 @@ class _StepWriter:
         self._append(_multiply(stationary.array.T, moving.array, dst, dtype, group.adds))
 
 
-def _touches(execution: Execution, whole: bool, constants: Set[MemoryKey]) -> Touches:
+def _touches(execution: Execution, whole: bool, constants: Set[Hashable]) -> Touches:
     accesses = execution.work.entry.accesses
     boxes = [execution.box(number) for number in range(len(accesses))]
     reads = tuple(box for box, access in zip(boxes, accesses, strict=True) if access.reads)

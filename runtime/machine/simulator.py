@@ -21,15 +21,15 @@ Whatever is shared (ports, DMA engines) is served in the order of time in every 
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, Protocol
 
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.target import Target
 from runtime.machine.decode import Access
 from runtime.machine.plan import Work
-from runtime.machine.schedule import Operands, Schedule
+from runtime.machine.schedule import NamedSchedule, Operands, Schedule
 from runtime.machine.trace import Trace
 
 STEP_LIMIT = 100_000_000
@@ -48,6 +48,18 @@ Registers have been read then, memory has not."""
 Transfer = tuple[float, Bound | None, Sequence[Box], Sequence[Box]]
 """A transfer between its trigger and its ring: time of the trigger, operands, boxes it reads and writes."""
 _NONE: tuple[Box, ...] = ()
+
+
+class Neighbours(Protocol):
+    """Other cores, as the simulation of one sees them."""
+
+    def completed(self, work: Work, time: float) -> None:
+        """A transfer of what is handed over will be complete at `time`."""
+        ...
+
+    def link(self, start: float, duration: float) -> float:
+        """A transfer to another chip begins; gives when it has arrived there."""
+        ...
 
 
 class Engine:
@@ -82,6 +94,9 @@ class Simulator:
         target: whose times and sizes count.
         schedule: what computes the data, None if nothing does; the kernels and views of all works must then be set.
         trace: gets every instruction, transfer and wait.
+        arrived: semaphores that other cores increment -> the times of increments so far; `signal` adds to them.
+        start_ns: when the run begins.
+        neighbours: what tells other cores of transfers that they wait for, None if there are none.
 
     After `run`, `engines` and the other attributes hold times in ns and counts; `Work.executions` counts executions.
     """
@@ -91,20 +106,27 @@ class Simulator:
         queues: dict[str, list[Work]],
         semaphores: tuple[str, ...],
         target: Target,
-        schedule: Schedule | None,
+        schedule: Schedule | NamedSchedule | None,
         trace: Trace | None = None,
         step_limit: int = STEP_LIMIT,
+        *,
+        arrived: Mapping[int, list[float]] | None = None,
+        start_ns: float = 0.0,
+        neighbours: Neighbours | None = None,
     ) -> None:
         self.engines = {
             name: Engine(name, index, works, int(target.scalar_registers))
             for index, (name, works) in enumerate(queues.items())
         }
-        self.end_ns, self.dma_active_ns = 0.0, 0.0
+        for engine in self.engines.values():
+            engine.time = start_ns
+        self.end_ns, self.dma_active_ns = start_ns, 0.0
+        self._neighbours = neighbours
         self._names, self._data, self._trace, self._step_limit = semaphores, schedule, trace, step_limit
         self._dispatch_depth = int(target.dispatch_depth)
         self._semaphore_ns, self._control_ns = float(target.semaphore_ns), float(target.control_ns)
         self._table_ns, self._dma_start_ns = float(target.act_table_load_ns), float(target.dma_start_ns)
-        self._increments: list[list[float]] = [[] for _ in semaphores]
+        self._increments: list[list[float]] = [(arrived or {}).get(number, []) for number in range(len(semaphores))]
         self._waiting: list[list[tuple[int, Engine]]] = [[] for _ in semaphores]
         self._events: list[tuple[float, int, int, int, Any, Any]] = []
         self._sequence = 0
@@ -112,7 +134,10 @@ class Simulator:
         self._dma_free = 0.0
         self._ring_end: dict[int, float] = {}
         self._ring_writes: dict[int, deque[tuple[float, Sequence[Box]]]] = {}
-        self._last_ns = 0.0
+        self._last_ns = start_ns
+        self._handlers: tuple[Callable[[float, Any, Any], None], ...] = (
+            self._complete, self._start, self._arrive, self._transfer,
+        )  # fmt: skip
         self._known_early = [False] * len(semaphores) if schedule else _one_stream_each(queues, len(semaphores))
 
     def run(self) -> None:
@@ -121,31 +146,53 @@ class Simulator:
         Raises NX-RUN-001 and NX-RUN-002 for accesses, NX-RUN-003 when queues wait for ever, NX-RUN-006 for too many
         steps.
         """
-        for engine in self.engines.values():
-            self._advance(engine)
-        events = self._events
-        handlers: tuple[Callable[[float, Any, Any], None], ...] = (
-            self._complete, self._start, self._arrive, self._transfer,
-        )  # fmt: skip
-        time = 0.0
+        self.begin()
+        events, handlers = self._events, self._handlers
         while events:
             time, kind, _, _, first, second = heappop(events)
+            self._last_ns = time if time > self._last_ns else self._last_ns
             handlers[kind](time, first, second)
-        self.end_ns = max([time, self._last_ns, *(engine.time for engine in self.engines.values())])
-        stuck = [engine for engine in self.engines.values() if not engine.halted]
-        if stuck:
-            raise self._deadlock(stuck)
+        self.finish()
+        if stuck := self.stuck():
+            node = next((e.works[e.position].entry.node for e in self.engines.values() if not e.halted), None)
+            raise NeuronError("NX-RUN-003", f"streams wait for ever: {'; '.join(stuck)}", node=node)
 
-    def _deadlock(self, stuck: list[Engine]) -> NeuronError:
+    # -- one event at a time, beside other cores ----------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Let every sequencer go as far as it gets at once."""
+        for engine in self.engines.values():
+            self._advance(engine)
+
+    @property
+    def next_ns(self) -> float | None:
+        """Time of the next event; None when nothing more happens, unless another core signals."""
+        return self._events[0][0] if self._events else None
+
+    def step(self) -> None:
+        """Take the next event, of which there must be one."""
+        time, kind, _, _, first, second = heappop(self._events)
+        self._last_ns = time if time > self._last_ns else self._last_ns
+        self._handlers[kind](time, first, second)
+
+    def signal(self, semaphore: int, time: float) -> None:
+        """A transfer of another core increments a semaphore; not earlier than events that were taken."""
+        self._complete(time, semaphore, None)
+
+    def finish(self) -> None:
+        """Nothing happens any more: note the time."""
+        self.end_ns = max([self._last_ns, *(engine.time for engine in self.engines.values())])
+
+    def stuck(self) -> list[str]:
+        """What each queue that has not halted waits for, in words."""
         parts: list[str] = []
-        for engine in stuck:
-            semaphore, value = engine.blocked_on or (0, 0)
-            count = len(self._increments[semaphore])
-            parts.append(
-                f"{engine.name} at entry {engine.position} for {self._names[semaphore]} >= {value} (it is {count})"
-            )
-        node = next((engine.works[engine.position].entry.node for engine in stuck), None)
-        return NeuronError("NX-RUN-003", f"streams wait for ever: {'; '.join(parts)}", node=node)
+        for engine in self.engines.values():
+            if not engine.halted:
+                semaphore, value = engine.blocked_on or (0, 0)
+                count = len(self._increments[semaphore])
+                place = f"{engine.name} at entry {engine.position}"
+                parts.append(f"{place} for {self._names[semaphore]} >= {value} (it is {count})")
+        return parts
 
     def _push(self, time: float, kind: int, first: Any, second: Any, index: int = 0) -> None:
         """Add an event; `index` is the engine whose turn comes first among events of a kind at the same time."""
@@ -346,6 +393,8 @@ class Simulator:
             start = max([start, *(end for end, boxes in in_flight if _overlap(reads, boxes))])
         self._dma_free = start + work.busy_ns
         moved = start + work.span_ns
+        if work.link_ns and self._neighbours is not None:
+            moved = max(moved, self._neighbours.link(start, work.link_ns))
         end = max(moved, self._ring_end.get(ring, 0.0))
         self._ring_end[ring] = end
         if writes:
@@ -356,6 +405,8 @@ class Simulator:
             self._trace.event(work, triggered_at, start, moved, end + work.latency_ns, operands[1])
         if self._data is not None:
             self._push(start, _TRANSFER, (work, end), operands)
+        if work.hands_over and self._neighbours is not None:
+            self._neighbours.completed(work, end + work.latency_ns)
         self._completion(end + work.latency_ns, work.signal, None)
 
     def _transfer(self, time: float, transfer: tuple[Work, float], operands: Bound | None) -> None:

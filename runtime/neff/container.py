@@ -246,7 +246,7 @@ class _Reader:
         return Neff(
             name=info["name"],
             target=info["target"],
-            subgraphs=[self.image(manifest.subgraph_name(index)) for index in range(subgraphs)],
+            subgraphs=[self.image(manifest.subgraph_name(index), subgraphs) for index in range(subgraphs)],
             host_models=host_models,
             graph=first.graph,
             inputs=first.inputs,
@@ -258,7 +258,7 @@ class _Reader:
             padding=own["padding"],
         )
 
-    def image(self, subgraph: str) -> CoreImage:
+    def image(self, subgraph: str, subgraphs: int) -> CoreImage:
         definition = self.load(f"{subgraph}/def.json", manifest.DEFINITION_JSON)
         tensor_map = self.load(f"{subgraph}/tensor_map.json", manifest.TENSOR_MAP_JSON)
         debug = self.load(manifest.debug_name(subgraph), manifest.DEBUG_JSON)
@@ -276,6 +276,7 @@ class _Reader:
             pinned=self.code(f"{subgraph}/{manifest.PINNED_CODE}") if "pinned" in own else [],
             core=own.get("core"),
             reserved_bytes=own.get("reserved_bytes_per_partition", 0),
+            hand_overs=manifest.hand_overs_from_json(definition, subgraphs),
         )
         parameters = {v.name: self.parameter(subgraph, v) for v in variables if v.kind == "file"}
         return CoreImage(program, parameters)

@@ -9,11 +9,19 @@ documented for NEFFs; what the format has no place for stands under the key `neu
 from typing import Any
 
 from neuron_dialects.dtypes import DTYPES
-from neuron_dialects.isa.program import CoreProgram, DramVariable, QueueEntry
+from neuron_dialects.isa.program import CoreProgram, DramVariable, HandOver, QueueEntry
 from runtime.neff.header import BUILD_VERSION, MAX_CORES
 from runtime.neff.json_check import AnyJson, Boolean, Description, Integer, ListOf, MapOf, Number, Record, Text
 from runtime.neff.model import CORE, HOST, OPAQUE, Bucket, DynamicDimension, GraphNode, Neff, TensorSpec
-from runtime.neff.program_check import MAX_DIMENSION, MAX_RANK, VARIABLE_KINDS, used_rings, variable_bytes
+from runtime.neff.program_check import (
+    MAX_DIMENSION,
+    MAX_RANK,
+    VARIABLE_KINDS,
+    hand_over_rings,
+    known_target,
+    used_rings,
+    variable_bytes,
+)
 from runtime.neff.records import ENCODING_VERSION, ENGINE_CODES, FINGERPRINT
 
 INFO, TOP_GRAPH, KELF, METRICS = "info.json", "neff.json", "kelf-0.json", "metrics.json"
@@ -93,6 +101,18 @@ KELF_JSON = Record({"version": Text(), "graphs": ListOf(Record({"name": Text(), 
 
 METRICS_JSON = MapOf(AnyJson())
 
+MAX_HAND_OVERS = 4096
+"""Tensors that one program exchanges with other cores."""
+
+_REMOTE = Record({"core": Integer(), "chip": Integer(), "semaphore": Integer()})
+
+_HAND_OVER = Record(
+    {
+        **dict.fromkeys(("var_id", "core", "chip", "peer_var_id", "semaphore", "count", "buffers"), Integer()),
+        "peer": Text(),
+    }
+)
+
 DEFINITION_JSON = Record(
     {
         "name": Text(),
@@ -105,7 +125,7 @@ DEFINITION_JSON = Record(
         "dma_queue": MapOf(
             Record(
                 {"type": Text(), "num_queues": Integer(), "owner": Text()},
-                {"semaphore": Integer(), "pinned": Boolean()},
+                {"semaphore": Integer(), "pinned": Boolean(), "remote_semaphores": ListOf(_REMOTE, MAX_HAND_OVERS)},
             )
         ),
         "semaphore": _NAMES,
@@ -115,6 +135,7 @@ DEFINITION_JSON = Record(
                 "pinned": Record({"instr": Text(), "entries": Integer(), "bytes_per_partition": Integer()}),
                 "core": Integer(0, MAX_CORES - 1),
                 "reserved_bytes_per_partition": Integer(1),
+                "hand_over": ListOf(_HAND_OVER, MAX_HAND_OVERS),
             },
         ),
     },
@@ -160,9 +181,10 @@ def json_members(neff: Neff) -> dict[str, Any]:
         graphs = [{"name": name, "definition": f"{name}/def.json"} for name in names]
         members[KELF] = {"version": KELF_VERSION, "graphs": graphs}
     members[METRICS] = neff.report
-    for name, image in zip(names, neff.subgraphs, strict=True):
+    places = _Places(neff)
+    for number, (name, image) in enumerate(zip(names, neff.subgraphs, strict=True)):
         program = image.program
-        members[f"{name}/def.json"] = _definition(program, name)
+        members[f"{name}/def.json"] = _definition(number, name, places)
         members[f"{name}/tensor_map.json"] = {
             variable.name: {"var_id": variable.id, "dtype": variable.dtype, "shape": [int(n) for n in variable.shape]}
             for variable in program.variables
@@ -244,7 +266,47 @@ def _tensor(tensor: TensorSpec) -> dict[str, Any]:
     return {"name": tensor.name, "shape": shape, "dtype": tensor.dtype, "device_dtype": tensor.device_dtype}
 
 
-def _definition(program: CoreProgram, name: str) -> dict[str, Any]:
+class _Places:
+    """Where the programs of a pipeline run when the first of its cores is the first one of a chip."""
+
+    def __init__(self, neff: Neff) -> None:
+        self.programs = [image.program for image in neff.subgraphs]
+        self._cores = neff.core_positions(neff.buckets[0])
+        self._cores_per_chip = int(known_target(neff.target).cores_per_chip)
+
+    def of(self, program: int) -> dict[str, int]:
+        """Core and chip of a program."""
+        core = self._cores.get(program, program)
+        return {"core": core, "chip": core // self._cores_per_chip}
+
+    def hand_overs(self, program: CoreProgram) -> list[dict[str, Any]]:
+        """What a program exchanges with others."""
+        return [
+            {
+                "var_id": row.variable,
+                "peer": subgraph_name(row.peer),
+                **self.of(row.peer),
+                "peer_var_id": row.peer_variable,
+                "semaphore": row.semaphore,
+                "count": row.count,
+                "buffers": row.buffers,
+            }
+            for row in program.hand_overs
+        ]
+
+    def remote_semaphores(self, own: int, ring: str) -> list[dict[str, int]]:
+        """What transfers of a ring of a program count up on other cores."""
+        program = self.programs[own]
+        found: list[dict[str, int]] = []
+        for row in program.hand_overs:
+            if ring in hand_over_rings(program, row.variable):
+                semaphore = self.programs[row.peer].other_side(own, row).semaphore
+                found.append({**self.of(row.peer), "semaphore": semaphore})
+        return [place for number, place in enumerate(found) if place not in found[:number]]
+
+
+def _definition(number: int, name: str, places: _Places) -> dict[str, Any]:
+    program = places.programs[number]
     variables: dict[str, Any] = {}
     for variable in program.variables:
         kind = VARIABLE_TYPES[variable.kind]
@@ -257,6 +319,9 @@ def _definition(program: CoreProgram, name: str) -> dict[str, Any]:
             queue = queues.setdefault(ring, {"type": "data", "num_queues": 1, "owner": engine})
             if ring in program.semaphores:
                 queue["semaphore"] = program.semaphores.index(ring)
+    for ring, queue in queues.items():
+        if remote := places.remote_semaphores(number, ring):
+            queue["remote_semaphores"] = remote
     for ring in used_rings(program.pinned):
         queues[ring] = {"type": "data", "num_queues": 1, "owner": PINNED_OWNER, "pinned": True}
     own: dict[str, Any] = {
@@ -275,6 +340,8 @@ def _definition(program: CoreProgram, name: str) -> dict[str, Any]:
         own["core"] = program.core
     if program.reserved_bytes:
         own["reserved_bytes_per_partition"] = program.reserved_bytes
+    if program.hand_overs:
+        own["hand_over"] = places.hand_overs(program)
     return {
         "name": name,
         "var": variables,
@@ -332,6 +399,22 @@ def nodes_from_json(values: list[dict[str, Any]], subgraphs: int, host_models: i
         inputs, outputs = tuple(value["inputs"]), tuple(value["outputs"])
         nodes.append(GraphNode(executors[value["executor"]], callee, inputs, outputs, value["name"]))
     return nodes
+
+
+def hand_overs_from_json(definition: dict[str, Any], subgraphs: int) -> tuple[HandOver, ...]:
+    """The hand-overs of a subgraph of so many; an unknown peer is -1."""
+    numbers = {subgraph_name(index): index for index in range(subgraphs)}
+    return tuple(
+        HandOver(
+            variable=row["var_id"],
+            peer=numbers.get(row["peer"], -1),
+            peer_variable=row["peer_var_id"],
+            semaphore=row["semaphore"],
+            count=row["count"],
+            buffers=row["buffers"],
+        )
+        for row in definition["neuron_toolkit"].get("hand_over", [])
+    )
 
 
 def variables_from_json(definition: dict[str, Any], tensor_map: dict[str, Any]) -> list[DramVariable]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.errors import NeuronError
+from neuron_dialects.isa.hand_over import peer_problem
 from neuron_dialects.isa.program import CoreProgram, DramVariable
 from runtime.neff.bucket_check import check_buckets
 from runtime.neff.header import MAX_CORES
@@ -43,10 +44,14 @@ def check_neff(neff: Neff) -> None:
         check_program(image.program, label)
         check_parameters(image, label)
     _check_shared_parameters(neff)
+    problem = peer_problem([image.program for image in neff.subgraphs])
+    if problem is not None:
+        raise NeuronError("NX-NEFF-007", f"{subgraph_name(problem[0])}: {problem[1]}")
     for position, bucket in enumerate(neff.buckets):
         try:
             _check_graph(neff, bucket)
             _check_shared_cores(neff, bucket)
+            _check_hand_overs(neff, bucket)
         except NeuronError as error:
             raise _broken(f"bucket {position}: {error.message}") if position else error from None
     if neff.cores > MAX_CORES:
@@ -147,6 +152,37 @@ def _check_graph(neff: Neff, bucket: Bucket) -> None:
     missing = [name for name in tensors if name not in made]
     if missing:
         raise _broken(f"tensor {missing[0][:80]!a} is made by no node")
+
+
+def _check_hand_overs(neff: Neff, bucket: Bucket) -> None:
+    """What programs hand over to one another is the same tensor in the graph, and each of them is called once."""
+    tensors: dict[tuple[int, int], str] = {}
+    called: set[int] = set()
+    for node in bucket.graph:
+        if node.executor == CORE:
+            program = neff.subgraphs[node.callee].program
+            if program.hand_overs and node.callee in called:
+                raise _broken(f"{subgraph_name(node.callee)} hands tensors over and is called twice")
+            called.add(node.callee)
+            for kind, names in (("input", node.inputs), ("output", node.outputs)):
+                ids = [variable.id for variable in program.variables if variable.kind == kind]
+                tensors.update({(node.callee, id_): name for id_, name in zip(ids, names, strict=True)})
+    together: dict[int, list[CoreProgram]] = {}
+    for callee, core in neff.core_positions(bucket).items():
+        together.setdefault(core, []).append(neff.subgraphs[callee].program)
+    for core, programs in together.items():
+        counting = [len(program.hand_over_counts) for program in programs]
+        own = max(len(program.semaphores) - count for program, count in zip(programs, counting, strict=True))
+        limit = int(known_target(neff.target).semaphores)
+        if sum(counting) + own > limit:
+            raise _broken(f"core {core}: its programs need {sum(counting) + own} semaphores, limit {limit}")
+    for callee in called:
+        for row in neff.subgraphs[callee].program.hand_overs:
+            if tensors[callee, row.variable] != tensors.get((row.peer, row.peer_variable)):
+                raise _broken(
+                    f"{subgraph_name(callee)} hands over variable {row.variable} with {subgraph_name(row.peer)}, where"
+                    f" variable {row.peer_variable} is another tensor"
+                )
 
 
 def _tensor_table(bucket: Bucket, target: str) -> dict[str, TensorSpec]:

@@ -11,6 +11,7 @@ from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.isa import INSTRUCTIONS, Instruction, verify_instruction
+from neuron_dialects.isa.hand_over import hand_over_problem
 from neuron_dialects.isa.program import CONTROL_KINDS, CoreProgram, DramVariable, QueueEntry
 from neuron_dialects.target import Target, load_target, target_names
 from runtime.neff.archive import check_member_name
@@ -43,6 +44,27 @@ def used_rings(entries: Iterable[QueueEntry]) -> list[str]:
     return list(dict.fromkeys(entry.ring for entry in entries if entry.ring is not None))
 
 
+def hand_over_rings(program: CoreProgram, variable: int) -> list[str]:
+    """The DMA rings whose transfers read an input, or write an output, that is handed over."""
+    role = "in" if any(v.id == variable and v.kind == "input" for v in program.variables) else "out"
+    return used_rings(
+        entry
+        for entries in program.queues.values()
+        for entry in entries
+        if entry.instruction is not None and variable in _variables(entry.instruction, role)
+    )
+
+
+def _variables(instruction: Instruction, role: str) -> set[int | None]:
+    """The DRAM variables that an instruction reads ("in") or writes ("out")."""
+    definition = INSTRUCTIONS[instruction.name]
+    return {
+        operand.buffer
+        for name, operand in instruction.operands.items()
+        if (definition.operand(name).reads if role == "in" else definition.operand(name).writes)
+    }
+
+
 def check_program(program: CoreProgram, label: str) -> None:
     """Raise NX-NEFF-007 for the first thing that is missing or out of range.
 
@@ -58,6 +80,8 @@ def check_program(program: CoreProgram, label: str) -> None:
         raise _broken(f"{label}: target {target.name} has no engine {unknown_engines[0][:80]!a}")
     rings = {ring: None for entries in (*program.queues.values(), program.pinned) for ring in used_rings(entries)}
     _check_names(tuple(rings), int(target.dma_rings), f"{label}: DMA rings")
+    if problem := hand_over_problem(program):
+        raise _broken(f"{label}: {problem}")
     checker = EntryChecker(program, target)
     _check_pinned(program, checker, label)
     for engine, entries in program.queues.items():

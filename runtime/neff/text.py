@@ -50,6 +50,9 @@ def directives(program: CoreProgram) -> Iterator[str]:
         line = f".variable {variable.id} {quoted(variable.name)} {variable.kind}"
         line += f" {variable.dtype} {[int(size) for size in variable.shape]}"
         yield f"{line} {quoted(variable.file_name)}" if variable.file_name else line
+    for row in program.hand_overs:
+        line = f".hand_over {row.variable} program {row.peer} variable {row.peer_variable}"
+        yield f"{line} semaphore {program.semaphores[row.semaphore]} count {row.count} buffers {row.buffers}"
     for number, origin in enumerate(program.origins[1:], 1):
         yield f".origin {number} {quoted(origin)}"
     for name, value in ((".macs", program.macs), (".compulsory_bytes", program.compulsory_bytes)):

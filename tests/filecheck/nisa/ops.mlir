@@ -139,6 +139,11 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
       nisa.control halt
     }
 
+    // What a stage of a pipeline takes from another core's program.
+    // CHECK-NEXT: nisa.hand_over %x from @stage_0 argument 1 semaphore ready0 count 4 buffers 2 : memref<1024x512xf32, #neuron.space<dram>>
+    // GENERIC: "nisa.hand_over"(%{{.*}}) <{direction = "from", peer = @stage_0, argument = 1 : i64, semaphore = "ready0", count = 4 : i64, buffers = 2 : i64}>
+    nisa.hand_over %x from @stage_0 argument 1 semaphore ready0 count 4 buffers 2 : memref<1024x512xf32, #neuron.space<dram>>
+
     // CHECK-NEXT: func.return
     // CHECK-NEXT: }
     // CHECK-NEXT: }

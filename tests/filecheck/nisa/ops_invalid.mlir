@@ -228,3 +228,22 @@ func.func @f(%x: memref<256x512xf32, #neuron.space<dram>>) {
   nisa.control reg_add r1, 2, 3
   func.return
 }
+
+// -----
+
+// A hand-over of what is no argument of the function.
+func.func @f(%x: memref<256x512xf32, #neuron.space<dram>>) {
+  %w = nisa.param "w" : memref<256x512xf32, #neuron.space<dram>>
+  // expected-error@below {{only an argument of the function, in dram, is handed over}}
+  nisa.hand_over %w from @g argument 0 semaphore s count 1 buffers 2 : memref<256x512xf32, #neuron.space<dram>>
+  func.return
+}
+
+// -----
+
+// A hand-over in no transfer.
+func.func @f(%x: memref<256x512xf32, #neuron.space<dram>>) {
+  // expected-error@below {{a hand-over has an argument from 0, and at least one transfer and one buffer}}
+  nisa.hand_over %x to @g argument 0 semaphore s count 0 buffers 2 : memref<256x512xf32, #neuron.space<dram>>
+  func.return
+}
