@@ -13,7 +13,7 @@ from neuron_dialects.target import load_target
 from passes.graph.pipeline_cut import Cutter
 from passes.graph.pipeline_fold import Cut, Cuts
 from runtime.neff import Neff, neff_bytes, read_neff
-from runtime.races import check_races
+from runtime.races import check_pipeline_races
 from runtime.session import Session
 from tests.random_models.checking import Example
 from tests.random_models.test_random_models import examples
@@ -33,7 +33,7 @@ def compiled(example: Example, cores: int | str) -> Neff:
 
 
 def check_pipeline(example: Example, cores: int | str) -> None:
-    """Outputs of both NEFFs agree, to the bit or, for floats, within rounding; no stage races."""
+    """Outputs of both NEFFs agree, to the bit or, for floats, within rounding; no stage races, nor do two."""
     try:
         pipelined = read_neff(neff_bytes(compiled(example, cores)))
     except NeuronError as error:
@@ -50,8 +50,7 @@ def check_pipeline(example: Example, cores: int | str) -> None:
             np.testing.assert_allclose(have[name], value, rtol=TOLERANCE, atol=TOLERANCE * scale, err_msg=name)
         else:
             np.testing.assert_array_equal(have[name], value, name)
-    for image in pipelined.subgraphs:
-        assert check_races(image.program, load_target(example.target)) == []
+    assert check_pipeline_races([image.program for image in pipelined.subgraphs], load_target(example.target)) == []
 
 
 @seed(20240611)
