@@ -39,6 +39,7 @@ from neuron_dialects.target import load_target
 from neuron_dialects.weights import WeightStore
 from passes.graph.auto_cast import casts_of, products_of
 from passes.graph.partition import GraphPartitionPass, partition_report
+from passes.graph.roll_layers import GraphRollLayersPass
 from runtime.neff import OPAQUE, Neff
 from runtime.neff.header import MAX_CORES
 from runtime.neff.manifest import MAX_BUCKETS
@@ -295,7 +296,8 @@ def passes_for(
     until = options.emit if options.emit in LEVELS else LEVELS[-1]
     cast_type = _TYPE_NAMES[options.auto_cast_type]
     specs = pass_specs(options.auto_cast, cast_type, until, saturate=options.saturate_infinity)
-    specs = [spec for spec in specs if pass_name(spec) not in options.without]
+    left_out = {*options.without, *(() if options.neuroncore_pipeline_cores == 1 else (GraphRollLayersPass.name,))}
+    specs = [spec for spec in specs if pass_name(spec) not in left_out]
     chosen = leave_out(options.optimization_level, options.settings) if settings is None else settings
     partition = _partition(options, info)
     passes: list[str | ModulePass] = list(with_settings(specs, chosen))

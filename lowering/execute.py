@@ -18,7 +18,7 @@ from neuron_dialects.neuron import target_of
 from neuron_dialects.target import Target
 from neuron_dialects.weights import WeightStore
 from passes.nisa.allocate_registers import allocate_registers
-from runtime.graph_interpreter import Observer, WeightResolver, run_graph
+from runtime.graph_interpreter import Observer, WeightResolver, Weights, run_graph
 from runtime.machine import Machine, Mode, Timing
 from runtime.program_interpreter import run_function
 
@@ -88,9 +88,9 @@ def run_named_function(
     """
     module = entry.get_toplevel_object()
     assert isinstance(module, ModuleOp)
-    weights = WeightResolver(module, store)
+    resolver = WeightResolver(module, store)
 
-    def launch(function: func.FuncOp, arguments: list[Array]) -> Sequence[Array]:
+    def launch(function: func.FuncOp, arguments: list[Array], weights: Weights) -> Sequence[Array]:
         if not _has_queues(function):
             if mode != "functional":
                 raise _without_queues(function)
@@ -108,13 +108,13 @@ def run_named_function(
         return [result.outputs[v.name] for v in made]
 
     if not any(isinstance(argument.type, MemRefType) for argument in entry.body.block.args):
-        return run_graph(entry, list(inputs), weights, launch=launch, observe=observe)
+        return run_graph(entry, list(inputs), resolver, launch=launch, observe=observe)
     buffers = [cast("MemRefType[Attribute]", argument.type) for argument in entry.body.block.args]
     given = [
         array.reshape(buffer.get_shape()).astype(dtype_of(buffer.element_type).numpy)
         for buffer, array in zip(buffers, inputs, strict=False)
     ]
-    return list(launch(entry, given))
+    return list(launch(entry, given, resolver))
 
 
 def queue_programs(module: ModuleOp) -> list[CoreProgram]:

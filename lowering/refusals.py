@@ -24,7 +24,7 @@ from xdsl.passes import ModulePass
 
 from lowering.pipeline import PassDone, make_pass, run_passes
 from neuron_dialects.errors import NeuronError
-from neuron_dialects.neuron import Executor, location_names
+from neuron_dialects.neuron import PART_ATTRIBUTE, Executor, location_names
 from passes.graph.executors import REFUSED_ATTRIBUTE, is_forced
 from passes.graph.outline import SOURCES
 from passes.graph.partition import GraphPartitionPass, partition_report
@@ -86,11 +86,12 @@ def _refuse(
         return False
     main = next(op for op in module.ops if isinstance(op, FuncOp) and op.sym_name.data == "main")
     ops = [op for op in main.body.block.ops if not isinstance(op, (ReturnOp, *SOURCES))]
+    segment = _segment_of(lowered, error.segment)
     # The partition may have added copies of results, at the end.
     members = [
         op
         for op, entry in zip(ops, partition_report(lowered), strict=False)
-        if entry.executor is Executor.CORE and entry.segment == error.segment
+        if entry.executor is Executor.CORE and entry.segment == segment
     ]
     named = [op for op in members if error.node is not None and error.node in location_names(op.location)]
     refused = members if whole or not named else named
@@ -102,6 +103,13 @@ def _refuse(
         if REFUSED_ATTRIBUTE not in op.attributes and _kind(op) in kinds and not is_forced(op, partition.force_core):
             op.attributes[REFUSED_ATTRIBUTE] = reason
     return True
+
+
+def _segment_of(module: ModuleOp, name: str) -> str:
+    """The segment, as the partition left it, that a function is or is a part of."""
+    functions = (op for op in module.ops if isinstance(op, FuncOp) and op.sym_name.data == name)
+    owner = next((op.attributes.get(PART_ATTRIBUTE) for op in functions), None)
+    return owner.data if isinstance(owner, StringAttr) else name
 
 
 def _kind(op: Operation) -> Hashable:

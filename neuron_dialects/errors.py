@@ -62,7 +62,7 @@ ERROR_CODES: dict[str, str] = {
     "NX-NEFF-010": "the NEFF exceeds a limit of its reader",
     "NX-NEFF-020": "a buffer has no address when the program is emitted",
     "NX-NEFF-021": "a program is not in queues with registers when it is emitted",
-    "NX-NEFF-022": "the main function does more than launch segments when it is emitted",
+    "NX-NEFF-022": "the main function does more than launch segments, each once, when it is emitted",
     # Running a program.
     "NX-RUN-001": "an access lies outside of the memory that it names",
     "NX-RUN-002": "an index of a gather or scatter lies outside of its table",

@@ -47,6 +47,7 @@ from xdsl.irdl import (
     base,
     irdl_attr_definition,
     irdl_op_definition,
+    opt_prop_def,
     prop_def,
     traits_def,
     var_operand_def,
@@ -84,6 +85,15 @@ WORKING_BYTES_ATTRIBUTE = "neuron.working_bytes"
 
 RESERVED_ATTRIBUTE = "neuron.reserved_bytes"
 """Function attribute (an integer): bytes at the start of each SBUF partition that pinned buffers of its core take."""
+
+PART_ATTRIBUTE = "neuron.part_of"
+"""Function attribute (a string): the segment that the function is a part of; `nisa-link-parts` puts it together."""
+
+LAYER_WEIGHTS_ATTRIBUTE = "neuron.layer_weights"
+"""Attribute of a function that is launched n times: arrays of n names of weights.
+
+Where the function names the first weight of an array, iteration i means the weight at position i.
+"""
 
 
 class MemorySpace(StrEnum):
@@ -172,12 +182,18 @@ class LaunchOp(IRDLOperation):
     The callee is a function of the same module; `launch_problems` checks that it takes and returns these tensors. It
     may compute in narrower element types (i32 for i64, f32 for f64, ui8 for i1): then the launch converts. A function
     that was lowered to buffers takes one for each operand and then one for each result.
+
+        %y = neuron.launch @neuron_0_layers(%x, %mask) on core times 8 : (tensor<..>, tensor<..>) -> tensor<..>
+
+    runs the callee 8 times: each time its results take the place of as many first operands, the other operands stay as
+    they are, and weights are those of the iteration (`neuron.layer_weights`).
     """
 
     name = "neuron.launch"
 
     callee = prop_def(FlatSymbolRefAttrConstr)
     executor = prop_def(ExecutorAttr)
+    times = opt_prop_def(IntegerAttr)
     arguments = var_operand_def(base(TensorType) | base(OpaqueType))
     outputs = var_result_def(base(TensorType) | base(OpaqueType))
 
@@ -189,6 +205,7 @@ class LaunchOp(IRDLOperation):
         arguments: Sequence[SSAValue],
         output_types: Sequence[Attribute],
         executor: Executor,
+        times: int | None = None,
     ) -> None:
         super().__init__(
             operands=[arguments],
@@ -196,8 +213,23 @@ class LaunchOp(IRDLOperation):
             properties={
                 "callee": SymbolRefAttr(callee) if isinstance(callee, str) else callee,
                 "executor": ExecutorAttr(executor),
+                "times": None if times is None else IntegerAttr(times, i64),
             },
         )
+
+    @property
+    def repetitions(self) -> int | None:
+        """How often the callee runs with its results as its operands; None for a plain launch."""
+        return None if self.times is None else self.times.value.data
+
+    def verify_(self) -> None:
+        """Repeated at least once, on a core, and what is passed on has the type of what it takes the place of."""
+        if self.times is None:
+            return
+        if self.times.value.data < 1 or self.executor.data is not Executor.CORE:
+            raise VerifyException("only a core repeats a launch, at least once")
+        if [v.type for v in self.outputs] != [v.type for v in self.arguments[: len(self.outputs)]]:
+            raise VerifyException("the results of a repeated launch have other types than its first operands")
 
     @classmethod
     def parse(cls, parser: Parser) -> LaunchOp:
@@ -206,11 +238,12 @@ class LaunchOp(IRDLOperation):
         operands = parser.parse_comma_separated_list(parser.Delimiter.PAREN, parser.parse_unresolved_operand)
         parser.parse_keyword("on")
         executor = parser.parse_str_enum(Executor)
+        times = parser.parse_integer() if parser.parse_optional_keyword("times") is not None else None
         attributes = parser.parse_optional_attr_dict()
         parser.parse_punctuation(":")
         function_type = parser.parse_function_type()
         arguments = parser.resolve_operands(operands, function_type.inputs.data, position)
-        op = cls(SymbolRefAttr(callee), arguments, function_type.outputs.data, executor)
+        op = cls(SymbolRefAttr(callee), arguments, function_type.outputs.data, executor, times)
         op.attributes = attributes
         return op
 
@@ -220,6 +253,8 @@ class LaunchOp(IRDLOperation):
         with printer.in_parens():
             printer.print_list(self.arguments, printer.print_ssa_value)
         printer.print_string(f" on {self.executor.data.value}")
+        if self.times is not None:
+            printer.print_string(f" times {self.times.value.data}")
         printer.print_op_attributes(self.attributes)
         printer.print_string(" : ")
         # Not print_operation_type: it would print the location a second time under --print-debuginfo.
@@ -333,6 +368,15 @@ def location_names(location: Attribute) -> list[str]:
     if isinstance(location, FusedLoc) and isa(location.locations, ArrayAttr[Attribute]):
         return list(dict.fromkeys(name for part in location.locations for name in location_names(part)))
     return []
+
+
+def layer_weights(function: FuncOp) -> dict[str, list[str]]:
+    """Name of a weight in a repeated function -> the weight that it means in each iteration."""
+    table = function.attributes.get(LAYER_WEIGHTS_ATTRIBUTE)
+    if not isa(table, ArrayAttr[ArrayAttr[StringAttr]]):
+        return {}
+    rows = ([name.data for name in row] for row in table)
+    return {row[0]: row for row in rows if row}
 
 
 def number_attribute(op: Operation, name: str) -> int:

@@ -256,16 +256,29 @@ class AllocOp(IRDLOperation):
 
 @irdl_op_definition
 class SlotOp(IRDLOperation):
-    """The copy of a rotating buffer that an iteration uses: how often this op was executed before, modulo `copies`."""
+    """The copy of a rotating buffer that an iteration uses: how often this op was executed before, modulo `copies`.
+
+    `nisa.slot 2 : i64 within 1 : i64` counts from each iteration of the outermost loop (of so many loops) around it.
+    """
 
     name = "nisa.slot"
     copies = prop_def(IntegerAttr)
+    within = opt_prop_def(IntegerAttr)
     slot: OpResult = result_def(IndexType)
     traits = traits_def(MemoryWriteEffect())
-    assembly_format = "$copies attr-dict"
+    assembly_format = "$copies (`within` $within^)? attr-dict"
 
-    def __init__(self, copies: int):
-        super().__init__(properties={"copies": IntegerAttr(copies, i64)}, result_types=[IndexType()])
+    def __init__(self, copies: int, within: int = 0):
+        numbers = {"copies": copies} | ({"within": within} if within else {})
+        super().__init__(
+            properties={name: IntegerAttr(number, i64) for name, number in numbers.items()},
+            result_types=[IndexType()],
+        )
+
+    @property
+    def outer_loops(self) -> int:
+        """How many of the loops around it, from outside, it begins to count anew in."""
+        return self.within.value.data if self.within is not None else 0
 
 
 @irdl_op_definition

@@ -238,7 +238,30 @@ class ProgramInterpreter:
             variables[variable] = counts[position] % copies
             counts[position] += 1
 
+        if op.outer_loops:
+            outer = self._loops_around(op)[: op.outer_loops]
+            iterations = [self._variable_of[loop.body.block.args[0]] for loop in outer]
+            seen: list[int] = []
+
+            def slot_within() -> None:
+                now = [variables[number] for number in iterations]
+                if now != seen:
+                    seen[:], counts[position] = now, 0
+                slot()
+
+            return slot_within
         return slot
+
+    @staticmethod
+    def _loops_around(op: Operation) -> list[ForOp]:
+        """The loops around an op, outermost first."""
+        loops: list[ForOp] = []
+        parent = op.parent_op()
+        while parent is not None:
+            if isinstance(parent, ForOp):
+                loops.insert(0, parent)
+            parent = parent.parent_op()
+        return loops
 
     def _access(self, op: AccessOp) -> Step:
         name = op.INSTRUCTION if isinstance(op, tile.TileOp) else cast(nisa.NisaOp, op).DEFINITION.name

@@ -81,6 +81,8 @@ class NeffEmitter:
         nodes: list[GraphNode] = []
         for op in main.body.block.ops:
             if isinstance(op, LaunchOp):
+                if op.times is not None:
+                    raise NeuronError("NX-NEFF-022", "a launch is repeated", help="run nisa-link-parts before emission")
                 arguments, results = (tuple(names.of(v) for v in values) for values in (op.arguments, op.results))
                 callee = op.callee.root_reference.data
                 executor = CORE if op.executor.data == Executor.CORE else HOST

@@ -32,6 +32,7 @@ from neuron_dialects.graph import (
     spec_of,
 )
 from neuron_dialects.graph.shapes import element_count
+from neuron_dialects.neuron import layer_weights
 
 GROWTH_LIMIT = 2
 """A result of more than this many times its operands' elements is computed on the device instead of being stored."""
@@ -103,11 +104,13 @@ class Recipes:
     def drop_unused(self) -> None:
         """Erase the recipes that no function refers to, directly or through other recipes."""
         recipes = {op.sym_name.data: op for op in self._module.ops if isinstance(op, DerivedWeightOp)}
-        pending = [op for op in self._module.ops if not isinstance(op, DerivedWeightOp)]
+        pending: list[Operation] = [op for op in self._module.ops if not isinstance(op, DerivedWeightOp)]
         while pending:
-            for op in pending.pop().walk():
-                if isinstance(op, WeightOp) and (recipe := recipes.pop(op.weight_name, None)) is not None:
-                    pending.append(recipe)
+            owner = pending.pop()
+            names = [op.weight_name for op in owner.walk() if isinstance(op, WeightOp)]
+            if isinstance(owner, FuncOp):
+                names += [name for row in layer_weights(owner).values() for name in row]
+            pending += [recipe for name in names if (recipe := recipes.pop(name, None)) is not None]
         for recipe in recipes.values():
             recipe.detach()
             recipe.erase()

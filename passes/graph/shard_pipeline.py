@@ -24,6 +24,7 @@ from neuron_dialects.graph import (
 )
 from neuron_dialects.neuron import (
     CORE_ATTRIBUTE,
+    PART_ATTRIBUTE,
     PIN_ATTRIBUTE,
     STAGE_ATTRIBUTE,
     WORKING_BYTES_ATTRIBUTE,
@@ -81,6 +82,12 @@ class GraphShardPipelinePass(ModulePass):
         function = heaviest_function(op)
         if self.cores == 1 or function is None:
             return
+        if PART_ATTRIBUTE in function.attributes:
+            raise NeuronError(
+                "NX-PASS-002",
+                f"graph-shard-pipeline: the layers of @{function.sym_name.data} are rolled",
+                help="leave graph-roll-layers out",
+            )
         graph = read_chain(function, target_of(op))
         cores = stages_of(op, self.cores)
         shard(op, graph, Cuts(graph.chain, graph.costs, cores), cores)

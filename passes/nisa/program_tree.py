@@ -73,18 +73,27 @@ class Loop:
 
 @dataclass(eq=False)
 class Slot:
-    """Sets `variable` to how often this node was executed before, modulo `copies`."""
+    """Sets `variable` to how often this node was executed before, modulo `copies`.
+
+    Counted anew in each iteration of the first `within` of its loops.
+    """
 
     variable: int
     copies: int
     loops: tuple[Loop, ...] = ()
     location: Attribute = UNKNOWN_LOC
+    within: int = 0
+
+    @property
+    def counted(self) -> tuple[Loop, ...]:
+        """The loops whose iterations it counts."""
+        return self.loops[self.within :]
 
     @cached_property
     def executions(self) -> Affine:
         """How often it was executed before, over the variables of its loops."""
         count, terms = 1, dict[int, int]()
-        for loop in reversed(self.loops):
+        for loop in reversed(self.counted):
             terms[loop.variable] = count
             count *= loop.trip_count
         return Affine.of(0, terms)
@@ -207,7 +216,7 @@ class _Reader:
                 body.append(loop)
                 self.read_block(op.body.block, (*loops, loop), loop.body)
             elif isinstance(op, SlotOp):
-                slot = Slot(self._variable(op.slot), op.copies.value.data, loops, op.location)
+                slot = Slot(self._variable(op.slot), op.copies.value.data, loops, op.location, op.outer_loops)
                 self.tree.slots[slot.variable] = slot
                 body.append(slot)
             elif not isinstance(op, AllocOp | ParamOp | PinnedOp | HandOverOp | ConstantOp | YieldOp | ReturnOp):

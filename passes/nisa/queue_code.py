@@ -84,7 +84,14 @@ class _Writer:
                 inside.add(self.plan.counters[node].register)
                 self._touched[node] = inside
                 touched |= inside
+                for value in self._homes.get(node, ()):
+                    touched.update(self.plan.values[part].register for part in self._starts(value))
         return touched
+
+    @staticmethod
+    def _starts(value: Value) -> tuple[Affine, ...]:
+        """What a register that counts starts from, in front of its loop; nothing for 0."""
+        return value.parts if value.kind is Kind.COUNTING else ()
 
     def _sources(self, linear: Affine) -> list[Value]:
         """The held values that a linear part is read from."""
@@ -126,7 +133,7 @@ class _Writer:
             self._pending.pop(value.register, None)
         self._settle(self._touched[loop])
         for value in own:
-            self._control("reg_move", value.register, 0)
+            self._set_up(value)
         label, self._labels = self._labels, self._labels + 1
         self._control("label", label)
         self.write_body(loop.body)
@@ -145,6 +152,15 @@ class _Writer:
             if value.home is not loop:
                 self._hold_back(value, -step * loop.trip_count)
         self._location = outer
+
+    def _set_up(self, value: Value) -> None:
+        """Give a register the value that it has in the first iteration of its loop."""
+        for part in self._starts(value):
+            source = self.plan.values[part].register
+            self._settle({source})
+            self._control("reg_add", value.register, source, 0)
+            return
+        self._control("reg_move", value.register, 0)
 
     def _slot(self, slot: Slot) -> None:
         outer, self._location = self._location, slot.location

@@ -23,7 +23,7 @@ class Kind(Enum):
     """How a register follows its value."""
 
     COUNTING = auto()
-    """Starts at 0, grows with each iteration of its loops."""
+    """Starts at 0, or at its part, which follows loops further out; grows with each iteration of its loops."""
     ROTATING = auto()
     """Follows one slot, which advances at the end of its loop's body, and loops inside of it."""
     COMPOSED = auto()
@@ -85,8 +85,9 @@ def plan_registers(tree: ProgramTree, limit: int) -> QueuePlan:
     """Decide for one queue of an engine with `limit` registers; raises RegistersExceeded."""
     plan = _simplified(tree)
     planner = _Planner(plan)
-    if planner.hold_everything() and planner.number(limit):
-        return plan
+    for nested in (False, True):
+        if planner.hold_everything(nested) and planner.number(limit):
+            return plan
     planner.hold_most_useful(limit)
     numbered = planner.number(limit)
     assert numbered, "values are held only where a register is free"
@@ -102,8 +103,10 @@ def _simplified(tree: ProgramTree) -> QueuePlan:
             if isinstance(node, Statement):
                 body.append(node)
             elif isinstance(node, Slot):
-                if node.copies > 1 and loops:
-                    slot = plan.slots[node.variable] = Slot(node.variable, node.copies, loops, node.location)
+                within = sum(loop.trip_count > 1 for loop in node.loops[: node.within])
+                if node.copies > 1 and loops[within:]:
+                    slot = Slot(node.variable, node.copies, loops, node.location, within)
+                    plan.slots[node.variable] = slot
                     body.append(slot)
                 else:
                     plan.zeros[node.variable] = 0
@@ -136,6 +139,7 @@ class _Planner:
         self._wanted: dict[Affine, int] = {}
         self._most_in_one = 0
         self._nodes = 0
+        self._nested = False
         self._survey(plan.body, 1)
 
     def _survey(self, body: Sequence[Node], executions: int) -> None:
@@ -154,8 +158,15 @@ class _Planner:
 
     # -- what is held ------------------------------------------------------------------------------------------------
 
-    def hold_everything(self) -> bool:
-        """Every linear part gets a register, loops count with one of them where possible; False if impossible."""
+    def hold_everything(self, nested: bool = False) -> bool:
+        """Every linear part gets a register, loops count with one of them where possible; False if impossible.
+
+        If `nested`, a register that follows several loops lives in the innermost of them only. It starts from one that
+        follows the others, which many share.
+        """
+        self._nested = nested
+        self._plan.values.clear()
+        self._plan.counters.clear()
         if any(c < 0 for linear in self._wanted for v, c in linear.terms if v in self._plan.slots):
             return False
         for linear in self._wanted:
@@ -172,6 +183,7 @@ class _Planner:
     def hold_most_useful(self, limit: int) -> None:
         """Loop counters and slots get registers, the rest as long as there are some left, the most useful first."""
         plan = self._plan
+        self._nested = False
         plan.values.clear()
         plan.counters.clear()
         for loop in plan.loops.values():
@@ -224,6 +236,10 @@ class _Planner:
         plan = self._plan
         loops = [plan.loops[v] for v, _ in linear.terms if v in plan.loops]
         slots = [plan.slots[v] for v, _ in linear.terms if v in plan.slots]
+        if not slots and self._nested and len(loops) > 1:
+            home = max(loops, key=lambda loop: len(loop.loops))
+            outside = Affine.of(0, [(v, c) for v, c in linear.terms if v != home.variable])
+            return Value(linear, Kind.COUNTING, home, parts=(outside,))
         if not slots:
             return Value(linear, Kind.COUNTING, min(loops, key=lambda loop: len(loop.loops)))
         slot = max(slots, key=lambda slot: (len(slot.loops), slot.variable))
@@ -231,7 +247,7 @@ class _Planner:
         step = linear.coefficient(slot.variable)
         rest = [(v, c) for v, c in linear.terms if v not in inside and v != slot.variable]
         if not rest and step > 0:
-            return Value(linear, Kind.ROTATING, slot.loops[0], slot)
+            return Value(linear, Kind.ROTATING, slot.counted[0], slot)
         parts = (Affine.variable(slot.variable, step), Affine.of(0, rest))
         return Value(linear, Kind.COMPOSED, slot.loops[-1], slot, parts)
 
@@ -267,6 +283,8 @@ def values_by_home(values: Mapping[Affine, Value]) -> dict[Loop, list[Value]]:
 def moving_terms(value: Value, loops: Mapping[int, Loop]) -> Iterator[tuple[Loop, int]]:
     """(loop, step) of the loops whose iterations move the register of a value."""
     inside = len(value.slot.loops) if value.kind is Kind.COMPOSED and value.slot is not None else 0
+    if value.kind is Kind.COUNTING:
+        inside = len(value.home.loops)
     for variable, step in value.linear.terms:
         loop = loops.get(variable)
         if loop is not None and len(loop.loops) >= inside:

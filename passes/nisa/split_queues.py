@@ -145,7 +145,7 @@ class _Splitter:
         """What stands for a loop variable or a slot in the queue."""
         if value not in queue.values:
             slot, loops = self._slots[value]
-            made = SlotOp(slot.copies.value.data)
+            made = SlotOp(slot.copies.value.data, slot.outer_loops)
             made.location = slot.location
             made.slot.name_hint = value.name_hint
             # The slot's loops are open, since they are around the instruction too: its place is at the block's start.

@@ -7,7 +7,7 @@ whatever it depends on, and with a signal where somebody waits for its stream (f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from xdsl.context import Context
@@ -80,6 +80,8 @@ class NisaSynchronizePass(ModulePass):
 def synchronize_function(function: FuncOp, target: Target, replay_limit: int = REPLAY_LIMIT) -> list[str]:
     """Write waits and signals into one function; returns remarks. NX-SEM-001 when the target's semaphores do not do."""
     tree, binding = read_function(function)
+    if any(slot.within for slot in tree.slots.values()):
+        raise NeuronError("NX-PASS-002", f"the parts of @{function.sym_name.data} are linked already")
     check_rings(tree, binding)
     progress = Progress(tree)
     accesses = accesses_of(tree)
@@ -91,7 +93,7 @@ def synchronize_function(function: FuncOp, target: Target, replay_limit: int = R
     else:
         sets = drop_known(tree, sets)
         remarks.append(f"{instructions} instructions exceed {replay_limit}: redundant waits were not removed by replay")
-    check_semaphores(sets, progress, target)
+    check_semaphores({stream: progress.totals[stream] for stream in awaited_streams(sets)}, target)
     write_sync(sets, binding)
     return remarks
 
@@ -109,20 +111,19 @@ def check_rings(tree: ProgramTree, binding: Binding) -> None:
             )
 
 
-def check_semaphores(sets: Sequence[WaitSet], progress: Progress, target: Target) -> None:
-    """As many semaphores and as high counts as the target has; NX-SEM-001 otherwise."""
-    awaited = awaited_streams(sets)
-    if len(awaited) > target.semaphores:
+def check_semaphores(counts: Mapping[str, int], target: Target) -> None:
+    """Whether the target can count what each stream that is waited for completes; NX-SEM-001 otherwise."""
+    if len(counts) > target.semaphores:
         raise NeuronError(
             "NX-SEM-001",
-            f"{len(awaited)} streams are waited for, target {target.name} has {target.semaphores} semaphores",
+            f"{len(counts)} streams are waited for, target {target.name} has {target.semaphores} semaphores",
             help="use fewer DMA rings",
         )
-    for stream in awaited:
-        if progress.totals[stream] > target.semaphore_max:
+    for stream, count in counts.items():
+        if count > target.semaphore_max:
             raise NeuronError(
                 "NX-SEM-001",
-                f"stream {stream} completes {progress.totals[stream]} instructions, a semaphore of target"
+                f"stream {stream} completes {count} instructions, a semaphore of target"
                 f" {target.name} counts to {target.semaphore_max}",
                 help="compile a smaller batch, or use larger tiles",
             )

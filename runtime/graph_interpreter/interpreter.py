@@ -7,7 +7,7 @@ function that it names, in the element types that this function works in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,6 +29,7 @@ from neuron_dialects.graph import (
     ConstantOp,
     ConvOp,
     ConvTransposeOp,
+    DerivedWeightOp,
     FusedOp,
     GatherOp,
     LayerNormOp,
@@ -48,7 +49,7 @@ from neuron_dialects.graph import (
     UnaryOp,
     WeightOp,
 )
-from neuron_dialects.neuron import LaunchOp, location_name
+from neuron_dialects.neuron import LaunchOp, layer_weights, location_name
 from runtime.graph_interpreter import attention, elementwise, linear, movement, recurrent, reduction
 from runtime.graph_interpreter.boundary import check_inputs, convert_element_type, is_lowered, misfit
 from runtime.graph_interpreter.host import run_onnx_node
@@ -57,8 +58,8 @@ from runtime.graph_interpreter.numerics import Array
 Weights: TypeAlias = Callable[[str], Array]
 """Gives the array of the weight of that name."""
 
-Launcher: TypeAlias = Callable[[FuncOp, list[Array]], Sequence[Array]]
-"""Runs a launched function on its arguments, in the function's own element types."""
+Launcher: TypeAlias = Callable[[FuncOp, list[Array], Weights], Sequence[Array]]
+"""Runs a launched function on its arguments, in the function's own element types, with these weights."""
 
 Observer: TypeAlias = Callable[[Operation, Array], None]
 """Is shown the first result of each operator as it is computed, those inside of groups and launched functions too."""
@@ -127,6 +128,27 @@ def run_body(block: Block, arguments: Sequence[Array], weights: Weights) -> list
         return _Interpreter(None, weights, None).run_block(block, list(arguments))
 
 
+def iteration_weights(recipes: Mapping[str, DerivedWeightOp], weights: Weights, names: Mapping[str, str]) -> Weights:
+    """The weights that one iteration of a repeated function means: others where `names` says so.
+
+    What is derived of these by `recipes` is computed anew.
+    """
+    computing: set[str] = set()
+
+    def get(name: str) -> Array:
+        if name in names:
+            return weights(names[name])
+        if name not in recipes or name in computing:
+            return weights(name)
+        computing.add(name)
+        try:
+            return run_body(recipes[name].body.block, [], get)[0]
+        finally:
+            computing.discard(name)
+
+    return get
+
+
 class _Interpreter:
     """One run; holds what all blocks of a run share."""
 
@@ -136,6 +158,7 @@ class _Interpreter:
         module = function.get_toplevel_object() if function is not None else None
         ops = module.ops if isinstance(module, ModuleOp) else ()
         self._functions = {op.sym_name.data: op for op in ops if isinstance(op, FuncOp)}
+        self._recipes = {op.sym_name.data: op for op in ops if isinstance(op, DerivedWeightOp)}
         self._weights = weights
         self._launch = launch
         self._observe = observe
@@ -207,13 +230,34 @@ class _Interpreter:
         types = function.function_type.inputs.data[: len(operands)]
         arguments = [convert_element_type(value, type_) for value, type_ in zip(operands, types, strict=True)]
         operands.clear()
-        if not is_lowered(function):
-            results = self.run_function(function, arguments)
-        elif self._launch is not None:
-            results = list(self._launch(function, arguments))
+        if op.repetitions is None:
+            results = self._run_callee(function, arguments)
         else:
-            raise NeuronError("NX-OP-001", f"function @{name} is no longer at the graph level")
+            results = self._repeat(function, arguments, op.repetitions)
         return [convert_element_type(value, type_) for value, type_ in zip(results, op.result_types, strict=True)]
+
+    def _run_callee(self, function: FuncOp, arguments: list[Any]) -> list[Any]:
+        if not is_lowered(function):
+            return self.run_function(function, arguments)
+        if self._launch is None:
+            raise NeuronError("NX-OP-001", f"function @{function.sym_name.data} is no longer at the graph level")
+        return list(self._launch(function, arguments, self._weights))
+
+    def _repeat(self, function: FuncOp, arguments: list[Any], times: int) -> list[Any]:
+        """Run a function again and again on its own results, each time with the weights of the iteration."""
+        table, outside = layer_weights(function), self._weights
+        if any(len(names) != times for names in table.values()):
+            raise NeuronError("NX-IR-001", f"@{function.sym_name.data} does not name a weight for each of {times} runs")
+        results: list[Any] = []
+        try:
+            for iteration in range(times):
+                names = {name: row[iteration] for name, row in table.items()}
+                self._weights = iteration_weights(self._recipes, outside, names)
+                arguments = [*results, *arguments[len(results) :]]
+                results = self._run_callee(function, list(arguments))
+        finally:
+            self._weights = outside
+        return results
 
     def _weight(self, op: WeightOp) -> Array:
         array = self._weights(op.weight_name)

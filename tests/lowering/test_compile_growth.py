@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 
 import numpy as np
+import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from lowering.compiler import CompileOptions, compile_model
+from runtime.reference import run_onnxruntime
+from runtime.session import Session
 
 FEATURES = 64
 FEW, MANY = 8, 32
@@ -41,10 +44,10 @@ def layers(count: int) -> ModelProto:
 
 
 def seconds(count: int) -> float:
-    """Processor seconds of compiling that many layers."""
+    """Processor seconds of compiling that many layers, each by itself."""
     model = layers(count)
     began = time.process_time()
-    compile_model(model, CompileOptions("trn1"))
+    compile_model(model, CompileOptions("trn1", without=("graph-roll-layers",)))
     return time.process_time() - began
 
 
@@ -54,3 +57,16 @@ def test_time_follows_the_number_of_layers() -> None:
     few = min(seconds(FEW) for _ in range(2))
     many = seconds(MANY)
     assert many < LIMIT * few, f"{MANY} layers take {many:.2f} s, {FEW} take {few:.2f} s"
+
+
+# 24 layers are three times eight, as are 32 four times: the same code.
+@pytest.mark.nightly
+def test_equal_layers_are_compiled_once() -> None:
+    model = layers(24)
+    result = compile_model(model, CompileOptions("trn1", auto_cast="none"))
+    more = compile_model(layers(32), CompileOptions("trn1", auto_cast="none"))
+    assert result.report["instruction_bytes"] == more.report["instruction_bytes"]
+    assert result.neff is not None
+    inputs = {"x": np.random.default_rng(1).standard_normal((128, FEATURES), dtype=np.float32)}
+    actual = Session(result.neff).run(inputs).outputs["x24"]
+    np.testing.assert_allclose(actual, run_onnxruntime(model.SerializeToString(), inputs)["x24"], rtol=1e-3, atol=1e-3)

@@ -12,7 +12,7 @@ from xdsl.dialects.func import FuncOp
 from neuron_dialects.dtypes import F32
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.weights import WeightStore
-from runtime.graph_interpreter import WeightResolver, run_graph
+from runtime.graph_interpreter import WeightResolver, Weights, run_graph
 from runtime.graph_interpreter import interpreter as interpreter_module
 from tests.graph_level import Array, assert_close, main_of, no_weights, parse, random_array
 
@@ -103,7 +103,7 @@ def test_launch_of_a_lowered_function():
     module = parse(LOWERED)
     seen: list[tuple[str, str]] = []
 
-    def launch(function: FuncOp, arguments: list[Array]) -> list[Array]:
+    def launch(function: FuncOp, arguments: list[Array], weights: Weights) -> list[Array]:
         seen.append((function.sym_name.data, str(arguments[0].dtype)))
         return [arguments[0] * 2]
 

@@ -31,6 +31,15 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">, neuron.weight
   func.func private @pair() -> (tensor<4xf32>, tensor<4xbf16>)
   func.func private @drop(tensor<4xf32>, tensor<4xbf16>)
 
+  // A segment that runs three times, each time on its own result, with a weight of its own and the same mask.
+  // CHECK: %last = neuron.launch @layers(%x, %mask) on core times 3 {note = "rolled"} : (tensor<4xf32>, tensor<4xf32>) -> tensor<4xf32>
+  func.func @rolled(%x: tensor<4xf32>, %mask: tensor<4xf32>) -> tensor<4xf32> {
+    %last = neuron.launch @layers(%x, %mask) on core times 3 {note = "rolled"} : (tensor<4xf32>, tensor<4xf32>) -> tensor<4xf32>
+    func.return %last : tensor<4xf32>
+  }
+  // CHECK: func.func private @layers(tensor<4xf32>, tensor<4xf32>) -> tensor<4xf32> attributes {neuron.layer_weights = {{\[\["w0", "w1", "w2"\]\]}}}
+  func.func private @layers(tensor<4xf32>, tensor<4xf32>) -> tensor<4xf32> attributes {neuron.layer_weights = [["w0", "w1", "w2"]]}
+
   // The memory spaces.
   // CHECK: func.func private @spaces(memref<64x8xf32, #neuron.space<dram>>, memref<128x8xf32, #neuron.space<sbuf>>, memref<128x8xf32, #neuron.space<psum>>)
   func.func private @spaces(memref<64x8xf32, #neuron.space<dram>>, memref<128x8xf32, #neuron.space<sbuf>>, memref<128x8xf32, #neuron.space<psum>>)

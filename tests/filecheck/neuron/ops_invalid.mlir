@@ -57,3 +57,23 @@ func.func @f(%x: i32) {
   func.return
 }
 func.func private @g(i32)
+
+// -----
+
+// What a repeated launch passes on to itself is of one type.
+func.func @f(%x: tensor<4xf32>) -> tensor<2xf32> {
+  // expected-error@below {{the results of a repeated launch have other types than its first operands}}
+  %0 = neuron.launch @g(%x) on core times 2 : (tensor<4xf32>) -> tensor<2xf32>
+  func.return %0 : tensor<2xf32>
+}
+func.func private @g(tensor<4xf32>) -> tensor<2xf32>
+
+// -----
+
+// The host repeats nothing.
+func.func @f(%x: tensor<4xf32>) -> tensor<4xf32> {
+  // expected-error@below {{only a core repeats a launch, at least once}}
+  %0 = neuron.launch @g(%x) on host times 2 : (tensor<4xf32>) -> tensor<4xf32>
+  func.return %0 : tensor<4xf32>
+}
+func.func private @g(tensor<4xf32>) -> tensor<4xf32>

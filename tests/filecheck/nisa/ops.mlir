@@ -37,12 +37,14 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
     // Every instruction names its engine; a DMA the engine that triggers it and its ring. Waits and signals are progress counters.
     // CHECK-NEXT: scf.for %k = %c0 to %c8 step %c1 {
     // CHECK-NEXT: %s = nisa.slot 2 : i64
+    // CHECK-NEXT: %v = nisa.slot 2 : i64 within 1 : i64
     // CHECK-NEXT: nisa.dma_copy on sp ring q_load dst %b[0:128][512*%s : 512] src %x[65536*%k : 128 step 512, 512] wait(pe >= %k - 1) signal(q_load)
     // CHECK-NEXT: nisa.nc_matmul on pe dst %p[0:128][0 : 512] stationary %b[0:128][512*%s : 128] moving %b[0:128][512*%s : 512] {accumulate = %k} wait(q_load >= %k + 1) signal(pe)
     // CHECK-NEXT: }
     // GENERIC: "nisa.dma_copy"(%b, %x, %s, %k) <{access = #tile.access<"dst [0:128][512*$0 : 512]", "src [65536*$1 : 128 step 512, 512]">, fields = #tile.fields<>, operandSegmentSizes = array<i32: 2, 2>, engine = "sp", ring = "q_load", sync = #nisa.sync<"wait pe $1 - 1", "signal q_load">}>
     scf.for %k = %c0 to %c8 step %c1 {
       %s = nisa.slot 2 : i64
+      %v = nisa.slot 2 : i64 within 1 : i64
       nisa.dma_copy on sp ring q_load dst %b[0:128][512*%s : 512] src %x[65536*%k : 128 step 512, 512] wait(pe >= %k - 1) signal(q_load)
       nisa.nc_matmul on pe dst %p[0:128][0 : 512] stationary %b[0:128][512*%s : 128] moving %b[0:128][512*%s : 512] {accumulate = %k} wait(q_load >= %k + 1) signal(pe)
     }

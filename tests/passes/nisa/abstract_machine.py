@@ -122,15 +122,23 @@ def _constant(value: SSAValue) -> int:
     return owner.value.value.data
 
 
-def _walk(block: Block, environment: dict[SSAValue, int], slots: dict[Operation, int], run: _Run) -> Iterator[Step]:
+def _walk(
+    block: Block,
+    environment: dict[SSAValue, int],
+    slots: dict[tuple[Operation, tuple[int, ...]], int],
+    run: _Run,
+    loops: tuple[int, ...] = (),
+) -> Iterator[Step]:
+    """`slots`: executions of each slot, for the iterations of loops around it in which it begins to count anew."""
     for op in block.ops:
         if isinstance(op, ForOp):
             for index in range(_constant(op.ub)):
                 environment[op.body.block.args[0]] = index
-                yield from _walk(op.body.block, environment, slots, run)
+                yield from _walk(op.body.block, environment, slots, run, (*loops, index))
         elif isinstance(op, SlotOp):
-            environment[op.slot] = slots.get(op, 0) % op.copies.value.data
-            slots[op] = slots.get(op, 0) + 1
+            key = op, loops[: op.outer_loops]
+            environment[op.slot] = slots.get(key, 0) % op.copies.value.data
+            slots[key] = slots.get(key, 0) + 1
         elif isinstance(op, NisaOp):
             indices = list(op.indices)
             yield run.step(op, lambda a, i=indices: a.value({k: environment[v] for k, v in enumerate(i)}))
