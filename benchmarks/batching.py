@@ -36,13 +36,14 @@ class Unbatched(Exception):
     """A model that cannot be given a batch; the message says why."""
 
 
-def samples(value: Array, batch: int) -> Array:
-    """`batch` different samples from one: its values, shifted along the last axis."""
-    return np.concatenate([np.roll(value, index, axis=-1) for index in range(batch)])
+def samples(value: Array, batch: int, axis: int = 0) -> Array:
+    """`batch` different samples from one, along `axis`: its values, shifted along the last axis, or the first."""
+    along = 0 if axis == value.ndim - 1 else value.ndim - 1
+    return np.concatenate([np.roll(value, index, axis=along) for index in range(batch)], axis)
 
 
-def set_batch(source: Path, path: Path, batch: int) -> None:
-    """Write a model whose inputs have a leading dimension of 1 with a leading dimension of `batch`.
+def set_batch(source: Path, path: Path, batch: int, axis: int = 0) -> None:
+    """Write a model whose inputs have a dimension of 1 along `axis` with one of `batch`.
 
     External weights stay where they are. `Unbatched` when the shapes do not fit afterwards.
     """
@@ -50,11 +51,12 @@ def set_batch(source: Path, path: Path, batch: int) -> None:
     from onnx import shape_inference
 
     model = onnx.load(str(source), load_external_data=False)
-    _Constants(model.graph, batch).rewrite()
+    if axis == 0:
+        _Constants(model.graph, batch).rewrite()
     given = {tensor.name for tensor in model.graph.initializer}
     for value in model.graph.input:
         if value.name not in given:
-            value.type.tensor_type.shape.dim[0].dim_value = batch
+            value.type.tensor_type.shape.dim[axis].dim_value = batch
     del model.graph.value_info[:]
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
@@ -66,18 +68,18 @@ def set_batch(source: Path, path: Path, batch: int) -> None:
     path.write_bytes(model.SerializeToString())
 
 
-def compare_batch(source: Path, path: Path, inputs: Mapping[str, Array]) -> None:
+def compare_batch(source: Path, path: Path, inputs: Mapping[str, Array], axis: int = 0) -> None:
     """Run the batched file, and the single one on the first and the last sample; `Unbatched` where outputs differ."""
     together = run_onnxruntime(path, inputs)
-    batch = len(next(iter(inputs.values())))
+    batch = next(iter(inputs.values())).shape[axis]
     for index in (0, batch - 1):
-        alone = run_onnxruntime(source, {name: value[index : index + 1] for name, value in inputs.items()})
+        alone = run_onnxruntime(source, {name: value.take([index], axis) for name, value in inputs.items()})
         for name, expected in alone.items():
             whole = together[name]
-            if whole.shape != (batch, *expected.shape[1:]):
+            if whole.shape != (*expected.shape[:axis], batch, *expected.shape[axis + 1 :]):
                 shapes = f"{list(whole.shape)} for {batch} times {list(expected.shape)}"
                 raise Unbatched(f"{source.stem} has its batch written into it: {name} is {shapes}")
-            error = errors(whole[index : index + 1], expected)["rel_l2_error"]
+            error = errors(whole.take([index], axis), expected)["rel_l2_error"]
             if not error <= TOLERANCE:
                 reason = f"sample {index} of {name} differs by {error:.2g} from the sample alone"
                 raise Unbatched(f"{source.stem} has its batch written into it: {reason}")

@@ -45,27 +45,28 @@ def prepare(model: Model, batch: int, cache: Path) -> tuple[Path, Path]:
     path, inputs = (cache / f"{model.name}-b{batch}{suffix}" for suffix in (".onnx", ".npz"))
     if path.is_file() and inputs.is_file():
         return path, inputs
-    arrays = _full(model.name, batch, path) if model.source == "full" else GENERATORS[model.source](model.name, path)
+    arrays = _full(model, batch, path) if model.source == "full" else GENERATORS[model.source](model.name, path)
     np.savez(inputs, allow_pickle=False, **arrays)
     return path, inputs
 
 
-def _full(name: str, batch: int, path: Path) -> dict[str, Array]:
+def _full(model: Model, batch: int, path: Path) -> dict[str, Array]:
     """A full-size model: weights filled into the cache, its batch set and compared; gives the inputs."""
+    name, axis = model.name, model.batch_axis
     folder, script = models_folder(), models_folder() / "fill_weights.py"
     if not (folder / f"{name}.onnx").is_file() or not script.is_file():
         raise Missing(f"no {name}.onnx in {folder} (set {MODELS_VARIABLE})")
     if not (path.parent / f"{name}.weights").is_file():
         subprocess.run([sys.executable, str(script), name, "--out", str(path.parent)], check=True, capture_output=True)
     with np.load(folder / f"{name}.inputs.npz", allow_pickle=False) as data:
-        inputs = {key: samples(data[key], batch) for key in data.files}
+        inputs = {key: samples(data[key], batch, axis) for key in data.files}
     single = path.parent / f"{name}.onnx"
     if batch == 1:
         path.write_bytes(single.read_bytes())
         return inputs
     try:
-        set_batch(single, path, batch)
-        compare_batch(single, path, inputs)
+        set_batch(single, path, batch, axis)
+        compare_batch(single, path, inputs, axis)
     except Unbatched as error:
         path.unlink(missing_ok=True)
         raise Missing(str(error)) from error
