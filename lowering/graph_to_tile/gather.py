@@ -31,6 +31,9 @@ from neuron_dialects.neuron import location_name
 
 Ranges = dict[int, tuple[Affine, int]]
 
+RUN_BYTES = 4096
+"""Most bytes of rows that a lane fetches before they are stored together."""
+
 
 def lower_gather(k: Kernel, op: GatherOp) -> None:
     """One index known at compile time is a window; everything else goes through the indirect DMA."""
@@ -121,7 +124,43 @@ def gather_rows(k: Kernel, data: DramTensor, axis: int, indices: DramTensor, out
         k.b.emit("gather", {"dst": tile, **roles, "indices": column}, fields)
         k.b.store(output.view(ranges, row_order(data, axis)), tile)
 
-    indexed_pieces(k, data, axis, indices, piece)
+    done = _gather_runs(k, data, indices, output) if axis == 0 and len(data.shape) == 2 else 0
+    if done < indices.shape[0]:
+        rest = indices.slice([done], [indices.shape[0] - done], [1])
+        starts, sizes = [0] * len(output.shape), list(output.shape)
+        starts[axis], sizes[axis] = done, rest.shape[0]
+        output = output.slice(starts, sizes, [1] * len(sizes))
+        indexed_pieces(k, data, axis, rest, piece)
+
+
+def _gather_runs(k: Kernel, data: DramTensor, indices: DramTensor, output: DramTensor) -> int:
+    """Rows of a matrix for as many indices as fill all lanes; returns their number.
+
+    Lane p takes a run of indices, which come in one transfer; its rows leave in one: alone, each would take longer to
+    start than to move.
+    """
+    columns, row_bytes = data.shape[1], data.shape[1] * dtype_by_name(data.dtype).size_bytes
+    run = min(indices.shape[0] // LANES, RUN_BYTES // row_bytes)
+    if run < 2:
+        return 0
+    blocks = indices.shape[0] // (LANES * run)
+    with k.b.loop(blocks) as i:
+        first = i * (LANES * run)
+        column = wrapped_indices(k, _in_runs(indices, first, run), data.shape[0])
+        rows = k.b.alloc((LANES, run, columns), data.dtype, "sbuf", 3, "rows").view()
+        roles, fields = indirect(data, 0, {})
+        with k.b.loop(run) as position:
+            at = {**roles, "indices": column.slice(1, position, 1)}
+            k.b.emit("gather", {"dst": rows.at(1, position), **at}, fields)
+        k.b.store(_in_runs(output, first, run), rows)
+    return blocks * LANES * run
+
+
+def _in_runs(tensor: DramTensor, first: Affine, run: int) -> View:
+    """[lane, position in its run, ...] of 128 runs of the first dimension."""
+    stride, rest = tensor.strides[0], zip(tensor.strides[1:], tensor.shape[1:], strict=True)
+    dims = ((stride * run, LANES), (stride, run), *rest)
+    return View(tensor.buffer, Affine(), 0, first * stride + tensor.offset, dims)
 
 
 def gather_resident(k: Kernel, data: DramTensor, op: GatherOp) -> None:
@@ -180,13 +219,18 @@ def indexed_pieces(
 
 def load_indices(k: Kernel, indices: DramTensor, start: Affine, size: int, rows: int) -> View:
     """`size` indices from `start` as an i32 column, one per partition, negative ones counted from the end."""
-    b = k.b
-    raw = b.alloc((size, 1), "i32", "sbuf", 2, "indices").view()
     window = indices.view({0: (start, size)})
-    b.load(raw, View(window.buffer, Affine(), 0, window.offset, (*window.dims, (0, 1))))
-    wrapped = b.alloc((size, 1), "i32", "sbuf", 2, "wrapped").view()
+    return wrapped_indices(k, View(window.buffer, Affine(), 0, window.offset, (*window.dims, (0, 1))), rows)
+
+
+def wrapped_indices(k: Kernel, source: View, rows: int) -> View:
+    """The indices of a DRAM view [lanes, n] as i32 on chip, negative ones counted from the end of `rows`."""
+    b = k.b
+    raw = b.alloc(source.shape, "i32", "sbuf", 2, "indices").view()
+    b.load(raw, source)
+    wrapped = b.alloc(source.shape, "i32", "sbuf", 2, "wrapped").view()
     b.tensor_scalar(wrapped, raw, "less", 0.0, "multiply", float(rows))
-    column = b.alloc((size, 1), "i32", "sbuf", 2, "column").view()
+    column = b.alloc(source.shape, "i32", "sbuf", 2, "column").view()
     b.tensor_tensor(column, raw, wrapped, "add")
     return column
 

@@ -36,8 +36,13 @@ from neuron_dialects.graph import (
     ints,
     layout_of,
     shape_of,
+    spec_of,
 )
 from passes.graph.kernel_layouts import reads
+
+LEAST_RUN_BYTES = 512
+"""Parts of a concatenation that interleave in memory are computed there if their runs are at least so long: producers
+may wait for each other, and what a store of short runs takes is hardly less than that of a copy."""
 
 __all__ = ["KERNELS", "forward_destinations", "materialize", "settle", "transposed_copy"]
 
@@ -344,8 +349,8 @@ def forward_destinations(k: Kernel, ops: Sequence[Operation]) -> None:
     """Give operands of reshapes and concatenations the place that they would be copied to, before anything is lowered.
 
     A value that is reshaped into a function output is computed in that output; the operands of a concatenation whose
-    parts lie apart in memory are computed in their parts. Only results of kernels that write somewhere anyway are
-    placed. Readers of a placed value read it there.
+    parts lie apart in memory, or in long runs, are computed in their parts. Only results of kernels that write
+    somewhere anyway are placed. Readers of a placed value read it there.
     """
     for op in reversed(ops):
         if isinstance(op, ReshapeOp) and op.result in k.destinations:
@@ -354,7 +359,8 @@ def forward_destinations(k: Kernel, ops: Sequence[Operation]) -> None:
                 _forward(k, op.x, window)
         elif isinstance(op, ConcatOp) and layout_of(op.result) is None:
             axis = int(op.axis.value.data)
-            if prod(shape_of(op.result)[:axis]) == 1:
+            shortest = min(prod(shape_of(x)[axis:]) * spec_of(x)[0].size_bytes for x in op.xs)
+            if prod(shape_of(op.result)[:axis]) == 1 or shortest >= LEAST_RUN_BYTES:
                 _forward_concat(k, op, axis)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from benchmarks.__main__ import main
 from benchmarks.ablation import ablate, markdown, page, relative, variants
 from benchmarks.cases import MODELS, Case, Model, select
 from benchmarks.compare import Change, changes
-from benchmarks.models import MODELS_VARIABLE, decoder, prepare
+from benchmarks.models import MODELS_VARIABLE, ROOT, decoder, prepare
 from benchmarks.runner import Settings, measure
 from benchmarks.table import mean_efficiency, show
 from runtime.reference import run_onnxruntime
@@ -21,9 +23,14 @@ from runtime.reference import run_onnxruntime
 TINY = Case(Model("matmul128", "square_matmul"), 1, "trn1")
 
 
-# A matmul of 128: compiled, timed, run and compared in processes of its own, and its tables can be printed.
-def test_measuring_a_case(tmp_path: Path) -> None:
-    record = measure(TINY, Settings(cache=tmp_path))
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A matmul of 128: compiled, timed, run and compared in processes of its own."""
+    return measure(TINY, Settings(cache=tmp_path_factory.mktemp("cache")))
+
+
+# Every figure of a case is there, and its tables can be printed.
+def test_measuring_a_case(record: dict[str, Any]) -> None:
     assert record["status"] == "ok", record["message"]
     assert record["rel_l2_error"] < record["rel_l2_limit"]
     assert record["efficiency"] == pytest.approx(record["roofline_time"] / record["total_time"])
@@ -58,7 +65,7 @@ def test_a_model_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_selection() -> None:
     assert {case.model.name for case in select()} == {model.name for model in MODELS}
-    assert [c.name for c in select(["resnet50"], ["inf1"])] == [f"resnet50-b{b}-inf1" for b in (1, 8, 10)]
+    assert [c.name for c in select(["resnet50"], ["inf1"])] == [f"resnet50-b{b}-inf1" for b in (1, 10, 8)]
     assert [c.name for c in select(["resnet50"], ["inf1"], [4])] == ["resnet50-b4-inf1"]
     assert {c.batch for c in select(batches=[8])} == {8}
     assert [c.name for c in select(["matmul*"], quick=True)] == [f"matmul{n}-b1-trn1" for n in (1024, 2048, 4096)]
@@ -89,6 +96,32 @@ def test_changes() -> None:
         {"case": "c", "status": "ok", "total_time": 5.0},
     ]  # fmt: skip
     assert [(c.case, c.is_regression) for c in changes(old, new)] == [("a", True), ("b", False)]
+
+
+# Another revision is checked out and measured by the same code; where this one takes longer, the exit code says so.
+@pytest.mark.parametrize(("factor", "code"), [(1.02, 1), (0.5, 0)])
+def test_against_a_revision(
+    record: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, code: int
+) -> None:
+    other = tmp_path / "tree"
+    measured: list[Path] = []
+
+    @contextmanager
+    def checked_out(revision: str) -> Generator[Path]:
+        assert revision == "main~1"
+        yield other
+
+    def stub(case: Case, settings: Settings) -> dict[str, Any]:
+        measured.append(settings.root)
+        scale = 1.0 if settings.root == other else factor
+        return record | {"case": case.name, "total_time": record["total_time"] * scale}
+
+    monkeypatch.setattr("benchmarks.__main__.worktree", checked_out)
+    monkeypatch.setattr("benchmarks.__main__.measure", stub)
+    arguments = ["--model", "matmul1024", "--against", "main~1", "--json", str(tmp_path / "out.json")]
+    assert main(arguments) == code
+    assert measured == [ROOT, other]
+    assert main([*arguments[:2], "--against", str(tmp_path / "out.json"), "--json", str(tmp_path / "again.json")]) == 0
 
 
 def test_mean_efficiency() -> None:

@@ -1,21 +1,21 @@
 // RUN: neuron-opt %s -p convert-graph-to-tile | filecheck %s
 
 builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
-  // An embedding: one index on each of 128 partitions fetches one row of the weight; 300 indices leave a remainder of 44.
-  // Negative indices count from the end: the number of rows is added where an index is below 0.
+  // An embedding: each of 128 partitions fetches the rows of two indices, which come and leave together; of 300 indices
+  // 44 remain, one on a partition. Negative indices count from the end: the number of rows is added to those below 0.
   // CHECK-LABEL: func.func private @embedding
   // CHECK: %1 = tile.param "table" : memref<1000x64xf32, #neuron.space<dram>>
+  // CHECK-NEXT: %indices = tile.alloc copies 2 : memref<128x2xi32, #neuron.space<sbuf>>
+  // CHECK-NEXT: tile.load dst %indices[0:128][0 : 2] src %ids[0 : 256]
+  // CHECK-NEXT: %wrapped = tile.alloc copies 2 : memref<128x2xi32, #neuron.space<sbuf>>
+  // CHECK-NEXT: tile.tensor_scalar dst %wrapped[0:128][0 : 2] data %indices[0:128][0 : 2] {op0 = less, op1 = multiply, scalar1 = 1000.0}
+  // CHECK-NEXT: %column = tile.alloc copies 2 : memref<128x2xi32, #neuron.space<sbuf>>
+  // CHECK-NEXT: tile.tensor_tensor dst %column[0:128][0 : 2] data %indices[0:128][0 : 2] other %wrapped[0:128][0 : 2]
+  // CHECK-NEXT: %rows = tile.alloc copies 3 : memref<128x2x64xf32, #neuron.space<sbuf>>
   // CHECK-NEXT: scf.for %i = %c0 to %c2 step %c1 {
-  // CHECK-NEXT: %indices = tile.alloc copies 2 : memref<128x1xi32, #neuron.space<sbuf>>
-  // CHECK-NEXT: tile.load dst %indices[0:128][0 : 1] src %ids[128*%i : 128]
-  // CHECK-NEXT: %wrapped = tile.alloc copies 2 : memref<128x1xi32, #neuron.space<sbuf>>
-  // CHECK-NEXT: tile.tensor_scalar dst %wrapped[0:128][0 : 1] data %indices[0:128][0 : 1] {op0 = less, op1 = multiply, scalar1 = 1000.0}
-  // CHECK-NEXT: %column = tile.alloc copies 2 : memref<128x1xi32, #neuron.space<sbuf>>
-  // CHECK-NEXT: tile.tensor_tensor dst %column[0:128][0 : 1] data %indices[0:128][0 : 1] other %wrapped[0:128][0 : 1]
-  // CHECK-NEXT: %rows = tile.alloc copies 2 : memref<128x64xf32, #neuron.space<sbuf>>
-  // CHECK-NEXT: tile.gather dst %rows[0:128][0 : 64] table %1[0 : 64] indices %column[0:128][0 : 1] {rows = 1000, row_stride = 64}
-  // CHECK-NEXT: tile.store dst %0[8192*%i : 8192] src %rows[0:128][0 : 64]
+  // CHECK-NEXT: tile.gather dst %rows[0:128][64*%i : 64] table %1[0 : 64] indices %column[0:128][%i : 1] {rows = 1000, row_stride = 64}
   // CHECK-NEXT: }
+  // CHECK-NEXT: tile.store dst %0[0 : 16384] src %rows[0:128][0 : 128]
   // CHECK-NEXT: %indices_1 = tile.alloc copies 2 : memref<44x1xi32, #neuron.space<sbuf>>
   // CHECK-NEXT: tile.load dst %indices_1[0:44][0 : 1] src %ids[256 : 44]
   // CHECK-NEXT: %wrapped_1 = tile.alloc copies 2 : memref<44x1xi32, #neuron.space<sbuf>>

@@ -78,7 +78,7 @@ def test_gather(case: Any, target: str, dtype: str, index_type: type[np.generic]
     check(lambda d, i: GatherOp(d, i, axis), [data, which], np.take(data, which, axis), target=target)
 
 
-# An embedding: the table is a weight, 300 tokens are two tiles of 128 in a loop and a remainder of 44.
+# An embedding: the table is a weight, 300 tokens are two for each of 128 lanes, in a loop, and a remainder of 44.
 def test_embedding():
     rows, which = table((1000, 96)), indices((2, 150), 1000, np.int64)
 

@@ -417,7 +417,19 @@ def test_concat_of_concat():
     check(make, [a, b], np.concatenate([inner, first, inner], 1), second, inner)
 
 
-# Parts that interleave in memory are not forwarded: their producers would wait for each other.
+# Parts that interleave in memory are computed in place where their runs are long: 5 * 32 * 4 and 6 * 32 * 4 bytes.
+def test_long_interleaved_parts_are_computed_in_place():
+    a, b = numbers((3, 5, 32)), numbers((3, 6, 32), seed=1)
+
+    def make(a: Any, b: Any) -> list[Any]:
+        joined = ConcatOp([relu(a), relu(b)], 1)
+        return [relu(joined), joined]
+
+    want = np.concatenate([np.maximum(a, 0), np.maximum(b, 0)], 1)
+    assert check(make, [a, b], want, want).count("copy_dram") == 0
+
+
+# Parts of short runs are not forwarded: their producers would wait for each other.
 def test_interleaved_parts_are_copied():
     a, b = numbers((8, 16)), numbers((8, 16), seed=1)
     names = check(
