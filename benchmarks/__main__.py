@@ -20,6 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks import performance
 from benchmarks.ablation import ablate, keep, show_ablation
 from benchmarks.cases import ABLATED, Case, select
 from benchmarks.compare import changes, load_records, worktree
@@ -37,10 +38,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--target", **many, help="only this target (repeats)")
     parser.add_argument("--batch", **many, type=int, help="only this batch; with --model, any batch (repeats)")
     parser.add_argument("--quick", action="store_true", help="a few models at their smallest batch")
+    parser.add_argument("--throughput", action="store_true", help="each model at its last batch only")
     parser.add_argument("--no-check", action="store_true", help="do not run on data: no outputs to compare")
     parser.add_argument("--scaling", action="store_true", help="also compile 12 and 48 equal layers")
     parser.add_argument("--ablate", action="store_true", help="measure with each optimisation left out instead")
-    parser.add_argument("--page", action="store_true", help="with --ablate: keep the figures, write docs/ablation.md")
+    parser.add_argument("--page", action="store_true", help="keep the figures in the clone, write the manual's page")
     parser.add_argument("--against", metavar="REV|FILE.json", help="compare with a revision or a stored run")
     parser.add_argument("--iree", type=Path, metavar="BIN", help="folder with iree-import-onnx and iree-compile")
     parser.add_argument("--cache", type=Path, default=cache_folder(), help="folder of models (default: %(default)s)")
@@ -51,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     options, console = _parser().parse_args(argv), Console()
-    cases = select(options.model, options.target, options.batch, options.quick)
+    cases = select(options.model, options.target, options.batch, options.quick, options.throughput)
     if options.ablate and not options.model:
         cases = [case for case in ABLATED if not options.target or case.target in options.target]
     if not cases:
@@ -71,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     show(records, console)
     failed = any(record["status"] in ("failed", "wrong") for record in records)
     found = {"revision": _revision(), "records": records}
+    if options.page:
+        performance.keep(found)
     if options.scaling:
         found["scaling"] = layer_scaling(settings)
         show_scaling(found["scaling"], console)
@@ -98,9 +102,13 @@ def _other(against: str, cases: Sequence[Case], settings: Settings, console: Con
 
 
 def _revision() -> str:
-    """The revision that is checked out, "unknown" outside of a clone."""
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
+    """The revision that is checked out, "-dirty" where code was changed; "unknown" outside of a clone."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", ".", ":!docs", ":!benchmarks/results")
+    return (git("describe", "--always") or "unknown") + ("-dirty" if changed else "")
 
 
 def _written(path: Path, found: dict[str, Any], code: int) -> int:

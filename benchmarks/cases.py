@@ -98,11 +98,16 @@ PUBLISHED: dict[tuple[str, str], Published] = {
 
 
 def select(
-    models: Sequence[str] = (), targets: Sequence[str] = (), batches: Sequence[int] = (), quick: bool = False
+    models: Sequence[str] = (),
+    targets: Sequence[str] = (),
+    batches: Sequence[int] = (),
+    quick: bool = False,
+    throughput: bool = False,
 ) -> list[Case]:
     """Cases whose model matches one of the shell patterns, with one of the targets and batches; empty means all.
 
-    `quick` keeps the smallest batch of a few models. A model that is named is measured at any batch that is asked for.
+    `throughput` keeps the last batch of each model, `quick` the smallest one of a few models.
+    A model that is named is measured at any batch that is asked for.
     """
     chosen: list[Case] = []
     for model in MODELS:
@@ -111,6 +116,6 @@ def select(
         if quick and not models and not model.quick:
             continue
         wanted = batches if batches and models else [b for b in model.batches if not batches or b in batches]
-        for batch in wanted[:1] if quick else wanted:
+        for batch in wanted[:1] if quick else wanted[-1:] if throughput else wanted:
             chosen += [Case(model, batch, t) for t in model.targets if not targets or t in targets]
     return chosen

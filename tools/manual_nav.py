@@ -12,7 +12,15 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Start": ("tutorial.md", "frontends.md", "shapes.md", "number-formats.md", "partitioning.md", "serving.md"),
     "Tools": ("neuron-opt.md", "assembly.md", "python-api.md", "profiling.md", "optimization-levels.md", "editors.md"),
     "Extend": ("writing-a-pass.md",),
-    "Understand": ("execution-model.md", "pipeline.md", "neff.md", "benchmarks.md", "onnx-backend.md"),
+    "Understand": (
+        "execution-model.md",
+        "pipeline.md",
+        "neff.md",
+        "benchmarks.md",
+        "performance.md",
+        "ablation.md",
+        "onnx-backend.md",
+    ),
 }
 """Section -> its pages, in reading order; pages that do not exist are passed over."""
 

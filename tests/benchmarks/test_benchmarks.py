@@ -16,6 +16,7 @@ from benchmarks.ablation import ablate, markdown, page, relative, variants
 from benchmarks.cases import MODELS, Case, Model, select
 from benchmarks.compare import Change, changes
 from benchmarks.models import MODELS_VARIABLE, ROOT, decoder, prepare
+from benchmarks.performance import page as page_of_figures
 from benchmarks.runner import Settings, measure
 from benchmarks.table import mean_efficiency, show
 from runtime.reference import run_onnxruntime
@@ -70,6 +71,7 @@ def test_selection() -> None:
     assert {c.batch for c in select(batches=[8])} == {8}
     assert [c.name for c in select(["matmul*"], quick=True)] == [f"matmul{n}-b1-trn1" for n in (1024, 2048, 4096)]
     assert all(case.model.quick for case in select(quick=True))
+    assert [c.name for c in select(["resnet50"], ["trn1"], throughput=True)] == ["resnet50-b8-trn1"]
 
 
 # A slower program is a regression, within the tolerance it is none; seconds need a difference that is no noise.
@@ -122,6 +124,15 @@ def test_against_a_revision(
     assert main(arguments) == code
     assert measured == [ROOT, other]
     assert main([*arguments[:2], "--against", str(tmp_path / "out.json"), "--json", str(tmp_path / "again.json")]) == 0
+
+
+# The manual's page: a row for the case in both tables, the mean, and why another case has no figures.
+def test_performance_page(record: dict[str, Any]) -> None:
+    absent = {"case": "absent", "target": "trn1", "status": "missing", "message": "no file"}
+    text = page_of_figures({"revision": "abc", "records": [record, absent]})
+    assert text.count("| matmul128-b1-trn1 |") == 2
+    assert f"geometric mean of efficiency {record['efficiency']:.3f} over 1 cases" in text
+    assert "absent: missing: no file." in text
 
 
 def test_mean_efficiency() -> None:
