@@ -34,6 +34,9 @@ from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import F32, dtype_by_name
 from neuron_dialects.graph import AttentionOp, spec_of
 
+QUERIES = 2
+"""Dimension of a mask that counts queries."""
+
 STAGES = 3
 """How many units the first stage of one runs ahead of the last stage of another."""
 
@@ -88,7 +91,7 @@ class _Sequence:
         """The mask [rows, keys] of a tile of queries, where it is the same for all heads."""
         if tile not in self.masks:
             mask = self.kernel.mask
-            shared = mask is not None and mask.strides[1] == 0
+            shared = isinstance(mask, SbufTensor) or (mask is not None and mask.strides[1] == 0)
             self.masks[tile] = self.kernel.load_mask(self.batch, Affine(0), tile) if shared else None
         return self.masks[tile]
 
@@ -111,7 +114,7 @@ class _Attention:
 
     k: Kernel
     op: AttentionOp
-    mask: DramTensor | None = None
+    mask: Tensor | None = None
     triangle: View | None = None
     out: Tensor = field(init=False)
 
@@ -131,8 +134,11 @@ class _Attention:
     def prepare(self) -> None:
         """What all sequences share: the result, the mask as a window, the triangle of the causal form."""
         if self.op.mask is not None:
-            window = self.k.dram(self.op.mask)
-            self.mask = window.broadcast((self.batch, self.heads, self.queries, self.keys))
+            tensor = self.k.tensor(self.op.mask)
+            if not isinstance(tensor, SbufTensor) or tensor.partition != QUERIES:
+                window = self.k.dram(self.op.mask)
+                tensor = window.broadcast((self.batch, self.heads, self.queries, self.keys))
+            self.mask = tensor
         if self.op.causal:
             self.triangle = load_triangle(self.k)
         self.out = self.k.output(self.op.result)
@@ -304,10 +310,13 @@ class _Attention:
     # -- first stage ---------------------------------------------------------------------------------------------------
 
     def load_mask(self, batch: Affine, head: Affine, tile: Tile) -> View:
-        """The mask [rows, keys] of one head."""
+        """The mask [rows, keys] of one head; of a mask on chip, which serves all heads, the view."""
         assert self.mask is not None
+        part = {0: (batch, 1), 1: (head, 1), QUERIES: (tile.start, tile.rows), 3: (Affine(0), tile.keys)}
+        if isinstance(self.mask, SbufTensor):
+            own = (batch if self.mask.shape[0] > 1 else Affine(0), 1)
+            return self.mask.view({**part, 0: own}).at(1, 0).at(1, 0)
         view = self.b.alloc((tile.rows, tile.keys), "f32", "sbuf", self.b.rotation, "mask").view()
-        part = {0: (batch, 1), 1: (head, 1), 2: (tile.start, tile.rows), 3: (Affine(0), tile.keys)}
         transfer(self.b, self.b.load, view, self.mask.view(part, [2, 3]))
         return view
 
@@ -374,6 +383,7 @@ class _Attention:
         shared = here.mask(tile)
         if shared is not None:
             return shared.insert(0).broadcast([unit.group, tile.keys])
+        assert isinstance(self.mask, DramTensor)
         view = b.alloc((tile.rows, unit.group, tile.keys), "f32", "sbuf", b.rotation, "mask").view()
         part = {
             0: (here.batch, 1),

@@ -104,6 +104,8 @@ class _Linear:
     turned: bool
     bias: ProductBias | None = None
     weights: View = field(init=False)
+    features: View | None = None
+    """All rows of x with features on partitions, where they were turned once for all chunks of columns."""
 
     def __post_init__(self) -> None:
         self.b, self.rows, self.columns = self.k.b, self.shape[ROWS], self.shape[FEATURES]
@@ -153,6 +155,7 @@ class _Linear:
         if most < 2 * self.width:
             self._deep()
             return
+        self._turn_once(int(sbuf * USABLE_SHARE) - self.k.resident_bytes)
         streamed = min(most // 2, max(LANES, int(sbuf * STREAMED_SHARE) // (self.tiles * element_bytes)))
         self.width = load_width(self.columns, streamed)
         chunk = max(self.width, streamed // self.width * self.width)
@@ -168,6 +171,17 @@ class _Linear:
         load_ns = LANES * dtype_by_name(self.weight.dtype).size_bytes / self.k.target.dma_rate_bytes_per_ns
         features = isinstance(self.x, SbufTensor) and self.x.partition == FEATURES
         return self.turned and features and tile_macs / self.k.target.peak_macs_per_ns > 2 * load_ns
+
+    def _turn_once(self, room_bytes: int) -> None:
+        """Turn all rows of x, which every chunk of columns reads, where a partition has room for them."""
+        row_bytes = self.tiles * dtype_by_name(self.x.dtype).size_bytes
+        streams = 2 * max(int(int(self.k.target.sbuf_bytes_per_partition) * STREAMED_SHARE), LANES * row_bytes)
+        if (
+            isinstance(self.x, SbufTensor)
+            and self.x.partition == ROWS
+            and self.rows * row_bytes + streams <= room_bytes
+        ):
+            self.features = self._features(Affine(0), self.rows)
 
     def _chunk(self, start: Affine, size: int) -> None:
         """`size` columns from `start`, for all rows."""
@@ -266,6 +280,8 @@ class _Linear:
     def _features(self, row: Affine, count: int) -> View:
         """Rows of x as [128, k tiles, rows]."""
         x = self.x
+        if self.features is not None:
+            return self.features.slice(2, row, count)
         if isinstance(x, SbufTensor) and x.partition == FEATURES:
             return x.whole.slice(2, row, count)
         panel = self.b.alloc((self.lanes, self.tiles, count), x.dtype, "sbuf", self.b.rotation, "panel").view()

@@ -110,7 +110,9 @@ def reads(op: Operation, operand: SSAValue, partition: int) -> Halo | None:
         plain = operand is op.x and operand is not op.w and partition == 1 and op.groups.value.data == 1
         return transposed_halo(op) if plain else None
     if isinstance(op, AttentionOp):
-        return () if operand is not op.mask and partition == 2 and packs_heads(op.head_size) else None
+        if operand is op.mask:
+            return () if partition == 2 and _is_shared_mask(op) else None
+        return () if partition == 2 and packs_heads(op.head_size) else None
     if isinstance(op, RelayoutOp):
         return ()
     if isinstance(op, SliceOp):
@@ -140,6 +142,14 @@ def _stores_part(op: SliceOp, partition: int) -> bool:
     first, last = starts[partition], starts[partition] + sizes[partition] - 1
     small = SMALL_PART * prod(sizes) <= prod(shape) and partition != len(shape) - 1
     return small and first // LANES == last // LANES and all(step == 1 for step in ints(op.steps))
+
+
+def _is_shared_mask(op: AttentionOp) -> bool:
+    """Whether an attention reads its mask in tiles of 128 queries that serve all heads."""
+    assert op.mask is not None
+    shape, queries, keys = shape_of(op.mask), shape_of(op.q)[1], shape_of(op.k)[1]
+    tiled = queries <= LANES or queries % LANES == 0
+    return len(shape) == 4 and shape[1:] == (1, queries, keys) and tiled
 
 
 def _reduces_beside(op: ReduceOp, partition: int) -> bool:

@@ -53,7 +53,7 @@ class OnChipBuffer:
             for use in self.alloc.buffer.uses
             if isinstance(op := use.operation, NisaOp) and op.DEFINITION.operand(op.access.data[use.index][0]).writes
         ]
-        return not self.in_loop and all(op.is_dma for op in writers)
+        return all(op.is_dma for op in writers)
 
     @property
     def copies(self) -> int:

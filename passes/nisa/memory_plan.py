@@ -8,11 +8,12 @@ lie idle where memory is short. Spilling them changes the program, so the caller
 from __future__ import annotations
 
 import heapq
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 
-from passes.nisa.allocation import Interval, Placement, load_profile, place, place_spread, place_tight
+from passes.nisa.allocation import Interval, Placement, load_profile, place, place_spread
 
 
 @dataclass(frozen=True)
@@ -190,17 +191,56 @@ def plan_with_prefetch(buffers: Sequence[LiveBuffer], capacity: int, loaded: Col
         early = [replace(b, lead=leads.get(b.key, 0)) for b in buffers]
         return [Interval(b.key, b.start, b.uses[-1], units[b.key]) for b in early]
 
-    # What lies close together takes the place of what was used just before: a spread placement first, however little
-    # runs ahead in it.
+    # What lies close together takes the place of what was used just before: a spread placement, however little runs
+    # ahead in it, or else any. Where not all transfers can run ahead as far as there is room, each does as it can.
+    offsets: Mapping[int, int] = base.placement.offsets
+    held = {b.key: Interval(b.key, b.start, b.uses[-1], units[b.key]) for b in buffers}
     for share, apart in product(PREFETCH_SHARES, (True, False)):
-        offsets = place_spread(intervals(share, apart), capacity)
-        if offsets is not None:
-            return replace(base, placement=Placement(offsets, base.placement.needed))
-    for share in PREFETCH_SHARES:
-        placement = place_tight(intervals(share, apart=False), capacity)
-        if not placement.misfits:
-            return replace(base, placement=replace(placement, needed=base.placement.needed))
-    return base
+        early = intervals(share, apart)
+        spread = place_spread(early, capacity)
+        if spread is not None:
+            held |= {interval.key: interval for interval in early if interval.key not in loaded}
+            offsets = spread
+            if share == PREFETCH_SHARES[0]:
+                return replace(base, placement=Placement(offsets, base.placement.needed))
+            break
+    offsets = run_ahead(held, offsets, [b.key for b in buffers if b.key in loaded], capacity)
+    return replace(base, placement=Placement(offsets, base.placement.needed))
+
+
+def run_ahead(
+    intervals: Mapping[int, Interval], offsets: Mapping[int, int], loaded: Sequence[int], capacity: int
+) -> dict[int, int]:
+    """Other offsets for the `loaded` intervals, one after the other: there where memory is free for longest before.
+
+    An interval stays where it is if no place is free for longer. All others stay anyway: what fitted still does.
+    """
+    chosen, starts = dict(offsets), {key: interval.start for key, interval in intervals.items()}
+    # Who could lie beside an interval that begins up to LONGEST_LEAD positions earlier, by blocks of positions.
+    blocks = defaultdict[int, list[Interval]](list)
+    for interval in intervals.values():
+        for block in range(max(0, interval.start - LONGEST_LEAD) // LONGEST_LEAD, interval.end // LONGEST_LEAD + 1):
+            blocks[block].append(interval)
+    for key in sorted(loaded, key=lambda key: (intervals[key].start, key)):
+        own = intervals[key]
+        earliest = max(0, own.start - LONGEST_LEAD)
+        span = range(earliest // LONGEST_LEAD, own.end // LONGEST_LEAD + 1)
+        near = {other.key: other for block in span for other in blocks[block] if other.key != key}
+        spans = [
+            (starts[i.key], i.end, chosen[i.key], chosen[i.key] + i.size)
+            for i in near.values()
+            if starts[i.key] <= own.end and i.end >= earliest
+        ]
+        best: tuple[int, bool, int] = (own.start, True, chosen[key])
+        for low in sorted({0, chosen[key], *(high for *_, high in spans)}):
+            if low + own.size > capacity:
+                break
+            beside = [(start, end) for start, end, first, last in spans if first < low + own.size and low < last]
+            if all(end < own.start or start > own.end for start, end in beside):
+                start = max((end + 1 for _, end in beside if end < own.start), default=earliest)
+                best = min(best, (start, low != chosen[key], low))
+        starts[key], _, chosen[key] = best
+    return chosen
 
 
 def with_leads(

@@ -14,9 +14,10 @@ from xdsl.ir import Block, Operation, SSAValue
 from lowering.graph_to_tile.attention_plan import HeadGroups, even_tiles
 from lowering.graph_to_tile.convert import ConvertGraphToTilePass
 from neuron_dialects.access_ops import space_of
-from neuron_dialects.graph import AttentionOp
+from neuron_dialects.graph import AttentionOp, BinaryKind, BinaryOp, layout_of
 from neuron_dialects.loops import trip_count
 from neuron_dialects.tile import AllocOp, TileOp
+from passes.graph.layout import choose_layouts
 from tests.core_kernels import Make, core_function, core_module, lowered_error
 
 BF16_TOLERANCE = 6e-3
@@ -58,6 +59,33 @@ def test_attention_matches_the_graph_level(case: str, target: str) -> None:
     shapes, make = CASES[case]
     inputs = [("f32" if index == 3 else "bf16", shape) for index, shape in enumerate(shapes)]
     assert lowered_error(target, inputs, {}, make) < BF16_TOLERANCE
+
+
+def masked(block: Block, arguments: Sequence[SSAValue], _weights: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+    """Two layers of attention with a mask [B, 1, Q, K] that is computed on chip."""
+    q, k, v, mask = arguments
+    mask_op = BinaryOp(BinaryKind.ADD, mask, mask)
+    first = AttentionOp(q, k, v, mask_op.result, heads=2, kv_heads=2, scale=0.125)
+    second = AttentionOp(first.result, k, v, mask_op.result, heads=2, kv_heads=2, scale=0.125)
+    block.add_ops([mask_op, first, second])
+    return [second.result]
+
+
+# A mask stays on chip for both layers where tiles of 128 queries read it; 197 queries are two tiles of 99.
+@pytest.mark.parametrize("target", ["trn1", "inf1"])
+@pytest.mark.parametrize(("length", "stays"), [(70, True), (128, True), (256, True), (197, False)])
+def test_a_mask_of_all_heads_stays_on_chip(length: int, stays: bool, target: str) -> None:
+    seen: list[bool] = []
+
+    def lay(block: Block) -> None:
+        choose_layouts(block, 60000)
+        (mask,) = [op for op in block.ops if isinstance(op, BinaryOp)]
+        layout = layout_of(mask.result)
+        seen.append(layout is not None and layout.partition_dimension == 2)
+
+    inputs = [*[("bf16", (3, length, 128))] * 3, ("bf16", (3, 1, length, length))]
+    assert lowered_error(target, inputs, {}, masked, lay) < 2 * BF16_TOLERANCE
+    assert seen == [stays]
 
 
 def test_fp32_attention_keeps_fp32_accuracy() -> None:

@@ -157,6 +157,20 @@ def test_residual_blocks(target: str, rows: int) -> None:
     assert lowered_error(target, [("f32", (rows, 256))], weights, normalised, lay_out()) < BF16_TOLERANCE
 
 
+# 2 k tiles x 8192 columns x 2 bytes = 32,768 bytes a partition: the first layer's columns stream past its rows, which
+# normalisation leaves with rows on partitions, and which are turned once for all columns.
+def test_rows_are_turned_once_for_columns_that_stream_past() -> None:
+    weights = weights_of((256, 8192), (8192, 256))
+    turned: list[int] = []
+
+    def lay(block: Block) -> None:
+        lay_out(60000)(block)
+        turned.append(sum(isinstance(op, RelayoutOp) for op in block.ops))
+
+    assert lowered_error("inf1", [("f32", (140, 256))], weights, normalised, lay) < BF16_TOLERANCE
+    assert turned == [0]
+
+
 @pytest.mark.parametrize("target", ["trn1", "inf1"])
 def test_attention_between_layers(target: str) -> None:
     weights = weights_of((128, 768), (256, 128))

@@ -1,6 +1,12 @@
 """Plans for one memory: which copies are taken, who is spilled, what is reported when nothing helps."""
 
-from passes.nisa.memory_plan import LiveBuffer, plan_memory, plan_with_prefetch, prefetch_leads
+from itertools import combinations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from passes.nisa.allocation import Interval, place_tight
+from passes.nisa.memory_plan import LiveBuffer, plan_memory, plan_with_prefetch, prefetch_leads, run_ahead
 
 
 # Everything fits: nobody loses a copy.
@@ -73,3 +79,35 @@ def test_what_the_statement_before_reads_is_not_overwritten_where_there_is_room(
     assert plan.placement is not None
     offsets = plan.placement.offsets
     assert offsets[2] >= offsets[1] + 3 or offsets[1] >= offsets[2] + 2
+
+
+# Of 10 units, 0..3 are taken up to position 5 and 4..9 up to position 8. A loaded buffer of 4 units lies where it can
+# be filled from position 9 on; it could be filled from 6 on. One of 2 units finds no better place than its own.
+def test_a_transfer_moves_to_where_memory_is_free_earlier() -> None:
+    intervals = {
+        0: Interval(0, 0, 5, 4),
+        1: Interval(1, 0, 8, 6),
+        2: Interval(2, 10, 12, 4),
+        3: Interval(3, 12, 14, 2),
+    }
+    offsets = {0: 0, 1: 4, 2: 6, 3: 4}
+    moved = run_ahead(intervals, offsets, [2, 3], 10)
+    assert moved == {0: 0, 1: 4, 2: 0, 3: 4}
+
+
+@st.composite
+def placed_intervals(draw: st.DrawFn) -> list[Interval]:
+    starts = draw(st.lists(st.tuples(st.integers(0, 600), st.integers(0, 40), st.integers(1, 8)), max_size=40))
+    return [Interval(key, start, start + length, size) for key, (start, length, size) in enumerate(starts)]
+
+
+# Whoever moves: no two that live at the same position overlap, and all stay below what was needed before.
+@given(placed_intervals(), st.integers(0, 7))
+def test_transfers_that_run_ahead_take_no_memory_that_is_in_use(intervals: list[Interval], every: int) -> None:
+    placement = place_tight(intervals, 10**6)
+    loaded = [interval.key for interval in intervals if interval.key % 8 <= every]
+    moved = run_ahead({i.key: i for i in intervals}, placement.offsets, loaded, placement.needed)
+    for a, b in combinations(intervals, 2):
+        if a.start <= b.end and b.start <= a.end:
+            assert moved[a.key] + a.size <= moved[b.key] or moved[b.key] + b.size <= moved[a.key]
+    assert all(moved[i.key] + i.size <= placement.needed for i in intervals)
