@@ -2,7 +2,8 @@
 
 Given a module before layouts are chosen, `profile` lowers a copy of one of its functions with all weights pinned, for a
 core with as much SBUF as that takes, runs it in simulated time and divides what was seen between the operators: time by
-when each is done, weights and buffers by who allocates them. The module stays as it is.
+when each is done, weights and buffers by who allocates them. `profiles` does so for kernels that are told to have less
+room for buffers, too. The module stays as it is.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import UNKNOWN_LOC, ModuleOp, NameLoc, StringAttr, UnitAttr
+from xdsl.dialects.builtin import UNKNOWN_LOC, IntegerAttr, ModuleOp, NameLoc, StringAttr, UnitAttr, i64
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Operation
 
 from lowering.nisa_to_neff.program import core_program
 from lowering.pipeline import run_passes
+from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import DerivedWeightOp
-from neuron_dialects.neuron import PIN_ATTRIBUTE, location_name, target_of
+from neuron_dialects.neuron import PIN_ATTRIBUTE, WORKING_BYTES_ATTRIBUTE, location_name, target_of
 from neuron_dialects.target import Target
 from passes.graph.pipeline_graph import operators_of
 from passes.nisa.allocate import allocate_function
@@ -36,28 +38,67 @@ ENDLESS_BYTES = 1 << 24
 LOWERING = ("graph-layout", "convert-graph-to-tile", "convert-tile-to-nisa")
 
 
+MOST_COPIES = 1 << 16
+"""More than any buffer has."""
+
+ROOM_PARTS = (2, 3, 4, 6, 8, 12)
+"""Operators are also measured with one of so many parts of SBUF for their buffers."""
+
+
 @dataclass(frozen=True)
 class OperatorProfile:
-    """One operator: nanoseconds until it is done once those before it are, and bytes per SBUF partition."""
+    """One operator: nanoseconds until it is done once those before it are, and bytes per SBUF partition.
+
+    `working_bytes`: of its buffers with all of their copies, `least_bytes`: with one of each.
+    """
 
     time_ns: float
     pinned_bytes: int
     working_bytes: int
+    least_bytes: int
 
 
-def profile(module: ModuleOp, function: FuncOp) -> list[OperatorProfile]:
-    """The profiles of the operators of a core function, in program order, weights and constants left out."""
+@dataclass(frozen=True)
+class RoomProfile:
+    """The operators of a function where kernels are told to have `room_bytes` for their buffers (0: no limit)."""
+
+    room_bytes: int
+    operators: list[OperatorProfile]
+
+
+def profiles(module: ModuleOp, function: FuncOp) -> list[RoomProfile]:
+    """The function with endless room, and with as much less as makes a difference, as long as it can be lowered so."""
+    found = [RoomProfile(0, profile(module, function))]
+    size = int(target_of(module).sbuf_bytes_per_partition)
+    for part in ROOM_PARTS:
+        room = size // part
+        # What needs less than it would be given does the same as with more.
+        if max(operator.working_bytes for operator in found[-1].operators) > room:
+            try:
+                found.append(RoomProfile(room, profile(module, function, room)))
+            except NeuronError:
+                break
+    return found
+
+
+def profile(module: ModuleOp, function: FuncOp, room_bytes: int = 0) -> list[OperatorProfile]:
+    """The profiles of the operators of a core function, in program order, weights and constants left out.
+
+    `room_bytes`: what kernels are told to have for their buffers; 0: endless.
+    """
     target = _endless(target_of(module))
     name = function.sym_name.data
     copy = _alone(module, name)
     own = _function(copy, name)
     count = _mark(own)
     own.attributes[PIN_ATTRIBUTE] = UnitAttr()
+    if room_bytes:
+        own.attributes[WORKING_BYTES_ATTRIBUTE] = IntegerAttr(room_bytes, i64)
     run_passes(Context(), copy, LOWERING)
     own = _function(copy, name)
     pin_weights([own], target, repeated=False)
     pinned = _pinned_bytes(own, count)
-    working = _working_bytes(own, count)
+    working, least = (_working_bytes(own, count, copies) for copies in (MOST_COPIES, 1))
     run_passes(Context(), copy, ("nisa-schedule",))
     allocate_function(own, target)
     synchronize_function(own, target)
@@ -67,7 +108,7 @@ def profile(module: ModuleOp, function: FuncOp) -> list[OperatorProfile]:
     result = Machine(program, target).run({}, {}, "timing", trace=True)
     assert result.trace is not None
     times = _times(result.trace, [_number(origin) for origin in program.origins], count)
-    return [OperatorProfile(*figures) for figures in zip(times, pinned, working, strict=True)]
+    return [OperatorProfile(*figures) for figures in zip(times, pinned, working, least, strict=True)]
 
 
 def _endless(target: Target) -> Target:
@@ -111,14 +152,15 @@ def _pinned_bytes(function: FuncOp, count: int) -> list[int]:
     return found
 
 
-def _working_bytes(function: FuncOp, count: int) -> list[int]:
-    """The most that is live at once while each operator runs, with one copy of each buffer."""
+def _working_bytes(function: FuncOp, count: int, most_copies: int) -> list[int]:
+    """The most that is live at once while each operator runs, with at most so many copies of each buffer."""
     statements = top_level_statements(function)
     profile = [0] * (len(statements) + 1)
     for buffer in on_chip_buffers(function, statements):
         if buffer.space == "sbuf" and buffer.uses:
-            profile[buffer.uses[0]] += buffer.row_bytes
-            profile[buffer.uses[-1] + 1] -= buffer.row_bytes
+            size = buffer.row_bytes * min(buffer.copies, most_copies)
+            profile[buffer.uses[0]] += size
+            profile[buffer.uses[-1] + 1] -= size
     found = [0] * count
     live = 0
     for statement, change in zip(statements, profile, strict=False):

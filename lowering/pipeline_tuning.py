@@ -19,7 +19,7 @@ from xdsl.passes import ModulePass
 
 from lowering.nisa_to_neff.program import core_program
 from lowering.pipeline import run_passes
-from lowering.pipeline_profile import profile
+from lowering.pipeline_profile import profiles
 from lowering.pipeline_report import AUTO, StageTrial, core_times, pipeline_report
 from neuron_dialects.errors import NeuronError, in_segment
 from neuron_dialects.neuron import Executor, number_attribute, target_of
@@ -43,14 +43,14 @@ from runtime.machine import Machine
 MOST_STAGES = 64
 """Cores of the largest instance."""
 
-ROUNDS = 3
+ROUNDS = 4
 """How often stages are cut, lowered and measured."""
 
 EVEN_ENOUGH = 1.08
 """Slowest stage over the mean at which no further round is worth its time."""
 
-ADAPTABLE_SHARE = 0.75
-"""Share of SBUF that buffers take at most by the estimate: large images are kept on chip only where there is room."""
+TIGHT_FACTOR = 2.0
+"""How much longer an operator is taken to be at work whose buffers have lost their copies."""
 
 ROOM_STEP_BYTES = 1024
 """By how much a stage's buffers are taken to be larger after they did not fit."""
@@ -75,14 +75,17 @@ class TunedPipelinePass(ModulePass):
                 return
             raise NeuronError("NX-PIPE-002", "no operator of the model runs on a core", help="leave the option out")
         with in_segment(function.sym_name.data):
-            profiles = profile(op, function)
+            measured = profiles(op, function)
         operators = operators_of(function)
-        most_working = int(int(target_of(op).sbuf_bytes_per_partition) * ADAPTABLE_SHARE)
-        for child, figures in zip(operators, profiles, strict=True):
-            working = min(figures.working_bytes, most_working)
-            set_stage_cost(child, figures.time_ns, figures.pinned_bytes, working)
+        for child, figures in zip(operators, zip(*(level.operators for level in measured), strict=True), strict=True):
+            tight = [(own.time_ns * TIGHT_FACTOR, own.least_bytes) for own in (figures[0], figures[-1])]
+            levels = [*((own.time_ns, own.working_bytes) for own in figures), *tight]
+            set_stage_cost(child, max(own.pinned_bytes for own in figures), levels)
+        rooms = [level.room_bytes for level in measured]
+        graph = read_chain(function, target_of(op))
+        graph = replace(graph, costs=replace(graph.costs, rooms=(*rooms, rooms[0], rooms[-1])))
         most = stages_of(op, self.cores or MOST_STAGES)
-        search = _Search(op, read_chain(function, target_of(op)), self.rest, most if self.cores else AUTO, most)
+        search = _Search(op, graph, self.rest, most if self.cores else AUTO, most)
         search.run()
         for child in operators:
             child.attributes.pop(COST_ATTRIBUTE, None)
@@ -148,7 +151,8 @@ class _Search:
         copy = self.module.clone()
         name = self.graph.function.sym_name.data
         function = next(f for f in functions_of(copy, Executor.CORE) if f.sym_name.data == name)
-        functions = [f.sym_name.data for f in apply_cut(copy, read_chain(function, self.graph.target), cut)]
+        graph = replace(read_chain(function, self.graph.target), costs=self.graph.costs)
+        functions = [f.sym_name.data for f in apply_cut(copy, graph, cut)]
         try:
             run_passes(Context(), copy, self.rest)
         except NeuronError as error:
@@ -165,26 +169,23 @@ class _Search:
         stage = cut.stages[number]
         inside = {atom.node for atom in self.graph.chain.atoms[stage.first : stage.last]}
         room = self.graph.costs.capacity_bytes - cut.pinned_bytes(cut.core_of[number]) + ROOM_STEP_BYTES
-        largest = max(self.graph.chain.nodes[number].working_bytes for number in inside)
-        nodes = [
-            replace(node, working_bytes=max(node.working_bytes, room)) if node.working_bytes == largest else node
-            for node in self.graph.chain.nodes
-        ]
-        self._replace(nodes, self.graph.costs)
+        level = stage.level
+        largest = max(self.graph.chain.nodes[number].levels[level][1] for number in inside)
+        self._replace([_roomier(node, level, largest, room) for node in self.graph.chain.nodes], self.graph.costs)
 
     def _correct(self, stages: Sequence[Stage], trials: Sequence[StageTrial]) -> None:
-        """Bring the costs closer to what was measured."""
+        """Bring the costs closer to what was measured, at the levels at which it was."""
         atoms = self.graph.chain.atoms
-        own = [sum(atom.time_ns for atom in atoms[stage.first : stage.last]) for stage in stages]
+        own = [sum(atom.levels[stage.level][0] for atom in atoms[stage.first : stage.last]) for stage in stages]
         hidden = hidden_share(stages, own, trials)
-        scales: dict[int, list[float]] = {}
+        scales: dict[tuple[int, int], list[float]] = {}
         for stage, time, trial in zip(stages, own, trials, strict=True):
             left = trial.time_ns - (stage.time_ns - time) * hidden
             scale = min(4.0, max(0.25, left / time)) if time else 1.0
             for atom in atoms[stage.first : stage.last]:
-                scales.setdefault(atom.node, []).append(scale)
+                scales.setdefault((atom.node, stage.level), []).append(scale)
         nodes = [
-            replace(node, time_ns=node.time_ns * sum(scales[number]) / len(scales[number]))
+            _scaled(node, [_mean(scales.get((number, level), [1.0])) for level in range(len(node.levels))])
             for number, node in enumerate(self.graph.chain.nodes)
         ]
         costs = self.graph.costs
@@ -194,6 +195,22 @@ class _Search:
         """Go on with other costs. Pieces stay as they are, so that cuts stay comparable."""
         self.graph = replace(self.graph, chain=Chain(nodes, self.graph.chain.values), costs=costs)
         self.cuts = self._all_cuts()
+
+
+def _roomier(node: Node, level: int, working: int, room: int) -> Node:
+    """The node with more bytes at a level where it has `working`."""
+    time, own = node.levels[level]
+    changed = (time, max(own, room)) if own == working else (time, own)
+    return replace(node, levels=(*node.levels[:level], changed, *node.levels[level + 1 :]))
+
+
+def _scaled(node: Node, scales: Sequence[float]) -> Node:
+    """The node with other times: at each level so many times those that it has."""
+    return replace(node, levels=tuple((time * scale, size) for (time, size), scale in zip(node.levels, scales, strict=True)))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def hidden_share(stages: Sequence[Stage], own_ns: Sequence[float], trials: Sequence[StageTrial]) -> float:

@@ -2,7 +2,8 @@
 
 Nodes are numbered in program order. A stage is a run of neighbouring nodes; it keeps its weights on chip, takes what it
 uses and does not make itself from earlier stages, and passes on what later ones use. Large nodes may be cut too: into
-equal pieces that make parts of their results. A `Cutter` finds the stages whose slowest one is as fast as possible, and
+equal pieces that make parts of their results. What an operator takes depends on the room that it is given for its
+buffers: with less it may be slower. A `Cutter` finds the stages whose slowest one is as fast as possible, and
 how many are needed at least; `misfit` says what is missing. Times in ns, sizes in bytes; on-chip sizes are those of one
 SBUF partition.
 """
@@ -10,7 +11,7 @@ SBUF partition.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,20 +20,25 @@ INFINITE = float("inf")
 OUTSIDE = -1
 """Producer of what enters the pipeline."""
 
+ENDLESS_BYTES = 1 << 62
+
+Level = tuple[float, int]
+"""Time in ns, and working bytes."""
+
 
 @dataclass(frozen=True)
 class Node:
     """One operator.
 
-    `time_ns`: on a core that has its weights; `pinned_bytes`: of its weights; `working_bytes`: of everything else that
-    must lie on chip while it runs. `inputs`, `outputs`: numbers of values. `pieces`: equal parts it can be cut into;
-    `join_bytes`: what must be moved to put its result together from parts. With `partial_bytes` pieces make no parts:
-    each takes a sum of that size from the one before it, adds to it, and the last one makes the result.
+    `pinned_bytes`: of its weights. `levels`: (ns on a core that has its weights, bytes of everything else that must lie
+    on chip meanwhile), at each level of room; those of all nodes of a chain are as many. `inputs`, `outputs`: numbers
+    of values. `pieces`: equal parts it can be cut into; `join_bytes`: what must be moved to put its result together
+    from parts. With `partial_bytes` pieces make no parts: each takes a sum of that size from the one before it, adds to
+    it, and the last one makes the result.
     """
 
-    time_ns: float
+    levels: tuple[Level, ...]
     pinned_bytes: int
-    working_bytes: int
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     pieces: int = 1
@@ -53,27 +59,45 @@ class Costs:
     """What a stage may hold and what passing values on costs.
 
     `capacity_bytes`: SBUF of a partition; `bytes_per_ns`, `transfer_ns`: rate, and start and completion of a transfer.
+    `rooms`: for each level the bytes that kernels are told to be there for their buffers, 0 for all that is left.
     """
 
     capacity_bytes: int
     bytes_per_ns: float
     transfer_ns: float
+    rooms: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True)
 class Stage:
     """Atoms `first` to `last` - 1 of the chain (see `Chain.atoms`), and what they cost together.
 
-    `time_ns` includes the transfers of `bytes_in` and `bytes_out`.
+    `levels` as those of a node; times include the transfers of `bytes_in` and `bytes_out`. `level` is the one taken:
+    the fastest that fits on a core of its own, unless said otherwise.
     """
 
     first: int
     last: int
-    time_ns: float
     pinned_bytes: int
-    working_bytes: int
     bytes_in: int
     bytes_out: int
+    levels: tuple[Level, ...]
+    level: int = 0
+
+    @property
+    def time_ns(self) -> float:
+        """Nanoseconds that the stage takes."""
+        return self.levels[self.level][0]
+
+    @property
+    def working_bytes(self) -> int:
+        """Bytes beside the weights that must lie on chip meanwhile."""
+        return self.levels[self.level][1]
+
+    def within(self, room: int) -> Stage | None:
+        """The stage with so many bytes beside weights; None where it cannot do with them."""
+        level = fastest(self.levels, room)
+        return None if level is None else replace(self, level=level)
 
     @property
     def needed_bytes(self) -> int:
@@ -99,11 +123,21 @@ class Atom:
 
     node: int
     piece: int
-    time_ns: float
+    levels: tuple[Level, ...]
     pinned_bytes: int
-    working_bytes: int
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+
+    @property
+    def least_working_bytes(self) -> int:
+        """Working bytes that it can do with."""
+        return min(working for _, working in self.levels)
+
+
+def fastest(levels: Sequence[Level], room: int) -> int | None:
+    """The number of the fastest level that needs no more than `room`, the first of equals; None where all need more."""
+    able = [(time, number) for number, (time, working) in enumerate(levels) if working <= room]
+    return min(able)[1] if able else None
 
 
 @dataclass
@@ -133,12 +167,8 @@ class Chain:
                     for value, part in zip(node.outputs, outputs, strict=True):
                         parts[value] = (*parts.get(value, ()), part)
                 share = node.pieces
-                self.atoms.append(
-                    Atom(
-                        number, piece, node.time_ns / share, -(-node.pinned_bytes // share), node.working_bytes,
-                        taken, outputs,
-                    )
-                )  # fmt: skip
+                levels = tuple((time / share, working) for time, working in node.levels)
+                self.atoms.append(Atom(number, piece, levels, -(-node.pinned_bytes // share), taken, outputs))
         self.last_use = [OUTSIDE] * len(self.sizes)
         for number, atom in enumerate(self.atoms):
             for value in atom.inputs:
@@ -152,16 +182,18 @@ class Chain:
         """The stages that end before atom `last`, the shortest first, as long as they fit into `capacity`."""
         found: list[Stage] = []
         used: set[int] = set()
-        time = 0.0
-        pinned = working = bytes_in = bytes_out = sent = 0
+        levels: list[Level] = [(0.0, 0)] * len(costs.rooms)
+        pinned = bytes_in = bytes_out = sent = 0
         cut_behind = last < len(self.atoms) and self.atoms[last].piece > 0
         behind_ns = self._join_ns(self.atoms[last].node, costs) if cut_behind else 0.0
         for first in range(last - 1, -1, -1):
             atom = self.atoms[first]
-            time += atom.time_ns
             pinned += atom.pinned_bytes
-            working = max(working, atom.working_bytes)
-            if pinned + working > capacity:
+            levels = [
+                (time + own, max(working, own_working))
+                for (time, working), (own, own_working) in zip(levels, atom.levels, strict=True)
+            ]
+            if pinned + min(working for _, working in levels) > capacity:
                 break
             for value in atom.outputs:
                 if value in used:
@@ -177,7 +209,11 @@ class Chain:
             moved = (bytes_in + bytes_out) / costs.bytes_per_ns
             starts = (int(bool(used)) + int(bool(sent))) * costs.transfer_ns
             joins = behind_ns + (self._join_ns(atom.node, costs) if atom.piece > 0 else 0.0)
-            found.append(Stage(first, last, time + moved + starts + joins, pinned, working, bytes_in, bytes_out))
+            passing = moved + starts + joins
+            whole = tuple([(time + passing, working) for time, working in levels])
+            level = fastest(whole, int(min(capacity - pinned, ENDLESS_BYTES)))
+            assert level is not None
+            found.append(Stage(first, last, pinned, bytes_in, bytes_out, whole, level))
         return found
 
     def _join_ns(self, node: int, costs: Costs) -> float:
@@ -254,8 +290,8 @@ class Cutter:
 
 def misfit(chain: Chain, costs: Costs, stages: int) -> Misfit:
     """What is missing for a chain that cannot be cut into `stages`."""
-    low = max((atom.pinned_bytes + atom.working_bytes for atom in chain.atoms), default=0)
-    high = sum(atom.pinned_bytes for atom in chain.atoms) + max((a.working_bytes for a in chain.atoms), default=0)
+    low = max((atom.pinned_bytes + atom.least_working_bytes for atom in chain.atoms), default=0)
+    high = sum(atom.pinned_bytes for atom in chain.atoms) + max((a.levels[0][1] for a in chain.atoms), default=0)
     while low < high:
         middle = (low + high) // 2
         if len(_filled(chain, middle)) <= stages:
@@ -270,12 +306,13 @@ def misfit(chain: Chain, costs: Costs, stages: int) -> Misfit:
 def _filled(chain: Chain, capacity: int) -> list[int]:
     """First atoms of the stages when each takes as much as fits; an atom that fits nowhere has a stage of its own."""
     starts: list[int] = []
-    pinned = working = 0
+    pinned, working = 0, [0]
     for number, atom in enumerate(chain.atoms):
-        needed = pinned + atom.pinned_bytes + max(working, atom.working_bytes)
-        if not starts or needed > capacity:
+        own = [size for _, size in atom.levels]
+        both = [max(sizes) for sizes in zip(working, own, strict=True)] if starts else own
+        if not starts or pinned + atom.pinned_bytes + min(both) > capacity:
             starts.append(number)
-            pinned = working = 0
+            pinned, both = 0, own
         pinned += atom.pinned_bytes
-        working = max(working, atom.working_bytes)
+        working = both
     return starts

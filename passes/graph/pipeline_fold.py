@@ -108,18 +108,22 @@ class Folder:
         count = len(self._places)
         number = {place: index for index, place in enumerate(self._places)}
         self._stages: dict[tuple[int, int], Stage] = {}
-        self._time = np.full((count, count), INFINITE)
+        levels = len(cutter.costs.rooms)
+        self._alone = np.full((count, count), INFINITE)
         self._pinned = np.zeros((count, count), np.int64)
-        self._working = np.zeros((count, count), np.int64)
-        np.fill_diagonal(self._time, 0.0)
+        self._time = np.full((levels, count, count), INFINITE)
+        self._working = np.zeros((levels, count, count), np.int64)
+        np.fill_diagonal(self._alone, 0.0)
+        self._time[:, range(count), range(count)] = 0.0
         for place in self._places:
             for stage in cutter.ending[place]:
                 if stage.first in number:
                     at = number[stage.first], number[place]
                     self._stages[at] = stage
-                    self._time[at], self._pinned[at] = stage.time_ns, stage.pinned_bytes
-                    self._working[at] = stage.working_bytes
-        self._least_ns = sum(atom.time_ns for atom in chain.atoms)
+                    self._alone[at], self._pinned[at] = stage.time_ns, stage.pinned_bytes
+                    for level, (time, working) in enumerate(stage.levels):
+                        self._time[level, *at], self._working[level, *at] = time, working
+        self._least_ns = sum(min(time for time, _ in atom.levels) for atom in chain.atoms)
 
     def fewest(self, most: int) -> int | None:
         """The least number of cores that hold the chain, None when `most` do not."""
@@ -144,7 +148,8 @@ class Folder:
                 low = middle
             else:
                 best = found
-        return None if best is None else unfolded(best, cores)
+        parted = None if best is None else unfolded(best, cores)
+        return None if parted is None else in_their_room(parted, self._capacity)
 
     def within(self, cores: int, limit_ns: float) -> Cut | None:
         """A cut into so many cores, or fewer, none of which takes longer than `limit_ns`; None where none was found."""
@@ -167,7 +172,7 @@ class Folder:
         """The place before which the cores hold all, so that one core more can hold all of the rest."""
         starts = np.flatnonzero(layer.suffix != UNREACHED)
         starts = starts[layer.suffix[starts] > starts]
-        fitting = starts[self._time[starts, layer.suffix[starts]] <= limit_ns]
+        fitting = starts[self._alone[starts, layer.suffix[starts]] <= limit_ns]
         return int(fitting[0]) if len(fitting) else None
 
     def _one_more(self, layer: _Layer, limit_ns: float) -> _Layer:
@@ -176,12 +181,12 @@ class Folder:
         suffix, before = np.full(count, UNREACHED), np.zeros((count, 2), np.int64)
         for place in np.flatnonzero(layer.suffix != UNREACHED):
             end = layer.suffix[place]
-            lasts = place + np.flatnonzero(self._time[place, place:end] <= limit_ns)
-            firsts = place + 1 + np.flatnonzero(self._time[place + 1 : end + 1, end] <= limit_ns)
-            time = self._time[place, lasts][:, None] + self._time[firsts, end]
-            pinned = self._pinned[place, lasts][:, None] + self._pinned[firsts, end]
-            working = np.maximum(self._working[place, lasts][:, None], self._working[firsts, end])
-            fits = (time <= limit_ns) & (pinned + working <= self._capacity) & (lasts[:, None] < firsts)
+            lasts = place + np.flatnonzero(self._alone[place, place:end] <= limit_ns)
+            firsts = place + 1 + np.flatnonzero(self._alone[place + 1 : end + 1, end] <= limit_ns)
+            room = self._capacity - self._pinned[place, lasts][:, None] - self._pinned[firsts, end]
+            early = _fastest_ns(self._time[:, place, lasts][..., None], self._working[:, place, lasts][..., None], room)
+            late = _fastest_ns(self._time[:, None, firsts, end], self._working[:, None, firsts, end], room)
+            fits = (early + late <= limit_ns) & (lasts[:, None] < firsts)
             # The empty stages come first of the lasts and last of the firsts.
             fits[0, -1:] = False
             able = fits.any(axis=1)
@@ -205,7 +210,21 @@ class Folder:
                 late.append((self._stages[end, stop], core))
             place, end = start, stop
         stages = [*early[::-1], *late]
-        return Cut(tuple(stage for stage, _ in stages), tuple(core for _, core in stages))
+        return in_their_room(Cut(*(tuple(column) for column in zip(*stages, strict=True))), self._capacity)
+
+
+def _fastest_ns(times: NDArray[np.float64], working: NDArray[np.int64], room: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The time of the fastest level (first dimension) that needs no more than `room`; infinite where none does."""
+    return np.where(working <= room, times, INFINITE).min(axis=0)
+
+
+def in_their_room(cut: Cut, capacity: int) -> Cut:
+    """The cut with each stage at its fastest level in the room that its core's weights leave, where there is one."""
+    stages = [
+        stage.within(capacity - cut.pinned_bytes(core)) or stage
+        for stage, core in zip(cut.stages, cut.core_of, strict=True)
+    ]
+    return Cut(tuple(stages), cut.core_of)
 
 
 def unfolded(cut: Cut, cores: int) -> Cut | None:
@@ -233,7 +252,7 @@ def chosen_places(chain: Chain, most: int) -> list[int]:
     atoms = chain.atoms
     if len(atoms) < most:
         return list(range(len(atoms) + 1))
-    time = sum(atom.time_ns for atom in atoms) or 1.0
+    time = sum(atom.levels[0][0] for atom in atoms) or 1.0
     pinned = sum(atom.pinned_bytes for atom in atoms) or 1
     chosen: dict[int, int] = {}
     share = 0.0
@@ -241,7 +260,7 @@ def chosen_places(chain: Chain, most: int) -> list[int]:
         bucket = int(share * (most - 1))
         if bucket not in chosen or (atom.piece == 0 and atoms[chosen[bucket]].piece):
             chosen[bucket] = place
-        share += (atom.time_ns / time + atom.pinned_bytes / pinned) / 2
+        share += (atom.levels[0][0] / time + atom.pinned_bytes / pinned) / 2
     return sorted({0, *chosen.values(), len(atoms)})
 
 

@@ -42,10 +42,12 @@ from passes.graph.layout import anchor_of
 from passes.graph.outline import SOURCES
 from passes.graph.output_parts import is_summed, output_axis
 from passes.graph.partition import functions_of
-from passes.graph.pipeline_cut import Chain, Costs, Node, Value
+from passes.graph.pipeline_cut import Chain, Costs, Level, Node, Value
 
 COST_ATTRIBUTE = "neuron.stage_cost"
-"""Operator attribute: [nanoseconds, bytes of its weights, bytes of its buffers], sizes per SBUF partition."""
+"""Operator attribute: [bytes of its weights, nanoseconds, bytes of its buffers, ...], sizes per SBUF partition. The last
+two come again for each level of less room.
+"""
 
 FINEST = 64
 """An operator is cut into pieces of this part of a core's SBUF in weights, or of this part of the whole time."""
@@ -122,27 +124,28 @@ def read_chain(function: FuncOp, target: Target) -> PipelineGraph:
         numbers[value] = len(values)
         values.append(Value(bytes_of(value.type), value in results))
     costs = {op: stage_cost(op, target) for op in ops}
-    total_ns = sum(time for time, _, _ in costs.values()) or 1.0
+    total_ns = sum(levels[0][0] for _, levels in costs.values()) or 1.0
     limits = transfer_costs(target)
     fed_by = _feeders(ops, results)
     inside = set(fed_by.values())
     kept = [op for op in ops if op not in inside]
     nodes: list[Node] = []
     for op in kept:
-        time, pinned, working = costs[op]
+        pinned, levels = costs[op]
         cut, partial, operands = op, 0, list(op.operands)
         if op in fed_by:
             # The feeder comes later than it stands, just before its only reader.
             cut = fed_by[op]
-            own = costs[cut]
-            time, pinned, working = time + own[0], pinned + own[1], max(working, own[2])
+            pinned += costs[cut][0]
+            both = zip(levels, costs[cut][1], strict=True)
+            levels = tuple((a + b, max(working_a, working_b)) for (a, working_a), (b, working_b) in both)
             operands = [*cut.operands, *(operand for operand in operands if operand is not cut.results[0])]
             partial = element_count(shape_of(op.results[0])) * F32.size_bytes
         inputs = dict.fromkeys(numbers[source] for operand in operands if (source := source_of(operand)) in numbers)
         outputs = tuple(numbers[result] for result in op.results)
-        pieces = _pieces(cut, max(pinned * FINEST / limits.capacity_bytes, time * FINEST / total_ns))
+        pieces = _pieces(cut, max(pinned * FINEST / limits.capacity_bytes, levels[0][0] * FINEST / total_ns))
         join = 0 if partial else _join_bytes(op)
-        nodes.append(Node(time, pinned, working, tuple(inputs), outputs, pieces, join, partial))
+        nodes.append(Node(levels, pinned, tuple(inputs), outputs, pieces, join, partial))
     feeders = {number: fed_by[op] for number, op in enumerate(kept) if op in fed_by}
     return PipelineGraph(function, target, kept, Chain(nodes, values), limits, numbers, feeders)
 
@@ -214,18 +217,19 @@ def _join_bytes(op: Operation) -> int:
     return JOIN_FACTOR * sum(bytes_of(result.type) for result in op.results)
 
 
-def stage_cost(op: Operation, target: Target) -> tuple[float, int, int]:
-    """(ns, pinned bytes, working bytes) of an operator: measured if it says so, else estimated from its shapes."""
+def stage_cost(op: Operation, target: Target) -> tuple[int, tuple[Level, ...]]:
+    """Pinned bytes and levels of an operator: measured if it says so, else estimated from its shapes, at one level."""
     given = op.attributes.get(COST_ATTRIBUTE)
     if isinstance(given, DenseArrayBase):
-        time, pinned, working = (int(n) for n in given.get_values())
-        return float(time), pinned, working
-    return operator_times(op, target)[False], _pinned_estimate(op), _working_estimate(op)
+        pinned, *figures = (int(n) for n in given.get_values())
+        return pinned, tuple((float(time), size) for time, size in zip(figures[::2], figures[1::2], strict=True))
+    return _pinned_estimate(op), ((operator_times(op, target)[False], _working_estimate(op)),)
 
 
-def set_stage_cost(op: Operation, time_ns: float, pinned_bytes: int, working_bytes: int) -> None:
+def set_stage_cost(op: Operation, pinned_bytes: int, levels: Sequence[Level]) -> None:
     """Write down what an operator costs."""
-    op.attributes[COST_ATTRIBUTE] = DenseArrayBase.from_list(i64, [round(time_ns), pinned_bytes, working_bytes])
+    figures = [n for time, working in levels for n in (round(time), working)]
+    op.attributes[COST_ATTRIBUTE] = DenseArrayBase.from_list(i64, [pinned_bytes, *figures])
 
 
 def _pinned_estimate(op: Operation) -> int:

@@ -156,6 +156,11 @@ class _Sharder:
     made: dict[SSAValue, list[SSAValue]] = field(default_factory=dict[SSAValue, list[SSAValue]])
     sums: dict[int, SSAValue] = field(default_factory=dict[int, SSAValue])
 
+    def _room(self, stage: Stage, core: int) -> int:
+        """What the kernels of a stage are told to be there for their buffers."""
+        costs = self.graph.costs
+        return costs.rooms[stage.level] or costs.capacity_bytes - self.cut.pinned_bytes(core)
+
     def run(self) -> list[FuncOp]:
         """All stages in order."""
         graph = self.graph
@@ -179,7 +184,7 @@ class _Sharder:
                 PIN_ATTRIBUTE: UnitAttr(),
                 STAGE_ATTRIBUTE: IntegerAttr(number, i64),
                 CORE_ATTRIBUTE: IntegerAttr(core, i64),
-                WORKING_BYTES_ATTRIBUTE: IntegerAttr(graph.costs.capacity_bytes - self.cut.pinned_bytes(core), i64),
+                WORKING_BYTES_ATTRIBUTE: IntegerAttr(self._room(stage, core), i64),
             }
             function.location = body.location
             self.module.body.block.insert_op_after(function, place)

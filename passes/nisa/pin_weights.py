@@ -236,32 +236,38 @@ def _executions(op: Operation) -> int:
 
 
 def _most_that_fits(functions: Sequence[FuncOp], order: Sequence[Sequence[_Candidate]], target: Target) -> int:
-    """How many of the groups can be pinned so that what is left of each program fits beside them."""
+    """How many of the groups can be pinned so that what is left of each program fits beside them.
+
+    Repeated values, which come last, take no copies away from rotating buffers that could have them.
+    """
     programs = [on_chip_buffers(function, top_level_statements(function)) for function in functions]
     capacity = int(target.sbuf_bytes_per_partition) // ALIGNMENT_BYTES
 
-    def fits(count: int) -> bool:
+    def fits(count: int, *, whole: bool = False) -> bool:
         pinned = {candidate.alloc for group in order[:count] for candidate in group}
         room = capacity - sum(group[0].row_bytes for group in order[:count]) // ALIGNMENT_BYTES
-        return room > 0 and all(_has_room(buffers, pinned, room) for buffers in programs)
+        return room > 0 and all(_has_room(buffers, pinned, room, whole=whole) for buffers in programs)
 
-    if fits(len(order)):
+    distinct = sum(not group[0].is_repeated for group in order)
+    whole = fits(distinct, whole=True)
+    if fits(len(order), whole=whole):
         return len(order)
-    low, high = 0, len(order)
+    low, high = (distinct, len(order)) if whole else (0, len(order))
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
+        low, high = (middle, high) if fits(middle, whole=whole) else (low, middle)
     return low
 
 
-def _has_room(buffers: Sequence[OnChipBuffer], pinned: Collection[AllocOp], room: int) -> bool:
-    """Whether the buffers of a program that are not pinned fit into `room` aligned pieces."""
+def _has_room(buffers: Sequence[OnChipBuffer], pinned: Collection[AllocOp], room: int, *, whole: bool) -> bool:
+    """Whether the buffers of a program that are not pinned fit into `room` aligned pieces, `whole`: with all copies."""
     live = [
         LiveBuffer(key, -(-buffer.row_bytes // ALIGNMENT_BYTES), buffer.copies, buffer.uses)
         for key, buffer in enumerate(buffers)
         if buffer.space == "sbuf" and buffer.uses and buffer.alloc not in pinned
     ]
-    return plan_memory(live, room).placement is not None
+    plan = plan_memory(live, room)
+    return plan.placement is not None and (not whole or all(plan.copies[own.key] == own.copies for own in live))
 
 
 def _pin(function: FuncOp, groups: Sequence[Sequence[_Candidate]], target: Target) -> None:

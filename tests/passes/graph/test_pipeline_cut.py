@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -12,25 +13,26 @@ from passes.graph.pipeline_cut import INFINITE, Chain, Costs, Cutter, Node, Stag
 
 def random_chain(rng: random.Random) -> tuple[Chain, Costs]:
     """Up to six nodes, each reading up to two earlier values, some of which can be cut."""
-    count = rng.randint(1, 6)
+    count, levels = rng.randint(1, 6), rng.randint(1, 3)
     values = [Value(rng.randint(1, 100)) for _ in range(count)] + [Value(rng.randint(1, 9), is_returned=True)]
     nodes = [
         Node(
-            rng.randint(1, 50),
+            tuple((rng.randint(1, 50) * (1 + level), rng.randint(0, 5 - level)) for level in range(levels)),
             rng.randint(0, 20),
-            rng.randint(0, 5),
             tuple(sorted({rng.randint(0, i) for _ in range(2)})),
             (i + 1,),
             rng.choice([1, 1, 2, 3]),
         )
         for i in range(count)
     ]
-    return Chain(nodes, values), Costs(rng.randint(15, 60), rng.choice([1.0, 10.0]), rng.randint(0, 4))
+    costs = Costs(rng.randint(15, 60), rng.choice([1.0, 10.0]), rng.randint(0, 4), tuple(range(levels)))
+    return Chain(nodes, values), costs
 
 
 def plain_stage(chain: Chain, costs: Costs, first: int, last: int) -> Stage:
     """A stage whose transfers are counted from its atoms alone, to compare with the running counts."""
     (stage,) = [stage for stage in chain.stages_ending_at(last, costs, INFINITE) if stage.first == first]
+    stage = stage.within(costs.capacity_bytes - stage.pinned_bytes) or stage
     taken: set[int] = set()
     made: set[int] = set()
     for atom in chain.atoms[first:last]:
@@ -72,14 +74,14 @@ def test_misfit_names_the_least_capacity_that_would_do(seed: int) -> None:
     chain, costs = random_chain(random.Random(seed))
     for stages in range(1, len(chain.atoms) + 1):
         needed = misfit(chain, costs, stages).needed_bytes
-        enough, short = (Costs(size, costs.bytes_per_ns, costs.transfer_ns) for size in (needed, needed - 1))
+        enough, short = (replace(costs, capacity_bytes=size) for size in (needed, needed - 1))
         assert any(time < INFINITE for time in Cutter(chain, enough, stages).slowest_ns[1:])
         assert all(time == INFINITE for time in Cutter(chain, short, stages).slowest_ns[1:])
 
 
 def test_a_large_node_is_cut_where_nothing_else_balances() -> None:
     """One node does nearly all of the work: cut in two, although its operand and parts must be passed on."""
-    nodes = [Node(10, 1, 0, (0,), (1,)), Node(1000, 1, 0, (1,), (2,), 4), Node(10, 1, 0, (2,), (3,))]
+    nodes = [Node(((10, 0),), 1, (0,), (1,)), Node(((1000, 0),), 1, (1,), (2,), 4), Node(((10, 0),), 1, (2,), (3,))]
     chain = Chain(nodes, [Value(8), Value(8), Value(8), Value(8, is_returned=True)])
     stages = Cutter(chain, Costs(100, 1.0, 1.0), 2).stages(2)
     assert stages is not None
@@ -88,7 +90,7 @@ def test_a_large_node_is_cut_where_nothing_else_balances() -> None:
 
 def test_fewest_and_best_per_core() -> None:
     """Four nodes of which two fit on a core: two cores at least; per core they are also the best, as transfers cost."""
-    nodes = [Node(10, 40, 10, (i,), (i + 1,)) for i in range(4)]
+    nodes = [Node(((10, 10),), 40, (i,), (i + 1,)) for i in range(4)]
     chain = Chain(nodes, [*(Value(10) for _ in range(4)), Value(10, is_returned=True)])
     cutter = Cutter(chain, Costs(90, 10.0, 1.0), 4)
     assert (cutter.fewest, cutter.best_per_core) == (2, 2)

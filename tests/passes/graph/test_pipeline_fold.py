@@ -27,8 +27,9 @@ def best_folded(chain: Chain, costs: Costs, cores: int) -> float:
         if not held or None in held:
             return INFINITE
         own = [stage for stage in held if stage is not None]
-        needed = sum(stage.pinned_bytes for stage in own) + max(stage.working_bytes for stage in own)
-        return sum(stage.time_ns for stage in own) if needed <= costs.capacity_bytes else INFINITE
+        room = costs.capacity_bytes - sum(stage.pinned_bytes for stage in own)
+        times = [min((time for time, working in stage.levels if working <= room), default=INFINITE) for stage in own]
+        return sum(times)
 
     @cache
     def rest(first: int, last: int, cores: int) -> float:
@@ -75,7 +76,10 @@ def test_every_fold_was_considered(seed: int, is_free: bool) -> None:
 
 def work_first(count: int) -> Chain:
     """The first half has nine times the work, the second half nine times the weights."""
-    nodes = [Node(*((90.0, 1) if i < count // 2 else (10.0, 9)), 0, (i,), (i + 1,)) for i in range(count)]
+    nodes = [
+        Node(((90.0, 0),), 1, (i,), (i + 1,)) if i < count // 2 else Node(((10.0, 0),), 9, (i,), (i + 1,))
+        for i in range(count)
+    ]
     return Chain(nodes, [*(Value(1) for _ in range(count)), Value(1, is_returned=True)])
 
 
@@ -95,7 +99,7 @@ def test_folding_balances_what_neighbours_cannot() -> None:
 
 def test_plain_pipelines_are_preferred() -> None:
     """Equal nodes: nothing is gained by folding."""
-    nodes = [Node(10.0, 10, 0, (i,), (i + 1,)) for i in range(8)]
+    nodes = [Node(((10.0, 0),), 10, (i,), (i + 1,)) for i in range(8)]
     chain = Chain(nodes, [*(Value(1) for _ in range(8)), Value(1, is_returned=True)])
     cut = Cuts(chain, Costs(20, 100.0, 0.0), 4).cut(4)
     assert cut is not None
@@ -104,7 +108,7 @@ def test_plain_pipelines_are_preferred() -> None:
 
 def test_shared_cores_are_parted_for_more_cores() -> None:
     """Three cores for a folded cut into two: the slowest core's later stage gets its own."""
-    stages = [Stage(i, i + 1, time, 1, 0, 0, 0) for i, time in enumerate((5.0, 9.0, 3.0))]
+    stages = [Stage(i, i + 1, 1, 0, 0, ((time, 0),)) for i, time in enumerate((5.0, 9.0, 3.0))]
     cut = unfolded(Cut(tuple(stages), (0, 1, 0)), 3)
     assert cut == Cut(tuple(stages), (0, 1, 2))
     assert unfolded(Cut(tuple(stages), (0, 1, 0)), 4) is None
@@ -112,7 +116,7 @@ def test_shared_cores_are_parted_for_more_cores() -> None:
 
 def test_long_chains_are_cut_at_some_of_their_places() -> None:
     """Many atoms: places lie evenly in work and weights, and do not split a node where it can be helped."""
-    nodes = [Node(10.0, 10, 0, (i,), (i + 1,), 4) for i in range(150)]
+    nodes = [Node(((10.0, 0),), 10, (i,), (i + 1,), 4) for i in range(150)]
     chain = Chain(nodes, [*(Value(1) for _ in range(150)), Value(1, is_returned=True)])
     places = chosen_places(chain, 101)
     assert (places[0], places[-1], len(places)) == (0, 600, 101)
