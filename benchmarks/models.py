@@ -11,12 +11,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmarks.batching import Unbatched, compare_batch, samples, set_batch
 from benchmarks.cases import Model
+
+if TYPE_CHECKING:
+    from onnx import NodeProto, ValueInfoProto
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS_VARIABLE, CACHE_VARIABLE = "NEURON_BENCH_MODELS", "NEURON_BENCH_CACHE"
@@ -112,31 +115,51 @@ def causal_attention(name: str, path: Path) -> dict[str, Array]:
 
 def decoder(name: str, path: Path) -> dict[str, Array]:
     """`decoderL`: L equal layers like GPT-2's, 128 tokens of 768 features, with weights of their own."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
 
     from benchmarks.decoder import decoder_nodes
 
     layers = int(name.removeprefix("decoder"))
     nodes, weights = decoder_nodes(layers)
     shape = [1, 128, 768]
-    graph = helper.make_graph(
-        nodes,
-        "decoder",
-        [helper.make_tensor_value_info("x0", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(f"x{layers}", TensorProto.FLOAT, shape)],
-        [numpy_helper.from_array(value, key) for key, value in weights.items()],
-    )
+    ends = [helper.make_tensor_value_info(f"x{i}", TensorProto.FLOAT, shape) for i in (0, layers)]
+    _save_layers(name, nodes, weights, ends, path)
+    return {"x0": np.random.default_rng(0).standard_normal(shape, dtype=np.float32)}
+
+
+def encoder(name: str, path: Path) -> dict[str, Array]:
+    """`encoderL`: L layers of BERT's large size, 128 words of 1024 features, with weights of their own."""
+    from onnx import TensorProto, helper
+
+    from benchmarks.encoder import TOKENS, WIDTH, WORDS, encoder_nodes
+
+    layers = int(name.removeprefix("encoder"))
+    nodes, weights = encoder_nodes(layers)
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT32, [1, TOKENS])
+    result = helper.make_tensor_value_info(f"x{layers}", TensorProto.FLOAT, [1, TOKENS, WIDTH])
+    _save_layers(name, nodes, weights, [ids, result], path)
+    return {"ids": np.random.default_rng(0).integers(0, WORDS, (1, TOKENS), np.int32)}
+
+
+def _save_layers(
+    name: str, nodes: list[NodeProto], weights: dict[str, Array], ends: list[ValueInfoProto], path: Path
+) -> None:
+    """Write a model whose weights lie in a file beside it."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    initializers = [numpy_helper.from_array(value, key) for key, value in weights.items()]
+    graph = helper.make_graph(nodes, name, ends[:1], ends[1:], initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     location = f"{path.stem}.weights"
     path.with_suffix(".weights").unlink(missing_ok=True)
     onnx.save(model, str(path), save_as_external_data=True, location=location, size_threshold=1024)
-    return {"x0": np.random.default_rng(0).standard_normal(shape, dtype=np.float32)}
 
 
 GENERATORS: dict[str, Callable[[str, Path], dict[str, Array]]] = {
     "square_matmul": square_matmul,
     "causal_attention": causal_attention,
     "decoder": decoder,
+    "encoder": encoder,
 }
 """Name of a source -> what writes the model of a name to a file and gives its inputs."""

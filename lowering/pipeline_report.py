@@ -12,7 +12,7 @@ from typing import Any
 
 from neuron_dialects.graph import WeightOp, shape_of
 from neuron_dialects.graph.shapes import element_count
-from passes.graph.pipeline_cut import INFINITE, misfit
+from passes.graph.pipeline_cut import INFINITE
 from passes.graph.pipeline_fold import Cut, Cuts
 from passes.graph.pipeline_graph import PipelineGraph
 
@@ -118,7 +118,7 @@ def _other(graph: PipelineGraph, cuts: Cuts, cores: int) -> dict[str, Any]:
     slowest = cuts.slowest_ns(cores)
     if slowest < INFINITE:
         return {"cores": cores, "fits": True, "estimated_throughput_per_second": round(1e9 / slowest, 1)}
-    problem = misfit(graph.chain, graph.costs, cores)
+    problem = cuts.misfit(cores)
     missing = (problem.needed_bytes - problem.capacity_bytes) * int(graph.target.partitions)
     return {"cores": cores, "fits": False, "missing_bytes": missing, "node": graph.name(problem.node)}
 

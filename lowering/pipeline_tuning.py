@@ -143,7 +143,7 @@ class _Search:
         count = self.cut.cores if self.cut else self.wanted or self.cuts.fewest
         cut = self.cuts.cut(count) if count else None
         if cut is None and self.cut is None:
-            raise refusal(self.graph, count or self.most)
+            raise refusal(self.graph, self.cuts, count or self.most)
         return cut
 
     def _trial(self, cut: Cut) -> list[StageTrial] | NeuronError:
@@ -206,7 +206,9 @@ def _roomier(node: Node, level: int, working: int, room: int) -> Node:
 
 def _scaled(node: Node, scales: Sequence[float]) -> Node:
     """The node with other times: at each level so many times those that it has."""
-    return replace(node, levels=tuple((time * scale, size) for (time, size), scale in zip(node.levels, scales, strict=True)))
+    return replace(
+        node, levels=tuple((time * scale, size) for (time, size), scale in zip(node.levels, scales, strict=True))
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -13,13 +13,13 @@ partition.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from passes.graph.pipeline_cut import INFINITE, Chain, Costs, Cutter, Stage
+from passes.graph.pipeline_cut import INFINITE, Chain, Costs, Cutter, Misfit, Stage, misfit
 
 UNREACHED = -1
 FOLD_GAIN = 0.97
@@ -33,6 +33,9 @@ MOST_PLACES = 192
 
 PLACES_OF_A_CORE = 8
 """Or so many for each core, where that is more."""
+
+MISFIT_PRECISION_BYTES = 256
+"""How exactly the bytes that are missing are told."""
 
 ENDLESS_NS = float(np.finfo(np.float64).max)
 """A bound that every stage keeps that fits; what does not fit takes infinitely long."""
@@ -294,6 +297,22 @@ class Cuts:
         """Time of the slowest core of the best cut; infinite where none fits."""
         cut = self.cut(cores)
         return INFINITE if cut is None else cut.slowest_ns
+
+    def misfit(self, cores: int) -> Misfit:
+        """What is missing for a chain that cannot be cut for so many cores, folded or not.
+
+        The bytes that are needed are found up to `MISFIT_PRECISION_BYTES`.
+        """
+        chain, costs = self.plain.chain, self.plain.costs
+        plain = misfit(chain, costs, cores)
+        low, high = costs.capacity_bytes, plain.needed_bytes
+        while high - low > MISFIT_PRECISION_BYTES:
+            middle = (low + high) // 2
+            if Folder(Cutter(chain, replace(costs, capacity_bytes=middle), 1), cores).fewest(cores) is None:
+                low = middle
+            else:
+                high = middle
+        return replace(plain, needed_bytes=high)
 
     @cached_property
     def fewest(self) -> int | None:

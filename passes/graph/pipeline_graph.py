@@ -45,8 +45,9 @@ from passes.graph.partition import functions_of
 from passes.graph.pipeline_cut import Chain, Costs, Level, Node, Value
 
 COST_ATTRIBUTE = "neuron.stage_cost"
-"""Operator attribute: [bytes of its weights, nanoseconds, bytes of its buffers, ...], sizes per SBUF partition. The last
-two come again for each level of less room.
+"""Operator attribute: [bytes of its weights, nanoseconds, bytes of its buffers, ...], sizes per SBUF partition.
+
+The last two come again for each level of less room.
 """
 
 FINEST = 64

@@ -37,7 +37,7 @@ from passes.graph.fold_weights import GraphFoldWeightsPass
 from passes.graph.outline import SOURCES
 from passes.graph.output_parts import add_to_sum, is_summed, make_part, make_sum, output_axis
 from passes.graph.partition import functions_of
-from passes.graph.pipeline_cut import Stage, misfit
+from passes.graph.pipeline_cut import Stage
 from passes.graph.pipeline_fold import Cut, Cuts
 from passes.graph.pipeline_graph import (
     COST_ATTRIBUTE,
@@ -112,19 +112,19 @@ def shard(module: ModuleOp, graph: PipelineGraph, cuts: Cuts, cores: int) -> Cut
     """Cut a function for so many cores; NX-PIPE-001 when it does not fit, NX-PIPE-002 when there is too little."""
     cut = cuts.cut(cores)
     if cut is None:
-        raise refusal(graph, cores)
+        raise refusal(graph, cuts, cores)
     apply_cut(module, graph, cut)
     return cut
 
 
-def refusal(graph: PipelineGraph, count: int) -> NeuronError:
+def refusal(graph: PipelineGraph, cuts: Cuts, count: int) -> NeuronError:
     """The error for a function that cannot be cut into `count` stages."""
     atoms = len(graph.chain.atoms)
     if count > atoms:
         return NeuronError(
             "NX-PIPE-002", f"{count} stages of a function that can be cut into {atoms}", help="ask for fewer cores"
         )
-    problem = misfit(graph.chain, graph.costs, count)
+    problem = cuts.misfit(count)
     missing = problem.needed_bytes - problem.capacity_bytes
     return NeuronError(
         "NX-PIPE-001",
@@ -338,7 +338,9 @@ class _StageBody:
             if result not in self._values and number in self.graph.feeders:
                 continue
             if result in self._values:
+                # Whole, even if it came in parts: they were put together here.
                 self.sent.append((result, self._values[result]))
+                self._made.pop(result, None)
             elif is_returned and pieces[-1] == chain.nodes[number].pieces - 1:
                 self.sent.append((result, self._value(result)))
                 self._made.pop(result, None)

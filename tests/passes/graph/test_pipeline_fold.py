@@ -9,7 +9,16 @@ from functools import cache
 import pytest
 
 from passes.graph.pipeline_cut import INFINITE, Chain, Costs, Cutter, Node, Stage, Value
-from passes.graph.pipeline_fold import FOLD_GAIN, PRECISION, Cut, Cuts, Folder, chosen_places, unfolded
+from passes.graph.pipeline_fold import (
+    FOLD_GAIN,
+    MISFIT_PRECISION_BYTES,
+    PRECISION,
+    Cut,
+    Cuts,
+    Folder,
+    chosen_places,
+    unfolded,
+)
 from tests.passes.graph.test_pipeline_cut import random_chain
 
 
@@ -125,3 +134,15 @@ def test_long_chains_are_cut_at_some_of_their_places() -> None:
     cut = folder.cut(10)
     assert cut is not None
     assert cut.slowest_ns < 190
+
+
+def test_misfit_is_that_of_the_best_fold() -> None:
+    """Four nodes on two cores, which need 900 bytes each, folded or not."""
+    sizes = (100, 800, 800, 100)
+    nodes = [Node(((10.0, 0),), size, (i,), (i + 1,)) for i, size in enumerate(sizes)]
+    chain = Chain(nodes, [*(Value(1) for _ in range(4)), Value(1, is_returned=True)])
+    cuts = Cuts(chain, Costs(500, 100.0, 0.0), 2)
+    assert cuts.cut(2) is None
+    problem = cuts.misfit(2)
+    assert 900 <= problem.needed_bytes <= 900 + MISFIT_PRECISION_BYTES
+    assert Cuts(chain, Costs(problem.needed_bytes, 100.0, 0.0), 2).cut(2) is not None

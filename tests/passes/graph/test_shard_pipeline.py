@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -91,7 +92,7 @@ def stages_at(graph: pipeline_graph.PipelineGraph, places: list[int], cores: lis
 
 @pytest.mark.parametrize("text", [LAYER, PAIR, CONVOLUTIONS], ids=["layer", "pair", "convolutions"])
 def test_cuts_anywhere_compute_the_same(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each operator in pieces of 128 channels, a cut at each atom, and a stage for each atom."""
+    """Each operator in pieces of 128 channels; a cut at each atom, at each two of them, and a stage for each atom."""
     monkeypatch.setattr(pipeline_graph, "FINEST", 1 << 20)
     whole = partitioned(text)
     store, inputs = random_store(whole), random_inputs(main_of(whole))
@@ -100,7 +101,8 @@ def test_cuts_anywhere_compute_the_same(text: str, monkeypatch: pytest.MonkeyPat
     assert function is not None
     atoms = len(read_chain(function, target_of(whole)).chain.atoms)
     assert atoms > len(read_chain(function, target_of(whole)).ops)
-    for places in [*([0, place] for place in range(1, atoms)), list(range(atoms))]:
+    some = [places for count in (1, 2) for places in itertools.combinations(range(1, atoms), count)]
+    for places in [*([0, *own] for own in some), list(range(atoms))]:
         module = whole.clone()
         function = heaviest_function(module)
         assert function is not None
