@@ -63,12 +63,12 @@ class RoomProfile:
     """The operators of a function where kernels are told to have `room_bytes` for their buffers (0: no limit)."""
 
     room_bytes: int
-    operators: list[OperatorProfile]
+    operators: Sequence[OperatorProfile]
 
 
-def profiles(module: ModuleOp, function: FuncOp) -> list[RoomProfile]:
+def profiles(module: ModuleOp, function: FuncOp, endless: Sequence[OperatorProfile]) -> list[RoomProfile]:
     """The function with endless room, and with as much less as makes a difference, as long as it can be lowered so."""
-    found = [RoomProfile(0, profile(module, function))]
+    found = [RoomProfile(0, endless)]
     size = int(target_of(module).sbuf_bytes_per_partition)
     for part in ROOM_PARTS:
         room = size // part

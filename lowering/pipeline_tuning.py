@@ -2,8 +2,9 @@
 
 `TunedPipelinePass` stands in for `graph-shard-pipeline` where a model is compiled. It measures what every operator
 costs (`pipeline_profile`), cuts, lowers a copy of the stages, runs each in simulated time, corrects the costs by what
-was seen, and cuts again. The best cut that was measured is applied. A stage that turns out not to fit is given more
-room in the next round. What was found is left as plain data for the compile report (`pipeline_report`).
+was seen, and cuts again: first with a stage for each core, then, where these are uneven or do not fit, folded. The best
+cut that was measured is applied. A stage that turns out not to fit is given more room in the next round. What was found
+is left as plain data for the compile report (`pipeline_report`).
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from xdsl.passes import ModulePass
 
 from lowering.nisa_to_neff.program import core_program
 from lowering.pipeline import run_passes
-from lowering.pipeline_profile import profiles
+from lowering.pipeline_profile import OperatorProfile, profile, profiles
 from lowering.pipeline_report import AUTO, StageTrial, core_times, pipeline_report
 from neuron_dialects.errors import NeuronError, in_segment
 from neuron_dialects.neuron import Executor, number_attribute, target_of
 from neuron_dialects.target import Target
 from passes.graph.partition import functions_of
-from passes.graph.pipeline_cut import Chain, Costs, Node, Stage
+from passes.graph.pipeline_cut import Chain, Costs, Level, Node, Stage
 from passes.graph.pipeline_fold import Cut, Cuts
 from passes.graph.pipeline_graph import (
     COST_ATTRIBUTE,
@@ -43,11 +44,17 @@ from runtime.machine import Machine
 MOST_STAGES = 64
 """Cores of the largest instance."""
 
-ROUNDS = 4
+ROUNDS = 3
 """How often stages are cut, lowered and measured."""
 
 EVEN_ENOUGH = 1.08
 """Slowest stage over the mean at which no further round is worth its time."""
+
+FOLD_ABOVE = 1.25
+"""Slowest core over the mean from which on folded pipelines are tried."""
+
+ADAPTABLE_SHARE = 0.75
+"""Share of SBUF that buffers take at most by the estimate: large images are kept on chip only where there is room."""
 
 TIGHT_FACTOR = 2.0
 """How much longer an operator is taken to be at work whose buffers have lost their copies."""
@@ -74,47 +81,105 @@ class TunedPipelinePass(ModulePass):
             if self.cores == AUTO:
                 return
             raise NeuronError("NX-PIPE-002", "no operator of the model runs on a core", help="leave the option out")
-        with in_segment(function.sym_name.data):
-            measured = profiles(op, function)
-        operators = operators_of(function)
-        for child, figures in zip(operators, zip(*(level.operators for level in measured), strict=True), strict=True):
-            tight = [(own.time_ns * TIGHT_FACTOR, own.least_bytes) for own in (figures[0], figures[-1])]
-            levels = [*((own.time_ns, own.working_bytes) for own in figures), *tight]
-            set_stage_cost(child, max(own.pinned_bytes for own in figures), levels)
-        rooms = [level.room_bytes for level in measured]
-        graph = read_chain(function, target_of(op))
-        graph = replace(graph, costs=replace(graph.costs, rooms=(*rooms, rooms[0], rooms[-1])))
+        costs = _Measurements(op, function)
         most = stages_of(op, self.cores or MOST_STAGES)
-        search = _Search(op, graph, self.rest, most if self.cores else AUTO, most)
+        search = _Search(op, costs, self.rest, most if self.cores else AUTO, most)
         search.run()
-        for child in operators:
-            child.attributes.pop(COST_ATTRIBUTE, None)
         assert search.cut is not None
+        for operator in operators_of(function):
+            operator.attributes.pop(COST_ATTRIBUTE)
         apply_cut(op, search.graph, search.cut)
         self.report.clear()
-        self.report.update(pipeline_report(search.graph, search.cuts, search.cut, search.trials, self.cores))
+        self.report.update(pipeline_report(search.graph, search.fit, search.cut, search.trials, self.cores))
+
+
+@dataclass
+class _Measurements:
+    """What the operators of a function cost, measured as far as needed, and written down on them."""
+
+    module: ModuleOp
+    function: FuncOp
+    _profile: list[OperatorProfile] = field(default_factory=list[OperatorProfile])
+
+    def endless(self) -> PipelineGraph:
+        """The chain with one level: what operators take where there is endless room, each buffer with one copy."""
+        with in_segment(self.function.sym_name.data):
+            self._profile = profile(self.module, self.function)
+        most = int(int(target_of(self.module).sbuf_bytes_per_partition) * ADAPTABLE_SHARE)
+        levels = [((own.time_ns, min(own.least_bytes, most)),) for own in self._profile]
+        return self._graph(levels, [own.pinned_bytes for own in self._profile], (0,))
+
+    def by_room(self) -> PipelineGraph:
+        """The chain with levels of less and less room, and two at which buffers have one copy only."""
+        with in_segment(self.function.sym_name.data):
+            measured = profiles(self.module, self.function, self._profile)
+        rows = list(zip(*(level.operators for level in measured), strict=True))
+        levels = [
+            (
+                *((own.time_ns, own.working_bytes) for own in row),
+                *((own.time_ns * TIGHT_FACTOR, own.least_bytes) for own in (row[0], row[-1])),
+            )
+            for row in rows
+        ]
+        rooms = [level.room_bytes for level in measured]
+        return self._graph(
+            levels, [max(own.pinned_bytes for own in row) for row in rows], (*rooms, rooms[0], rooms[-1])
+        )
+
+    def _graph(
+        self, levels: Sequence[tuple[Level, ...]], pinned: Sequence[int], rooms: tuple[int, ...]
+    ) -> PipelineGraph:
+        for operator, own, size in zip(operators_of(self.function), levels, pinned, strict=True):
+            set_stage_cost(operator, size, own)
+        graph = read_chain(self.function, target_of(self.module))
+        return replace(graph, costs=replace(graph.costs, rooms=rooms))
 
 
 @dataclass
 class _Search:
-    """The rounds of one function. `cut` and `trials`: the best cut measured so far."""
+    """The rounds of one function: first plain cuts, then, where these are uneven or none fits, folded ones.
+
+    `cut` and `trials`: the best cut measured so far. `fit`: what the costs with endless room say about other counts.
+    """
 
     module: ModuleOp
-    graph: PipelineGraph
+    measurements: _Measurements
     rest: tuple[str, ...]
     wanted: int
     most: int
     cut: Cut | None = None
     trials: list[StageTrial] = field(default_factory=list[StageTrial])
+    is_folding: bool = False
+    graph: PipelineGraph = field(init=False)
     cuts: Cuts = field(init=False)
+    fit: Cuts = field(init=False)
 
     def __post_init__(self) -> None:
-        self.cuts = self._all_cuts()
+        self._take(self.measurements.endless())
 
-    def _all_cuts(self) -> Cuts:
-        return Cuts(self.graph.chain, self.graph.costs, self.most)
+    def _take(self, graph: PipelineGraph) -> None:
+        """Go on with other costs."""
+        self.graph, self.cuts = graph, Cuts(graph.chain, graph.costs, self.most)
 
     def run(self) -> None:
+        """Find the best cut. Raises as `shard`."""
+        self._refuse_misfits()
+        self._rounds()
+        self.fit = self.cuts
+        times = core_times(self.cut, self.trials) if self.cut else [0.0]
+        if self.cut is None or max(times) * len(times) > FOLD_ABOVE * sum(times):
+            self.is_folding = True
+            self._take(self.measurements.by_room())
+            self._rounds()
+        if self.cut is None:
+            raise refusal(self.graph, self.cuts, self.wanted or self.most)
+
+    def _refuse_misfits(self) -> None:
+        count = self.wanted or self.cuts.fewest
+        if count is None or self.cuts.cut(count) is None:
+            raise refusal(self.graph, self.cuts, count or self.most)
+
+    def _rounds(self) -> None:
         """Cut and measure until cores are even, or as often as allowed."""
         rounds = failures = 0
         seen: set[tuple[tuple[int, int], ...]] = set()
@@ -139,12 +204,11 @@ class _Search:
             self._correct(cut.stages, trials)
 
     def _next(self) -> Cut | None:
-        """The best cut by what is known; None when a measured one is at hand and nothing else fits."""
+        """The best cut by what is known, if there is one."""
         count = self.cut.cores if self.cut else self.wanted or self.cuts.fewest
-        cut = self.cuts.cut(count) if count else None
-        if cut is None and self.cut is None:
-            raise refusal(self.graph, self.cuts, count or self.most)
-        return cut
+        if not count:
+            return None
+        return self.cuts.cut(count) if self.is_folding else self.cuts.plain_cut(count)
 
     def _trial(self, cut: Cut) -> list[StageTrial] | NeuronError:
         """Lower and run a copy of the stages; the error of one that does not fit."""
@@ -193,8 +257,7 @@ class _Search:
 
     def _replace(self, nodes: Sequence[Node], costs: Costs) -> None:
         """Go on with other costs. Pieces stay as they are, so that cuts stay comparable."""
-        self.graph = replace(self.graph, chain=Chain(nodes, self.graph.chain.values), costs=costs)
-        self.cuts = self._all_cuts()
+        self._take(replace(self.graph, chain=Chain(nodes, self.graph.chain.values), costs=costs))
 
 
 def _roomier(node: Node, level: int, working: int, room: int) -> Node:

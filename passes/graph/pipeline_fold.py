@@ -285,11 +285,15 @@ class Cuts:
             self._known[cores] = self._best(cores)
         return self._known[cores]
 
-    def _best(self, cores: int) -> Cut | None:
+    def plain_cut(self, cores: int) -> Cut | None:
+        """The best cut with a stage for each core, None where none fits."""
         stages = self.plain.stages(cores)
-        if stages is None:
+        return None if stages is None else Cut.plain(stages)
+
+    def _best(self, cores: int) -> Cut | None:
+        plain = self.plain_cut(cores)
+        if plain is None:
             return self._folder.cut(cores) if 1 < cores <= len(self.plain.chain.atoms) else None
-        plain = Cut.plain(stages)
         folded = self._folder.cut(cores, plain.slowest_ns * FOLD_GAIN) if cores > 1 else None
         return plain if folded is None else folded
 
