@@ -74,6 +74,7 @@ def always_folded(monkeypatch: pytest.MonkeyPatch) -> None:
         return cut if fits else usual(cuts, cores)
 
     monkeypatch.setattr(Cuts, "cut", folded)
+    monkeypatch.setattr(Cuts, "plain_cut", folded)
 
 
 FIXTURE = (*CHECKS, HealthCheck.function_scoped_fixture)

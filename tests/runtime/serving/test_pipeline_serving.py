@@ -87,6 +87,7 @@ def test_layers_on_shared_cores(monkeypatch: pytest.MonkeyPatch) -> None:
         return Cut(tuple(stages), (0, 1, 2, 1, 0))
 
     monkeypatch.setattr(Cuts, "cut", folded)
+    monkeypatch.setattr(Cuts, "plain_cut", folded)
     compiled = compile_model(layers(), CompileOptions("trn1", "none", neuroncore_pipeline_cores=cores))
     assert compiled.neff is not None
     data = neff_bytes(compiled.neff)
