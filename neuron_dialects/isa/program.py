@@ -96,9 +96,8 @@ class CoreProgram:
     the roofline. `pinned`: DMAs from parameters to SBUF that are executed in order when the program is loaded; what
     they write belongs to them for ever, and no queue writes it. `core`: programs of a model with the same number share
     a core and its SBUF (None: a core of its own); then `reserved_bytes` at the start of each partition belong to the
-    pinned buffers of all of them.
-    they write belongs to them for ever, and no queue writes it. `hand_overs`: what the program exchanges with other
-    cores as a stage of a pipeline; their semaphores are not 0 at the start of every run, as all others are.
+    pinned buffers of all of them. `hand_overs`: what the program exchanges with other cores as a stage of a pipeline;
+    their semaphores are not 0 at the start of every run, as all others are.
     """
 
     target: str

@@ -7,13 +7,13 @@ other. Operators that are cut have their parts put together again by who reads t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp, UnitAttr, i64
 from xdsl.dialects.func import FuncOp, ReturnOp
-from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+from xdsl.ir import Attribute, Block, BlockArgument, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
@@ -174,11 +174,15 @@ class _Sharder:
             self.made[argument] = [operand]
         returned = old.body.block.last_op
         assert isinstance(returned, ReturnOp)
-        wide = {value: result.type for value, result in zip(returned.arguments, launch.results, strict=True)}
+        wanted: dict[SSAValue, list[Attribute]] = {}
+        for value, result in zip(returned.arguments, launch.results, strict=True):
+            if result.type not in wanted.setdefault(value, []):
+                wanted[value].append(result.type)
+        given: dict[tuple[SSAValue, Attribute], SSAValue] = {}
         place: Operation = old
         functions: list[FuncOp] = []
         for number, (stage, core) in enumerate(zip(self.cut.stages, self.cut.core_of, strict=True)):
-            body = _StageBody(graph, stage, self.made, self.sums)
+            body = _StageBody(graph, stage, self.made, self.sums, wanted)
             function = body.function(f"{old.sym_name.data}_stage_{number}")
             function.attributes |= old.attributes | {
                 PIN_ATTRIBUTE: UnitAttr(),
@@ -190,21 +194,24 @@ class _Sharder:
             self.module.body.block.insert_op_after(function, place)
             place = function
             functions.append(function)
-            results = [
-                wide.get(value, inner.type) if value.type == inner.type else inner.type for value, inner in body.sent
-            ] + [inner.type for _, inner in body.sums]
+            results = [type_ for _, _, type_ in body.sent] + [inner.type for _, inner in body.sums]
             made = LaunchOp(function.sym_name.data, body.inputs, results, Executor.CORE)
             made.location = body.location
             Rewriter.insert_op(made, InsertPoint.before(launch))
             self.sums.update(
                 {node: result for (node, _), result in zip(body.sums, made.results[len(body.sent) :], strict=True)}
             )
-            for (value, _), result in zip(body.sent, made.results, strict=False):
+            sent_before: set[SSAValue] = set()
+            for (value, _, type_), result in zip(body.sent, made.results, strict=False):
                 result.name_hint = value.name_hint
-                self.made.setdefault(value, []).append(result)
-        launch_results = [self.made[value] for value in returned.arguments]
-        assert all(len(parts) == 1 for parts in launch_results)
-        Rewriter.replace_op(launch, [], [parts[0] for parts in launch_results])
+                given[value, type_] = result
+                if value not in sent_before:
+                    self.made.setdefault(value, []).append(result)
+                sent_before.add(value)
+        pairs = zip(returned.arguments, launch.results, strict=True)
+        # What is not given is an argument that is returned as it came.
+        results = [given.get((value, result.type)) or self.made[value][0] for value, result in pairs]
+        Rewriter.replace_op(launch, [], results)
         old.detach()
         old.erase()
         return functions
@@ -213,23 +220,29 @@ class _Sharder:
 class _StageBody:
     """The operators of one stage in a block of their own.
 
-    `inputs`: values of @main that it takes; `sent`: (value of the function, value inside) that later stages or the
-    caller use; `sums`: (node, sum so far) that the next stage adds to; `results`: the values inside.
+    `inputs`: values of @main that it takes; `sent`: (value of the function, value inside, type in @main) that later
+    stages or the caller use; `sums`: (node, sum so far) that the next stage adds to; `results`: the values inside.
+    `wanted`: value of the function -> the types in which @main returns it.
     """
 
     def __init__(
-        self, graph: PipelineGraph, stage: Stage, made: dict[SSAValue, list[SSAValue]], earlier: dict[int, SSAValue]
+        self,
+        graph: PipelineGraph,
+        stage: Stage,
+        made: dict[SSAValue, list[SSAValue]],
+        earlier: dict[int, SSAValue],
+        wanted: Mapping[SSAValue, Sequence[Attribute]],
     ) -> None:
-        self.graph, self.stage, self._made, self._earlier = graph, stage, made, earlier
+        self.graph, self.stage, self._made, self._earlier, self._wanted = graph, stage, made, earlier, wanted
         self.sums: list[tuple[int, SSAValue]] = []
         self.block = Block()
         self.inputs: list[SSAValue] = []
-        self.sent: list[tuple[SSAValue, SSAValue]] = []
+        self.sent: list[tuple[SSAValue, SSAValue, Attribute]] = []
         self._arguments: dict[SSAValue, SSAValue] = {}
         self._values: dict[SSAValue, SSAValue] = {}
         self._parts: dict[SSAValue, list[SSAValue]] = {}
         self._fill()
-        self.results = [value for _, value in (*self.sent, *self.sums)]
+        self.results = [value for _, value, _ in self.sent] + [value for _, value in self.sums]
         self.block.add_op(ReturnOp(*self.results))
         first = graph.ops[graph.chain.atoms[stage.first].node]
         self.location = first.location
@@ -261,12 +274,16 @@ class _StageBody:
             self._send_sources()
 
     def _send_sources(self) -> None:
-        """The last stage gives the weights and constants that are results of the function."""
+        """The last stage gives weights and constants that are results, and arguments that @main has in other types."""
         returned = self.graph.function.body.block.last_op
         assert returned is not None
         for value in dict.fromkeys(returned.operands):
             if isinstance(value.owner, SOURCES):
-                self.sent.append((value, self._value(value)))
+                self._give(value, self._value(value))
+            elif isinstance(value, BlockArgument):
+                (outside,) = self._made[value]
+                types = [type_ for type_ in self._wanted[value] if type_ != outside.type]
+                self.sent += [(value, self._value(value), type_) for type_ in types]
 
     def _whole(self, op: Operation) -> None:
         """All of an operator."""
@@ -339,13 +356,18 @@ class _StageBody:
                 continue
             if result in self._values:
                 # Whole, even if it came in parts: they were put together here.
-                self.sent.append((result, self._values[result]))
+                self._give(result, self._values[result])
                 self._made.pop(result, None)
             elif is_returned and pieces[-1] == chain.nodes[number].pieces - 1:
-                self.sent.append((result, self._value(result)))
+                self._give(result, self._value(result))
                 self._made.pop(result, None)
             else:
-                self.sent.append((result, self._parts[result][0]))
+                part = self._parts[result][0]
+                self.sent.append((result, part, part.type))
+
+    def _give(self, value: SSAValue, inside: SSAValue) -> None:
+        """Send a whole value, once for each type in which @main returns it."""
+        self.sent += [(value, inside, type_) for type_ in self._wanted.get(value, (inside.type,))]
 
     def _value(self, value: SSAValue) -> SSAValue:
         """What stands for a value of the function in the stage."""

@@ -214,3 +214,35 @@ def test_stages_share_a_core() -> None:
     assert 0 < first.pinned_range[1] <= last.pinned_range[0] < last.pinned_range[1]
     assert first.reserved_bytes == last.reserved_bytes == last.pinned_range[1]
     assert alone.reserved_bytes == 0
+
+
+def test_a_value_is_returned_in_two_types() -> None:
+    """The caller takes the same numbers as i64 and as i32, which the core computes with, and an argument as i32."""
+    text = """
+builtin.module attributes {neuron.target = #neuron.target<"inf1">} {
+  func.func @main(%x: tensor<4x8xf32>, %i: tensor<8xi64>) -> (tensor<4x8xi64>, tensor<4x8xi32>, tensor<8xi32>) {
+    %0:3 = neuron.launch @neuron_0(%x, %i) on core : (tensor<4x8xf32>, tensor<8xi64>) -> (tensor<4x8xi64>, tensor<4x8xi32>, tensor<8xi32>)
+    func.return %0#0, %0#1, %0#2 : tensor<4x8xi64>, tensor<4x8xi32>, tensor<8xi32>
+  }
+  func.func private @neuron_0(%x: tensor<4x8xf32>, %i: tensor<8xi32>) -> (tensor<4x8xi32>, tensor<4x8xi32>, tensor<8xi32>) attributes {neuron.executor = #neuron.executor<core>} {
+    %0 = graph.unary relu %x : (tensor<4x8xf32>) -> tensor<4x8xf32>
+    %1 = graph.cast %0 : (tensor<4x8xf32>) -> tensor<4x8xi32>
+    func.return %1, %1, %i : tensor<4x8xi32>, tensor<4x8xi32>, tensor<8xi32>
+  }
+}
+"""  # noqa: E501
+    module = parse(text)
+    function = heaviest_function(module)
+    assert function is not None
+    apply_cut(
+        module, read_chain(function, target_of(module)), stages_at(read_chain(function, target_of(module)), [0, 1])
+    )
+    check_valid(module)
+    results = [str(type_) for type_ in main_of(module).function_type.outputs]
+    assert results == ["tensor<4x8xi64>", "tensor<4x8xi32>", "tensor<8xi32>"]
+    x, i = np.full((4, 8), 3.0, np.float32), np.arange(8)
+    wide, narrow, same = run_module(module, random_store(module), [x, i]).outputs
+    assert (wide.dtype, narrow.dtype, same.dtype) == (np.int64, np.int32, np.int32)
+    assert (wide == 3).all()
+    assert (narrow == 3).all()
+    np.testing.assert_array_equal(same, i)
