@@ -38,7 +38,8 @@ QUERIES = 2
 """Dimension of a mask that counts queries."""
 
 STAGES = 3
-"""How many units the first stage of one runs ahead of the last stage of another."""
+"""How many units the first stage of one runs ahead of the last stage of another, at least: one more where an iteration
+has more units, so that the tensor engine has a step's time before it needs the powers that it turns."""
 
 FEW_TILES = 2
 """Tiles of queries that no loop goes over."""
@@ -232,7 +233,8 @@ class _Attention:
         others: Sequence[Stage] = (),
     ) -> None:
         """`count` units in each of `trips` iterations; `at` gives what a unit works on, `others` go between."""
-        copies = neighbours_apart(count)
+        ahead = STAGES + 1 if count > STAGES else STAGES
+        copies = neighbours_apart(count, ahead - 2)
         scores: dict[Unit, tuple[View, View, float]] = {}
 
         def score(unit: Unit) -> None:
@@ -252,14 +254,14 @@ class _Attention:
 
         stages = (
             *others[:1],
-            Stage(score, STAGES),
+            Stage(score, ahead),
             *others[1:2],
             Stage(lambda unit: self._turn_powers(at(unit)[1], unit[1], copies), 2),
             Stage(finish, 0),
             *others[2:],
             Stage(lambda unit: self._context(*at(unit), unit[1], copies), 1),
             Stage(values, 2),
-            Stage(weigh, STAGES),
+            Stage(weigh, ahead),
         )
         pipelined(self.b, trips, count, stages)
 

@@ -64,12 +64,17 @@ def pipelined(b: KernelBuilder, trips: int, units: int, stages: Sequence[Stage])
             step(Affine(last), number, trips - 1 - last)
 
 
-def neighbours_apart(units: int) -> int:
-    """The fewest tiles that units take in turn, by their numbers, so that no two neighbours share one.
+def neighbours_apart(units: int, distance: int = 1) -> int:
+    """The fewest tiles that units take in turn, by their numbers, so that none shares one with the `distance` next.
 
     The last unit of an iteration has the first one of the next iteration for a neighbour.
     """
-    return next((tiles for tiles in range(2, units + 1) if (units - 1) % tiles), 2)
+
+    def apart(tiles: int) -> bool:
+        taken = [number % tiles for number in range(units)] * 2
+        return all(taken[i] not in taken[i + 1 : i + 1 + distance] for i in range(units))
+
+    return next((tiles for tiles in range(distance + 1, units + 1) if apart(tiles)), distance + 1)
 
 
 class Ring:
