@@ -34,6 +34,9 @@ Ranges = dict[int, tuple[Affine, int]]
 RUN_BYTES = 4096
 """Most bytes of rows that a lane fetches before they are stored together."""
 
+MOST_COLUMNS = 256
+"""Columns of 128 indices that are loaded together."""
+
 
 def lower_gather(k: Kernel, op: GatherOp) -> None:
     """One index known at compile time is a window; everything else goes through the indirect DMA."""
@@ -173,8 +176,10 @@ def gather_resident(k: Kernel, data: DramTensor, op: GatherOp) -> None:
         roles, fields = indirect(data, 0, ranges)
         k.b.emit("gather", {"dst": output.view(ranges), **roles, "indices": column}, fields)
 
+    column = index_columns(k, indices, data.shape[0])
+
     def one_tile(start: Affine, size: int) -> None:
-        piece(load_indices(k, indices, start, size, data.shape[0]), {0: (start, size)})
+        piece(column(start, size), {0: (start, size)})
 
     k.b.tiles(indices.shape[0], LANES, one_tile)
 
@@ -211,10 +216,33 @@ def indexed_pieces(
         d, *others = dims
         b.tiles(table.shape[d], chunks.sizes[d], lambda start, size: nest(others, column, {**ranges, d: (start, size)}))
 
+    column = index_columns(k, indices, table.shape[axis])
+
     def one_tile(start: Affine, size: int) -> None:
-        nest(chunks.dims, load_indices(k, indices, start, size, table.shape[axis]), {axis: (start, size)})
+        nest(chunks.dims, column(start, size), {axis: (start, size)})
 
     b.tiles(indices.shape[0], LANES, one_tile)
+
+
+def index_columns(k: Kernel, indices: DramTensor, rows: int) -> Callable[[Affine, int], View]:
+    """What gives the column of up to 128 indices from a start on, an i32 on each partition, negative ones from the end.
+
+    All whole columns are loaded in one transfer: each alone would hold its rows up for the time that a transfer takes.
+    """
+    full = indices.shape[0] // LANES
+    if not 1 < full <= MOST_COLUMNS:
+        return lambda start, size: load_indices(k, indices, start, size, rows)
+    window = indices.view({0: (0, full * LANES)})
+    ((stride, _),) = window.dims
+    dims = ((stride, LANES), (stride * LANES, full))
+    columns = wrapped_indices(k, View(window.buffer, Affine(), 0, window.offset, dims), rows)
+
+    def column(start: Affine, size: int) -> View:
+        if size < LANES:
+            return load_indices(k, indices, start, size, rows)
+        return columns.slice(1, start.divided(LANES), 1)
+
+    return column
 
 
 def load_indices(k: Kernel, indices: DramTensor, start: Affine, size: int, rows: int) -> View:
