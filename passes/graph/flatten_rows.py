@@ -21,6 +21,7 @@ from xdsl.transforms.dead_code_elimination import dce
 
 from neuron_dialects.graph import (
     BinaryOp,
+    BroadcastOp,
     CastOp,
     ClipOp,
     ConstantOp,
@@ -29,6 +30,7 @@ from neuron_dialects.graph import (
     MatMulOp,
     ReshapeOp,
     UnaryOp,
+    WeightOp,
     shape_of,
     spec_of,
     tensor_type,
@@ -37,6 +39,9 @@ from neuron_dialects.neuron import Executor, ExecutorAttr
 
 ELEMENTWISE = (UnaryOp, BinaryOp, ClipOp, CastOp)
 """Operators that follow the rows of their operands."""
+
+MOST_REPEATED_BYTES = 8 * 1024 * 1024
+"""Bytes that a weight of the rows of one sample, as of its positions, may take when it is repeated for all samples."""
 
 
 @dataclass(frozen=True)
@@ -157,12 +162,16 @@ class _Flattener:
         have = shape_of(value)
         if prod(have) == 1:
             return True
-        return have[:-1] == shape[:-1] or (prod(have[:-1]) == 1 and have[-1] == shape[-1])
+        return have[:-1] == shape[:-1] or (prod(have[:-1]) == 1 and have[-1] == shape[-1]) or _repeats(value, shape)
 
     def _operand(self, value: SSAValue, shape: tuple[int, ...], user: Operation) -> SSAValue:
         have = shape_of(value)
         if have[:-1] == shape[:-1]:
             return self._rows(value, user)
+        if _repeats(value, shape):
+            repeated = BroadcastOp(value, shape)
+            self._insert(repeated, user)
+            return self._rows(repeated.result, user)
         if len(have) <= 2:
             return value
         owner = value.owner
@@ -173,3 +182,10 @@ class _Flattener:
         reshape = ReshapeOp(value, have[-1:])
         self._insert(reshape, user)
         return reshape.result
+
+
+def _repeats(value: SSAValue, shape: tuple[int, ...]) -> bool:
+    """Whether `value` is a weight of the rows of one sample, and few enough to be repeated for each sample of `shape`."""
+    dtype, have = spec_of(value)
+    few = prod(shape) * dtype.size_bytes <= MOST_REPEATED_BYTES
+    return isinstance(value.owner, WeightOp) and few and have[-2:] == shape[-2:] and prod(have) == prod(shape[-2:])
