@@ -185,7 +185,7 @@ class _Flattener:
 
 
 def _repeats(value: SSAValue, shape: tuple[int, ...]) -> bool:
-    """Whether `value` is a weight of the rows of one sample, and few enough to be repeated for each sample of `shape`."""
+    """Whether `value` is a weight of one sample's rows, few enough to be repeated for each sample of `shape`."""
     dtype, have = spec_of(value)
     few = prod(shape) * dtype.size_bytes <= MOST_REPEATED_BYTES
     return isinstance(value.owner, WeightOp) and few and have[-2:] == shape[-2:] and prod(have) == prod(shape[-2:])

@@ -40,6 +40,9 @@ POINTWISE = (UnaryOp, BinaryOp, CompareOp, SelectOp, ClipOp, CastOp)
 MAX_GROUP = 24
 """Most ops of a group: each intermediate is a tile in SBUF."""
 
+LEAST_DEPTH = 1024
+"""Terms of its sums from which on a product takes the tensor engine longer than passes over its result take others."""
+
 
 def grow_group(
     seed: int, users: Callable[[int], Sequence[int]], eligible: Callable[[int], bool], limit: int = MAX_GROUP
@@ -190,18 +193,39 @@ def _tell_unfused(op: Operation) -> None:
 def _absorbed(members: Sequence[Operation]) -> list[Operation]:
     """Products with a row of weights, as a residual is scaled, that only a sum behind the anchor reads.
 
-    They need a pass over the tensor either way; in the group no tensor of them is kept.
+    They need a pass over the tensor either way; in the group no tensor of them is kept. A short product would wait for
+    that pass: there it is made behind what makes the residual.
     """
     inside, found = set(members), list[Operation]()
+    anchor = members[0]
+    short = isinstance(anchor, MatMulOp) and shape_of(anchor.a)[-1] < LEAST_DEPTH
     for op in members[1:]:
         for operand in op.operands:
             owner = operand.owner
             if not isinstance(owner, BinaryOp) or owner.kind.data != BinaryKind.MUL or owner in inside:
                 continue
             rows = [isinstance(value.owner, WeightOp) and len(shape_of(value)) == 1 for value in owner.operands]
-            if sum(rows) == 1 and operand.has_one_use() and shape_of(operand) == shape_of(op.results[0]):
+            if sum(rows) != 1 or not operand.has_one_use() or shape_of(operand) != shape_of(op.results[0]):
+                continue
+            if short:
+                _make_early(owner, owner.operands[rows.index(True)], owner.operands[rows.index(False)])
+            else:
                 found.append(owner)
     return found
+
+
+def _make_early(op: Operation, weight: SSAValue, scaled: SSAValue) -> None:
+    """Move a product with a row of weights behind what makes its other operand, where no group will do that."""
+    block, made, row = op.parent_block(), scaled.owner, weight.owner
+    if not isinstance(made, Operation) or isinstance(made, (*ANCHORS, *POINTWISE)):
+        return
+    assert block is not None
+    assert isinstance(row, Operation)
+    op.detach()
+    block.insert_op_after(op, made)
+    if row is not (first := block.first_op) and first is not None:
+        row.detach()
+        block.insert_op_before(row, first)
 
 
 def sink_broadcast_adds(block: Block) -> None:

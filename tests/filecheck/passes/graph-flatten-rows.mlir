@@ -18,6 +18,15 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
     %1 = graph.binary add %0, %table : (tensor<2x5x4xf32>, tensor<1x5x4xf32>) -> tensor<2x5x4xf32>
     func.return %1 : tensor<2x5x4xf32>
   }
+
+  // A weight that does is repeated.
+  func.func private @neuron_2(%x: tensor<2x5x8xf32>) -> tensor<2x5x4xf32> attributes {neuron.executor = #neuron.executor<core>} {
+    %w = graph.weight @w : tensor<8x4xf32>
+    %table = graph.weight @table : tensor<1x5x4xf32>
+    %0 = graph.matmul %x, %w : (tensor<2x5x8xf32>, tensor<8x4xf32>) -> tensor<2x5x4xf32>
+    %1 = graph.binary add %0, %table : (tensor<2x5x4xf32>, tensor<1x5x4xf32>) -> tensor<2x5x4xf32>
+    func.return %1 : tensor<2x5x4xf32>
+  }
 }
 
 // CHECK:      builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
@@ -39,5 +48,16 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 // CHECK-NEXT:     %2 = graph.reshape %1 : (tensor<10x4xf32>) -> tensor<2x5x4xf32>
 // CHECK-NEXT:     %3 = graph.binary add %2, %table : (tensor<2x5x4xf32>, tensor<1x5x4xf32>) -> tensor<2x5x4xf32>
 // CHECK-NEXT:     func.return %3 : tensor<2x5x4xf32>
+// CHECK-NEXT:   }
+// CHECK-NEXT:   func.func private @neuron_2(%x: tensor<2x5x8xf32>) -> tensor<2x5x4xf32> attributes {neuron.executor = #neuron.executor<core>} {
+// CHECK-NEXT:     %w = graph.weight @w : tensor<8x4xf32>
+// CHECK-NEXT:     %table = graph.weight @table : tensor<1x5x4xf32>
+// CHECK-NEXT:     %0 = graph.reshape %x : (tensor<2x5x8xf32>) -> tensor<10x8xf32>
+// CHECK-NEXT:     %1 = graph.matmul %0, %w : (tensor<10x8xf32>, tensor<8x4xf32>) -> tensor<10x4xf32>
+// CHECK-NEXT:     %2 = graph.broadcast %table : (tensor<1x5x4xf32>) -> tensor<2x5x4xf32>
+// CHECK-NEXT:     %3 = graph.reshape %2 : (tensor<2x5x4xf32>) -> tensor<10x4xf32>
+// CHECK-NEXT:     %4 = graph.binary add %1, %3 : (tensor<10x4xf32>, tensor<10x4xf32>) -> tensor<10x4xf32>
+// CHECK-NEXT:     %5 = graph.reshape %4 : (tensor<10x4xf32>) -> tensor<2x5x4xf32>
+// CHECK-NEXT:     func.return %5 : tensor<2x5x4xf32>
 // CHECK-NEXT:   }
 // CHECK-NEXT: }

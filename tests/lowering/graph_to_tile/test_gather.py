@@ -89,6 +89,15 @@ def test_embedding():
     assert names.count("gather") == 2
 
 
+# Three whole columns of 128 indices come in one transfer, the last 16 in another.
+@pytest.mark.parametrize("target", TARGETS)
+def test_many_indices(target: str):
+    data, picked = table((50, 6)), indices((400,), 50)
+    names = check(lambda d, i: GatherOp(d, i, 0), [data, picked], data[picked], target=target)
+    # Each gathers in a loop or once, and stores what it fetched.
+    assert names.count("load") == names.count("gather") == names.count("store") == 2
+
+
 # Rows of 80 KiB do not fit into a tile: they come in chunks, by windows on the table that advance in a loop.
 @pytest.mark.parametrize("target", TARGETS)
 def test_long_rows(target: str):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -70,10 +69,11 @@ def test_every_stage_of_every_unit_once_and_in_order(trips: int, units: int) -> 
         assert places == sorted(places)
 
 
-# Units that follow each other, over the end of an iteration too, have tiles of their own.
-@pytest.mark.parametrize("units", range(2, 20))
-def test_neighbours_have_tiles_of_their_own(units: int) -> None:
-    tiles = neighbours_apart(units)
+# Units that follow each other within a distance, over the end of an iteration too, have tiles of their own.
+@pytest.mark.parametrize("distance", [1, 2])
+@pytest.mark.parametrize("units", range(3, 20))
+def test_neighbours_have_tiles_of_their_own(units: int, distance: int) -> None:
+    tiles = neighbours_apart(units, distance)
     numbers = [unit % tiles for _ in range(2) for unit in range(units)]
-    assert all(a != b for a, b in pairwise(numbers))
-    assert tiles <= max(2, units)
+    assert all(numbers[i] not in numbers[i + 1 : i + 1 + distance] for i in range(len(numbers)))
+    assert tiles <= units

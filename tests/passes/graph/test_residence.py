@@ -11,7 +11,7 @@ from xdsl.ir import Block, SSAValue
 
 from neuron_dialects.dtypes import BF16
 from neuron_dialects.graph import BinaryKind, BinaryOp, CastOp, FusedOp, LayerNormOp, MatMulOp
-from passes.graph.fuse import fuse_block
+from passes.graph.fuse import LEAST_DEPTH, fuse_block
 from passes.graph.layout import choose_layouts, resident_profile
 from passes.graph.residence import overwrites
 from tests.core_kernels import Make, core_function, core_module, lowered_error
@@ -61,26 +61,41 @@ def test_numbers_do_not_change(target: str, read_again: bool) -> None:
     assert lowered_error(target, [("f32", (300, 128))], WEIGHTS, make, layouts) < 8e-3
 
 
-def scaled(block: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
-    """layer_norm(x . w + n * s + b), where n = layer_norm(x) in front of the product too."""
-    norm = LayerNormOp(arguments[0], axis=1, epsilon=1e-5)
-    narrow = CastOp(norm.result, BF16)
-    product = MatMulOp(narrow.result, weights["w"], accumulate_f32=True)
-    factor = BinaryOp(BinaryKind.MUL, norm.result, weights["s"])
-    added = BinaryOp(BinaryKind.ADD, product.result, factor.result)
-    biased = BinaryOp(BinaryKind.ADD, added.result, weights["b"])
-    last = LayerNormOp(biased.result, axis=1, epsilon=1e-5)
-    block.add_ops([norm, narrow, product, factor, added, biased, last])
-    return [last.result]
+def scaled(depth: int) -> Make:
+    """layer_norm(h . w + n * s + b), where n = layer_norm(x) and h, `depth` wide, is made of it in front of it."""
+
+    def make(block: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        norm = LayerNormOp(arguments[0], axis=1, epsilon=1e-5)
+        narrow = CastOp(norm.result, BF16)
+        hidden = MatMulOp(narrow.result, weights["v"])
+        product = MatMulOp(hidden.result, weights["w"], accumulate_f32=True)
+        factor = BinaryOp(BinaryKind.MUL, norm.result, weights["s"])
+        added = BinaryOp(BinaryKind.ADD, product.result, factor.result)
+        biased = BinaryOp(BinaryKind.ADD, added.result, weights["b"])
+        last = LayerNormOp(biased.result, axis=1, epsilon=1e-5)
+        block.add_ops([norm, narrow, hidden, product, factor, added, biased, last])
+        return [last.result]
+
+    return make
 
 
-# The scaled residual is part of the product's kernel: no tensor of it is kept, and the sum takes its place.
+# The scaled residual is part of a long product's kernel: no tensor of it is kept, and the sum takes its place. A short
+# product would wait for the scaling, which stands behind the normalisation then; the sum takes the place of its result.
 @pytest.mark.parametrize("target", ["trn1", "inf1"])
-def test_a_scaled_residual_is_read_where_it_is_added(target: str) -> None:
+@pytest.mark.parametrize("depth", [128, LEAST_DEPTH])
+def test_a_scaled_residual_is_read_where_it_is_added(target: str, depth: int) -> None:
     rng = np.random.default_rng(1)
-    rows = {name: rng.standard_normal(128).astype(np.float32) for name in "sb"}
-    block = core_function(core_module(target, [("f32", (300, 128))], WEIGHTS | rows, scaled)).body.block
+    weights = {name: rng.standard_normal(128).astype(np.float32) for name in "sb"}
+    weights |= {
+        "v": (rng.standard_normal((128, depth)) / 12).astype(ml_dtypes.bfloat16),
+        "w": (rng.standard_normal((depth, 128)) / depth**0.5).astype(ml_dtypes.bfloat16),
+    }
+    block = core_function(core_module(target, [("f32", (300, 128))], weights, scaled(depth))).body.block
     layouts(block)
     (kernel,) = (op for op in block.ops if isinstance(op, FusedOp))
     assert overwrites(kernel)
-    assert lowered_error(target, [("f32", (300, 128))], WEIGHTS | rows, scaled, layouts) < 8e-3
+    ops = list(block.ops)
+    apart = [i for i, op in enumerate(ops) if isinstance(op, BinaryOp)]
+    norms = [i for i, op in enumerate(ops) if isinstance(op, LayerNormOp)]
+    assert apart == ([] if depth == LEAST_DEPTH else [norms[0] + 1])
+    assert lowered_error(target, [("f32", (300, 128))], weights, scaled(depth), layouts) < 8e-3
