@@ -17,7 +17,13 @@ from xdsl.ir import Operation, SSAValue
 from lowering.graph_to_tile.emitter import Emitter
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.recurrent_cells import Block, Cell, Finish
-from lowering.graph_to_tile.recurrent_plan import STREAMED_COPIES, Recurrence, RecurrentPlan, plan_recurrence
+from lowering.graph_to_tile.recurrent_plan import (
+    LEAST_COLUMNS,
+    STREAMED_COPIES,
+    Recurrence,
+    RecurrentPlan,
+    plan_recurrence,
+)
 from lowering.graph_to_tile.tensors import DramTensor, transfer
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
@@ -31,9 +37,10 @@ def lower_recurrent(k: Kernel, op: RecurrentOp) -> None:
     """Lower `graph.recurrent`."""
     kind, sizes = op.cell.data, op.sizes
     dtype = spec_of(op.r)[0]
-    macs = kind.gates * sizes.hidden * sizes.hidden * max(64, sizes.batch)
+    macs = kind.gates * sizes.hidden * sizes.hidden * max(LEAST_COLUMNS, sizes.batch)
     rate = k.target.peak_macs_per_ns / k.target.matmul_rate_factor(dtype.name)
-    layer = Recurrence(sizes.hidden, kind.gates, sizes.steps, sizes.batch, dtype.size_bytes, macs / rate)
+    load = min(k.target.dma_rate_bytes_per_ns, float(k.target.dram_bytes_per_ns))
+    layer = Recurrence(sizes.hidden, kind.gates, sizes.steps, sizes.batch, dtype.size_bytes, macs / rate, load)
     bank_elements = min(int(k.target.psum_bank_bytes) // 4, int(k.target.pe_moving_elements))
     plan = plan_recurrence(layer, int(k.target.sbuf_bytes_per_partition) - k.resident_bytes, bank_elements)
     weight = packed_weight(k, op, plan)

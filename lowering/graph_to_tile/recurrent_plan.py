@@ -1,7 +1,7 @@
 """Pure arithmetic of a recurrent layer on a core: how hidden units lie on partitions, and what stays in SBUF."""
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 
 from lowering.graph_to_tile.iteration import balanced
 from passes.graph.conv_groups import LANES
@@ -12,8 +12,12 @@ USABLE_SBUF = 0.9
 CHUNK_SHARE = 0.125
 """Share of SBUF for the gates and results of the steps that are loaded and stored together, both twice."""
 
-STATE_SHARE = 0.25
-"""Share of SBUF that state and temporaries may take; a larger batch is cut."""
+STATE_SHARE, LARGEST_STATE_SHARE = 0.25, 0.45
+"""Share of SBUF that state and temporaries may take; a larger batch is cut, unless more of the weight that then streams
+past in each step takes less time than more steps."""
+
+LEAST_COLUMNS = 64
+"""Columns of a product that take the tensor engine as long as one."""
 
 OVERLAPPED_NS = 3000.0
 """A step is cut into blocks that keep the tensor engine busy for so long, as the functions of a block take about that
@@ -25,7 +29,9 @@ STREAMED_COPIES = 3
 
 @dataclass(frozen=True)
 class Recurrence:
-    """A layer to plan for. `element_bytes`: of what is multiplied; `step_ns`: the tensor engine's time for a step."""
+    """A layer to plan for. `element_bytes`: of what is multiplied; `step_ns`: the tensor engine's time for a step of
+    all sequences; `load_bytes_per_ns`: the rate of weights that stream past.
+    """
 
     hidden: int
     gates: int
@@ -33,6 +39,7 @@ class Recurrence:
     batch: int
     element_bytes: int
     step_ns: float
+    load_bytes_per_ns: float = inf
 
 
 @dataclass(frozen=True)
@@ -59,14 +66,44 @@ def lanes_of(hidden: int) -> tuple[int, int]:
 
 
 def plan_recurrence(layer: Recurrence, sbuf_bytes: int, bank_elements: int) -> RecurrentPlan:
-    """The plan for `sbuf_bytes` and PSUM banks of `bank_elements` f32 elements a partition."""
+    """The fastest plan for `sbuf_bytes` and PSUM banks of `bank_elements` f32 elements a partition, among those that
+    compute as many sequences together as one of the two shares of SBUF allows.
+    """
+    tiles, _ = lanes_of(layer.hidden)
+    sequence_bytes = _step_bytes(layer, tiles) + _state_bytes(layer, tiles) + _block_bytes(layer)
+    plans: list[RecurrentPlan] = []
+    for share in (STATE_SHARE, LARGEST_STATE_SHARE):
+        most = min(bank_elements // layer.gates, int(share * sbuf_bytes) // sequence_bytes)
+        plans.append(_plan(layer, balanced(layer.batch, most), sbuf_bytes, bank_elements))
+    return min(plans, key=lambda plan: _time_ns(layer, plan))
+
+
+def _time_ns(layer: Recurrence, plan: RecurrentPlan) -> float:
+    """Estimate for all sequences of the larger of the tensor engine's time and that of what streams past."""
+    multiplied = layer.step_ns * max(LEAST_COLUMNS, plan.batch) / max(LEAST_COLUMNS, layer.batch)
+    tile_bytes = layer.gates * plan.tiles * plan.lanes * plan.lanes * layer.element_bytes
+    streamed = (plan.tiles - plan.resident) * tile_bytes / layer.load_bytes_per_ns
+    return ceil(layer.batch / plan.batch) * layer.steps * max(multiplied, streamed)
+
+
+def _step_bytes(layer: Recurrence, tiles: int) -> int:
+    """Bytes of a partition for the gates and results of a step of one sequence, twice."""
+    return 2 * (layer.gates + 1) * tiles * 4
+
+
+def _state_bytes(layer: Recurrence, tiles: int) -> int:
+    return tiles * (16 + 2 * layer.element_bytes)
+
+
+def _block_bytes(layer: Recurrence) -> int:
+    """A block's gates before and after their functions, and a few more of its tiles, each twice."""
+    return 2 * (2 * layer.gates + 6) * 4
+
+
+def _plan(layer: Recurrence, batch: int, sbuf_bytes: int, bank_elements: int) -> RecurrentPlan:
+    """The plan that computes `batch` sequences together."""
     tiles, lanes = lanes_of(layer.hidden)
-    step_bytes = 2 * (layer.gates + 1) * tiles * 4
-    state_bytes = tiles * (16 + 2 * layer.element_bytes)
-    # A block's gates before and after their functions, and a few more of its tiles, each twice.
-    block_bytes = 2 * (2 * layer.gates + 6) * 4
-    most = min(bank_elements // layer.gates, int(STATE_SHARE * sbuf_bytes) // (step_bytes + state_bytes + block_bytes))
-    batch = balanced(layer.batch, most)
+    step_bytes, state_bytes, block_bytes = _step_bytes(layer, tiles), _state_bytes(layer, tiles), _block_bytes(layer)
     blocks = max(1, min(tiles, int(layer.step_ns / OVERLAPPED_NS)))
     block = balanced(tiles, min(ceil(tiles / blocks), max(1, bank_elements // (layer.gates * batch))))
     steps = balanced(layer.steps, int(CHUNK_SHARE * sbuf_bytes) // (step_bytes * batch))

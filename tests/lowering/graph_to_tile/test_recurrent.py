@@ -124,6 +124,12 @@ def test_plans() -> None:
     # A large batch is cut so that the gates of a tile of hidden units lie in one PSUM bank.
     wide = plan_recurrence(Recurrence(128, 4, 10, 1000, 2, 100.0), 180224, 512)
     assert wide.batch * 4 * wide.block <= 512
+    # 64 sequences are computed together, though less of the weight stays on chip then: a step of 32 takes the tensor
+    # engine as long as one of 64. 40 sequences fit beside all that stays for 40.
+    together = plan_recurrence(Recurrence(1500, 4, 35, 64, 2, 12500.0, 272.0), 180224, 512)
+    fewer = plan_recurrence(Recurrence(1500, 4, 35, 40, 2, 12500.0, 272.0), 180224, 512)
+    assert (together.batch, fewer.batch) == (64, 40)
+    assert 0 < together.resident < fewer.resident < 12
     # Steps whose gates are loaded together leave room for others.
     long = plan_recurrence(Recurrence(1024, 4, 5000, 32, 2, 6000.0), 180224, 512)
     assert 2 * 5 * 8 * 4 * long.steps * long.batch <= 180224 / 8
