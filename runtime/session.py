@@ -17,6 +17,7 @@ import numpy as np
 
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.errors import NeuronError
+from neuron_dialects.isa.program import CoreProgram
 from neuron_dialects.target import Target, load_target
 from runtime.boundary import bind_inputs, converted, known_inputs
 from runtime.buckets import Assembly, Piece, cut, plan_run
@@ -46,6 +47,23 @@ class RunResult:
 def to_device(value: Array, spec: TensorSpec) -> Array:
     """A tensor in the element type that cores compute with; NeuronError NX-RUN-010 if a value does not fit."""
     return converted(value, spec.name, dtype_by_name(spec.device_dtype))
+
+
+def from_device(value: Array, spec: TensorSpec) -> Array:
+    """What a core computed for a tensor, in the tensor's shape and the element type that the caller sees."""
+    return value.reshape(spec.shape).astype(dtype_by_name(spec.dtype).numpy, copy=False)
+
+
+def device_inputs(
+    program: CoreProgram, node: GraphNode, specs: Mapping[str, TensorSpec], values: Mapping[str, Array]
+) -> dict[str, Array]:
+    """The inputs of a core program, by variable, of those tensors that `values` holds. Raises as `to_device`."""
+    sources = [variable for variable in program.variables if variable.kind == "input"]
+    return {
+        variable.name: to_device(values[name], specs[name]).reshape(variable.shape)
+        for variable, name in zip(sources, node.inputs, strict=True)
+        if name in values
+    }
 
 
 def parameters_of(image: CoreImage) -> dict[str, Array]:
@@ -250,7 +268,7 @@ class Session:
                 if timing is not None:
                     timings.append(timing)
             else:
-                self._run_host(node, bucket.specs, values)
+                self.run_host(node, bucket.specs, values)
         return timings
 
     def summary(self, result: RunResult) -> dict[str, float | int | bool]:
@@ -262,13 +280,8 @@ class Session:
     ) -> Timing | None:
         image = self.neff.subgraphs[node.callee]
         program = image.program
-        sources = [v.name for v in program.variables if v.kind == "input"]
         sinks = [v for v in program.variables if v.kind == "output"]
-        shapes = {v.name: v.shape for v in program.variables}
-        given = {
-            variable: to_device(values[name], specs[name]).reshape(shapes[variable])
-            for variable, name in zip(sources, node.inputs, strict=True)
-        }
+        given = device_inputs(program, node, specs, values)
         core = self._cores[node.callee]
         with self._core_guard(node.callee), core.lock:
             if node.callee not in self._machines:
@@ -280,11 +293,11 @@ class Session:
             if mode == "timing":
                 values[name] = np.zeros(spec.shape, dtype_by_name(spec.dtype).numpy)
             else:
-                computed = result.outputs[variable.name].reshape(spec.shape)
-                values[name] = computed.astype(dtype_by_name(spec.dtype).numpy, copy=False)
+                values[name] = from_device(result.outputs[variable.name], spec)
         return result.timing
 
-    def _run_host(self, node: GraphNode, specs: Mapping[str, TensorSpec], values: dict[str, Any]) -> None:
+    def run_host(self, node: GraphNode, specs: Mapping[str, TensorSpec], values: dict[str, Any]) -> None:
+        """Run a host segment on `values`, which gets what it makes."""
         results = self._shared.host(node.callee).run([values[name] for name in node.inputs])
         if len(results) != len(node.outputs):
             raise NeuronError("NX-RUN-005", f"a host segment gives {len(results)} tensors, not {len(node.outputs)}")

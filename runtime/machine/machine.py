@@ -7,7 +7,7 @@ kept. A run leaves behind the outputs and what it took. No order of reads and wr
 kept, and further runs follow it without a clock.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Literal
@@ -153,18 +153,26 @@ class Machine:
 
     def _load(self, inputs: Mapping[str, Array], parameters: Mapping[str, Array]) -> None:
         """Fill the memories for a run; the first one, or one with other parameters, also binds the operands to them."""
-        values = {v.id: _fitting(v, inputs) for v in self._variables("input")}
-        files = {v.id: _fitting(v, parameters) for v in self._variables("file")}
+        values = {v.id: fitting(v, inputs) for v in self._variables("input")}
+        self._place(parameters)
+        self._refresh(values)
+
+    def _place(self, parameters: Mapping[str, Array]) -> None:
+        """Bind operands to the memories, unless they are bound to these parameters already."""
+        files = {v.id: fitting(v, parameters) for v in self._variables("file")}
         bound = self._touched is not None and all(
             _same_memory(self._arrays[key], value) for key, value in files.items()
         )
         if not bound:
             self._allocate(files)
             self._bind()
+
+    def _refresh(self, values: Mapping[int, Array], kept: Collection[int] = ()) -> None:
+        """Poison what a run may write, but the variables in `kept`, and set inputs to `values`."""
         for region in self._touched or ():
             region.poison()
         for variable in self.program.variables:
-            if variable.id not in self._constant:
+            if variable.id not in self._constant and variable.id not in kept:
                 Region.of_array(self._arrays[variable.id]).poison()
         for key, value in values.items():
             np.copyto(self._arrays[key], value)
@@ -194,7 +202,7 @@ class Machine:
 
     def _bind(self) -> None:
         self._known = {}
-        dram = {v.id: Region.of_array(self._arrays[v.id], v.name) for v in self.program.variables}
+        dram = self._regions()
         for work in self._works:
             if work.entry.instruction is not None:
                 work.kernel, work.views = self._bound(work.entry, dram)
@@ -202,6 +210,10 @@ class Machine:
             for entry in self._decoded.pinned:
                 kernel, views = self._bound(entry, dram)
                 kernel({role: view(()) for role, view in views}, {})()
+
+    def _regions(self) -> dict[int, Region]:
+        """The DRAM variables as operands see them."""
+        return {v.id: Region.of_array(self._arrays[v.id], v.name) for v in self.program.variables}
 
     def _bound(self, entry: Entry, dram: Mapping[int, Region]) -> tuple[Kernel, tuple[tuple[str, OperandView], ...]]:
         """Kernel of one entry and the views of its operands."""
@@ -240,7 +252,7 @@ def _same_memory(own: Array, given: Array) -> bool:
     return own.ctypes.data == given.ctypes.data
 
 
-def _fitting(variable: DramVariable, given: Mapping[str, Array]) -> Array:
+def fitting(variable: DramVariable, given: Mapping[str, Array]) -> Array:
     """The value given for a variable; NX-RUN-005 when it is missing or of another shape or element type."""
     value = given.get(variable.name)
     if value is None:

@@ -169,6 +169,11 @@ class Simulator:
         """Time of the next event; None when nothing more happens, unless another core signals."""
         return self._events[0][0] if self._events else None
 
+    @property
+    def is_over(self) -> bool:
+        """Whether all queues have halted and everything is complete."""
+        return not self._events and all(engine.halted for engine in self.engines.values())
+
     def step(self) -> None:
         """Take the next event, of which there must be one."""
         time, kind, _, _, first, second = heappop(self._events)
