@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from neuron_toolkit.model import CompiledModel, LoadedModel, Result, compile, load
     from neuron_toolkit.pipeline import PassPipeline, Stage
     from neuron_toolkit.profile import ModelProfile
+    from runtime.pipelined import run_pipeline
     from runtime.serving import DataParallel, DynamicBatcher, NrtError, Runtime, SimulatedInstance, Status
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "load",
     "load_plugin",
     "loaded_plugins",
+    "run_pipeline",
 ]
 
 _LATE = {
@@ -68,6 +70,7 @@ _LATE = {
     "Status": "runtime.serving",
     "compile": "neuron_toolkit.model",
     "load": "neuron_toolkit.model",
+    "run_pipeline": "runtime.pipelined",
 }
 """What is imported when it is first used: command lines import this package for its plug-ins alone."""
 

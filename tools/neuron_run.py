@@ -245,9 +245,12 @@ def _open(path: Path) -> Runner:
 def refuse_races(programs: Sequence[CoreProgram]) -> None:
     """NeuronError NX-RUN-007 when the outcome of a program could depend on how its streams happen to run."""
     from neuron_dialects.target import load_target
-    from runtime.races import check_races
+    from runtime.races import check_pipeline_races, check_races
 
-    races = [race for program in programs for race in check_races(program, load_target(program.target))]
+    if any(program.hand_overs for program in programs):
+        races = check_pipeline_races(programs, load_target(programs[0].target))
+    else:
+        races = [race for program in programs for race in check_races(program, load_target(program.target))]
     if races:
         more = f" (and {len(races) - 1} more like it)" if len(races) > 1 else ""
         raise NeuronError("NX-RUN-007", f"{races[0]}{more}", help="let the later one wait for the earlier one's stream")

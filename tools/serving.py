@@ -44,19 +44,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--concurrency", type=int, metavar="C", help="clients, each waits for its answer (default 16)")
     group.add_argument("--rate", type=float, metavar="R", help="instead of clients: R requests a second, at random")
     group.add_argument("--distinct", type=int, metavar="K", help="distinct inputs that are computed (default 4)")
+    group.add_argument(
+        "--cosimulate", type=int, metavar="K", help="stream K requests through all cores of a pipeline on one clock too"
+    )
     group.add_argument("--top", action="store_true", help="show cores and models live while it runs")
 
 
 def check_options(options: argparse.Namespace) -> None:
     """NX-ARG-002 for options of serving that cannot be read, are missing or go with another use of neuron-run."""
     if options.requests is None:
-        given = [name for name in ("instance", "concurrency", "rate", "distinct") if getattr(options, name) is not None]
+        names = ("instance", "concurrency", "rate", "distinct", "cosimulate")
+        given = [name for name in names if getattr(options, name) is not None]
         if given or options.top:
             raise NeuronError("NX-ARG-002", f"--{(given or ['top'])[0]} goes with --requests")
         if len(options.files) > 1:
             raise NeuronError("NX-ARG-002", "several files can only be served", help="add --requests N")
         return
     ranges = {"requests": (1, MAX_REQUESTS), "concurrency": (1, MAX_REQUESTS), "distinct": (0, MAX_REQUESTS)}
+    ranges["cosimulate"] = (1, MAX_REQUESTS)
     for name, (low, high) in ranges.items():
         value = getattr(options, name)
         if value is not None and not low <= value <= high:
@@ -94,6 +99,11 @@ def serve(options: argparse.Namespace) -> dict[str, Any]:
             "clients": None if options.rate is not None else options.concurrency or DEFAULT_CLIENTS,
             "arrivals_per_s": options.rate,
             **simulated_figures(runtime, services, options, view),
+            "one_clock": [
+                on_one_clock(model, service.depth, options.cosimulate)
+                for model, service in zip(models, services, strict=True)
+                if options.cosimulate
+            ],
             "notes": [note for model in models for note in model.notes],
             "checks": checks,
             "device_memory": [row for row in memory if row["used"]],
@@ -217,6 +227,22 @@ def simulated_figures(
     return serving_figures(simulation, services)
 
 
+def on_one_clock(model: LoadedModel, inside: int, requests: int) -> dict[str, Any]:
+    """All cores of one instance of a model simulated together: `steady_throughput` (1/s) and median latency, without
+    host and launches, of so many requests with so many inside at a time.
+    """
+    from runtime.pipelined import run_pipeline
+
+    timing = run_pipeline(model.neff, requests, inside).timing
+    return {
+        "model": model.name,
+        "requests": requests,
+        "inside": inside,
+        "steady_throughput": 1e9 / timing.steady_interval_ns,
+        "latency_ms_p50": float(np.median(timing.latencies_ns)) * 1e-6,
+    }
+
+
 def text_report(report: Mapping[str, Any]) -> str:
     """The report for people."""
     first, stop = report["owned_cores"]
@@ -234,6 +260,10 @@ def text_report(report: Mapping[str, Any]) -> str:
     lines.append(f"utilisation {report['utilisation']:.1%} of the cores in use, bubble {report['bubble']:.1%}")
     rows = [f"{core['core']:3d} {core['utilisation']:6.1%}" for core in report["cores"]]
     lines += [f"cores {'  '.join(rows[start : start + 8])}" for start in range(0, len(rows), 8)]
+    for row in report["one_clock"]:
+        figures = f"steady {row['steady_throughput']:.1f} /s, latency ms p50 {row['latency_ms_p50']:.4g}"
+        requests = f"{_count(row['requests'], 'request')}, {row['inside']} inside"
+        lines.append(f"{row['model']}: all cores on one clock ({requests}): {figures}")
     used = sum(row["used"] for row in report["device_memory"])
     lines.append(f"device memory {used / 2**20:.2f} MiB on {_count(len(report['device_memory']), 'core')}")
     lines += [*map(_check_line, report["checks"]), *report["notes"]]

@@ -15,6 +15,7 @@ from runtime.neff import write_neff
 from runtime.serving import Runtime
 from runtime.serving.simulation import Workload, simulate
 from tests.runtime.serving.models import small_model
+from tests.runtime.stages import pipeline
 from tools.in_process import run_in_process
 from tools.neuron_run import main
 from tools.top_view import CoreRow, ModelRow, TopView, picture
@@ -168,3 +169,17 @@ def test_live_view_of_a_simulation():
     text = console.file.getvalue()
     assert "computing" in text and "ms simulated" in text
     assert "│ 0       │ 0       │ 100  │" in text
+
+
+def test_all_cores_on_one_clock(tmp_path: Path):
+    """A pipeline of two stages: its throughput on one clock is that of the queues, for launches keep nothing busy."""
+    path = tmp_path / "stages.neff"
+    write_neff(pipeline(2), path)
+    report = served(path, "--requests", "200", "--concurrency", "64", "--distinct", "0", "--cosimulate", "20")
+    (row,) = report["one_clock"]
+    assert (row["model"], row["requests"], row["inside"]) == ("stages", 20, 5)
+    text = run_in_process(main, [str(path), "--requests", "5", "--distinct", "0", "--cosimulate", "5"]).stdout
+    assert "stages: all cores on one clock (5 requests, 5 inside): steady" in text
+    assert served(path, "--requests", "5", "--distinct", "0")["one_clock"] == []
+    checked = run_in_process(main, [str(path), "--check-races"])
+    assert checked.exit_code == 0, checked.stderr
