@@ -13,7 +13,7 @@ from typing import Any
 from xdsl.context import Context
 from xdsl.dialects import func
 from xdsl.dialects.builtin import FunctionType, IntegerAttr, ModuleOp, i64
-from xdsl.ir import Block, Operation, Region, SSAValue
+from xdsl.ir import Block, BlockArgument, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 
 from lowering.graph_to_tile.builder import KernelBuilder, buffer_type
@@ -158,6 +158,9 @@ def lower_function(
     for value, tensor in zip(returned.arguments, tensors[len(body.args) :], strict=True):
         if isinstance(value.owner, Operation) and value not in k.destinations:
             k.destinations[value] = tensor
+        elif isinstance(value, BlockArgument):
+            # What a stage only gives on does not wait for what it computes.
+            materialize(k, k.dram(value), tensor)
         else:
             pending.append((value, tensor))
     ops = list(body.ops)

@@ -37,6 +37,7 @@ from passes.graph.fold_weights import GraphFoldWeightsPass
 from passes.graph.outline import SOURCES
 from passes.graph.output_parts import add_to_sum, is_summed, make_part, make_sum, output_axis
 from passes.graph.partition import functions_of
+from passes.graph.pass_along import pass_along
 from passes.graph.pipeline_cut import Stage
 from passes.graph.pipeline_fold import Cut, Cuts
 from passes.graph.pipeline_graph import (
@@ -138,6 +139,7 @@ def refusal(graph: PipelineGraph, cuts: Cuts, count: int) -> NeuronError:
 def apply_cut(module: ModuleOp, graph: PipelineGraph, cut: Cut) -> list[FuncOp]:
     """Replace the function by one for each stage, and its launch by one for each. Returns the stage functions."""
     functions = _Sharder(module, graph, cut).run()
+    pass_along(module, functions)
     GraphFoldWeightsPass().apply(Context(), module)
     return functions
 
