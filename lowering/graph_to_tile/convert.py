@@ -155,15 +155,16 @@ def lower_function(
         new.name_hint = old.name_hint
         k.tensors[old] = tensor
     pending: list[tuple[SSAValue, DramTensor]] = []
+    ops = list(body.ops)
     for value, tensor in zip(returned.arguments, tensors[len(body.args) :], strict=True):
         if isinstance(value.owner, Operation) and value not in k.destinations:
             k.destinations[value] = tensor
         elif isinstance(value, BlockArgument):
             # What a stage only gives on does not wait for what it computes.
+            k.b.location = ops[0].location
             materialize(k, k.dram(value), tensor)
         else:
             pending.append((value, tensor))
-    ops = list(body.ops)
     _check_layouts(ops)
     forward_destinations(k, ops)
     profile = resident_profile(ops)
