@@ -3,7 +3,8 @@
     python -m benchmarks.fewest_cores [MODEL ...]
 
 Each model is compiled for inf1 with `--neuroncore-pipeline-cores auto`, all of it cast to bf16, and then for one core
-fewer, which must be refused. Prints a Markdown table; the exit code is 1 where a model is not refused.
+fewer, which must be refused; of a single core, which is no pipeline, the fit report must say that it lacks room. Prints
+a Markdown table; the exit code is 1 where a model is not refused.
 """
 
 from __future__ import annotations
@@ -57,13 +58,17 @@ def measure(name: str, path: Path) -> Row:
     seconds = time.perf_counter() - begun
     assert compiled.neff is not None
     report = compiled.report["pipeline"]
-    return Row(name, report, stream(compiled.neff), refusal_of(path, report["cores"] - 1), seconds)
+    return Row(name, report, stream(compiled.neff), refusal_of(path, report), seconds)
 
 
-def refusal_of(path: Path, cores: int) -> str:
-    """What the compiler says to so many cores, empty when it compiles; no cores never do."""
+def refusal_of(path: Path, report: Mapping[str, Any]) -> str:
+    """What the compiler says to one core fewer, empty when it compiles."""
+    cores = report["cores"] - 1
     if cores == 0:
-        return "-"
+        return "no cores"
+    if cores == 1:
+        (alone,) = (other for other in report["others"] if other["cores"] == 1)
+        return "" if alone["fits"] else f"{alone['missing_bytes']} bytes too many"
     try:
         compile_model(path, CompileOptions(TARGET, AUTO_CAST, neuroncore_pipeline_cores=cores))
     except NeuronError as error:

@@ -56,6 +56,12 @@ FOLD_ABOVE = 1.25
 ADAPTABLE_SHARE = 0.75
 """Share of SBUF that buffers take at most by the estimate: large images are kept on chip only where there is room."""
 
+NO_ROOM = ("NX-MEM-001", "NX-PIPE-001")
+"""Errors of a stage that does not fit on its core."""
+
+NO_SEMAPHORE = "NX-SEM-001"
+"""Error of a stage that exchanges tensors with too many others."""
+
 TIGHT_FACTOR = 2.0
 """How much longer an operator is taken to be at work whose buffers have lost their copies."""
 
@@ -139,7 +145,8 @@ class _Measurements:
 class _Search:
     """The rounds of one function: first plain cuts, then, where these are uneven or none fits, folded ones.
 
-    `cut` and `trials`: the best cut measured so far. `fit`: what the costs with endless room say about other counts.
+    `cut` and `trials`: the best cut measured so far. `problem`: why cuts that fit by the estimates cannot be. `fit`:
+    what the costs with endless room say about other counts.
     """
 
     module: ModuleOp
@@ -150,6 +157,7 @@ class _Search:
     cut: Cut | None = None
     trials: list[StageTrial] = field(default_factory=list[StageTrial])
     is_folding: bool = False
+    problem: NeuronError | None = None
     graph: PipelineGraph = field(init=False)
     cuts: Cuts = field(init=False)
     fit: Cuts = field(init=False)
@@ -172,7 +180,7 @@ class _Search:
             self._take(self.measurements.by_room())
             self._rounds()
         if self.cut is None:
-            raise refusal(self.graph, self.cuts, self.wanted or self.most)
+            raise self.problem or refusal(self.graph, self.cuts, self.wanted or self.most)
 
     def _refuse_misfits(self) -> None:
         count = self.wanted or self.cuts.fewest
@@ -191,8 +199,9 @@ class _Search:
             trials = self._trial(cut)
             if isinstance(trials, NeuronError):
                 failures += 1
-                if failures > 4 * ROUNDS:
-                    raise trials
+                if failures > 4 * ROUNDS or trials.code not in NO_ROOM:
+                    self.problem = trials
+                    break
                 self._give_room(cut, trials)
                 continue
             rounds += 1
@@ -211,7 +220,7 @@ class _Search:
         return self.cuts.cut(count) if self.is_folding else self.cuts.plain_cut(count)
 
     def _trial(self, cut: Cut) -> list[StageTrial] | NeuronError:
-        """Lower and run a copy of the stages; the error of one that does not fit."""
+        """Lower and run a copy of the stages; the error of one that does not fit or waits for too many others."""
         copy = self.module.clone()
         name = self.graph.function.sym_name.data
         function = next(f for f in functions_of(copy, Executor.CORE) if f.sym_name.data == name)
@@ -220,9 +229,9 @@ class _Search:
         try:
             run_passes(Context(), copy, self.rest)
         except NeuronError as error:
-            if error.code not in ("NX-MEM-001", "NX-PIPE-001") or error.segment not in functions:
-                raise
-            return error
+            if error.code == NO_SEMAPHORE or (error.code in NO_ROOM and error.segment in functions):
+                return error
+            raise
         by_name = {op.sym_name.data: op for op in functions_of(copy, Executor.CORE)}
         return [_measured(by_name[stage], self.graph.target) for stage in functions]
 
