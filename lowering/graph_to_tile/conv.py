@@ -35,6 +35,9 @@ from passes.graph.kernel_layouts import THIN_CHANNELS
 LEAST_BLOCKS = 4
 """Blocks of rows that an image is loaded in at least, where it has so many tiles: nothing hides the first of them."""
 
+SPREAD_SHARE = 24
+"""Such a block takes at most one part of so many of SBUF: blocks of the next image find room while these still work."""
+
 Range = tuple[Affine, int]
 """(start, size)."""
 
@@ -265,7 +268,10 @@ class _ConvKernel:
         sbuf = int(self.k.target.sbuf_bytes_per_partition)
         rows = max(1, min(sbuf // 6, (sbuf - self.k.resident_bytes) // 4) // row)
         tiles = ceil(phase.sizes[1] / self.tile[2])
-        least = min(tiles, LEAST_BLOCKS) if self.spread > 1 else 1
+        least = 1
+        if self.spread > 1:
+            least = min(tiles, LEAST_BLOCKS)
+            rows = max(1, min(rows, sbuf // SPREAD_SHARE // row))
         blocks = max(least, ceil(tiles / max(1, rows // self.tile[2])))
         size = ceil(tiles / blocks) * self.tile[2]
         return segments(phase.sizes[1], size, phase.stride[1], phase.reach[1], phase.pad_low[1], self.extents[1])
