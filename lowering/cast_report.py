@@ -26,6 +26,7 @@ from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import FusedOp
 from neuron_dialects.neuron import LaunchOp, location_name
 from passes.graph.auto_cast import LAYERS
+from passes.graph.roll_layers import GraphRollLayersPass
 from runtime.graph_interpreter import WeightResolver, run_graph
 from runtime.reference import errors, run_intermediates
 
@@ -104,7 +105,8 @@ def cast_report(
     NeuronError as from compiling, and NX-RUN-020 when onnxruntime cannot run the model.
     """
     shapes = {name: tuple(value.shape) for name, value in inputs.items()}
-    options = replace(options, input_shapes=shapes, emit="graph")
+    # Every node has an operator of its own: layers are not rolled.
+    options = replace(options, input_shapes=shapes, emit="graph", without=(*options.without, GraphRollLayersPass.name))
     compiled = compile_model(model, options)
     plain = compile_model(model, replace(options, without=(*options.without, "graph-auto-cast")))
     nodes = _node_outputs(model)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from xdsl.dialects.builtin import DYNAMIC_INDEX, IntegerAttr, MemRefType, ModuleOp, TensorType
+from xdsl.dialects.builtin import DYNAMIC_INDEX, IntegerAttr, MemRefType, ModuleOp, StringAttr, TensorType
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute, Operation, SSAValue
 
@@ -22,7 +22,7 @@ from lowering.execute import input_names, output_names, run_named_function
 from neuron_dialects.dtypes import DType, dtype_of_or_none
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import BatchNormOp, WeightOp
-from neuron_dialects.neuron import location_name, weights_path
+from neuron_dialects.neuron import layer_weights, location_name, weights_path
 from neuron_dialects.nisa import ParamOp as NisaParamOp
 from neuron_dialects.tile import ParamOp as TileParamOp
 from neuron_dialects.weights import WeightStore
@@ -207,6 +207,11 @@ def random_weights(module: ModuleOp, seed: int = 0, *, positive: bool = False) -
     """
     store = WeightStore()
     derived = {op.properties["sym_name"] for op in module.ops if "sym_name" in op.properties}
+
+    def add(name: str, spec: tuple[DType, Sequence[int]], *, nowhere_negative: bool) -> None:
+        values = random_array(*spec, np.random.default_rng([seed, zlib.crc32(name.encode())]))
+        store.add(name, np.abs(values) if nowhere_negative else values, spec[0])
+
     for op in module.walk():
         if isinstance(op, WeightOp) and op.symbol.root_reference not in derived:
             name, value = op.weight_name, op.result
@@ -217,8 +222,12 @@ def random_weights(module: ModuleOp, seed: int = 0, *, positive: bool = False) -
         spec = _spec(value.type)
         if name in store or spec is None:
             continue
-        values = random_array(*spec, np.random.default_rng([seed, zlib.crc32(name.encode())]))
-        store.add(name, np.abs(values) if positive or _is_variance(value) else values, spec[0])
+        add(name, spec, nowhere_negative=positive or _is_variance(value))
+    # What a repeated function names stands for others in later iterations.
+    rows = [row for op in module.ops if isinstance(op, FuncOp) for row in layer_weights(op).values()]
+    for first, *others in (row for row in rows if row[0] in store):
+        for name in (name for name in others if name not in store and StringAttr(name) not in derived):
+            add(name, (store.dtype(first), store.shape(first)), nowhere_negative=bool((store.get(first) >= 0).all()))
     return store
 
 

@@ -19,7 +19,7 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from neuron_dialects.errors import NeuronError
-from neuron_dialects.graph import ConstantOp, WeightOp
+from neuron_dialects.graph import ConstantOp, WeightOp, spec_of
 from neuron_dialects.graph.source import RANGE_ATTRIBUTE
 from neuron_dialects.graph.work import bytes_of
 from neuron_dialects.neuron import LAYER_WEIGHTS_ATTRIBUTE, PART_ATTRIBUTE, Executor, LaunchOp
@@ -51,7 +51,8 @@ class GraphRollLayersPass(ModulePass):
     Layers are equal when their operators, attributes, types and wiring are, and only weights differ. A body holds up
     to `layers` of them, so that transfers still run ahead from one to the next; what is left over stays behind the
     loop. A run of less than `least-layers` layers, or one of which less than `least-operators` operators would be
-    spared, stays as it is, as does one whose layers give more than what goes to the next layer.
+    spared, stays as it is, as does one whose layers give more than what goes to the next layer, or have weights without
+    dimensions.
     """
 
     name = "graph-roll-layers"
@@ -96,7 +97,10 @@ class GraphRollLayersPass(ModulePass):
         if times < 2 or (times - 1) * layers * run.period < self.least_operators:
             return None
         rows = weight_rows(reader.nodes, run, layers)
-        return None if rows is None else _Body(run, layers, times, rows)
+        # A parameter of one element does not tell whether its weight has a dimension.
+        if rows is None or not reader.scalars.isdisjoint(rows):
+            return None
+        return _Body(run, layers, times, rows)
 
 
 @dataclass(frozen=True)
@@ -125,13 +129,18 @@ class _Body:
 
 
 class _Reader:
-    """A core function as plain data: `ops` are its operators, `nodes` what `find_layers` is told of them."""
+    """A core function as plain data: `ops` are its operators, `nodes` what `find_layers` is told of them.
+
+    `scalars`: the weights without dimensions.
+    """
 
     def __init__(self, function: FuncOp) -> None:
         block = function.body.block
         final = block.last_op
         assert isinstance(final, ReturnOp)
         self.ops = [op for op in block.ops if op is not final and not isinstance(op, SOURCES)]
+        weights = [op for op in block.ops if isinstance(op, WeightOp)]
+        self.scalars = {op.weight_name for op in weights if not spec_of(op.result)[1]}
         self._numbers = {op: number for number, op in enumerate(self.ops)}
         self.nodes = [self._node(op) for op in self.ops]
         self.returned = [self._operand(value) for value in final.operands if not isinstance(value.owner, ConstantOp)]

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pytest
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.func import FuncOp
+from xdsl.passes import ModulePass
 
 from lowering.compiler import CompileOptions, compile_model
 from lowering.graph_to_tile import registry
-from lowering.refusals import REFUSALS
-from neuron_dialects.errors import NeuronError
+from lowering.refusals import REFUSALS, run_with_refusals
+from neuron_dialects.errors import NeuronError, in_segment
 from neuron_dialects.graph import PoolOp
 from neuron_dialects.neuron import location_name
 from runtime.reference import run_onnxruntime
 from runtime.session import Session
+from tests.graph_level import parse
+from tests.layered import TENSOR, layered_text
 from tests.numerics.models import SHIPPED, model_inputs
 from tools.analyze import analyze, rendered
 
@@ -90,3 +96,36 @@ def test_errors_without_a_node(monkeypatch: pytest.MonkeyPatch, code: str) -> No
     result = compile_model(LENET, EXACT)
     assert {row["where"] for row in result.report["partition"]} == {"host"}
     assert 1 <= len(asked) <= REFUSALS
+
+
+@dataclass(frozen=True)
+class RefuseOnce(ModulePass):
+    """Refuses one function, the first time."""
+
+    name = "refuse-once"
+    function: str
+    refused: list[list[str]] = field(default_factory=list[list[str]])
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        names = [child.sym_name.data for child in op.ops if isinstance(child, FuncOp)]
+        self.refused.append(names)
+        if len(self.refused) == 1:
+            with in_segment(self.function):
+                raise NeuronError("NX-MEM-001", "a part needs 9 bytes, limit 8")
+
+
+# A part of a segment is refused: the whole segment goes to the host.
+def test_a_refused_part_is_its_segment() -> None:
+    text = layered_text(6)
+    begin, end = text.index("    %x0 ="), text.index("    func.return %y")
+    body = text[begin:end]
+    main = f"""builtin.module attributes {{neuron.target = #neuron.target<"trn1">}} {{
+      func.func @main(%x: {TENSOR}, %m: {TENSOR}) -> {TENSOR} {{
+        {body}
+        func.return %y : {TENSOR}
+      }}
+    }}"""
+    refuse = RefuseOnce("neuron_0_part_1")
+    roll = "graph-roll-layers{layers=3 least-layers=4 least-operators=1}"
+    run_with_refusals(Context(), parse(main), ["graph-partition", roll, refuse])
+    assert refuse.refused == [["main", "neuron_0_part_0", "neuron_0_part_1", "neuron_0_part_2"], ["main", "host_0"]]

@@ -10,6 +10,7 @@ from xdsl.dialects.func import FuncOp
 
 from lowering.execute import queue_programs, run_module
 from lowering.nisa_to_neff import emit_neff
+from lowering.numerics import random_weights
 from lowering.pipeline import make_pass, pass_specs, run_passes
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.neuron import LaunchOp, launch_problems, layer_weights, target_of
@@ -53,6 +54,19 @@ def test_what_stays(options: str) -> None:
     module = parse(layered_text(7))
     run_passes(Context(), module, [f"graph-roll-layers{{layers=3 {options}}}"])
     assert launches(module) == [("neuron_0", None)]
+
+
+# A weight without dimensions in each layer: its parameter would not tell what is stacked.
+def test_scalar_weights_stay() -> None:
+    text = layered_text(6).replace("tensor<64xf32>", "tensor<f32>")
+    assert launches(rolled(text)) == [("neuron_0", None)]
+
+
+# Random weights for a rolled module are those for the module before: of all layers.
+def test_random_weights_of_all_layers() -> None:
+    before, after = random_weights(parse(layered_text(6))), random_weights(rolled(layered_text(6)))
+    assert set(after.names()) == set(before.names())
+    assert all(np.array_equal(after.get(name), before.get(name)) for name in before.names())
 
 
 # A layer in the middle gives a result of its own: there are loops before and behind it.
