@@ -40,6 +40,9 @@ Window = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 ROW_BYTES = 8 * 1024
 """Bytes of a partition that an operand may take to stay on chip for all tiles of a kernel."""
 
+SLOW_LOADS = 2.0
+"""How many times longer a load of it takes than a pass of the vector engine over it, for an operand to stay on chip."""
+
 STORED_COPIES = 6
 """Copies of an evicted tile: a store may queue behind a burst of loads while the tensor engine fills further tiles."""
 
@@ -147,7 +150,9 @@ class Epilogue:
             return
         free = [d for d in range(len(window.shape)) if d != self.partition]
         sizes = [window.shape[d] if window.strides[d] else 1 for d in free]
-        if prod(sizes) * dtype_by_name(window.dtype).size_bytes > ROW_BYTES:
+        row_bytes, target = prod(sizes) * dtype_by_name(window.dtype).size_bytes, self.k.target
+        load_ns = lanes * row_bytes / target.dma_rate_bytes_per_ns
+        if row_bytes > ROW_BYTES or load_ns < SLOW_LOADS * prod(sizes) / target.clock_ghz("dve"):
             return
         buffer = b.alloc_outer((lanes, *sizes), window.dtype, "sbuf", "row").view()
         once: Ranges = {d: (0, size) for d, size in zip(free, sizes, strict=True)}

@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 import ml_dtypes
 import numpy as np
 import pytest
+from xdsl.context import Context
 from xdsl.ir import Block, SSAValue
 
+from lowering.graph_to_tile.convert import ConvertGraphToTilePass
 from neuron_dialects.dtypes import BF16
 from neuron_dialects.graph import BinaryKind, BinaryOp, CastOp, MatMulOp, UnaryKind, UnaryOp
+from neuron_dialects.tile import AllocOp
 from passes.graph.fuse import fuse_block
 from passes.graph.layout import choose_layouts
 from tests.core_kernels import Make, core_function, core_module, lowered_error
@@ -69,10 +72,6 @@ def test_a_narrow_bias_is_added_before_rounding() -> None:
 # The addition is no pointwise work any more: only the tensor engine touches the bias.
 @pytest.mark.parametrize(("dtype", "made"), [(np.float32, layers), (ml_dtypes.bfloat16, narrow_layers)])
 def test_the_bias_is_part_of_the_product(dtype: type, made: Make) -> None:
-    from xdsl.context import Context
-
-    from lowering.graph_to_tile.convert import ConvertGraphToTilePass
-
     weights = {
         "w": np.zeros((64, 96), ml_dtypes.bfloat16),
         "v": np.zeros((96, 200), ml_dtypes.bfloat16),
@@ -84,3 +83,26 @@ def test_the_bias_is_part_of_the_product(dtype: type, made: Make) -> None:
     names = [op.name for op in core_function(module).body.walk()]
     assert "tile.tensor_tensor" not in names
     assert "tile.scalar_tensor_tensor" not in names
+
+
+def scaled_layers(block: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+    """relu(x . w) . v * b, where b is one row for all lanes."""
+    hidden = MatMulOp(arguments[0], weights["w"])
+    relu = UnaryOp(UnaryKind.RELU, hidden.result)
+    product = MatMulOp(relu.result, weights["v"])
+    scaled = BinaryOp(BinaryKind.MUL, product.result, weights["b"])
+    block.add_ops([hidden, relu, product, scaled])
+    return [scaled.result]
+
+
+# A row repeated on 128 lanes takes the DMA of inf1 ten times as long as the vector engine, and that of trn1 just as
+# long: only on inf1 it is worth its place.
+@pytest.mark.parametrize(("target", "kept"), [("inf1", True), ("trn1", False)])
+def test_a_row_stays_on_chip_where_loads_are_slow(target: str, kept: bool) -> None:
+    weights = {name: np.ones(shape, ml_dtypes.bfloat16) for name, shape in NARROW.items()}
+    module = core_module(target, [("bf16", (300, 64))], weights, scaled_layers)
+    lay_out(core_function(module).body.block)
+    ConvertGraphToTilePass().apply(Context(), module)
+    hints = {op.buffer.name_hint for op in core_function(module).body.walk() if isinstance(op, AllocOp)}
+    assert ("row" in hints) is kept
+    assert lowered_error(target, [("bf16", (300, 64))], weights, scaled_layers, lay_out) < 0.01
