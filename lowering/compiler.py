@@ -22,6 +22,7 @@ from xdsl.passes import ModulePass
 from lowering.optimization import (
     DEFAULT_SEARCH_SECONDS,
     OPTIMIZATION_LEVELS,
+    after_graph,
     check_settings,
     found_report,
     leave_out,
@@ -240,8 +241,9 @@ def _compile_best(
         return _compile_at(source, replace(options, emit=until), shapes, tried, _Clock(lambda _: None))
 
     def fingerprint(tried: Mapping[str, str]) -> str:
-        """All that settings change is in the graph level's text, which takes a small part of the time."""
-        return hashlib.sha256(str(compile_with(tried, LEVELS[0]).module).encode()).hexdigest()
+        """The graph level's text, which takes a small part of the time, and the settings of what comes after."""
+        text = f"{compile_with(tried, LEVELS[0]).module}\n{after_graph(tried)}"
+        return hashlib.sha256(text.encode()).hexdigest()
 
     begun = time.perf_counter()
     found, best = search(fingerprint, compile_with, default, settings, options.search_seconds, clock.tell)

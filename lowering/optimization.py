@@ -15,10 +15,11 @@ from xdsl.utils.arg_spec import parse_pipeline
 from xdsl.utils.exceptions import ArgSpecParseError
 
 from lowering.graph_to_tile.convert import core_functions
-from lowering.pipeline import make_pass, pass_name, pass_specs
+from lowering.pipeline import LEVELS, make_pass, pass_name, pass_specs
 from lowering.search import Choice, Found, Knob, descend
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.neuron import target_of
+from passes.nisa.exact_placement import SOLVER_PACKAGE, has_solver
 
 OPTIMIZATION_LEVELS = (1, 2, 3)
 
@@ -44,6 +45,9 @@ KNOBS = (
     *(Knob(name, (OFF,)) for name in SPEED_ONLY),
 )
 """What `-O3` varies, in this order. The defaults stand in the passes."""
+
+SOLVER_KNOB = Knob("nisa-allocate.placement", ("exact",))
+"""What `-O3` tries besides where the solver is installed, which takes long."""
 
 
 class Candidate(Protocol):
@@ -99,6 +103,12 @@ def check_settings(settings: Choice) -> None:
             raise NeuronError("NX-ARG-001", f"--pass-option {name}={value}: {error}") from None
 
 
+def after_graph(settings: Choice) -> dict[str, str]:
+    """The settings of passes behind the graph level, in one order: what the module there does not show of them."""
+    early = set(map(pass_name, pass_specs(until=LEVELS[0])))
+    return {name: settings[name] for name in sorted(settings) if name.partition(".")[0] not in early}
+
+
 def leave_out(level: int, settings: Choice) -> dict[str, str]:
     """`settings` with what optimisation level `level` leaves out besides."""
     return {**(dict.fromkeys(SPEED_ONLY, OFF) if level == 1 else {}), **settings}
@@ -132,7 +142,7 @@ def search(
     get than these. The choice that is returned does not repeat `settings`.
     """
     deadline = time.monotonic() + seconds
-    knobs = [knob for knob in KNOBS if knob.name not in settings]
+    knobs = [knob for knob in (*KNOBS, *_solver_knobs(tell)) if knob.name not in settings]
     best = last = default
     default_cost = _cost(default)
     known = {fingerprint(settings): default_cost}
@@ -158,6 +168,14 @@ def search(
 
     found = descend(knobs, cost, default_cost, lambda: time.monotonic() >= deadline, report)
     return found, best
+
+
+def _solver_knobs(tell: Callable[[str], None]) -> tuple[Knob, ...]:
+    """What the solver can decide; says so where it is not installed."""
+    if has_solver():
+        return (SOLVER_KNOB,)
+    tell(f"exact placement is not tried: '{SOLVER_PACKAGE}' is not installed (pip install 'neuron-toolkit[solve]')")
+    return ()
 
 
 def _cost(candidate: Candidate) -> float:

@@ -123,6 +123,7 @@ ERROR_CODES: dict[str, str] = {
     "NX-PASS-001": "a pass pipeline names an unknown pass, or an option that the pass does not have",
     "NX-PASS-002": "a pass cannot be applied to the program",
     "NX-PASS-003": "a pass changes what the program computes",
+    "NX-PASS-004": "an option of a pass needs a package that is not installed",
 }
 """Code -> one-line meaning. Codes are never renumbered."""
 

@@ -8,11 +8,12 @@ buffers add the slot.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, ModuleOp, StringAttr, i64
+from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, MemRefType, ModuleOp, StringAttr, i64
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute
 from xdsl.passes import ModulePass
@@ -29,10 +30,13 @@ from passes.nisa.live_ranges import (
     row_bytes_of,
     top_level_statements,
 )
-from passes.nisa.memory_plan import LiveBuffer, MemoryPlan, plan_with_prefetch
+from passes.nisa.memory_plan import Judge, LiveBuffer, MemoryPlan, plan_with_prefetch
 from passes.nisa.place_buffers import PlacedBuffer, hoist_dram_buffers, place_buffers
-from passes.nisa.program_tree import nisa_functions
+from passes.nisa.placement_ladder import DEFAULT_RUNG, RUNGS
+from passes.nisa.program_tree import nisa_functions, read_function
+from passes.nisa.reuse_stalls import Occupant, ReuseStalls
 from passes.nisa.spill import Spill, spill_buffer
+from passes.nisa.statement_tasks import statement_tasks
 
 PEAK_SBUF_ATTRIBUTE = "neuron.peak_sbuf_bytes"
 PEAK_PSUM_ATTRIBUTE = "neuron.peak_psum_bytes"
@@ -48,7 +52,8 @@ class MemoryReport:
     """How a function uses on-chip memory. Bytes per partition, by memory space ("sbuf", "psum").
 
     `peak_bytes`: what the tightest placement found needs; `live_bytes`: the most that is live at once, a lower bound
-    of it. `reduced`: buffers that lost copies, in words.
+    of it. `reduced`: buffers that lost copies, in words. `rungs`: of the placement ladder, that found the addresses;
+    `prefetch_share`: the part of SBUF that transfers which run ahead may fill, None where none do.
     """
 
     function: str
@@ -56,6 +61,8 @@ class MemoryReport:
     live_bytes: dict[str, int]
     spills: tuple[Spill, ...]
     reduced: tuple[str, ...]
+    rungs: dict[str, str]
+    prefetch_share: float | None
 
 
 @dataclass(frozen=True)
@@ -78,23 +85,29 @@ class NisaAllocatePass(ModulePass):
     When buffers do not fit, rotating buffers lose copies, then idle buffers are spilled to DRAM (`spill=false` forbids
     it); both are written on the function (`neuron.reduced_copies`, `neuron.spills`) beside `neuron.peak_sbuf_bytes`.
     What still does not fit is NX-MEM-001. `alignment`: of addresses, in bytes, a power of two of at least 8.
+    `placement`: how far to go before copies are lost: `greedy` orders only, a bounded `search`, or the `exact` solver,
+    which is a package of its own (the extra `solve`).
     """
 
     name = "nisa-allocate"
 
     spill: bool = True
     alignment: int = 64
+    placement: str = DEFAULT_RUNG
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Allocate every function at the nisa level."""
         if self.alignment < 8 or self.alignment & (self.alignment - 1):
             raise NeuronError("NX-PASS-001", f"alignment {self.alignment} is not a power of two of at least 8")
+        if self.placement not in RUNGS:
+            raise NeuronError("NX-PASS-001", f"placement '{self.placement}' is none of {', '.join(RUNGS)}")
         for functions in core_groups(nisa_functions(op)):
             sizes = [pinned_size(function, self.alignment) for function in functions]
             for position, function in enumerate(functions):
                 others = OtherPinned(sum(sizes[:position]), sum(sizes[position + 1 :]))
                 with in_segment(function.sym_name.data):
-                    report = allocate_function(function, target_of(op), self.spill, self.alignment, others)
+                    allocator = _Allocator(function, target_of(op), self.spill, self.alignment, others, self.placement)
+                    report = allocator.run()
                 function.attributes.update(report_attributes(report))
                 if len(functions) > 1:
                     function.attributes[RESERVED_ATTRIBUTE] = IntegerAttr(sum(sizes), i64)
@@ -119,6 +132,9 @@ def _tell(function: FuncOp, report: MemoryReport) -> None:
         peak_sbuf_bytes=report.peak_bytes["sbuf"],
         live_sbuf_bytes=report.live_bytes["sbuf"],
         peak_psum_bytes=report.peak_bytes["psum"],
+        sbuf_placement=report.rungs["sbuf"],
+        psum_placement=report.rungs["psum"],
+        prefetch_share=report.prefetch_share or 0.0,
     )
 
 
@@ -145,13 +161,19 @@ class OtherPinned:
 
 
 def allocate_function(
-    function: FuncOp, target: Target, spill: bool = True, alignment: int = 64, others: OtherPinned = OtherPinned()
+    function: FuncOp,
+    target: Target,
+    spill: bool = True,
+    alignment: int = 64,
+    others: OtherPinned = OtherPinned(),
+    placement: str = DEFAULT_RUNG,
 ) -> MemoryReport:
     """Allocate one function; NX-MEM-001 when its buffers do not fit, NX-PASS-002 when it is allocated already.
 
-    Pinned buffers come first in SBUF, those of other functions on the core among them.
+    Pinned buffers come first in SBUF, those of other functions on the core among them. `placement`: the last rung of
+    the placement ladder that is tried, NX-PASS-004 when it is not installed.
     """
-    return _Allocator(function, target, spill, alignment, others).run()
+    return _Allocator(function, target, spill, alignment, others, placement).run()
 
 
 def pinned_size(function: FuncOp, alignment: int) -> int:
@@ -189,6 +211,7 @@ class _Allocator:
     spill: bool
     alignment: int
     others: OtherPinned
+    placement: str
     spills: list[Spill] = field(default_factory=list)
 
     def run(self) -> MemoryReport:
@@ -198,7 +221,8 @@ class _Allocator:
         while True:
             statements = top_level_statements(self.function)
             buffers = on_chip_buffers(self.function, statements)
-            plans = [self.plan(memory, buffers) for memory in memories]
+            stalls = self.stalls(buffers)
+            plans = [self.plan(memory, buffers, stalls) for memory in memories]
             victims = [key for plan in plans for key in plan.victims]
             if not victims:
                 break
@@ -222,7 +246,16 @@ class _Allocator:
             {memory.space: base[memory.space] + plan.live_units * memory.unit_bytes for memory, plan in pairs},
             tuple(self.spills),
             tuple(text for text in reduced if text),
+            {memory.space: plan.placement.rung for memory, plan in pairs if plan.placement is not None},
+            plans[0].prefetch_share,
         )
+
+    def stalls(self, buffers: Sequence[OnChipBuffer]) -> ReuseStalls | None:
+        """What tells good placements in SBUF from others; None where no transfer could run ahead."""
+        if not any(buffer.is_loaded for buffer in buffers if buffer.space == "sbuf"):
+            return None
+        tree, _ = read_function(self.function)
+        return ReuseStalls(statement_tasks(tree, self.target))
 
     def pinned(self) -> tuple[list[PlacedBuffer], int]:
         """The buffers that live for ever, one after the other, and where those of the core end."""
@@ -254,7 +287,7 @@ class _Allocator:
             if not buffer.uses:
                 Rewriter.erase_op(buffer.alloc)
 
-    def plan(self, memory: _Memory, buffers: Sequence[OnChipBuffer]) -> MemoryPlan:
+    def plan(self, memory: _Memory, buffers: Sequence[OnChipBuffer], stalls: ReuseStalls | None) -> MemoryPlan:
         live = [
             LiveBuffer(
                 key,
@@ -262,20 +295,28 @@ class _Allocator:
                 buffer.copies,
                 buffer.uses,
                 movable=self.spill and memory.space == "sbuf" and not buffer.in_loop,
+                spill_cost=self.spill_ns(buffer),
             )
             for key, buffer in enumerate(buffers)
             if buffer.space == memory.space
         ]
         loaded = {key for key, buffer in enumerate(buffers) if buffer.space == memory.space and buffer.is_loaded}
-        plan = plan_with_prefetch(live, memory.capacity, loaded)
+        judge, least_ns = (_judge(stalls), stalls.free_ns) if stalls is not None and loaded else (None, 0.0)
+        plan = plan_with_prefetch(live, memory.capacity, loaded, self.placement, judge, least_ns)
         if plan.placement is None and not plan.victims:
             # Loops inside a loop share memory, one after the other, before anything is given up.
             apart = [replace(buffer, uses=buffers[buffer.key].span) for buffer in live]
-            tighter = plan_with_prefetch(apart, memory.capacity, loaded)
+            tighter = plan_with_prefetch(apart, memory.capacity, loaded, self.placement)
             if tighter.placement is not None:
                 return tighter
             raise self.shortage(memory, plan, buffers)
         return plan
+
+    def spill_ns(self, buffer: OnChipBuffer) -> float:
+        """Time of the transfers if a buffer is spilled, as if they were alone."""
+        memref = cast("MemRefType[Attribute]", buffer.alloc.buffer.type)
+        moved_ns = buffer.row_bytes * memref.get_shape()[0] / float(self.target.dram_bytes_per_ns)
+        return max(1, buffer.spill_transfers) * (float(self.target.dma_start_ns) + moved_ns)
 
     def shortage(self, memory: _Memory, plan: MemoryPlan, buffers: Sequence[OnChipBuffer]) -> NeuronError:
         """The error that says what is live where memory is short."""
@@ -296,6 +337,17 @@ class _Allocator:
             node=node,
             help=smaller if self.spill or memory.space == "psum" else f"allow spilling (spill=true), or {smaller}",
         )
+
+
+def _judge(stalls: ReuseStalls) -> Judge:
+    """The estimated time of a program with given addresses, in nanoseconds."""
+
+    def time_ns(buffers: Sequence[LiveBuffer], copies: Mapping[int, int], offsets: Mapping[int, int]) -> float:
+        return stalls.time_ns(
+            [Occupant(b.key, b.uses[0], b.uses[-1], b.units * copies[b.key]) for b in buffers], offsets
+        )
+
+    return time_ns
 
 
 def _owner(buffer: OnChipBuffer) -> str:

@@ -1,9 +1,10 @@
-"""Places things that live for a while into one linear memory (dynamic storage allocation), as a pure algorithm.
+"""Places things that live for a while into one linear memory (dynamic storage allocation): the greedy algorithms.
 
-Given intervals of program positions with sizes, `place` finds an offset for each, so that no two that live at the same
-position overlap. Units are the caller's: bytes of a partition, banks. The problem is NP-complete; several greedy
-orders are tried and the best is kept. Where memory allows it, addresses are then spread: a new occupant takes the
-place that has been free for longest, so that whoever fills it need not wait for whoever used it just now.
+Given intervals of program positions with sizes, an offset for each is wanted, so that no two that live at the same
+position overlap. Units are the caller's: bytes of a partition, banks. The problem is NP-complete. `place_tight` tries
+several greedy orders and keeps the best. `place_spread` uses memory in turn instead: a new occupant takes the place
+that has been free for longest, so that whoever fills it need not wait for whoever used it just now. `placement_ladder`
+tells which is used when, and what comes after.
 """
 
 from __future__ import annotations
@@ -37,11 +38,14 @@ class Placement:
     """Offset by key, and the units that the tightest placement found needs.
 
     `needed` is at most the capacity exactly when everything fits; `misfits` are the keys that lie beyond it otherwise.
+    `rung`: of the ladder, that found it; `proved`: that there are misfits in any placement.
     """
 
     offsets: dict[int, int]
     needed: int
     misfits: tuple[int, ...] = ()
+    rung: str = "greedy"
+    proved: bool = False
 
 
 def load_profile(intervals: Sequence[Interval]) -> list[int]:
@@ -57,15 +61,6 @@ def load_profile(intervals: Sequence[Interval]) -> list[int]:
         load += change
         profile.append(load)
     return profile
-
-
-def place(intervals: Sequence[Interval], capacity: int) -> Placement:
-    """Offsets for all intervals: spread over the whole capacity if that works, else the tightest placement found."""
-    tight = place_tight(intervals, capacity)
-    if tight.misfits:
-        return tight
-    spread = place_spread(intervals, capacity)
-    return tight if spread is None else Placement(spread, tight.needed)
 
 
 # -- tight: several greedy orders ------------------------------------------------------------------------------------
@@ -90,11 +85,14 @@ def _orders(intervals: Sequence[Interval]) -> Iterator[list[int]]:
         yield sorted(indices, key=key)
 
 
-def place_tight(intervals: Sequence[Interval], capacity: int) -> Placement:
-    """The placement with the smallest extent over all orders, first fit and best fit."""
+def place_tight(intervals: Sequence[Interval], capacity: int, tightest: bool = True) -> Placement:
+    """The placement with the smallest extent over all orders, first fit and best fit.
+
+    Unless the `tightest` is asked for, and where there are very many pairs, the first that fits is good enough.
+    """
     bound = max(load_profile(intervals), default=0)
-    neighbours = _neighbours(intervals)
-    many = sum(len(n) for n in neighbours) > 2 * MANY_PAIRS
+    neighbours = neighbours_of(intervals)
+    many = not tightest or sum(len(n) for n in neighbours) > 2 * MANY_PAIRS
     best: list[int] | None = None
     best_extent = 0
     for order in _orders(intervals):
@@ -108,13 +106,13 @@ def place_tight(intervals: Sequence[Interval], capacity: int) -> Placement:
     return _placement(intervals, best or [], best_extent, capacity)
 
 
-def _placement(intervals: Sequence[Interval], offsets: list[int], extent: int, capacity: int) -> Placement:
+def _placement(intervals: Sequence[Interval], offsets: Sequence[int], extent: int, capacity: int) -> Placement:
     pairs = list(zip(intervals, offsets, strict=True))
     misfits = tuple(interval.key for interval, offset in pairs if offset + interval.size > capacity)
     return Placement({interval.key: offset for interval, offset in pairs}, extent, misfits)
 
 
-def _neighbours(intervals: Sequence[Interval]) -> list[list[int]]:
+def neighbours_of(intervals: Sequence[Interval]) -> list[list[int]]:
     """For each interval those that share a position with it."""
     neighbours: list[list[int]] = [[] for _ in intervals]
     live: list[int] = []

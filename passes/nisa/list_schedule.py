@@ -68,7 +68,7 @@ def list_schedule(tasks: Sequence[Task], early_bytes: int, window: int = WINDOW)
     """
     predecessors = dependences(tasks)
     old = list(range(len(tasks)))
-    before, after = _Streams(tasks, predecessors), _Streams(tasks, predecessors)
+    before, after = Streams(tasks, predecessors), Streams(tasks, predecessors)
     for number in old:
         before.run(number)
     order = _Scheduler(tasks, predecessors, after, early_bytes, window).run()
@@ -116,8 +116,12 @@ def _remember(recents: list[_Recent], new: _Recent) -> None:
         recents.insert(0, _Recent(old[-1].task, low, high, any(r.writes for r in old), all_before=True))
 
 
-class _Streams:
-    """Simulated time: when each stream and the DMA engines are free, when each task's results can be used."""
+class Streams:
+    """Simulated time: when each stream and the DMA engines are free, when each task's results can be used.
+
+    `predecessors`: as `dependences` gives them. Tasks run in the order in which `run` is called; `end` is when all that
+    ran are done.
+    """
 
     def __init__(self, tasks: Sequence[Task], predecessors: Sequence[tuple[int, list[int]]]):
         self.tasks, self.predecessors = tasks, predecessors
@@ -165,7 +169,7 @@ class _Scheduler:
 
     tasks: Sequence[Task]
     predecessors: Sequence[tuple[int, list[int]]]
-    streams: _Streams
+    streams: Streams
     early_bytes: int
     window: int
     head: int = 0

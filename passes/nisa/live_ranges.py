@@ -15,7 +15,7 @@ from typing import cast
 from xdsl.dialects.builtin import MemRefType
 from xdsl.dialects.func import FuncOp
 from xdsl.dialects.scf import ForOp
-from xdsl.ir import Attribute, Operation
+from xdsl.ir import Attribute, Operation, Use
 
 from neuron_dialects.access_ops import dtype_name_of, space_of
 from neuron_dialects.dtypes import dtype_by_name
@@ -27,6 +27,7 @@ from passes.nisa.program_tree import trip_count
 class OnChipBuffer:
     """An on-chip `nisa.alloc` with the positions of the top-level statements that use it (none: it is never used).
 
+    `writes`: those of the positions that write it.
     `row_bytes`: bytes of one copy in each partition; `executions`: how often the alloc is executed. `span`: the first
     and the last of all operations of the function, in program order, between which it holds something in an iteration
     of the loop that it belongs to. Buffers whose spans are apart can share memory even inside a loop, which costs that
@@ -38,6 +39,7 @@ class OnChipBuffer:
     row_bytes: int
     executions: int
     uses: tuple[int, ...]
+    writes: tuple[int, ...]
     span: tuple[int, int]
 
     @property
@@ -47,13 +49,16 @@ class OnChipBuffer:
 
     @property
     def is_loaded(self) -> bool:
-        """Whether it is one buffer of the whole program that only transfers write, so that they may run ahead."""
-        writers = [
-            op
-            for use in self.alloc.buffer.uses
-            if isinstance(op := use.operation, NisaOp) and op.DEFINITION.operand(op.access.data[use.index][0]).writes
-        ]
+        """Whether only transfers write it, so that they may run ahead."""
+        writers = [op for use in self.alloc.buffer.uses if is_write(use) and isinstance(op := use.operation, NisaOp)]
         return all(op.is_dma for op in writers)
+
+    @property
+    def spill_transfers(self) -> int:
+        """Stores and reloads, if it is spilled wherever it lies idle."""
+        runs = runs_of(self.uses)
+        written = set(self.writes)
+        return len(runs) - 1 + sum(not written.isdisjoint(run) for run in runs[:-1])
 
     @property
     def copies(self) -> int:
@@ -94,13 +99,36 @@ def _extents(function: FuncOp) -> dict[Operation, tuple[int, int]]:
     return {op: (first[op], last[op]) for op in first}
 
 
+def is_write(use: Use) -> bool:
+    """Whether an access writes."""
+    op = use.operation
+    return isinstance(op, NisaOp) and op.DEFINITION.operand(op.access.data[use.index][0]).writes
+
+
+def runs_of(uses: Sequence[int]) -> list[list[int]]:
+    """Positions grouped into runs of neighbouring ones."""
+    runs: list[list[int]] = []
+    for position in uses:
+        if runs and position == runs[-1][-1] + 1:
+            runs[-1].append(position)
+        else:
+            runs.append([position])
+    return runs
+
+
 def _on_chip_buffer(
     alloc: AllocOp,
     function: FuncOp,
     position: dict[Operation, int],
     extents: dict[Operation, tuple[int, int]],
 ) -> OnChipBuffer:
-    uses = {position[_child_of(function, use.operation)] for use in alloc.buffer.uses}
+    uses: set[int] = set()
+    writes: set[int] = set()
+    for use in alloc.buffer.uses:
+        at = position[_child_of(function, use.operation)]
+        uses.add(at)
+        if is_write(use):
+            writes.add(at)
     executions = 1
     parent = alloc.parent_op()
     assert parent is not None
@@ -110,7 +138,8 @@ def _on_chip_buffer(
         executions *= trip_count(parent)
         parent = parent.parent_op()
     space = space_of(alloc.buffer)
-    return OnChipBuffer(alloc, space, row_bytes_of(alloc), executions, tuple(sorted(uses)), span)
+    used, written = tuple(sorted(uses)), tuple(sorted(writes))
+    return OnChipBuffer(alloc, space, row_bytes_of(alloc), executions, used, written, span)
 
 
 def row_bytes_of(alloc: AllocOp) -> int:

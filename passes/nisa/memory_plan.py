@@ -1,19 +1,22 @@
 """Decides how the buffers of one memory fit into it, as a pure algorithm: copies, addresses, or what has to be spilled.
 
-Given the live ranges of buffers over the top-level statements of a program, `plan_memory` takes copies away from
-rotating buffers until everything fits, those with the most copies first; when that is not enough it names buffers that
-lie idle where memory is short. Spilling them changes the program, so the caller does that and plans again.
+Given the live ranges of buffers over the top-level statements of a program, `plan_memory` has them placed
+(`placement_ladder`). Where nothing fits, it takes copies away from rotating buffers, those with the most copies first;
+when that is not enough it names buffers that lie idle where memory is short, those that free the most memory for what
+their stores and reloads cost. Spilling them changes the program, so the caller does that and plans again.
 """
 
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 
-from passes.nisa.allocation import Interval, Placement, load_profile, place, place_spread
+from passes.nisa.allocation import Interval, Placement, load_profile, place_spread
+from passes.nisa.placement_ladder import DEFAULT_RUNG, climb, place
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class LiveBuffer:
     `units`: size of one copy (bytes of a partition, or banks); `uses`: positions that access it, ascending, without
     gaps for a buffer of a loop nest (there is one). `movable`: it may be spilled to DRAM between its uses. `lead`: how
     many positions before its first use its memory should be free already, so that a transfer can run ahead.
+    `spill_cost`: of the stores and reloads when it is spilled, in any unit, the same for all buffers.
     """
 
     key: int
@@ -31,6 +35,7 @@ class LiveBuffer:
     uses: tuple[int, ...]
     movable: bool = False
     lead: int = 0
+    spill_cost: float = 1.0
 
     @property
     def start(self) -> int:
@@ -48,7 +53,8 @@ class MemoryPlan:
     """What became of the buffers of one memory.
 
     `copies` by key; `placement` when everything fits; otherwise `victims`, the keys to spill, or neither: then
-    `shortage` is (position, units needed there) and nothing more can be done.
+    `shortage` is (position, units needed there) and nothing more can be done. `live_units`: the most that is live at
+    once. `prefetch_share`: the part of the memory that transfers which run ahead may fill, None where none do.
     """
 
     copies: Mapping[int, int]
@@ -56,6 +62,7 @@ class MemoryPlan:
     victims: tuple[int, ...] = ()
     shortage: tuple[int, int] = (0, 0)
     live_units: int = 0
+    prefetch_share: float | None = None
 
     @property
     def needed(self) -> int:
@@ -107,31 +114,45 @@ class _Planner:
 
     def victims(self, profile: list[int]) -> tuple[list[LiveBuffer], int | None]:
         """Buffers to spill so that no position is over capacity, and the first position where that does not help."""
-        chosen: list[LiveBuffer] = []
-        for position in [p for p, load in enumerate(profile) if load > self.capacity]:
-            here = self.idle(position, position)
+        chosen: dict[int, LiveBuffer] = {}
+        short = [p for p, load in enumerate(profile) if load > self.capacity]
+        for position in short:
+            here = [b for b in self.idle(position, position) if b.key not in chosen]
             while profile[position] > self.capacity:
-                victim = next((b for b in here if b not in chosen), None)
+                # Each spill changes how much is missing elsewhere, and so what the others would gain.
+                victim = max(here, key=lambda b: (self.gain(b, profile, short) / b.spill_cost, -b.key), default=None)
                 if victim is None:
-                    return chosen, position
-                chosen.append(victim)
+                    return list(chosen.values()), position
+                here.remove(victim)
+                chosen[victim.key] = victim
                 for before, after in victim.idle_gaps:
                     for p in range(before + 1, after):
                         profile[p] -= victim.units
-        return chosen, None
+        return list(chosen.values()), None
+
+    def gain(self, buffer: LiveBuffer, profile: Sequence[int], short: Sequence[int]) -> int:
+        """Units times positions that spilling a buffer frees where memory is short, and no more than is missing."""
+        gained = 0
+        for before, after in buffer.idle_gaps:
+            for p in short[bisect_right(short, before) : bisect_left(short, after)]:
+                gained += min(buffer.units, max(0, profile[p] - self.capacity))
+        return gained
 
     def idle(self, first: int, last: int) -> list[LiveBuffer]:
-        """Movable buffers that lie idle at one of the positions, the best (units x idle length) first."""
-        idle: list[tuple[int, int, LiveBuffer]] = []
+        """Movable buffers that lie idle at one of the positions, those first that free the most for what they cost."""
+        idle: list[tuple[float, int, LiveBuffer]] = []
         for buffer in self.buffers:
             gaps = [b - a for a, b in buffer.idle_gaps if a < last and b > first] if buffer.movable else []
             if gaps:
-                idle.append((-buffer.units * max(gaps), buffer.key, buffer))
+                idle.append((-buffer.units * max(gaps) / buffer.spill_cost, buffer.key, buffer))
         return [buffer for *_, buffer in sorted(idle, key=lambda item: item[:2])]
 
 
-def plan_memory(buffers: Sequence[LiveBuffer], capacity: int) -> MemoryPlan:
-    """Copies and addresses for all buffers, or who must be spilled; see `MemoryPlan`."""
+def plan_memory(buffers: Sequence[LiveBuffer], capacity: int, highest: str = DEFAULT_RUNG) -> MemoryPlan:
+    """Copies and addresses for all buffers, or who must be spilled; see `MemoryPlan`.
+
+    `highest`: the last rung of `placement_ladder` that is climbed before anything is given up.
+    """
     planner = _Planner(buffers, capacity)
     planner.reduce_copies()
     by_key = {buffer.key: buffer for buffer in buffers}
@@ -143,7 +164,7 @@ def plan_memory(buffers: Sequence[LiveBuffer], capacity: int) -> MemoryPlan:
             position = profile.index(live) if stuck is None else stuck
             keys = tuple(b.key for b in victims) if stuck is None else ()
             return MemoryPlan(planner.copies, None, keys, (position, profile[position]), live)
-        placement = place(planner.intervals(), capacity)
+        placement = place(planner.intervals(), capacity, highest)
         if not placement.misfits:
             return MemoryPlan(planner.copies, placement, live_units=live)
         # There is enough memory, but in pieces: relieve the positions where something did not find a place.
@@ -164,23 +185,65 @@ NEIGHBOURS = 1
 """The same for a buffer that engines write: a statement runs beside the one before it, on other engines, as far as it
 finds its operands; not if it writes where that one reads."""
 
-PREFETCH_SHARES = (0.95, 0.85, 0.75, 0.6, 0.4)
+PREFETCH_SHARES = (0.95, 0.9, 0.85, 0.75, 0.6, 0.4)
 """Parts of a memory that running ahead may fill, tried in this order: spare memory in pieces serves nobody."""
 
+NOTICEABLE = 1.003
+"""Costs are told apart from this factor on."""
 
-def plan_with_prefetch(buffers: Sequence[LiveBuffer], capacity: int, loaded: Collection[int]) -> MemoryPlan:
+Judge = Callable[[Sequence[LiveBuffer], Mapping[int, int], Mapping[int, int]], float]
+"""What a placement costs, given buffers, copies and offsets by key; less is better."""
+
+
+def plan_with_prefetch(
+    buffers: Sequence[LiveBuffer],
+    capacity: int,
+    loaded: Collection[int],
+    highest: str = DEFAULT_RUNG,
+    judge: Judge | None = None,
+    least_cost: float = 0.0,
+) -> MemoryPlan:
     """`plan_memory`, with the memory of the `loaded` buffers free as early as there is room for.
 
     A transfer into a buffer starts when the last reader of what lay there before is done. Spare memory is best spent on
     letting transfers of later kernels (their weights) run during earlier ones; copies and spills are as without.
     Transfers start in program order, so that those of earlier kernels get room first. What is left lets engines write
-    while others still read what the statement before it reads.
+    while others still read what the statement before it reads. How much of the memory all that may fill is decided by
+    `judge`, which has `least_cost` as its lower bound; without one, it is as much as can be placed.
     """
-    base = plan_memory(buffers, capacity)
+    base = plan_memory(buffers, capacity, highest)
     if base.placement is None or not loaded:
         return base
     units = {b.key: b.units * base.copies[b.key] for b in buffers}
     profile = load_profile([Interval(b.key, b.start, b.uses[-1], units[b.key]) for b in buffers])
+    best: MemoryPlan | None = None
+    least = 0.0
+    for share, placement in _early_placements(
+        buffers, units, profile, capacity, loaded, highest, base.placement.offsets
+    ):
+        cost = 0.0 if judge is None else judge(buffers, base.copies, placement.offsets)
+        if best is None or cost * NOTICEABLE < least:
+            tight = replace(placement, needed=base.placement.needed)
+            best, least = replace(base, placement=tight, prefetch_share=share), cost
+        if least <= least_cost * NOTICEABLE:
+            break
+    return best or base
+
+
+def _early_placements(
+    buffers: Sequence[LiveBuffer],
+    units: Mapping[int, int],
+    profile: Sequence[int],
+    capacity: int,
+    loaded: Collection[int],
+    highest: str,
+    base: Mapping[int, int],
+) -> Iterator[tuple[float | None, Placement]]:
+    """(share of the memory that running ahead may fill, placement), the most promising first.
+
+    `base`: offsets by key that work; None is for what is made from these.
+    """
+    held = {b.key: Interval(b.key, b.start, b.uses[-1], units[b.key]) for b in buffers}
 
     def intervals(share: float, apart: bool) -> list[Interval]:
         room = int(capacity * share)
@@ -191,21 +254,30 @@ def plan_with_prefetch(buffers: Sequence[LiveBuffer], capacity: int, loaded: Col
         early = [replace(b, lead=leads.get(b.key, 0)) for b in buffers]
         return [Interval(b.key, b.start, b.uses[-1], units[b.key]) for b in early]
 
+    def moved(intervals: Mapping[int, Interval], offsets: Mapping[int, int]) -> Placement:
+        return Placement(run_ahead(intervals, offsets, [b.key for b in buffers if b.key in loaded], capacity), 0)
+
     # What lies close together takes the place of what was used just before: a spread placement, however little runs
     # ahead in it, or else any. Where not all transfers can run ahead as far as there is room, each does as it can.
-    offsets: Mapping[int, int] = base.placement.offsets
-    held = {b.key: Interval(b.key, b.start, b.uses[-1], units[b.key]) for b in buffers}
+    any_spread = False
     for share, apart in product(PREFETCH_SHARES, (True, False)):
         early = intervals(share, apart)
         spread = place_spread(early, capacity)
-        if spread is not None:
-            held |= {interval.key: interval for interval in early if interval.key not in loaded}
-            offsets = spread
-            if share == PREFETCH_SHARES[0]:
-                return replace(base, placement=Placement(offsets, base.placement.needed))
-            break
-    offsets = run_ahead(held, offsets, [b.key for b in buffers if b.key in loaded], capacity)
-    return replace(base, placement=Placement(offsets, base.placement.needed))
+        if spread is None:
+            continue
+        yield share, Placement(spread, 0)
+        if share < PREFETCH_SHARES[0] and not any_spread:
+            kept = {interval.key: interval for interval in early if interval.key not in loaded}
+            yield share, moved(held | kept, spread)
+        any_spread = True
+    if not any_spread:
+        yield None, moved(held, base)
+    # Running ahead is worth a search, not more.
+    rung = "greedy" if highest == "greedy" else DEFAULT_RUNG
+    for share in PREFETCH_SHARES:
+        placement = climb(intervals(share, apart=False), capacity, rung, tightest=False)
+        if not placement.misfits:
+            yield share, placement
 
 
 def run_ahead(

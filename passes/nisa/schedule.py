@@ -7,10 +7,8 @@ what each statement takes and touches, and moves the operations. Where no other 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
@@ -19,15 +17,14 @@ from xdsl.dialects.scf import ForOp
 from xdsl.ir import Operation, SSAValue
 from xdsl.passes import ModulePass
 
-from neuron_dialects.cost import dma_cost, issue_ns, latency_ns
 from neuron_dialects.errors import in_segment
-from neuron_dialects.isa import INSTRUCTIONS
 from neuron_dialects.neuron import target_of, working_target
 from neuron_dialects.nisa import AllocOp, NisaOp
 from neuron_dialects.target import Target
-from passes.nisa.list_schedule import Task, Touch, list_schedule
+from passes.nisa.list_schedule import list_schedule
 from passes.nisa.live_ranges import pinned_buffers, top_level_statements
-from passes.nisa.program_tree import Loop, Node, ProgramTree, Statement, nisa_functions, read_function
+from passes.nisa.program_tree import nisa_functions, read_function
+from passes.nisa.statement_tasks import statement_tasks
 
 EARLY_SHARE = 1 / 16
 """Share of SBUF that statements which were brought forward may hold until their old turn."""
@@ -62,66 +59,11 @@ class NisaSchedulePass(ModulePass):
 def schedule_function(function: FuncOp, target: Target) -> None:
     """Order the statements of one function."""
     tree, _ = read_function(function)
-    reader = _Reader(tree, target)
-    tasks = [reader.task(node) for node in tree.body]
+    tasks = statement_tasks(tree, target)
     early_bytes = int(int(working_target(function, target).sbuf_bytes_per_partition) * EARLY_SHARE)
     order = list_schedule(tasks, early_bytes).order
     if order != list(range(len(tasks))):
         _reorder(function, order)
-
-
-class _Reader:
-    """Tells what nodes of a tree take and touch."""
-
-    def __init__(self, tree: ProgramTree, target: Target):
-        self.tree, self.target = tree, target
-
-    def task(self, node: Node) -> Task:
-        """One node of the function's body."""
-        streams: defaultdict[str, float] = defaultdict(float)
-        transfers, latency = 0.0, 0.0
-        touches: list[Touch] = []
-        row_bytes: dict[int, int] = {}
-        fixed = False
-        for statement in _statements(node):
-            executions = prod(loop.trip_count for loop in statement.loops)
-            instruction = statement.instruction
-            if statement.ring is not None:
-                cost = dma_cost(instruction, self.target)
-                streams[statement.engine] += float(self.target.control_ns) * executions
-                transfers += cost.busy_ns * executions
-                fixed_ns = float(self.target.dma_start_ns + self.target.dma_completion_ns)
-                latency = max(latency, fixed_ns + cost.span_ns - cost.busy_ns)
-            else:
-                streams[statement.engine] += issue_ns(instruction, self.target) * executions
-                latency = max(latency, latency_ns(statement.engine, self.target))
-            for touch in self._touches(statement):
-                touches.append(touch)
-                buffer = self.tree.buffers[touch.buffer]
-                fixed = fixed or buffer.space == "psum"
-                if buffer.space == "sbuf":
-                    row_bytes[touch.buffer] = buffer.row_elements * buffer.element_bytes * buffer.copies
-        return Task(dict(streams), transfers, latency, touches, row_bytes, fixed)
-
-    def _touches(self, statement: Statement) -> Iterator[Touch]:
-        definition = INSTRUCTIONS[statement.instruction.name]
-        for role, operand in statement.instruction.operands.items():
-            assert operand.buffer is not None
-            pattern = operand.pattern
-            low, high = pattern.extent
-            first, last = pattern.offset.bounds(statement.trips)
-            if role == "table":
-                reach = int(statement.instruction.field("row_stride")) * (int(statement.instruction.field("rows")) - 1)
-                low, high = low + min(0, reach), high + max(0, reach)
-            yield Touch(operand.buffer, first + low, last + high, definition.operand(role).writes)
-
-
-def _statements(node: Node) -> Iterator[Statement]:
-    if isinstance(node, Statement):
-        yield node
-    elif isinstance(node, Loop):
-        for inner in node.body:
-            yield from _statements(inner)
 
 
 def _reorder(function: FuncOp, order: list[int]) -> None:

@@ -22,7 +22,7 @@ from neuron_dialects.isa.limits import MAX_SIZE
 from neuron_dialects.neuron import MemorySpace, MemorySpaceAttr, location_name
 from neuron_dialects.nisa import NISA_OPS, AllocOp, NisaOp
 from neuron_dialects.target import Target
-from passes.nisa.live_ranges import OnChipBuffer
+from passes.nisa.live_ranges import OnChipBuffer, runs_of
 from passes.nisa.program_tree import trip_count
 
 SPILL_RING, RELOAD_RING = "spill", "reload"
@@ -64,7 +64,7 @@ def spill_buffer(buffer: OnChipBuffer, function: FuncOp, statements: Sequence[Op
     Rewriter.insert_op(scratch, InsertPoint.before(alloc))
     stores = reloads = 0
     in_dram: list[Part] = []
-    runs = _runs(buffer.uses)
+    runs = runs_of(buffer.uses)
     for number, run in enumerate(runs):
         first = statements[run[0]]
         own = AllocOp(memref, name=_hint(alloc, "part"))
@@ -106,17 +106,6 @@ def _insert(transfers: Sequence[NisaOp], place: InsertPoint, statement: Operatio
     for op in transfers:
         op.location = located
     Rewriter.insert_op(transfers, place)
-
-
-def _runs(uses: Sequence[int]) -> list[list[int]]:
-    """Uses grouped into runs of neighbouring positions."""
-    runs: list[list[int]] = []
-    for position in uses:
-        if runs and position == runs[-1][-1] + 1:
-            runs[-1].append(position)
-        else:
-            runs.append([position])
-    return runs
 
 
 def _use_instead(statement: Operation, old: SSAValue, new: SSAValue) -> None:

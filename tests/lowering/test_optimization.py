@@ -11,7 +11,7 @@ from xdsl.dialects.builtin import ModuleOp
 
 from lowering import optimization
 from lowering.compiler import CompileOptions, compile_model
-from lowering.optimization import SPEED_ONLY, check_settings, parse_settings, with_settings
+from lowering.optimization import SPEED_ONLY, after_graph, check_settings, parse_settings, with_settings
 from lowering.pipeline import pass_name, pass_specs
 from neuron_dialects.errors import NeuronError
 from runtime.neff import Neff, neff_bytes
@@ -103,6 +103,22 @@ def test_level_3_keeps_the_fastest_program(monkeypatch: pytest.MonkeyPatch) -> N
 
 def programs(neff: Neff) -> list[object]:
     return [subgraph.program for subgraph in neff.subgraphs]
+
+
+# What changes behind the graph level is told apart, though the graph level's text is the same.
+def test_settings_of_later_passes_are_programs_of_their_own() -> None:
+    settings = {"nisa-schedule": "off", "graph-layout.budget-share": "0.8", "nisa-allocate.placement": "greedy"}
+    assert list(after_graph(settings).items()) == [("nisa-allocate.placement", "greedy"), ("nisa-schedule", "off")]
+    assert after_graph({"graph-split-batch": "off"}) == {}
+
+
+# Without the solver the search says that it could do more, and goes on.
+def test_level_3_tells_that_there_is_no_solver(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(optimization, "KNOBS", ())
+    monkeypatch.setattr(optimization, "has_solver", lambda: False)
+    assert compile_model(MODEL, LEVEL_3, told.append).report["search"]["tried"] == []
+    assert sum("neuron-toolkit[solve]" in line for line in told) == 1
 
 
 def test_level_3_never_ends_behind_the_default() -> None:

@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from passes.nisa.allocation import Interval, load_profile, place, place_spread, place_tight
+from passes.nisa.allocation import Interval, load_profile, place_spread, place_tight
+from passes.nisa.placement_ladder import place
 
 
 @st.composite

@@ -1,5 +1,7 @@
 """Plans for one memory: which copies are taken, who is spilled, what is reported when nothing helps."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from passes.nisa.allocation import Interval, place_tight
 from passes.nisa.memory_plan import LiveBuffer, plan_memory, plan_with_prefetch, prefetch_leads, run_ahead
+from tests.passes.nisa.test_placement_ladder import SIX
 
 
 # Everything fits: nobody loses a copy.
@@ -41,6 +44,51 @@ def test_the_longest_idle_buffer_is_spilled() -> None:
     plan = plan_memory(buffers, 20)
     assert plan.placement is None
     assert plan.victims == (0,)
+
+
+# Spilling 0 and 1 frees the same, but 1 is reloaded three times: 0 goes. The four units of 3 would free less.
+def test_spills_are_chosen_by_what_they_free_for_their_cost() -> None:
+    buffers = [
+        LiveBuffer(0, 10, 1, (0, 6), movable=True, spill_cost=2.0),
+        LiveBuffer(1, 10, 1, (0, 2, 4, 6), movable=True, spill_cost=4.0),
+        LiveBuffer(2, 10, 1, (3,)),
+        LiveBuffer(3, 4, 1, (0, 6), movable=True, spill_cost=1.5),
+    ]
+    assert plan_memory(buffers, 24).victims == (0,)
+    cheaper = [replace(b, spill_cost=1.0) if b.key == 1 else b for b in buffers]
+    assert plan_memory(cheaper, 24).victims == (1,)
+
+
+# Six buffers that greedy orders do not get into the ten units that are live: without a search copies have to go.
+def test_a_search_comes_before_copies_are_lost() -> None:
+    buffers = [LiveBuffer(i.key, i.size // 2 if i.size > 3 else i.size, 2 if i.size > 3 else 1, (i.start, i.end))
+               for i in SIX]  # fmt: skip
+    searched = plan_memory(buffers, 10)
+    assert searched.placement is not None
+    assert searched.placement.rung == "search"
+    assert searched.copies == {b.key: b.copies for b in buffers}
+    greedy = plan_memory(buffers, 10, "greedy")
+    assert greedy.placement is not None
+    assert sum(greedy.copies.values()) < sum(searched.copies.values())
+
+
+# Six transfers, one after the other, and a judge that likes any other placement better than the first that it sees.
+def test_the_judge_decides_how_far_ahead_transfers_run() -> None:
+    buffers = [LiveBuffer(key, 2 + key % 4, 1, (2 * key, 2 * key + 3)) for key in range(6)]
+    seen: list[dict[int, int]] = []
+
+    def another(_: Sequence[LiveBuffer], copies: Mapping[int, int], offsets: Mapping[int, int]) -> float:
+        assert copies == dict.fromkeys(range(6), 1)
+        seen.append(dict(offsets))
+        return 9.0 if offsets == seen[0] else 5.0
+
+    plan = plan_with_prefetch(buffers, 12, range(6), "search", another, 1.0)
+    assert plan.placement is not None
+    assert plan.placement.offsets == next(offsets for offsets in seen if offsets != seen[0])
+    # One that is content with the first placement is asked once.
+    seen.clear()
+    plan_with_prefetch(buffers, 12, range(6), "search", another, 9.0)
+    assert len(seen) == 1
 
 
 # Nobody is idle where memory is short: no victims, but the position and the need.
