@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import onnx
@@ -12,14 +13,18 @@ from onnx import helper
 from lowering.compiler import CompileOptions, compile_model
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.isa.program import CoreProgram
+from neuron_dialects.target import load_target
+from passes.graph.pipeline_cut import Cutter
+from passes.graph.pipeline_fold import Cut, Cuts
 from runtime.neff import Neff
 from runtime.pipelined import run_pipeline
+from runtime.races import check_pipeline_races
 from runtime.serving.figures import serving_figures
 from runtime.serving.placement import Placement
 from runtime.serving.service import core_use, service_steps
 from runtime.serving.simulation import CHIP_LINK, CORE, Hardware, Service, Workload, simulate
 from runtime.session import Session
-from tests.runtime.stages import pipeline, requests
+from tests.runtime.stages import layers, pipeline, requests
 
 REQUESTS = 6
 SHAPES = (("inf1", 2, 4, False), ("trn1", 3, 6, True), ("trn1", 4, 8, False))
@@ -148,3 +153,31 @@ def test_the_host_between_cores_cannot_stream() -> None:
     with pytest.raises(NeuronError) as caught:
         run_pipeline(neff, 2)
     assert caught.value.code == "NX-RUN-013"
+
+
+def test_cores_with_two_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five stages on three cores, there and back: a core never holds one up that waits for its other stage."""
+
+    def folded(cuts: Cuts, _: int) -> Cut:
+        stages = Cutter(cuts.plain.chain, cuts.plain.costs, 5).stages(5)
+        assert stages is not None
+        return Cut(tuple(stages), (0, 1, 2, 1, 0))
+
+    monkeypatch.setattr(Cuts, "cut", folded)
+    monkeypatch.setattr(Cuts, "plain_cut", folded)
+    neff = compile_model(layers(10, 128, skip=False), CompileOptions("inf1", "none", neuroncore_pipeline_cores=3)).neff
+    assert neff is not None
+    assert [image.program.core for image in neff.subgraphs] == [0, 1, 2, 1, 0]
+    assert check_pipeline_races([image.program for image in neff.subgraphs], load_target("inf1")) == []
+    given = requests(neff, 4)
+    session = Session(neff)
+    for inputs, outputs in zip(given, run_pipeline(neff, given).outputs, strict=True):
+        np.testing.assert_allclose(outputs["x10"], session.run(inputs).outputs["x10"], rtol=1e-5, atol=1e-6)
+    timing = run_pipeline(neff, 40, inside=8).timing
+    interval, latency = queues(neff, 40, 8)
+    assert timing.steady_interval_ns == pytest.approx(interval, rel=0.03)
+    assert float(np.median(timing.latencies_ns)) == pytest.approx(latency, rel=0.03)
+    # A core runs one program at a time.
+    for core in range(3):
+        runs = sorted((run.start_ns, run.end_ns) for run in timing.runs if run.core == core)
+        assert all(end <= start for (_, end), (start, _) in pairwise(runs))
