@@ -56,13 +56,13 @@ FEW_BLOCKS = 2
 """Blocks of columns of a tile of rows that are written one by one."""
 
 
-def wants_linear(k: Kernel, op: MatMulOp, result: SSAValue) -> bool:
-    """Whether the operands or the result of a product lie as this kernel serves them."""
+def wants_linear(k: Kernel, op: MatMulOp, results: Sequence[SSAValue]) -> bool:
+    """Whether the operands or a result of a product lie as this kernel serves them."""
     if len(spec_of(op.result)[1]) != 2 or op.transpose_a or not isinstance(k.tensor(op.b), DramTensor):
         return False
     a = k.tensor(op.a)
     features_in = isinstance(a, SbufTensor) and a.partition == FEATURES and not a.halo
-    features_out = result in k.residents and k.residents[result] == (FEATURES, ())
+    features_out = any(k.residents.get(result) == (FEATURES, ()) for result in results)
     return features_in or features_out
 
 

@@ -63,7 +63,7 @@ def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[
     from lowering.graph_to_tile.linear import lower_linear, wants_linear
 
     assert isinstance(op, MatMulOp)
-    if wants_linear(k, op, results[0]):
+    if wants_linear(k, op, results):
         lower_linear(k, op, ops, results)
         return
     a, b = canonical_windows(k, op)

@@ -27,7 +27,7 @@ from runtime.session import Session
 from tests.runtime.stages import layers, pipeline, requests
 
 REQUESTS = 6
-SHAPES = (("inf1", 2, 4, False), ("trn1", 3, 6, True), ("trn1", 4, 8, False))
+SHAPES = (("inf1", 2, 4, False), ("inf1", 3, 6, True), ("trn1", 4, 8, False))
 """Target, cores, layers, and whether the first layer's result goes to the last stage too. trn1: two cores a chip."""
 
 
