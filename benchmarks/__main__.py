@@ -30,6 +30,9 @@ from benchmarks.runner import Settings, measure
 from benchmarks.scaling import layer_scaling, show_scaling
 from benchmarks.table import show, show_changes
 
+WIDTH = 240
+"""Characters of a line that is written to a file."""
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks", description="Measure models, compiler and interpreter.")
@@ -52,7 +55,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    options, console = _parser().parse_args(argv), Console()
+    # Tables are wide: where nobody watches, lines are as long as they need to be.
+    options, console = _parser().parse_args(argv), Console(width=None if sys.stdout.isatty() else WIDTH)
     cases = select(options.model, options.target, options.batch, options.quick, options.throughput)
     if options.ablate and not options.model:
         cases = [case for case in ABLATED if not options.target or case.target in options.target]

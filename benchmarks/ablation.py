@@ -150,7 +150,7 @@ def relative(rows: Rows) -> Rows:
     for row in rows:
         base = whole.get(row["case"])
         if row["without"] and base is not None:
-            same = "total_time" in row and row.get("host_operators", 0) <= base.get("host_operators", 0)
+            same = row.get("total_time") and row.get("host_operators", 0) <= base.get("host_operators", 0)
             found.append(row | {"slowdown": row["total_time"] / base["total_time"] - 1 if same else None})
     return found
 
@@ -174,7 +174,7 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _cell(row: Mapping[str, Any]) -> str:
     """The ratio of one row for people."""
-    if "total_time" not in row:
+    if not row.get("total_time"):
         return "fails"
     if row["slowdown"] is None:
         return "host"
@@ -207,7 +207,7 @@ PREFACE = """<!-- Made by `python -m benchmarks.ablation` from benchmarks/result
 
 Simulated time of the same model with one thing left out, over its time with everything (revision {revision}; all casts
 to bf16; nothing varies from run to run). `=`: a difference below {worth:.1%}. `host`: operators move to the host, so
-that the times are of different programs. `fails`: the model does not compile without it. Below 1: this model would be
+that the times are of different programs. `fails`: nothing runs on the core without it. Below 1: this model would be
 faster without it.
 
 `python -m benchmarks --ablate --page` measures again and writes this page; `--model`, `--target` and `--batch` choose

@@ -20,8 +20,9 @@ PREFACE = """<!-- Made by `python -m benchmarks.performance` from benchmarks/res
 
 # Measured programs
 
-Full-size models on one simulated core, revision {revision}; outputs compared with onnxruntime in the same run. The
-columns are explained in [benchmarks.md](benchmarks.md). Times of programs do not vary from run to run. Seconds are
+Full-size models on one simulated core, revision {revision}. Where the last column has an error, outputs were compared
+with onnxruntime in the same run (`--no-check` leaves that out). The columns are explained in
+[benchmarks.md](benchmarks.md). Times of programs do not vary from run to run. Seconds are
 processor seconds of one thread on the machine that measured; other work on it makes them longer.
 
 `python -m benchmarks --throughput --page` measures again; `--model`, `--target` and `--batch` choose.

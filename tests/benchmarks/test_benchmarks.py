@@ -154,12 +154,21 @@ def test_ablation_table() -> None:
         _row("r", total_time=1.0001e-6, host_operators=0),
         _row("s", total_time=0.5e-6, host_operators=2),
         _row("t", status="failed"),
+        _row("u", total_time=0.0, host_operators=0),
     ]
-    assert [row["slowdown"] for row in relative(rows)] == [pytest.approx(0.5), -0.5, pytest.approx(1e-4), None, None]
+    assert [row["slowdown"] for row in relative(rows)] == [
+        pytest.approx(0.5),
+        -0.5,
+        pytest.approx(1e-4),
+        None,
+        None,
+        None,
+    ]
     text = markdown(rows)
     for line in (
         "| everything | 1.0 us | |", "| `p` | 1.500 | pays |", "| `q` | 0.500 | costs |",
         "| `r` | = | no difference |", "| `s` | host | needed |", "| `t` | fails | needed |",
+        "| `u` | fails | needed |",
     ):  # fmt: skip
         assert line in text
     assert "(revision abc" in page({"revision": "abc", "ablation": rows})
