@@ -214,6 +214,10 @@ faster without it.
 other cases. Passes are left out with the compiler's `without`, choices of kernels with `--pass-option`
 (`convert-graph-to-tile.without`, `graph-layout.budget-share=0`, `convert-tile-to-nisa.balance=false`).
 
+What makes no difference here is for other models: `graph-fold-batch-norm` for files with batch normalisation left in,
+`graph-lift-scales` for quantised ones, `graph-decompose` for reductions with a function inside, `graph-canonicalize`
+for what exporters leave behind, `graph-shard-pipeline` for models that are spread over several cores.
+
 """
 
 

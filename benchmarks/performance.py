@@ -22,11 +22,10 @@ PREFACE = """<!-- Made by `python -m benchmarks.performance` from benchmarks/res
 
 Full-size models on one simulated core, revision {revision}. Where the last column has an error, outputs were compared
 with onnxruntime in the same run (`--no-check` leaves that out). The columns are explained in
-[benchmarks.md](benchmarks.md). Times of programs do not vary from run to run. Seconds are
-processor seconds of one thread on the machine that measured; other work on it makes them longer.
+[benchmarks.md](benchmarks.md). Times of programs do not vary from run to run. Seconds are processor seconds of one
+thread on the machine that measured; other work on it makes them longer.
 
 `python -m benchmarks --throughput --page` measures again; `--model`, `--target` and `--batch` choose.
-
 """
 DROPPED_COLUMNS = ("cast", "DRAM bound /s", "compile s", "code B", "iree cpu s")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import json
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from benchmarks import ablation, performance
 from benchmarks.__main__ import main
 from benchmarks.ablation import ablate, markdown, page, relative, variants
 from benchmarks.cases import MODELS, Case, Model, select
@@ -172,6 +174,15 @@ def test_ablation_table() -> None:
     ):  # fmt: skip
         assert line in text
     assert "(revision abc" in page({"revision": "abc", "ablation": rows})
+
+
+# The pages are those of the figures that are kept.
+@pytest.mark.parametrize(
+    ("path", "results", "make"),
+    [(ablation.PAGE, ablation.RESULTS, page), (performance.PAGE, performance.RESULTS, page_of_figures)],
+)
+def test_kept_pages(path: Path, results: Path, make: Callable[[dict[str, Any]], str]) -> None:
+    assert path.read_text(encoding="utf-8") == make(json.loads(results.read_text(encoding="utf-8")))
 
 
 # A matmul: what changes nothing is not compiled again, and a program without copies of its
