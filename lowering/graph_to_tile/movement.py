@@ -133,6 +133,18 @@ def load_resident(k: Kernel, window: DramTensor, resident: SbufTensor, axis: int
         k.b.tiles(size - head, LANES, lambda position, count: one(position + head, count))
 
 
+def copy_resident(k: Kernel, source: SbufTensor, resident: SbufTensor, axis: int, first: int) -> None:
+    """Copy a resident tensor into the part of another one, of the same lanes, that starts at `first` of `axis`."""
+    partition = resident.partition
+    assert source.partition == partition != axis
+
+    def one(start: Affine, size: int) -> None:
+        lanes = {partition: (start, size)}
+        k.b.copy(resident.view({**lanes, axis: (Affine(first), source.shape[axis])}), source.view(lanes))
+
+    k.b.tiles(resident.shape[partition], LANES, one)
+
+
 # Windows
 
 
@@ -274,7 +286,9 @@ def lower_concat(k: Kernel, op: ConcatOp) -> None:
     first = 0
     for x in op.xs:
         tensor = k.tensor(x)
-        if isinstance(output, SbufTensor):
+        if isinstance(output, SbufTensor) and isinstance(tensor, SbufTensor) and output.partition != axis:
+            copy_resident(k, tensor, output, axis, first)
+        elif isinstance(output, SbufTensor):
             load_resident(k, k.dram(x), output, axis, first)
         else:
             materialize(k, tensor, concat_part(output, axis, first, tensor.shape[axis]))

@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 from math import prod
 
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import BlockArgument, Operation, SSAValue
 
 from neuron_dialects.graph import (
     AttentionOp,
@@ -117,6 +117,8 @@ def reads(op: Operation, operand: SSAValue, partition: int) -> Halo | None:
         return ()
     if isinstance(op, SliceOp):
         return () if _stores_part(op, partition) else None
+    if isinstance(op, ConcatOp):
+        return () if _joins_columns(op, partition) else None
     if isinstance(op, MatMulOp):
         plain = operand is op.a and operand is not op.b and not op.transpose_a
         if plain and is_matrix_product(op) and partition in (ROWS, FEATURES):
@@ -134,6 +136,14 @@ def reads(op: Operation, operand: SSAValue, partition: int) -> Halo | None:
     if isinstance(op, POINTWISE):
         return () if _sweeps_along(shape, shape_of(op.results[0]), partition) else None
     return None
+
+
+def _joins_columns(op: ConcatOp, partition: int) -> bool:
+    """Whether matrices that are put together side by side lie with rows on partitions: parts from other stages, which
+    come on chip either way.
+    """
+    arrives = any(isinstance(x, BlockArgument) for x in op.xs)
+    return arrives and len(shape_of(op.result)) == 2 and op.axis.value.data == FEATURES and partition == ROWS
 
 
 def _stores_part(op: SliceOp, partition: int) -> bool:
@@ -258,6 +268,8 @@ def writes(op: Operation, partition: int) -> bool:
     if isinstance(anchor, ReduceOp):
         return _reduces_beside(anchor, partition)
     if isinstance(anchor, ConcatOp):
+        if _joins_columns(anchor, partition):
+            return True
         # Parts of a batch, which were computed apart, come back for all their readers at once.
         return anchor.axis.value.data == 0 and partition == 1 and len(shape_of(anchor.result)) > 2
     return isinstance(anchor, (*POINTWISE, RelayoutOp))

@@ -16,6 +16,7 @@ from neuron_dialects.graph import (
     BinaryKind,
     BinaryOp,
     CastOp,
+    ConcatOp,
     ConvOp,
     LayerNormOp,
     MatMulOp,
@@ -138,3 +139,21 @@ def test_a_small_part_is_stored_apart(row: int) -> None:
     block = core_function(module).body.block
     lay_out(block)
     assert layout_of(next(op for op in block.ops if isinstance(op, LayerNormOp)).result) is not None
+
+
+# Columns that another stage made and columns made here lie side by side on chip, without a way through DRAM.
+@pytest.mark.parametrize("rows", [40, 200])
+def test_columns_are_put_together_on_chip(rows: int) -> None:
+    def joined(b: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> list[SSAValue]:
+        own = MatMulOp(arguments[0], weights["w0"])
+        whole = ConcatOp([arguments[1], own.result], 1)
+        norm = LayerNormOp(whole.result, axis=1, epsilon=1e-5)
+        b.add_ops([own, whole, norm])
+        return [norm.result]
+
+    def resident(block: Block) -> None:
+        lay_out(block)
+        assert all(layout_of(op.results[0]) for op in block.ops if isinstance(op, MatMulOp | ConcatOp))
+
+    inputs = [("bf16", (rows, FEATURES)), ("bf16", (rows, 128))]
+    assert lowered_error("inf1", inputs, weights_of(np.random.default_rng(0)), joined, resident) < 1e-2
