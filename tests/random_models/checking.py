@@ -44,9 +44,7 @@ def check(example: Example) -> None:
     outputs = Session(neff).run(example.feeds).outputs
     expected = run_onnxruntime(example.model.SerializeToString(), example.feeds)
     assert list(outputs) == list(expected)
-    half = "float16" in {array.dtype.name for array in (*example.feeds.values(), *expected.values())} or any(
-        type_.elem_type == onnx.TensorProto.FLOAT16 for type_ in _value_types(example.model)
-    )
+    half = has_f16_values(example, *expected.values())
     tolerance = max(TOLERANCES[example.auto_cast], HALF_TOLERANCE if half else 0.0)
     for name, want in expected.items():
         have = outputs[name]
@@ -59,6 +57,13 @@ def check(example: Example) -> None:
     if example.check_races:
         for image in neff.subgraphs:
             assert check_races(image.program, load_target(example.target)) == []
+
+
+def has_f16_values(example: Example, *outputs: Array) -> bool:
+    """Whether a model reads, computes or gives f16 values."""
+    return "float16" in {array.dtype.name for array in (*example.feeds.values(), *outputs)} or any(
+        type_.elem_type == onnx.TensorProto.FLOAT16 for type_ in _value_types(example.model)
+    )
 
 
 def _value_types(model: ModelProto) -> list[Any]:
