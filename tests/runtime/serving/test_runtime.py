@@ -94,7 +94,7 @@ def test_instances_run_in_parallel(gate: Gate):
 def test_host_segments_overlap_with_cores(monkeypatch: pytest.MonkeyPatch):
     model = small_model("host")
     meeting = threading.Barrier(2)
-    run_host, run_core = Session._run_host, Session._run_core  # pyright: ignore[reportPrivateUsage]
+    run_host, run_core = Session.run_host, Session._run_core  # pyright: ignore[reportPrivateUsage]
     met: list[str] = []
 
     def meet(kind: str) -> None:
@@ -112,7 +112,7 @@ def test_host_segments_overlap_with_cores(monkeypatch: pytest.MonkeyPatch):
             meet("core")
         return run_core(session, *arguments)
 
-    monkeypatch.setattr(Session, "_run_host", host)
+    monkeypatch.setattr(Session, "run_host", host)
     monkeypatch.setattr(Session, "_run_core", core)
     with Runtime("inf1.xlarge", {}) as runtime:
         loaded = runtime.load(model.neff)
