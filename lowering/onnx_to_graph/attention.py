@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnx import TensorProto
+from xdsl.ir import SSAValue
 
 from lowering.onnx_to_graph.node import Node, Unsupported
 from lowering.onnx_to_graph.registry import Row
@@ -26,6 +27,8 @@ def _attention(node: Node) -> Sequence[Value]:
         raise Unsupported("attention with a mask, past keys or operands of several ranks")
     if any(dtype is not F32 for dtype, _ in specs) or node.float_attr("softcap", 0.0):
         raise Unsupported("attention in 16 bits or with a soft cap")
+    if node.int_attr("left_window_size", -1) != -1 or node.int_attr("right_window_size", -1) != -1:
+        raise Unsupported("attention to a window of keys")
     if node.int_attr("softmax_precision", TensorProto.FLOAT) != TensorProto.FLOAT:
         raise Unsupported("a softmax of another precision")
     apart = ranks == {4}
@@ -51,7 +54,7 @@ _SWAP = (0, 2, 1, 3)
 """[B, heads, S, d] to [B, S, heads, d] and back."""
 
 
-def _side_by_side(node: Node, value: Value) -> Value:
+def _side_by_side(node: Node, value: SSAValue) -> SSAValue:
     """[B, heads, S, d] as [B, S, heads * d]."""
     batch, heads, length, size = spec_of(value)[1]
     return node.emit(ReshapeOp(node.emit(TransposeOp(value, _SWAP)), (batch, length, heads * size)))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from lowering.onnx_to_graph import import_onnx
 from lowering.onnx_to_graph.registry import converters
@@ -478,6 +479,17 @@ def test_attention_is_expanded() -> None:
     result = check_import(model_of([node], {"q": q, "k": k, "v": v}, ["y"], opset=23), {"q": q, "k": k, "v": v})
     assert operators(result).count("graph.matmul") == 2
     assert operators(result).count("graph.softmax") == 1
+
+
+def test_attention_to_a_window_is_not_attention_to_all() -> None:
+    q, k, v = (floats(1, 2, 20, 8, seed=seed) for seed in range(3))
+    node = helper.make_node("Attention", ["q", "k", "v"], ["y"], left_window_size=1, right_window_size=2)
+    model = model_of([node], {"q": q, "k": k, "v": v}, ["y"], opset=25)
+    result = import_onnx(model)
+    assert "graph.attention" not in operators(result)
+    # onnxruntime does not know the windows yet.
+    want: Any = ReferenceEvaluator(model).run(None, {"q": q, "k": k, "v": v})
+    np.testing.assert_allclose(results_of(result, {"q": q, "k": k, "v": v})[0], want[0], rtol=1e-5, atol=1e-6)
 
 
 # What the graph operators cannot express goes to the host with the reason, and computes the same there.

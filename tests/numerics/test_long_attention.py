@@ -17,8 +17,9 @@ def attention(length: int, size: int, causal: int, heads: int = 1, apart: bool =
     """Heads of `size` elements over `length` positions, side by side or `apart` in a dimension of their own."""
     shape = [1, heads, length, size] if apart else [1, length, heads * size]
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "qkvy"]
-    counts = {} if apart else {"q_num_heads": heads, "kv_num_heads": heads}
-    node = helper.make_node("Attention", list("qkv"), ["y"], **counts, is_causal=causal)
+    node = helper.make_node("Attention", list("qkv"), ["y"], is_causal=causal)
+    if not apart:
+        node.attribute.extend(helper.make_attribute(name, heads) for name in ("q_num_heads", "kv_num_heads"))
     graph = helper.make_graph([node], "attention", values[:3], values[3:])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
 
