@@ -13,7 +13,7 @@ from xdsl.ir import Block, SSAValue
 from lowering.graph_to_tile.convert import ConvertGraphToTilePass
 from neuron_dialects.graph import BinaryKind, BinaryOp, LayerNormOp, MatMulOp, UnaryKind, UnaryOp, layout_of
 from neuron_dialects.tile import TileOp
-from passes.graph.fuse import fuse_block
+from passes.graph.fuse import LEAST_DEPTH, fuse_block
 from passes.graph.layout import choose_layouts
 from tests.core_kernels import core_function, core_module, lowered_error
 
@@ -84,9 +84,9 @@ def test_an_infinite_bias_stays_in_its_column() -> None:
 def test_rows_are_repeated_by_whoever_is_faster(target: str, spread: bool) -> None:
     weights = {
         name: np.ones(shape, ml_dtypes.bfloat16)
-        for name, shape in (("w", (64, COLUMNS)), ("scale", (COLUMNS,)), ("bias", (COLUMNS,)))
+        for name, shape in (("w", (LEAST_DEPTH, COLUMNS)), ("scale", (COLUMNS,)), ("bias", (COLUMNS,)))
     }
-    module = core_module(target, [("bf16", (128, 64)), ("bf16", (128, COLUMNS))], weights, residual_layer)
+    module = core_module(target, [("bf16", (128, LEAST_DEPTH)), ("bf16", (128, COLUMNS))], weights, residual_layer)
     lay_out(core_function(module).body.block)
     ConvertGraphToTilePass().apply(Context(), module)
     loads = [op for op in core_function(module).body.walk() if isinstance(op, TileOp) and op.name == "tile.load"]
