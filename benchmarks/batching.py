@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neuron_dialects.errors import NeuronError
 from runtime.reference import errors, run_onnxruntime
 
 if TYPE_CHECKING:
@@ -69,8 +70,14 @@ def set_batch(source: Path, path: Path, batch: int, axis: int = 0) -> None:
 
 
 def compare_batch(source: Path, path: Path, inputs: Mapping[str, Array], axis: int = 0) -> None:
-    """Run the batched file, and the single one on the first and the last sample; `Unbatched` where outputs differ."""
-    together = run_onnxruntime(path, inputs)
+    """Run the batched file, and the single one on the first and the last sample.
+
+    `Unbatched` where the batched file cannot run, or outputs differ.
+    """
+    try:
+        together = run_onnxruntime(path, inputs)
+    except NeuronError as error:
+        raise Unbatched(f"{source.stem} has its batch written into it: {error.message.splitlines()[0]}") from error
     batch = next(iter(inputs.values())).shape[axis]
     for index in (0, batch - 1):
         alone = run_onnxruntime(source, {name: value.take([index], axis) for name, value in inputs.items()})

@@ -111,6 +111,13 @@ def test_a_batch_that_does_not_fit(tmp_path: Path) -> None:
         set_batch(one, tmp_path / "many.onnx", BATCH)
 
 
+# Shapes that only a run computes may contradict the batch too.
+def test_a_batch_that_does_not_run(tmp_path: Path) -> None:
+    one = write(tmp_path / "one.onnx", [RESHAPE, helper.make_node("Relu", ["r"], ["y"])], {"shape": SHAPE})
+    with pytest.raises(Unbatched, match="one has its batch written into it: onnxruntime cannot run"):
+        compare_batch(one, one, {"x": np.zeros((BATCH, 2, 3), np.float32)})
+
+
 # Shapes fit, values do not: every sample reads the first one's elements, or all samples are added.
 @pytest.mark.parametrize(
     ("nodes", "constants", "reason"),
