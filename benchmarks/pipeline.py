@@ -115,7 +115,8 @@ def plot(rows: Sequence[Mapping[str, Any]], title: str) -> str:
         ticks = [share * most for share in (0.0, 0.5, 1.0)]
         parts += [f'<text x="{side}" y="{y(tick):.1f}" {at}>{tick:,.0f}</text>' for tick in ticks]
         label = "requests/s" if number == 0 else "requests/s and core"
-        parts.append(f'<text x="{side}" y="{MARGIN - 14}" {at}>{label}</text>')
+        at = f'x="4" fill="{colour}"' if number == 0 else f'x="{WIDTH - 4}" text-anchor="end" fill="{colour}"'
+        parts.append(f'<text {at} y="{MARGIN - 14}">{label}</text>')
     return "\n".join([*parts, "</svg>", ""])
 
 
