@@ -126,6 +126,23 @@ def _check_layouts(ops: Sequence[Operation]) -> None:
                 raise NeuronError("NX-IR-001", f"{op.name}: {problem}", node=location_name(op.location))
 
 
+def _place_results(
+    k: Kernel, ops: Sequence[Operation], returned: Sequence[SSAValue], tensors: Sequence[DramTensor]
+) -> list[tuple[SSAValue, DramTensor]]:
+    """Give results the tensors that they are stored to; what was not the first result of its value is left over."""
+    pending: list[tuple[SSAValue, DramTensor]] = []
+    for value, tensor in zip(returned, tensors, strict=True):
+        if isinstance(value.owner, Operation) and value not in k.destinations:
+            k.destinations[value] = tensor
+        elif isinstance(value, BlockArgument):
+            # What a stage only gives on does not wait for what it computes.
+            k.b.location = ops[0].location
+            materialize(k, k.dram(value), tensor)
+        else:
+            pending.append((value, tensor))
+    return pending
+
+
 def lower_function(
     module: ModuleOp,
     function: func.FuncOp,
@@ -154,17 +171,8 @@ def lower_function(
     for old, new, tensor in zip(body.args, block.args, tensors, strict=False):
         new.name_hint = old.name_hint
         k.tensors[old] = tensor
-    pending: list[tuple[SSAValue, DramTensor]] = []
     ops = list(body.ops)
-    for value, tensor in zip(returned.arguments, tensors[len(body.args) :], strict=True):
-        if isinstance(value.owner, Operation) and value not in k.destinations:
-            k.destinations[value] = tensor
-        elif isinstance(value, BlockArgument):
-            # What a stage only gives on does not wait for what it computes.
-            k.b.location = ops[0].location
-            materialize(k, k.dram(value), tensor)
-        else:
-            pending.append((value, tensor))
+    pending = _place_results(k, ops, returned.arguments, tensors[len(body.args) :])
     _check_layouts(ops)
     forward_destinations(k, ops)
     profile = resident_profile(ops)

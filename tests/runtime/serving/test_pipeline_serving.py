@@ -42,6 +42,16 @@ def layers() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
+def check_runs(session: Session) -> None:
+    """Two runs give what one core gives: the second one finds the pinned weights of all stages where they were left."""
+    inputs = {"x0": np.random.default_rng(1).standard_normal((64, WIDTH)).astype(np.float32)}
+    alone = compile_model(layers(), CompileOptions("trn1", "none")).neff
+    assert alone is not None
+    want = Session(alone).run(inputs).outputs["x6"]
+    for _ in range(2):
+        np.testing.assert_allclose(session.run(inputs).outputs["x6"], want, rtol=1e-5, atol=1e-5)
+
+
 def test_layers_on_six_cores() -> None:
     """Three chips: stages double-buffered, links between chips, the outputs of one core within rounding."""
     compiled = compile_model(layers(), CompileOptions("trn1", "none", neuroncore_pipeline_cores=CORES))
@@ -50,14 +60,8 @@ def test_layers_on_six_cores() -> None:
     assert open_neff(data).header.num_tpb == CORES
     neff = read_neff(data)
     assert sum(image.program.pinned_bytes for image in neff.subgraphs) >= LAYERS * 2 * WIDTH * 4
-    inputs = {"x0": np.random.default_rng(1).standard_normal((64, WIDTH)).astype(np.float32)}
-    alone = compile_model(layers(), CompileOptions("trn1", "none")).neff
-    assert alone is not None
     session = Session(neff)
-    for _ in range(2):
-        # The second run finds the pinned weights that the first one left.
-        have, want = session.run(inputs).outputs["x6"], Session(alone).run(inputs).outputs["x6"]
-        np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-5)
+    check_runs(session)
     use = core_use(neff)
     assert use.cores == CORES
     steps = service_steps(neff, session.target, use, lambda callee: session.core_time(callee) * 1e9)
@@ -93,14 +97,8 @@ def test_layers_on_shared_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     data = neff_bytes(compiled.neff)
     assert open_neff(data).header.num_tpb == cores
     neff = read_neff(data)
-    inputs = {"x0": np.random.default_rng(1).standard_normal((64, WIDTH)).astype(np.float32)}
-    alone = compile_model(layers(), CompileOptions("trn1", "none")).neff
-    assert alone is not None
     session = Session(neff)
-    for _ in range(2):
-        # In the second run the weights of all stages are still there, although others ran on their cores.
-        have, want = session.run(inputs).outputs["x6"], Session(alone).run(inputs).outputs["x6"]
-        np.testing.assert_allclose(have, want, rtol=1e-5, atol=1e-5)
+    check_runs(session)
     use = core_use(neff)
     assert (use.cores, use.stages, [use.core_of[n] for n in range(5)]) == (cores, 5, [0, 1, 2, 1, 0])
     steps = service_steps(neff, session.target, use, lambda callee: session.core_time(callee) * 1e9)
