@@ -24,8 +24,9 @@ from xdsl.rewriter import Rewriter
 
 from neuron_dialects.access import Affine
 from neuron_dialects.errors import NeuronError, in_segment
+from neuron_dialects.hand_over import HandOverOp
 from neuron_dialects.neuron import CORE_ATTRIBUTE, STAGE_ATTRIBUTE, Executor, LaunchOp, target_of
-from neuron_dialects.nisa import ControlOp, HandOverOp, NisaOp, Sync, SyncAttr
+from neuron_dialects.nisa import ControlOp, NisaOp, Sync, SyncAttr
 from neuron_dialects.target import Target
 from passes.nisa.program_tree import nisa_functions, trip_count
 

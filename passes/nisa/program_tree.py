@@ -23,9 +23,10 @@ from neuron_dialects.access import AccessPattern, Affine
 from neuron_dialects.access_ops import dtype_name_of, space_of
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.errors import NeuronError
+from neuron_dialects.hand_over import HandOverOp
 from neuron_dialects.isa import Instruction, Operand
 from neuron_dialects.neuron import location_name
-from neuron_dialects.nisa import AllocOp, HandOverOp, NisaOp, ParamOp, PinnedOp, QueueOp, SlotOp
+from neuron_dialects.nisa import AllocOp, NisaOp, ParamOp, PinnedOp, QueueOp, SlotOp
 
 Waits = tuple[tuple[str, Affine], ...]
 

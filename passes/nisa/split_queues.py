@@ -20,8 +20,9 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from neuron_dialects.errors import NeuronError, in_segment
+from neuron_dialects.hand_over import HandOverOp
 from neuron_dialects.neuron import location_name, target_of
-from neuron_dialects.nisa import AllocOp, HandOverOp, NisaOp, ParamOp, PinnedOp, QueueOp, SlotOp
+from neuron_dialects.nisa import AllocOp, NisaOp, ParamOp, PinnedOp, QueueOp, SlotOp
 from neuron_dialects.target import Target
 from passes.nisa.program_tree import nisa_functions, trip_count
 

@@ -11,8 +11,8 @@ from xdsl.dialects.builtin import ModuleOp
 
 from lowering.execute import run_module
 from lowering.pipeline import pass_specs, run_passes
+from neuron_dialects.hand_over import HandOverOp
 from neuron_dialects.neuron import LaunchOp, target_of
-from neuron_dialects.nisa import HandOverOp
 from passes.graph import pass_along
 from passes.graph.pipeline_fold import Cut
 from passes.graph.pipeline_graph import heaviest_function, read_chain
