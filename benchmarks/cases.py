@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 
 TARGETS = ("trn1", "inf1")
+FULL_SIZE = "full"
+"""Source of the models that are files of their published sizes."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model of the benchmark. `source` is "full" for a full-size file, else the name of a generator.
+    """A model of the benchmark. `source` is FULL_SIZE for a file, else the name of a generator.
 
     `batches`: one sample, for the latency, and the batch that throughput is measured at, last: with it weights are
     loaded once for so many samples that they are not what the program waits for. `batch_axis`: the dimension of inputs
@@ -19,7 +21,7 @@ class Model:
     """
 
     name: str
-    source: str = "full"
+    source: str = FULL_SIZE
     batches: tuple[int, ...] = (1,)
     targets: tuple[str, ...] = TARGETS
     quick: bool = False
@@ -58,12 +60,12 @@ MODELS: tuple[Model, ...] = (
     Model("dlrm", batches=(1, 1024)),
     Model("llama_1b_prefill", batches=(1, 8)),
     Model("lstm_lm", batches=(1, 64), batch_axis=1),
-    Model("convnext_tiny"),
-    Model("densenet121"),
-    Model("swin_tiny"),
-    Model("t5_small_encoder"),
+    Model("convnext_tiny", batches=(1, 8)),
+    Model("densenet121", batches=(1, 8)),
+    Model("swin_tiny", batches=(1, 8)),
+    Model("t5_small_encoder", batches=(1, 8)),
     Model("whisper_tiny_encoder"),
-    Model("distilbert"),
+    Model("distilbert", batches=(1, 8)),
 )
 """Every model of the benchmark."""
 

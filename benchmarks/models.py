@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.batching import Unbatched, compare_batch, samples, set_batch
-from benchmarks.cases import Model
+from benchmarks.cases import FULL_SIZE, Model
 
 if TYPE_CHECKING:
     from onnx import NodeProto, ValueInfoProto
@@ -48,7 +48,7 @@ def prepare(model: Model, batch: int, cache: Path) -> tuple[Path, Path]:
     path, inputs = (cache / f"{model.name}-b{batch}{suffix}" for suffix in (".onnx", ".npz"))
     if path.is_file() and inputs.is_file():
         return path, inputs
-    arrays = _full(model, batch, path) if model.source == "full" else GENERATORS[model.source](model.name, path)
+    arrays = _full(model, batch, path) if model.source == FULL_SIZE else GENERATORS[model.source](model.name, path)
     np.savez(inputs, allow_pickle=False, **arrays)
     return path, inputs
 

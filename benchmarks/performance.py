@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.models import ROOT
-from benchmarks.table import PROGRAM, TOOLS, Column, mean_efficiency
+from benchmarks.table import PROGRAM, TOOLS, Column, means
 
 Record = dict[str, Any]
 RESULTS = ROOT / "benchmarks" / "results" / "performance.json"
@@ -56,7 +56,7 @@ def page(stored: dict[str, Any]) -> str:
         parts += [f"## {title}", "", *_table(measured, columns), ""]
     for target in dict.fromkeys(record["target"] for record in measured):
         own = [record for record in measured if record["target"] == target]
-        parts.append(f"{target}: geometric mean of efficiency {mean_efficiency(own):.3f} over {len(own)} cases.")
+        parts.append(f"{target}: {means(own)}.")
         if any("published_ratio" in record for record in own):
             parts.append(f"\nAssumed figures of the machine: {', '.join(own[0]['assumptions'])}.\n")
     parts += [f"{r['case']}: {r['status']}: {r['message']}." for r in stored["records"] if r["status"] != "ok"]

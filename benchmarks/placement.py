@@ -37,7 +37,7 @@ BEFORE_ALLOCATION = ("convert-tile-to-nisa", "nisa-verify", "nisa-pin-weights", 
 
 def instances(model: str, batch: int, target: str) -> Iterator[tuple[str, list[Interval]]]:
     """(share of SBUF that running ahead may fill, what is to be placed) for each core function of a full-size model."""
-    path, inputs = prepare(Model(model, "full"), batch, cache_folder())
+    path, inputs = prepare(Model(model), batch, cache_folder())
     with np.load(inputs, allow_pickle=False) as data:
         shapes = {name: data[name].shape for name in data.files}
     options = CompileOptions(target=target, auto_cast="all", emit="tile", input_shapes=shapes)

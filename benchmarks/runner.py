@@ -44,7 +44,7 @@ def measure(case: Case, settings: Settings) -> Record:
     """One case: compiled, timed, and with `check` run on data and compared."""
     record: Record = {
         "case": case.name, "model": case.model.name, "batch": case.batch, "target": case.target, "status": "ok",
-        "auto_cast": case.model.auto_cast, "message": "",
+        "source": case.model.source, "auto_cast": case.model.auto_cast, "message": "",
     }  # fmt: skip
     try:
         model, inputs = prepare(case.model, case.batch, settings.cache)

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.cases import FULL_SIZE
 from benchmarks.compare import Change
 
 Record = dict[str, Any]
@@ -72,7 +73,7 @@ def show(records: Sequence[Record], console: Console) -> None:
             console.print(f"{record['case']}: {record['status']}: {record['message']}", highlight=False, markup=False)
     for target in dict.fromkeys(record["target"] for record in measured):
         own = [record for record in measured if record["target"] == target]
-        console.print(f"{target}: geometric mean of efficiency {mean_efficiency(own):.3f} over {len(own)} cases")
+        console.print(f"{target}: {means(own)}", highlight=False)
         if any("published_ratio" in record for record in own):
             console.print(f"  published: {'; '.join(_sources(own))}", highlight=False)
             console.print(f"  assumed: {', '.join(own[0]['assumptions'])}", highlight=False)
@@ -83,6 +84,18 @@ def _sources(records: Sequence[Record]) -> list[str]:
         f"{r['model']} {r['published_samples_per_second']:,.0f}/s ({r['published_how']})"
         for r in records if "published_how" in r
     ))  # fmt: skip
+
+
+def means(records: Sequence[Record]) -> str:
+    """Geometric means of efficiency in words: of the full-size models, each at its largest batch, and of all cases."""
+    largest: dict[str, Record] = {}
+    for record in sorted((r for r in records if r["source"] == FULL_SIZE), key=lambda r: r["batch"]):
+        largest[record["model"]] = record
+    every = f"{mean_efficiency(records):.3f} over {len(records)} cases"
+    if not largest:
+        return f"geometric mean of efficiency {every}"
+    full_size = f"{mean_efficiency(list(largest.values())):.3f} over {len(largest)} full-size models"
+    return f"geometric mean of efficiency {full_size}, {every}"
 
 
 def mean_efficiency(records: Sequence[Record]) -> float:

@@ -15,12 +15,12 @@ from rich.console import Console
 from benchmarks import ablation, performance
 from benchmarks.__main__ import main
 from benchmarks.ablation import ablate, markdown, page, relative, variants
-from benchmarks.cases import MODELS, Case, Model, select
+from benchmarks.cases import FULL_SIZE, MODELS, Case, Model, select
 from benchmarks.compare import Change, changes
 from benchmarks.models import MODELS_VARIABLE, ROOT, decoder, prepare
 from benchmarks.performance import page as page_of_figures
 from benchmarks.runner import Settings, measure
-from benchmarks.table import mean_efficiency, show
+from benchmarks.table import mean_efficiency, means, show
 from runtime.reference import run_onnxruntime
 
 TINY = Case(Model("matmul128", "square_matmul"), 1, "trn1")
@@ -140,6 +140,17 @@ def test_performance_page(record: dict[str, Any]) -> None:
 def test_mean_efficiency() -> None:
     assert mean_efficiency([{"efficiency": 0.25}, {"efficiency": 1.0}]) == pytest.approx(0.5)
     assert mean_efficiency([]) == 0.0
+
+
+# The mean over the full-size models counts each of them once, at its largest batch.
+def test_means() -> None:
+    def case(model: str, source: str, batch: int, efficiency: float) -> dict[str, Any]:
+        return {"model": model, "source": source, "batch": batch, "efficiency": efficiency}
+
+    square = case("square", "square_matmul", 1, 1.0)
+    models = [case("a", FULL_SIZE, 8, 0.25), case("a", FULL_SIZE, 1, 0.0625), case("b", FULL_SIZE, 1, 1.0)]
+    assert means([square, *models]) == "geometric mean of efficiency 0.500 over 2 full-size models, 0.354 over 4 cases"
+    assert means([square]) == "geometric mean of efficiency 1.000 over 1 cases"
 
 
 def _row(without: str, **figures: Any) -> dict[str, Any]:
