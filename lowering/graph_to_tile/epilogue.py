@@ -27,7 +27,9 @@ from neuron_dialects.graph import (
     ConvTransposeOp,
     FusedOp,
     MatMulOp,
+    ReshapeOp,
     SelectOp,
+    TransposeOp,
     UnaryOp,
     YieldOp,
     spec_of,
@@ -125,6 +127,10 @@ class Epilogue:
         full, rest = divmod(size, lanes)
         b = self.k.b
         buffer = b.alloc_outer((min(lanes, size), full + bool(rest)), "f32", "sbuf", "column").view()
+        if (packed := self._packed_column(tensor, size)) is not None:
+            transfer(b, b.load, buffer, packed)
+            self.columns[operand] = buffer
+            return
         source = window.buffer
         if full:
             view = View(source, Affine(), 0, Affine(window.offset), ((stride, lanes), (stride * lanes, full)))
@@ -133,6 +139,24 @@ class Epilogue:
             view = View(source, Affine(), 0, Affine(window.offset + full * lanes * stride), ((stride, rest), (0, 1)))
             b.load(buffer.slice(0, 0, rest).slice(1, full, 1), view)
         self.columns[operand] = buffer
+
+    def _packed_column(self, tensor: DramTensor, size: int) -> View | None:
+        """A long column of a weight as [lanes, tiles], packed so that a lane's elements are one run.
+
+        Where elements lie one after the other each is a descriptor of the DMA, which is what loading it costs then.
+        """
+        k, lanes, tiles = self.k, self.lane_step, size // self.lane_step
+        scattered_ns = size / int(k.target.dma_engines) * k.target.dma_descriptor_ns
+        start_ns = int(k.target.dma_engines) * k.target.dma_stagger_ns
+        plain = tensor.symbol in k.weight_types and tensor.is_dense and tensor.offset == 0 and not tensor.element
+        if not plain or tensor.symbol is None or size % lanes or prod(tensor.shape) != size or scattered_ns <= start_ns:
+            return None
+
+        def pack(values: list[SSAValue]) -> list[Operation]:
+            matrix = ReshapeOp(values[0], (tiles, lanes))
+            return [matrix, TransposeOp(matrix.result, permutation=(1, 0))]
+
+        return k.derive(f"{tensor.symbol}.lanes{lanes}", [tensor.symbol], pack).view()
 
     def _prepare_row(self, operand: SSAValue) -> None:
         """Keep an operand that is the same all along the partition dimension, where several tiles read it, or where the

@@ -103,6 +103,7 @@ class _Linear:
     shape: tuple[int, ...]
     turned: bool
     bias: ProductBias | None = None
+    bias_row: View = field(init=False)
     weights: View = field(init=False)
     features: View | None = None
     """All rows of x with features on partitions, where they were turned once for all chunks of columns."""
@@ -115,6 +116,8 @@ class _Linear:
         self.array_columns = int(self.k.target.pe_columns)
         self.moving = int(self.k.target.pe_moving_elements)
         self.width = load_width(self.columns)
+        if self.bias is not None:
+            self.bias_row = self.bias.whole(self.k)
 
     def load(self) -> None:
         """Bring all weights on chip."""
@@ -301,7 +304,7 @@ class _Linear:
     def _begin(self, bank: View, start: Affine) -> None:
         """Put the bias of the columns from `start` into a bank [rows, columns]."""
         if self.bias is not None:
-            self.bias.add(self.k, bank, start)
+            self.bias.begin(self.k, bank, self.bias_row.slice(1, start, bank.free_elements))
 
     def _accumulate(self, bank: View, left: View, right: View) -> None:
         """bank [m, n] = left [k, tiles, m]^T . right [k, tiles, n], in as many parts as the array has columns for."""

@@ -18,6 +18,7 @@ from lowering.graph_to_tile.epilogue import Epilogue
 from lowering.graph_to_tile.k_major import KMajor, Rows
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.matmul_plan import plan_matmul
+from lowering.graph_to_tile.product_bias import ProductBias, take_bias
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor
 from lowering.graph_to_tile.turning import turn_blocks, turned_group
 from lowering.graph_to_tile.view import View
@@ -70,12 +71,13 @@ def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[
     shape = spec_of(op.result)[1]
     rank = len(shape)
     rows = matmul_rows(op)
+    bias, ops, results = take_bias(k, op, ops, results) if rank == 2 else (None, ops, results)
     epilogue = Epilogue(k, op.result, ops, results, rows)
     epilogue.prepare()
     assert isinstance(b, DramTensor)
     varying = [d for d in range(rank - 2) if b.strides[d] != 0 and b.shape[d] > 1]
     shared = [d for d in range(rank - 2) if d not in varying and shape[d] > 1 and d != rows]
-    kernel = _MatmulKernel(k, a, b, epilogue, shape, shared)
+    kernel = _MatmulKernel(k, a, b, epilogue, shape, shared, bias)
 
     def outer(dims: Sequence[int], ranges: Rows) -> None:
         if not dims:
@@ -111,8 +113,9 @@ class _ColumnBlock:
     """A block of columns of b on chip, `moving` [k, k tiles, columns], and what it is multiplied with.
 
     `rows` and `columns`: (start, size) in the result; `outer`: the entry of the batch dimensions that the block lies
-    in; `loaded`: whether `moving` is filled. The first block is filled behind the first tile of rows, so that
-    multiplying starts early; within batch loops, and later, it is filled at once.
+    in; `loaded`: whether `moving` is filled; `bias`: the bias of the columns, where the tensor engine adds it. The
+    first block is filled behind the first tile of rows, so that multiplying starts early; within batch loops, and
+    later, it is filled at once.
     """
 
     moving: View
@@ -120,6 +123,7 @@ class _ColumnBlock:
     columns: tuple[Affine, int]
     outer: Rows
     loaded: bool = False
+    bias: View | None = None
 
     def tile(self, lanes: int, index: Affine) -> View:
         """k tile `index` of the block, of `lanes` positions."""
@@ -137,7 +141,9 @@ class _MatmulKernel:
         epilogue: Epilogue,
         shape: tuple[int, ...],
         shared: Sequence[int],
+        bias: ProductBias | None = None,
     ):
+        self.bias = bias
         self.k, self.b, self.shape, self.shared, self.epilogue = k, b, shape, list(shared), epilogue
         self.rank = len(shape)
         self.m_dim, self.n_dim = epilogue.partition, self.rank - 1
@@ -234,7 +240,8 @@ class _MatmulKernel:
                 self.b_source.load_tiles(tile, {**b_ranges, self.n_dim: (start, size)}, index)
                 return tile.at(1, 0)
 
-            self._multiply(panel, k_tile, size, {**at, self.n_dim: (start, size)})
+            bias = self._load_bias((start, size), 6)
+            self._multiply(panel, k_tile, size, {**at, self.n_dim: (start, size)}, bias)
 
         b.tiles(self.shape[self.n_dim], block, columns)
 
@@ -246,7 +253,7 @@ class _MatmulKernel:
         copies = 1 if first else 2
         moving = self.k.b.alloc((lanes, k_tiles, columns[1]), self.dtype, "sbuf", copies, "columns").view()
         outer = {d: r for d, r in ranges.items() if d not in batch}
-        loaded = not first or bool(batch)
+        loaded, bias = not first or bool(batch), self._load_bias(columns, copies)
         if loaded:
             self._load_columns(_ColumnBlock(moving, parts[0].rows, columns, outer))
 
@@ -263,7 +270,7 @@ class _MatmulKernel:
                 self._turn_and_multiply(block, local, at)
 
         for part in parts:
-            entries(part, _ColumnBlock(moving, part.rows, columns, outer, loaded), batch, part.view, outer)
+            entries(part, _ColumnBlock(moving, part.rows, columns, outer, loaded, bias), batch, part.view, outer)
             loaded = True
 
     def _turn_and_multiply(self, block: "_ColumnBlock", panel: View, at: Rows) -> None:
@@ -292,6 +299,8 @@ class _MatmulKernel:
         a_ranges = {**at, self.m_dim: block.rows}
         b_ranges = {**{d: r for d, r in at.items() if d != self.m_dim}, self.n_dim: block.columns}
         sums = [b.alloc((LANES, block.columns[1]), "f32", "psum", 1, "sum").view() for _ in range(tiles)]
+        for bank in sums:
+            self._begin([(0, bank)], block.bias)
 
         def arrive(index: Affine) -> None:
             self.a_source.load_slab(panel.at(2, index), a_ranges, index)
@@ -299,7 +308,7 @@ class _MatmulKernel:
 
         def multiply(index: Affine) -> None:
             for tile, bank in enumerate(sums):
-                b.matmul(bank, panel.at(1, tile).at(1, index), block.moving.at(1, index), index)
+                b.matmul(bank, panel.at(1, tile).at(1, index), block.moving.at(1, index), index + self.begun)
 
         arrive(Affine(0))
         with b.loop(k_tiles - 1) as i:
@@ -348,23 +357,24 @@ class _MatmulKernel:
         rows = {**at, self.m_dim: (block.rows[0] + tile * LANES, size)}
         into, staged = panel.at(1, tile).slice(2, 0, size), self.a_source.staged(rows)
         stationary, banks = panel.at(1, before), self._banks(LANES, block.columns[1])
+        self._begin(banks, block.bias)
 
         def group(start: Affine, count: int) -> None:
             turn_blocks(self.k, into, staged, start, count, LANES)
             with b.loop(count) as j:
-                self._accumulate(banks, stationary, block.tile, LANES, start + j, start + j)
+                self._accumulate(banks, stationary, block.tile, LANES, start + j)
 
         if full:
             b.tiles(full, turned_group(self.k, staged, 2), group)
         if self.depth % LANES:
             turn_blocks(self.k, into, staged, Affine(full), 1, self.depth % LANES)
-            self._accumulate(banks, stationary, block.tile, self.depth % LANES, Affine(full), 1 if full else 0)
+            self._accumulate(banks, stationary, block.tile, self.depth % LANES, Affine(full))
         self._evict(banks, self._piece(block, at, before, LANES))
 
     def _multiply_tile(self, block: "_ColumnBlock", panel: View, at: Rows, tile: Affine, size: int) -> None:
         """Multiply one tile of the panel's rows with the block."""
         turned = panel.at(1, tile).slice(2, 0, size)
-        self._multiply(turned, block.tile, block.columns[1], self._piece(block, at, tile, size))
+        self._multiply(turned, block.tile, block.columns[1], self._piece(block, at, tile, size), block.bias)
 
     def _piece(self, block: "_ColumnBlock", at: Rows, tile: Affine, size: int) -> Rows:
         """The piece of the result that a tile of `size` rows and a block make."""
@@ -384,15 +394,30 @@ class _MatmulKernel:
 
         self.k.b.tiles(count, LANES, piece)
 
-    def _multiply(self, stationary: View, moving: Tiles, columns: int, ranges: Rows) -> None:
+    def _load_bias(self, columns: tuple[Affine, int], copies: int) -> View | None:
+        """The bias of a block of columns on chip, where the tensor engine adds it."""
+        return None if self.bias is None else self.bias.load(self.k, columns, copies)
+
+    @property
+    def begun(self) -> int:
+        """1 where sums hold their bias before the first k tile is added, else 0."""
+        return int(self.bias is not None)
+
+    def _begin(self, banks: Banks, bias: View | None) -> None:
+        if self.bias is not None and bias is not None:
+            for _, bank in banks:
+                self.bias.begin(self.k, bank, bias)
+
+    def _multiply(self, stationary: View, moving: Tiles, columns: int, ranges: Rows, bias: View | None) -> None:
         """One tile of the result: accumulate over k, then evict; `moving(lanes, k tile)` gives one k tile's columns."""
         banks = self._banks(stationary.shape[2], columns)
+        self._begin(banks, bias)
         full, rest = divmod(self.depth, LANES)
         if full:
             with self.k.b.loop(full) as i:
-                self._accumulate(banks, stationary, moving, LANES, i, i)
+                self._accumulate(banks, stationary, moving, LANES, i)
         if rest:
-            self._accumulate(banks, stationary, moving, rest, Affine(full), 1 if full else 0)
+            self._accumulate(banks, stationary, moving, rest, Affine(full))
         self._evict(banks, ranges)
 
     def _banks(self, rows: int, columns: int) -> Banks:
@@ -404,14 +429,12 @@ class _MatmulKernel:
             for lane in range(0, rows, width)
         ]
 
-    def _accumulate(
-        self, banks: Banks, stationary: View, moving: Tiles, lanes: int, index: Affine, added: Affine | int
-    ) -> None:
-        """Add the product of k tile `index`; it replaces the sums where `added` is 0."""
+    def _accumulate(self, banks: Banks, stationary: View, moving: Tiles, lanes: int, index: Affine) -> None:
+        """Add the product of k tile `index`; that of the first one replaces the sums, unless they begin with a bias."""
         right = moving(lanes, index)
         for lane, bank in banks:
             left = stationary.slice(0, 0, lanes).slice(2, lane, bank.partitions).at(1, index)
-            self.k.b.matmul(bank, left, right, added)
+            self.k.b.matmul(bank, left, right, index + self.begun)
 
     def _evict(self, banks: Banks, ranges: Rows) -> None:
         parts: list[tuple[int, View]] = []

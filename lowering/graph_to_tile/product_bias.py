@@ -25,18 +25,29 @@ PARTS = {F32: 3, BF16: 1}
 
 @dataclass
 class ProductBias:
-    """A bias on chip: `ones` [parts, 128] and `parts` [parts, columns]."""
+    """A bias whose parts lie in DRAM, `source` [parts, columns], and `ones` [parts, 128] on chip."""
 
     ones: View
-    parts: View
+    source: View
 
-    def add(self, k: Kernel, bank: View, start: Affine) -> None:
-        """Begin the sums of `bank` [rows, n] with the bias of the columns from `start` on."""
+    def whole(self, k: Kernel) -> View:
+        """The parts of all columns, on chip for the whole kernel."""
+        parts = k.b.alloc_outer(self.source.shape, "bf16", "sbuf", "bias").view()
+        k.b.load(parts, self.source)
+        return parts
+
+    def load(self, k: Kernel, columns: tuple[Affine, int], copies: int) -> View:
+        """The parts of `columns` (start, size), in one of `copies` tiles that rotate."""
+        row = k.b.alloc((self.source.shape[0], columns[1]), "bf16", "sbuf", copies, "bias").view()
+        k.b.load(row, self.source.slice(1, *columns))
+        return row
+
+    def begin(self, k: Kernel, bank: View, row: View) -> None:
+        """Begin the sums of `bank` [rows, n] with the bias of its columns, `row` [parts, n] on chip."""
         columns = int(k.target.pe_columns)
-        moving = self.parts.slice(1, start, bank.free_elements)
         for low in range(0, bank.partitions, columns):
             width = min(columns, bank.partitions - low)
-            k.b.matmul(bank.slice(0, low, width), self.ones.slice(1, 0, width), moving, 0)
+            k.b.matmul(bank.slice(0, low, width), self.ones.slice(1, 0, width), row, 0)
 
 
 def take_bias(
@@ -66,11 +77,10 @@ def take_bias(
     source = tensor
     if count > 1:
         source = k.derive(f"{symbol}.parts", [symbol], lambda v: _parts(v[0], columns, count))
-    parts = k.b.alloc_outer((count, columns), "bf16", "sbuf", "bias").view()
-    k.b.load(parts, source.view() if len(source.shape) > 1 else source.view().insert(0))
     ones = k.b.alloc_outer((count, LANES), "bf16", "sbuf", "ones").view()
     k.b.memset(ones, 1.0)
-    return ProductBias(ones, parts), [other for other in ops if other is not addition], results
+    view = source.view() if len(source.shape) > 1 else source.view().insert(0)
+    return ProductBias(ones, view), [other for other in ops if other is not addition], results
 
 
 def _bias_of(k: Kernel, op: MatMulOp, ops: Sequence[Operation]) -> tuple[BinaryOp, int, DramTensor] | None:

@@ -86,6 +86,8 @@ class _Flattener:
                 self._layer_norm(op)
             elif isinstance(op, GatherOp):
                 self._gather(op)
+            elif isinstance(op, ReshapeOp):
+                self._reshape(op)
             elif isinstance(op, ELEMENTWISE):
                 self._elementwise(op)
 
@@ -140,6 +142,17 @@ class _Flattener:
         listed = ReshapeOp(op.indices, (prod(indices),))
         self._insert(listed, op)
         self._replace(op, GatherOp(op.data, listed.result, 0))
+
+    def _reshape(self, op: ReshapeOp) -> None:
+        """A model's own change between rows and [..., positions, features]; back on rows, it is their matrix."""
+        before, after = shape_of(op.x), shape_of(op.result)
+        if before[-1:] != after[-1:]:
+            return
+        if len(before) == 2 and len(after) > 2:
+            self.flat[op.result] = op.x
+        elif len(after) == 2 and op.x in self.flat:
+            op.result.replace_all_uses_with(self.flat[op.x])
+            self.block.erase_op(op)
 
     def _elementwise(self, op: Operation) -> None:
         dtype, shape = spec_of(op.results[0])

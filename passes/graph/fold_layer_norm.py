@@ -61,6 +61,18 @@ def is_known(value: SSAValue) -> bool:
     return isinstance(value.owner, WeightOp | ConstantOp)
 
 
+def readers_of(value: SSAValue) -> list[Operation]:
+    """The ops that read a value, each once."""
+    return list(dict.fromkeys(use.operation for use in value.uses))
+
+
+def is_multiplied(product: MatMulOp, x: SSAValue) -> bool:
+    """Whether a product multiplies the rows of `x` with a matrix of weights."""
+    if product.a is not x or product.b is x:
+        return False
+    return is_known(product.b) and len(shape_of(product.b)) == 2 and not product.transpose_a
+
+
 class _Folder:
     """Folds one normalisation."""
 
@@ -72,28 +84,41 @@ class _Folder:
         """Rewrite the readers, if there are products among them."""
         norm, rank = self.norm, len(shape_of(self.norm.result))
         given = [value for value in (self.scale, self.bias) if value is not None]
-        users = list(dict.fromkeys(use.operation for use in norm.result.uses))
-        products = [user for user in users if isinstance(user, MatMulOp) and self._multiplies(user)]
+        users = readers_of(norm.result)
+        reshapes = [user for user in users if isinstance(user, ReshapeOp) and self._feeds_products(user)]
+        multiplied = [norm.result, *(reshape.result for reshape in reshapes)]
+        products = [
+            (user, x)
+            for x in multiplied
+            for user in readers_of(x)
+            if isinstance(user, MatMulOp) and is_multiplied(user, x)
+        ]
         if not given or not products or norm.axis.value.data != rank - 1 or spec_of(norm.result)[0] is not F32:
             return
-        others = [user for user in users if user not in products]
-        if not all(is_known(value) for value in given) or any(user.parent_block() is not self.block for user in users):
+        direct = [user for user, x in products if x is norm.result]
+        others = [user for user in users if user not in reshapes and user not in direct]
+        readers = [*users, *(user for user, _ in products)]
+        if not all(is_known(value) for value in given) or any(
+            user.parent_block() is not self.block for user in readers
+        ):
             return
         bare = LayerNormOp(norm.x, axis=norm.axis.value.data, epsilon=norm.epsilon.value.data)
         bare.location = norm.location
         bare.result.name_hint = norm.result.name_hint
         self.block.insert_op_before(bare, norm)
-        for product in products:
-            self._fold(product, bare.result)
+        for reshape in reshapes:
+            reshape.operands[0] = bare.result
+        for product, x in products:
+            self._fold(product, bare.result if x is norm.result else x)
         if others:
             self._rescale(sorted(others, key=lambda op: self.block.get_operation_index(op)), bare.result)
         self.block.erase_op(norm)
 
-    def _multiplies(self, user: MatMulOp) -> bool:
-        """Whether a reader is a product of the result with a matrix of weights."""
-        if user.a is not self.norm.result or user.b is self.norm.result:
-            return False
-        return is_known(user.b) and len(shape_of(user.b)) == 2 and not user.transpose_a
+    def _feeds_products(self, reshape: ReshapeOp) -> bool:
+        """Whether all that reads a reshape, which keeps the features, are products of it with weights."""
+        kept = shape_of(reshape.result)[-1:] == shape_of(self.norm.result)[-1:]
+        users = readers_of(reshape.result)
+        return kept and all(isinstance(user, MatMulOp) and is_multiplied(user, reshape.result) for user in users)
 
     def _add(self, op: Operation, before: Operation) -> SSAValue:
         op.location = before.location

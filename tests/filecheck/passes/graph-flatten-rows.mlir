@@ -27,6 +27,18 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
     %1 = graph.binary add %0, %table : (tensor<2x5x4xf32>, tensor<1x5x4xf32>) -> tensor<2x5x4xf32>
     func.return %1 : tensor<2x5x4xf32>
   }
+
+  // A model that changes the shape itself around its layers: what lies between them is on rows too.
+  func.func private @neuron_3(%x: tensor<10x8xf32>) -> tensor<10x3xf32> attributes {neuron.executor = #neuron.executor<core>} {
+    %w = graph.weight @w : tensor<8x4xf32>
+    %v = graph.weight @v : tensor<4x3xf32>
+    %0 = graph.matmul %x, %w : (tensor<10x8xf32>, tensor<8x4xf32>) -> tensor<10x4xf32>
+    %1 = graph.reshape %0 : (tensor<10x4xf32>) -> tensor<2x5x4xf32>
+    %2 = graph.unary gelu_tanh %1 : (tensor<2x5x4xf32>) -> tensor<2x5x4xf32>
+    %3 = graph.reshape %2 : (tensor<2x5x4xf32>) -> tensor<10x4xf32>
+    %4 = graph.matmul %3, %v : (tensor<10x4xf32>, tensor<4x3xf32>) -> tensor<10x3xf32>
+    func.return %4 : tensor<10x3xf32>
+  }
 }
 
 // CHECK:      builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
@@ -59,5 +71,13 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 // CHECK-NEXT:     %4 = graph.binary add %1, %3 : (tensor<10x4xf32>, tensor<10x4xf32>) -> tensor<10x4xf32>
 // CHECK-NEXT:     %5 = graph.reshape %4 : (tensor<10x4xf32>) -> tensor<2x5x4xf32>
 // CHECK-NEXT:     func.return %5 : tensor<2x5x4xf32>
+// CHECK-NEXT:   }
+// CHECK-NEXT:   func.func private @neuron_3(%x: tensor<10x8xf32>) -> tensor<10x3xf32> attributes {neuron.executor = #neuron.executor<core>} {
+// CHECK-NEXT:     %w = graph.weight @w : tensor<8x4xf32>
+// CHECK-NEXT:     %v = graph.weight @v : tensor<4x3xf32>
+// CHECK-NEXT:     %0 = graph.matmul %x, %w : (tensor<10x8xf32>, tensor<8x4xf32>) -> tensor<10x4xf32>
+// CHECK-NEXT:     %1 = graph.unary gelu_tanh %0 : (tensor<10x4xf32>) -> tensor<10x4xf32>
+// CHECK-NEXT:     %2 = graph.matmul %1, %v : (tensor<10x4xf32>, tensor<4x3xf32>) -> tensor<10x3xf32>
+// CHECK-NEXT:     func.return %2 : tensor<10x3xf32>
 // CHECK-NEXT:   }
 // CHECK-NEXT: }

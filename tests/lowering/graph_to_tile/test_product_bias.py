@@ -13,7 +13,7 @@ from xdsl.ir import Block, SSAValue
 from lowering.graph_to_tile.convert import ConvertGraphToTilePass
 from neuron_dialects.dtypes import BF16
 from neuron_dialects.graph import BinaryKind, BinaryOp, CastOp, MatMulOp, UnaryKind, UnaryOp
-from neuron_dialects.tile import AllocOp
+from neuron_dialects.tile import AllocOp, ParamOp
 from passes.graph.fuse import fuse_block
 from passes.graph.layout import choose_layouts
 from tests.core_kernels import Make, core_function, core_module, lowered_error
@@ -106,3 +106,51 @@ def test_a_row_stays_on_chip_where_loads_are_slow(target: str, kept: bool) -> No
     hints = {op.buffer.name_hint for op in core_function(module).body.walk() if isinstance(op, AllocOp)}
     assert ("row" in hints) is kept
     assert lowered_error(target, [("bf16", (300, 64))], weights, scaled_layers, lay_out) < 0.01
+
+
+def single_layer(block: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+    """x . v + b, of x in DRAM."""
+    product = MatMulOp(arguments[0], weights["v"], accumulate_f32=True)
+    biased = BinaryOp(BinaryKind.ADD, product.result, weights["b"])
+    block.add_ops([product, biased])
+    return [biased.result]
+
+
+# Weights stream past one tile of rows; blocks of columns past a panel of rows; the first rows and columns load k tile
+# by k tile. The bias outweighs the product as above.
+@pytest.mark.parametrize("target", ["trn1", "inf1"])
+@pytest.mark.parametrize("rows", [40, 300, 512])
+def test_a_bias_streams_past_with_its_columns(target: str, rows: int) -> None:
+    rng = np.random.default_rng(3)
+    weights = {
+        "v": (1e-6 * rng.standard_normal((256, 1100))).astype(ml_dtypes.bfloat16),
+        "b": (1000 * rng.standard_normal(1100)).astype(np.float32),
+    }
+    assert lowered_error(target, [("bf16", (rows, 256))], weights, single_layer, lay_out) < 2e-7
+
+
+def biased_features(block: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+    """relu(x . w + c) . v, where what lies between has features on partitions."""
+    product = MatMulOp(arguments[0], weights["w"])
+    biased = BinaryOp(BinaryKind.ADD, product.result, weights["c"])
+    relu = UnaryOp(UnaryKind.RELU, biased.result)
+    result = MatMulOp(relu.result, weights["v"])
+    block.add_ops([product, biased, relu, result])
+    return [result.result]
+
+
+# A bias of 2,048 features on 128 partitions is as many elements apart: it comes packed, each partition's in one run.
+def test_a_long_column_is_packed() -> None:
+    rng = np.random.default_rng(4)
+    weights = {
+        "w": (0.1 * rng.standard_normal((64, 2048))).astype(ml_dtypes.bfloat16),
+        "c": rng.standard_normal(2048).astype(ml_dtypes.bfloat16),
+        "v": (0.1 * rng.standard_normal((2048, 32))).astype(ml_dtypes.bfloat16),
+    }
+    module = core_module("trn1", [("bf16", (40, 64))], weights, biased_features)
+    lay_out(core_function(module).body.block)
+    ConvertGraphToTilePass().apply(Context(), module)
+    loaded = [op.symbol.data for op in core_function(module).body.walk() if isinstance(op, ParamOp)]
+    assert "c.lanes128" in loaded
+    assert "c" not in loaded
+    assert lowered_error("trn1", [("bf16", (40, 64))], weights, biased_features, lay_out) < 0.01
