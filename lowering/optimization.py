@@ -29,6 +29,7 @@ SPEED_ONLY = (
     "graph-raise-composites",
     "graph-lift-scales",
     "graph-flatten-rows",
+    "graph-absorb-gathers",
     "graph-fold-layer-norm",
     "graph-split-batch",
     "graph-fold-images",

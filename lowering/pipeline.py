@@ -48,6 +48,7 @@ PHASES: tuple[Phase, ...] = (
             "graph-fold-weights",
             "graph-roll-layers",
             "graph-flatten-rows",
+            "graph-absorb-gathers",
             "graph-fuse",
             "graph-split-batch",
             "graph-fold-images",

@@ -11,6 +11,7 @@ PASSES: dict[str, str] = {
     "graph-fuse": "passes.graph.fuse:GraphFusePass",
     "convert-graph-to-tile": "lowering.graph_to_tile.convert:ConvertGraphToTilePass",
     "graph-auto-cast": "passes.graph.auto_cast:GraphAutoCastPass",
+    "graph-absorb-gathers": "passes.graph.absorb_gathers:GraphAbsorbGathersPass",
     "graph-canonicalize": "passes.graph.canonicalize:GraphCanonicalizePass",
     "graph-decompose": "passes.graph.decompose:GraphDecomposePass",
     "graph-flatten-rows": "passes.graph.flatten_rows:GraphFlattenRowsPass",

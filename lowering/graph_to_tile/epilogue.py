@@ -34,6 +34,7 @@ from neuron_dialects.graph import (
     YieldOp,
     spec_of,
 )
+from passes.graph.gathered_sums import sums_of_group
 from passes.graph.residence import overwrites
 
 Window = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
@@ -256,8 +257,8 @@ class Epilogue:
 
 
 def lower_fused(k: Kernel, op: FusedOp) -> None:
-    """Lower a fused group: an anchor with an epilogue, or a group of pointwise ops swept together."""
-    from lowering.graph_to_tile import conv, elementwise, matmul
+    """Lower a fused group: an anchor with an epilogue, sums of gathered rows, or pointwise ops swept together."""
+    from lowering.graph_to_tile import conv, elementwise, gathered_sums, matmul
 
     block = op.body.block
     for argument, operand in zip(block.args, op.operands, strict=True):
@@ -278,8 +279,10 @@ def lower_fused(k: Kernel, op: FusedOp) -> None:
             k.inherits[value] = overwrites(op)[result]
     ops = [inner for inner in block.ops if not isinstance(inner, YieldOp)]
     results = list(dict.fromkeys(terminator.values))
-    anchor = ops[0]
-    if type(anchor) in matmul.KERNELS:
+    anchor, sums = ops[0], sums_of_group(op)
+    if sums is not None:
+        gathered_sums.lower(k, sums)
+    elif type(anchor) in matmul.KERNELS:
         matmul.lower(k, anchor, ops[1:], results)
     elif type(anchor) in conv.KERNELS:
         conv.lower(k, anchor, ops[1:], results)

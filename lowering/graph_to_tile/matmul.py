@@ -25,7 +25,7 @@ from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import MatMulOp, TransposeOp, spec_of
-from passes.graph.kernel_layouts import matmul_rows
+from passes.graph.kernel_layouts import is_sample_products, matmul_rows
 
 
 def canonical_windows(k: Kernel, op: MatMulOp) -> tuple[Tensor, Tensor]:
@@ -62,8 +62,12 @@ def k_major(k: Kernel, tensor: DramTensor) -> DramTensor:
 def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[SSAValue]) -> None:
     """Lower a matmul with the pointwise `ops` behind it."""
     from lowering.graph_to_tile.linear import lower_linear, wants_linear
+    from lowering.graph_to_tile.sample_products import lower_sample_products
 
     assert isinstance(op, MatMulOp)
+    if is_sample_products(op):
+        lower_sample_products(k, op, ops, results)
+        return
     if wants_linear(k, op, results):
         lower_linear(k, op, ops, results)
         return

@@ -7,26 +7,32 @@ from counts for the rows that are fetched. How kernels pack weights, or how ofte
 from math import prod
 
 from xdsl.dialects import func
+from xdsl.dialects.builtin import IntegerAttr
 from xdsl.ir import SSAValue
 
-from neuron_dialects.graph import GatherOp, WeightOp, spec_of
+from neuron_dialects.graph import FusedOp, GatherOp, WeightOp, spec_of
+from neuron_dialects.graph.work import MODEL_ELEMENTS
 
 
 def tensor_bytes(value: SSAValue) -> int:
-    """Bytes of a dense tensor."""
+    """Bytes of a dense tensor; of a weight that was filled up with zeros, those of the model's."""
     dtype, shape = spec_of(value)
-    return prod(shape) * dtype.size_bytes
+    known = value.owner.attributes.get(MODEL_ELEMENTS) if isinstance(value.owner, WeightOp) else None
+    return (known.value.data if isinstance(known, IntegerAttr) else prod(shape)) * dtype.size_bytes
 
 
-def _bytes_read(weight: WeightOp) -> int:
-    """Bytes of a weight that any program must read for the uses of one op."""
+def _bytes_read(weight: SSAValue) -> int:
+    """Bytes of a weight that any program must read for the uses of one op, or of a fused group's argument."""
     gathered = 0
-    for use in weight.result.uses:
+    for use in weight.uses:
         user = use.operation
-        if not isinstance(user, GatherOp) or user.data is not weight.result:
-            return tensor_bytes(weight.result)
-        gathered += tensor_bytes(user.result)
-    return gathered
+        if isinstance(user, FusedOp):
+            gathered += _bytes_read(user.body.block.args[use.index])
+        elif isinstance(user, GatherOp) and user.data is weight:
+            gathered += tensor_bytes(user.result)
+        else:
+            return tensor_bytes(weight)
+    return min(gathered, tensor_bytes(weight))
 
 
 def compulsory_bytes(function: func.FuncOp) -> int:
@@ -40,5 +46,5 @@ def compulsory_bytes(function: func.FuncOp) -> int:
         if isinstance(op, WeightOp):
             weights.setdefault(op.weight_name, []).append(op)
     return boundary + sum(
-        min(tensor_bytes(ops[0].result), sum(_bytes_read(op) for op in ops)) for ops in weights.values()
+        min(tensor_bytes(ops[0].result), sum(_bytes_read(op.result) for op in ops)) for ops in weights.values()
     )

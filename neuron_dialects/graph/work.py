@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from math import prod
 
-from xdsl.dialects.builtin import TensorType
+from xdsl.dialects.builtin import IntegerAttr, TensorType
 from xdsl.ir import Attribute, Operation, SSAValue
 
 from neuron_dialects.dtypes import dtype_of_or_none
@@ -28,8 +28,17 @@ _MULTIPLIES = frozenset(("MatMul", "MatMulInteger", "QLinearMatMul", "Gemm"))
 _CONVOLVES = frozenset(("Conv", "ConvInteger", "QLinearConv"))
 
 
+MODEL_MACS = "graph.model_macs"
+"""Attribute: multiply-adds of the model, on an operator that a pass gave more to do."""
+
+MODEL_ELEMENTS = "graph.model_elements"
+"""Attribute: elements of the model's weight, on a weight that a pass filled up with zeros."""
+
+
 def model_macs(op: Operation) -> int:
     """Multiply-adds of a matmul, convolution, attention or recurrence; 0 for other operators."""
+    if isinstance(known := op.attributes.get(MODEL_MACS), IntegerAttr):
+        return known.value.data
     if isinstance(op, AttentionOp):
         positions = shape_of(op.q)[0] * op.heads.value.data * shape_of(op.q)[1] * shape_of(op.k)[1]
         return positions * (op.head_size + op.value_size)

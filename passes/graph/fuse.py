@@ -1,8 +1,9 @@
 """`graph-fuse`: groups of ops that become one kernel.
 
-Two kinds of group: an anchor (matmul, conv, conv_transpose) with the pointwise ops that consume its result, which ride
-on the eviction from PSUM; and pointwise ops that share a result shape, which become one sweep. The grouping itself is a
-plain algorithm on numbered nodes; the pass only applies it.
+Three kinds of group: an anchor (matmul, conv, conv_transpose) with the pointwise ops that consume its result, which
+ride on the eviction from PSUM; pointwise ops that share a result shape, which become one sweep; and sums of gathered
+rows with the concatenation that joins them (`gathered_sums`). The grouping itself is a plain algorithm on numbered
+nodes; the pass only applies it.
 """
 
 import heapq
@@ -34,6 +35,7 @@ from neuron_dialects.graph import (
 )
 from neuron_dialects.neuron import Executor, ExecutorAttr
 from neuron_dialects.remarks import listening, remark
+from passes.graph.gathered_sums import joined_sums
 
 ANCHORS = (MatMulOp, ConvOp, ConvTransposeOp)
 POINTWISE = (UnaryOp, BinaryOp, CompareOp, SelectOp, ClipOp, CastOp)
@@ -135,6 +137,11 @@ def fuse_block(block: Block) -> None:
         return [number[use.operation] for result in ops[node].results for use in result.uses]
 
     groups: list[list[int]] = []
+    for op in reversed(ops):
+        found = joined_sums(op)
+        if found is not None and not taken & {number[member] for member in found.ops}:
+            groups.append(sorted(number[member] for member in found.ops))
+            taken.update(groups[-1])
     for kinds in (ANCHORS, POINTWISE):
         for seed, op in enumerate(ops):
             if not isinstance(op, kinds) or seed in taken:

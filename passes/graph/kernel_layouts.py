@@ -32,9 +32,11 @@ from neuron_dialects.graph import (
     YieldOp,
     ints,
     shape_of,
+    spec_of,
 )
 from neuron_dialects.graph.attention import packs_heads
 from passes.graph.conv_groups import LANES, plan_groups
+from passes.graph.gathered_sums import sums_of_group
 from passes.graph.residence import Halo
 
 ROWS, FEATURES = 0, 1
@@ -48,6 +50,13 @@ THIN_CHANNELS = 16
 
 SMALL_PART = 4
 """A slice is stored apart from what it is a part of where that is so many times as large."""
+
+
+SAMPLE_SIDE = 64
+"""Largest side of the little matrices of samples: no tensor engine's array has fewer columns."""
+
+SAMPLE_BYTES = 16 * 1024
+"""Bytes of a lane that the little matrices of a sample may take, twice."""
 
 
 def conv_halo(op: ConvOp) -> Halo:
@@ -120,6 +129,8 @@ def reads(op: Operation, operand: SSAValue, partition: int) -> Halo | None:
     if isinstance(op, ConcatOp):
         return () if _joins_columns(op, partition) else None
     if isinstance(op, MatMulOp):
+        if is_sample_products(op):
+            return () if partition == 0 else None
         plain = operand is op.a and operand is not op.b and not op.transpose_a
         if plain and is_matrix_product(op) and partition in (ROWS, FEATURES):
             return ()
@@ -180,6 +191,19 @@ def is_matrix_product(op: Operation) -> bool:
     return isinstance(op, MatMulOp) and len(shape_of(op.result)) == len(shape_of(op.b)) == 2 and not op.transpose_a
 
 
+def is_sample_products(op: Operation) -> bool:
+    """Whether a product is of two little matrices for each of many samples, [samples, m, k] by [samples, k, n].
+
+    Its kernel reads both with samples on partitions, and turns them for 128 samples at a time.
+    """
+    if not isinstance(op, MatMulOp) or len(shape_of(op.a)) != 3 or len(shape_of(op.b)) != 3:
+        return False
+    (samples, *a), (others, *b), (dtype, (_, m, n)) = shape_of(op.a), shape_of(op.b), spec_of(op.result)
+    depth = a[0] if op.transpose_a else a[1]
+    fits = (prod(a) + prod(b)) * spec_of(op.a)[0].size_bytes <= SAMPLE_BYTES
+    return samples == others >= LANES and max(m, n, depth) <= SAMPLE_SIDE and dtype.is_float and fits
+
+
 def anchor_of(op: Operation) -> Operation:
     """The op that decides about a kernel: the first of a fused group."""
     first = op.body.block.first_op if isinstance(op, FusedOp) else op
@@ -192,12 +216,13 @@ def multiplied(op: Operation, operand: SSAValue) -> bool:
     if isinstance(op, AttentionOp):
         return True
     anchor = anchor_of(op)
-    if not isinstance(anchor, MatMulOp) or not is_matrix_product(anchor):
+    if not isinstance(anchor, MatMulOp) or not (is_matrix_product(anchor) or is_sample_products(anchor)):
         return False
+    sides = (0, 1) if is_sample_products(anchor) else (0,)
     if not isinstance(op, FusedOp):
-        return operand is op.operands[0]
+        return any(operand is op.operands[side] for side in sides)
     inner = [a for a, value in zip(op.body.block.args, op.operands, strict=True) if value is operand]
-    return all(list(a.uses) and all(use.operation is anchor and use.index == 0 for use in a.uses) for a in inner)
+    return all(list(a.uses) and all(use.operation is anchor and use.index in sides for use in a.uses) for a in inner)
 
 
 def turns(op: Operation) -> bool:
@@ -249,6 +274,8 @@ def kernel_partition(op: Operation) -> int | None:
 def writes(op: Operation, partition: int) -> bool:
     """Whether the kernel of `op` can leave its result in SBUF with dimension `partition` on partitions."""
     anchor = anchor_of(op)
+    if isinstance(op, FusedOp) and sums_of_group(op) is not None:
+        return partition == 0
     if isinstance(anchor, ConvOp | ConvTransposeOp):
         groups = plan_groups(shape_of(anchor.x)[1], shape_of(anchor.result)[1], anchor.groups.value.data)
         return partition == 1 and groups.lane_step == LANES

@@ -49,6 +49,7 @@ from passes.graph.kernel_layouts import (
     ROWS,
     anchor_of,
     is_matrix_product,
+    is_sample_products,
     kernel_partition,
     merge_halo,
     multiplied,
@@ -122,6 +123,8 @@ class _Chooser:
         candidates = (self.wanted.get(value, 0 if len(shape) == 2 else 1), 1 if len(shape) > 2 else 0, len(shape) - 2)
         if isinstance(owner, AttentionOp):
             candidates = (2,)
+        elif any(is_sample_products(anchor_of(user)) for user, _ in readers(value, 0)):
+            candidates = (0, *candidates)
         for partition in dict.fromkeys(candidates):
             uses = readers(value, partition)
             if partition == len(shape) - 1 and any(gives_out(user) for user, _ in uses):

@@ -10,7 +10,8 @@ import pytest
 from xdsl.ir import Block, SSAValue
 
 from lowering.graph_to_tile.matmul import plan_matmul
-from neuron_dialects.graph import MatMulOp
+from neuron_dialects.graph import MatMulOp, UnaryKind, UnaryOp
+from passes.graph.fuse import fuse_block
 from tests.core_kernels import Make, lowered_error
 
 BF16_TOLERANCE = 4e-3
@@ -36,6 +37,9 @@ CASES = {
     "few rows": ([(1, 784), (784, 10)], matmul()),
     "one column": ([(200, 100), (100, 1)], matmul()),
     "batch of a alone": ([(5, 40, 200), (200, 130)], matmul()),
+    "samples": ([(140, 7, 9), (140, 9, 5)], matmul()),
+    "samples, b transposed": ([(256, 64, 33), (256, 3, 33)], matmul(transpose_b=True)),
+    "samples, a transposed": ([(130, 9, 20), (130, 9, 64)], matmul(transpose_a=True)),
 }
 
 
@@ -44,6 +48,17 @@ CASES = {
 def test_matmul_of_inputs_matches_the_graph_level(case: str, target: str) -> None:
     shapes, make = CASES[case]
     assert lowered_error(target, [("bf16", shape) for shape in shapes], {}, make) < BF16_TOLERANCE
+
+
+# The operand is turned once for both sides; what follows the product rides on its eviction.
+def test_products_of_samples_with_themselves() -> None:
+    def make(block: Block, arguments: Sequence[SSAValue], _: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        product = MatMulOp(arguments[0], arguments[0], transpose_b=True)
+        squashed = UnaryOp(UnaryKind.TANH, product.result)
+        block.add_ops([product, squashed])
+        return [squashed.result]
+
+    assert lowered_error("trn1", [("bf16", (150, 27, 40))], {}, make, fuse_block) < 2 * BF16_TOLERANCE
 
 
 @pytest.mark.parametrize("transposed", [False, True])

@@ -1,0 +1,97 @@
+"""Sums of gathered rows, alone and joined, against the graph level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from xdsl.ir import SSAValue
+
+from neuron_dialects.graph import ConcatOp, FusedOp, GatherOp, ReduceKind, ReduceOp, ReshapeOp
+from passes.graph.fuse import fuse_block
+from passes.graph.gathered_sums import sums_of_group
+from tests.graph_level import build
+from tests.lowering.graph_to_tile.core_kernel import Array, Make, check, fused, random, resident, run_core
+
+BF16 = ml_dtypes.bfloat16
+
+
+def summed(table: SSAValue, indices: SSAValue, samples: int, count: int, width: int) -> SSAValue:
+    """[samples, width] of indices [samples, count]."""
+    listed = ReshapeOp(indices, (samples * count,)).result
+    rows = ReshapeOp(GatherOp(table, listed, 0).result, (samples, count, width)).result
+    return ReduceOp(ReduceKind.SUM, rows, (1,), keep_dims=False).result
+
+
+def joined(samples: int, counts: Sequence[int], width: int, stays: bool = False) -> Make:
+    """Sums of as many tables and something else, side by side."""
+
+    def make(other: SSAValue, *given: SSAValue) -> Any:
+        tables, indices = given[: len(counts)], given[len(counts) :]
+        parts = [other]
+        for table, index, count in zip(tables, indices, counts, strict=True):
+            parts.append(ReshapeOp(summed(table, index, samples, count, width), (samples, 1, width)).result)
+        result = ConcatOp(parts, 1).result
+        return resident(result, 0) if stays else result
+
+    return make
+
+
+def operands(samples: int, counts: Sequence[int], width: int, dtype: Any) -> list[Array]:
+    rng = np.random.default_rng(0)
+    sizes = [7 + 300 * number for number in range(len(counts))]
+    tables = [random((size, width), dtype, size) for size in sizes]
+    named = [rng.integers(-size, size, (samples, n)).astype(np.int32) for size, n in zip(sizes, counts, strict=True)]
+    return [random((samples, 1, width), dtype), *tables, *named]
+
+
+@pytest.mark.parametrize("target", ["trn1", "inf1"])
+@pytest.mark.parametrize("dtype", [np.float32, BF16])
+def test_joined_sums(target: str, dtype: Any):
+    given = operands(130, (4, 1), 24, dtype)
+    check(fused(joined(130, (4, 1), 24)), *given, target=target)
+
+
+# What the result's readers take from SBUF lies there with samples on partitions.
+def test_resident_sums():
+    given = operands(256, (3,), 16, BF16)
+
+    def make(*arguments: SSAValue) -> Any:
+        kept = fused(joined(256, (3,), 16, stays=True))(*arguments)[0]
+        return ReduceOp(ReduceKind.MAX, kept, (1,), keep_dims=False)
+
+    check(make, *given)
+
+
+def test_a_sum_alone():
+    _, table, indices = operands(200, (5,), 40, np.float32)
+    check(fused(lambda t, i: summed(t, i, 200, 5, 40)), table, indices)
+
+
+# A sum that is joined is part of the joining group; one that somebody else reads as well is a group of its own.
+def test_groups():
+    given = operands(128, (2, 2), 8, np.float32)
+
+    def make(other: SSAValue, *rest: SSAValue) -> Any:
+        first = summed(rest[0], rest[2], 128, 2, 8)
+        second = summed(rest[1], rest[3], 128, 2, 8)
+        parts = [other, *(ReshapeOp(value, (128, 1, 8)).result for value in (first, second))]
+        return ConcatOp(parts, 1).result, second
+
+    function = build(make, given)
+    fuse_block(function.body.block)
+    groups = [op for op in function.body.block.ops if isinstance(op, FusedOp)]
+    found = [sums_of_group(op) for op in groups]
+    assert [len(sums.parts) for sums in found if sums] == [1, 3]
+    assert run_core(make, *given)[1].shape == (128, 8)
+
+
+# Few samples with many indices each keep their lanes busy with indices.
+def test_few_samples_are_no_group():
+    given = operands(2, (64,), 8, np.float32)
+    function = build(lambda _, t, i: summed(t, i, 2, 64, 8), given)
+    fuse_block(function.body.block)
+    assert not any(isinstance(op, FusedOp) for op in function.body.block.ops)
