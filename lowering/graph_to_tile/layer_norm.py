@@ -216,8 +216,8 @@ class _LayerNorm:
             e.scalar_tensor(mean, mean, "multiply", -1.0, "multiply", variance)
 
     def _target(self, dst: View) -> View:
-        """Where a value that is not finished goes: dst itself where that does not round it."""
-        return dst if dst.dtype == "f32" else self.e.temp(dst)
+        """Where a value that is not finished goes: dst itself where that does not round it, or there is none."""
+        return dst if dst.dtype == "f32" or not self.parameters else self.e.temp(dst)
 
     def _normalize(self, views: Sequence[View]) -> None:
         """dst = (x - mean) * inverse deviation * scale + bias with the parameters that there are.

@@ -184,7 +184,6 @@ class _Pair:
 
     def relations(self) -> Iterator[_Relation]:
         """All ways in which a producer's instance can precede a consumer's that touches the same bytes."""
-        loops = self.producer.statement.loops
         if self.producer.statement.number < self.consumer.statement.number:
             yield _Relation(self.common, 0, self.drift(self.common))
         for level in range(self.common, self.scope, -1):
@@ -193,8 +192,20 @@ class _Pair:
                 yield relation
         slot = self.producer.slot
         if self.scope and slot is not None and slot.executions.bounds(self.producer.statement.trips)[1] >= slot.copies:
-            step = self.weights.coefficient(loops[self.scope - 1].variable)
-            yield _Relation(self.scope, slot.copies * step, self.free_drift(self.scope))
+            yield _Relation(self.scope, self.reuse_lag(slot.copies), self.free_drift(self.scope))
+
+    def reuse_lag(self, copies: int) -> int:
+        """Instructions of the producer's stream, at least, since its instance `copies` executions of the slot ago.
+
+        Where the copies are as many as some iterations of the loop around that one take, it was in the same iteration
+        of the slot's own loop.
+        """
+        loop, *around = reversed(self.producer.statement.loops[: self.scope])
+        for outer in around:
+            if copies % loop.trip_count:
+                break
+            copies, loop = copies // loop.trip_count, outer
+        return copies * self.weights.coefficient(loop.variable)
 
     def drift(self, shared: int) -> tuple[int, int]:
         """Shift by loops of which both are in the same iteration: nothing where both boxes move alike."""

@@ -30,5 +30,9 @@ class BlockOrder:
         """Move an operation of the block to the place right before another one."""
         op.detach()
         self._block.insert_op_before(op, place)
+        self.added_before(op, place)
+
+    def added_before(self, op: Operation, place: Operation) -> None:
+        """Take note of an operation that was put right before another one of the block."""
         number = self._moved[place] = self._moved.get(place, 0) + 1
         self._keys[op] = (*self._keys[place][:-1], float(number), math.inf)

@@ -12,7 +12,7 @@ other engines make of the earlier one's products.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -33,12 +33,16 @@ from neuron_dialects.target import Target
 from neuron_dialects.tile import AllocOp, TileOp
 from passes.tile.block_order import BlockOrder
 from passes.tile.footprint import Footprint, apart, stays_ahead
+from passes.tile.later_turns import turn_later
 
-MEMORY_SHARE = 0.85
+MEMORY_SHARE = 0.93
 """Part of SBUF that a fused loop may take, with what lives across it."""
 
 LOOK_BACK = 24
 """Statements of the function that a loop moves over at most."""
+
+LEAST_PRODUCT_NS = 4000.0
+"""Products of an iteration must keep the tensor engine so long that the tile before them can be turned after them."""
 
 TENSOR_ENGINE = ("tile.matmul", "tile.transpose")
 
@@ -53,6 +57,8 @@ class _Statement:
     kinds: set[str] = field(default_factory=set)
     own_bytes: int = 0
     own_banks: int = 0
+    product_columns: int = 0
+    """Moving columns of the products of one iteration."""
 
     def joined(self, other: _Statement) -> None:
         """Take in what another statement does, which becomes part of this one."""
@@ -61,6 +67,7 @@ class _Statement:
         self.kinds |= other.kinds
         self.own_bytes += other.own_bytes
         self.own_banks += other.own_banks
+        self.product_columns += other.product_columns
 
     def writes(self, buffer: SSAValue) -> bool:
         """Whether it writes a buffer."""
@@ -135,8 +142,8 @@ class _Fuser:
             if isinstance(earlier.op, ForOp) and earlier.trips == loop.trips:
                 if any(_conflict(earlier, statement) for statement in needed):
                     return None
-                fuses = _gains(earlier, loop) and _ordered(earlier, loop) and self._fits(earlier, loop)
-                return index if fuses else None
+                gains = _gains(earlier, loop) or self._turns_later(earlier, loop)
+                return index if gains and _ordered(earlier, loop) and self._fits(earlier, loop) else None
             depends = [statement for statement in (loop, *needed) if _conflict(earlier, statement)]
             if not depends:
                 continue
@@ -145,6 +152,12 @@ class _Fuser:
                 return None
             needed.insert(0, earlier)
         return None
+
+    def _turns_later(self, earlier: _Statement, loop: _Statement) -> bool:
+        """Whether `loop` turns what products of `earlier` end in, and these are long enough to turn it beside them."""
+        if not _feeds(earlier, loop) or loop.kinds & set(TENSOR_ENGINE) != {"tile.transpose"} or loop.trips < 3:
+            return False
+        return earlier.product_columns / self.target.clock_ghz("pe") >= LEAST_PRODUCT_NS
 
     def _fits(self, earlier: _Statement, loop: _Statement) -> bool:
         """Whether both loops and what they share, or what lives across them, fit on chip."""
@@ -169,11 +182,35 @@ class _Fuser:
         for statement in needed:
             self.order.move_before(statement.op, partner.op)
         stay = [statement for statement in between if statement not in needed]
+        if not _gains(partner, loop):
+            self._fuse_later(index, [*needed], loop, stay)
+            return
         self.done[index:] = [*needed, partner, *stay]
         _merge(partner.op, loop.op)
         # Both are one statement from now on.
         self.touching.subtract(partner.touches.keys() & loop.touches.keys())
         partner.joined(loop)
+
+    def _fuse_later(
+        self, index: int, needed: Sequence[_Statement], loop: _Statement, stay: Sequence[_Statement]
+    ) -> None:
+        """Make `loop`, which turns tiles, a part of statement `index` one iteration behind."""
+        partner = self.done[index]
+        assert isinstance(partner.op, ForOp)
+        assert isinstance(loop.op, ForOp)
+        ahead, behind = turn_later(partner.op, loop.op)
+        for op in ahead:
+            self.order.added_before(op, partner.op)
+        for op in behind:
+            self.order.added_before(op, loop.op)
+        loop.op.detach()
+        loop.op.erase()
+        first, last = ([_statement(op) for op in ops if isinstance(op, TileOp | ForOp)] for ops in (ahead, behind))
+        both = _statement(partner.op)
+        self.touching.subtract(partner.touches.keys())
+        self.touching.subtract(loop.touches.keys())
+        self.touching.update(buffer for statement in (*first, both, *last) for buffer in statement.touches)
+        self.done[index:] = [*needed, *first, both, *stay, *last]
 
 
 def _merge(into: Operation, loop: Operation) -> None:
@@ -226,10 +263,20 @@ def _statement(op: Operation) -> _Statement:
                 statement.own_banks += inner.copies.value.data
         elif isinstance(inner, TileOp):
             statement.kinds.add(inner.name)
+            if inner.name == "tile.matmul":
+                statement.product_columns += inner.views["moving"][1].free_elements * _trips_inside(inner, op)
             for buffer, writes, footprint in _operands(inner, op):
                 if buffer not in own:
                     statement.touches.setdefault(buffer, []).append((writes, footprint))
     return statement
+
+
+def _trips_inside(op: Operation, outer: Operation) -> int:
+    """How often an op is executed in one iteration of `outer`."""
+    trips, loop = 1, op.parent_op()
+    while op is not outer and isinstance(loop, ForOp) and loop is not outer:
+        trips, loop = trips * trip_count(loop), loop.parent_op()
+    return trips
 
 
 def _operands(op: TileOp, outer: Operation) -> Iterator[tuple[SSAValue, bool, Footprint]]:
@@ -286,12 +333,15 @@ def _ordered(earlier: _Statement, loop: _Statement) -> bool:
 
 def _gains(earlier: _Statement, loop: _Statement) -> bool:
     """Whether one loop makes no engine wait for another that did not wait before; see the module's head."""
-    flows = defaultdict[str, bool](bool)
-    for buffer in earlier.touches.keys() & loop.touches.keys():
-        if earlier.writes(buffer):
-            flows[space_of(buffer)] = True
-    if not flows["sbuf"] or flows["dram"]:
+    if not _feeds(earlier, loop):
         return False
     # What follows turning at once waits for no more than the copy out of PSUM; the rest would wait for a whole tile.
     only_turns = earlier.kinds & set(TENSOR_ENGINE) == {"tile.transpose"}
     return only_turns or not loop.kinds & set(TENSOR_ENGINE)
+
+
+def _feeds(earlier: _Statement, loop: _Statement) -> bool:
+    """Whether `loop` needs on chip, and only there, what `earlier` makes."""
+    shared = earlier.touches.keys() & loop.touches.keys()
+    spaces = {space_of(buffer) for buffer in shared if earlier.writes(buffer)}
+    return "sbuf" in spaces and "dram" not in spaces

@@ -1,0 +1,118 @@
+"""A loop that turns tiles becomes part of the loop whose products make them, one iteration behind.
+
+    for i in 0 .. n: product i            product 0
+    for i in 0 .. n: turn i               for i in 0 .. n - 1: product i + 1; turn i
+                                          turn n - 1
+
+The tensor engine works in program order. It would wait for what the other engines make of a product before it could
+turn that in the same iteration; a whole product later it is there. The engines that bring turned tiles out of PSUM do
+so beside the products, instead of all of it after the last one.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from xdsl.dialects import arith
+from xdsl.dialects.builtin import DenseArrayBase, IndexType, IntegerAttr, i32
+from xdsl.dialects.scf import ForOp, YieldOp
+from xdsl.ir import Operation, SSAValue
+from xdsl.rewriter import InsertPoint, Rewriter
+
+from neuron_dialects.access import AccessPattern, Affine
+from neuron_dialects.access_ops import AccessAttr, AccessOp, FieldsAttr
+from neuron_dialects.loops import trip_count
+
+
+def turn_later(products: ForOp, turns: ForOp) -> tuple[list[Operation], list[Operation]]:
+    """Make `turns`, of as many iterations, a part of `products` as above; nothing between may depend on either.
+
+    Gives the new operations before `products`, among them those of the first product, and those of the last turn, which
+    stand before `turns`. That loop is left empty.
+    """
+    last = trip_count(products) - 1
+    first = _at_iteration(products, 0, InsertPoint.before(products))
+    end = _at_iteration(turns, last, InsertPoint.before(turns))
+    body, later = products.body.block, turns.body.block
+    for op in body.walk():
+        if isinstance(op, AccessOp):
+            _replace(op, body.args[0], Affine.variable(0) + 1)
+    stop = body.last_op
+    assert isinstance(stop, YieldOp)
+    later.args[0].replace_all_uses_with(body.args[0])
+    for op in list(later.ops):
+        if not isinstance(op, YieldOp):
+            op.detach()
+            body.insert_op_before(op, stop)
+    bound = arith.ConstantOp(IntegerAttr(last, IndexType()))
+    Rewriter.insert_op(bound, InsertPoint.before(products))
+    products.operands[1] = bound.result
+    return [*first, bound], end
+
+
+def _at_iteration(loop: ForOp, number: int, place: InsertPoint) -> list[Operation]:
+    """A copy of one iteration of a loop, at `place`."""
+    made: list[Operation] = []
+    values: dict[SSAValue, SSAValue] = {}
+    for op in loop.body.block.ops:
+        if isinstance(op, YieldOp):
+            continue
+        copy = op.clone(value_mapper=values)
+        _keep_locations(op, copy)
+        made.append(copy)
+    Rewriter.insert_op(made, place)
+    for copy in made:
+        for op in copy.walk():
+            if isinstance(op, AccessOp):
+                _replace(op, loop.body.block.args[0], Affine(number))
+    return made
+
+
+def _keep_locations(op: Operation, copy: Operation) -> None:
+    """Give a copy, and all in it, the locations of what it is a copy of."""
+    for old, new in zip(op.walk(), copy.walk(), strict=True):
+        new.location = old.location
+
+
+def _replace(op: AccessOp, variable: SSAValue, value: Affine) -> None:
+    """Put `value`, a constant or `$0` (the variable itself) plus one, in place of a loop variable."""
+    if variable not in op.indices:
+        return
+    position = list(op.indices).index(variable)
+    kept: Sequence[SSAValue] = [v for v in op.indices if v is not variable]
+    indices = kept if value.is_constant else list(op.indices)
+    numbers = {i: indices.index(v) for i, v in enumerate(op.indices) if v in indices}
+    change = _Change(position, value.constant, numbers)
+    op.properties["access"] = AccessAttr(tuple((role, change.pattern(p)) for role, p in op.access.data))
+    op.properties["fields"] = FieldsAttr(
+        type(op).normal_fields({name: change.field(field) for name, field in op.fields.data})
+    )
+    if value.is_constant:
+        op.operands = [*op.buffers, *indices]
+        _resize(op, len(indices))
+
+
+def _resize(op: AccessOp, indices: int) -> None:
+    """Write down how many loop variables an op has."""
+    op.properties["operandSegmentSizes"] = DenseArrayBase.from_list(i32, [len(op.access.data), indices])
+
+
+class _Change:
+    """Puts (own variable, where it is kept) + `constant` in place of variable `position`; others are renumbered."""
+
+    def __init__(self, position: int, constant: int, numbers: Mapping[int, int]):
+        self.position, self.constant, self.numbers = position, constant, numbers
+
+    def affine(self, expression: Affine) -> Affine:
+        """The changed expression."""
+        kept = [(self.numbers[v], c) for v, c in expression.terms if v in self.numbers]
+        return Affine.of(expression.constant + expression.coefficient(self.position) * self.constant, kept)
+
+    def pattern(self, pattern: AccessPattern) -> AccessPattern:
+        """The changed view."""
+        return AccessPattern(
+            self.affine(pattern.partition), pattern.partitions, self.affine(pattern.offset), pattern.dims
+        )
+
+    def field(self, value: Any) -> Any:
+        """The changed immediate."""
+        return self.affine(value) if isinstance(value, Affine) else value
