@@ -7,7 +7,8 @@ the tensor engine is at the next one. Given core functions of tile ops, leaves f
 A loop moves up to an earlier one of as many trips when no iteration of it is needed by, or meets, a later iteration of
 that one; what stands between the two, and is needed, moves up before both. Loops stay apart where one order of both
 would make engines wait: where the later one loads from DRAM what the earlier one stores there, or multiplies what
-other engines make of the earlier one's products.
+other engines make of the earlier one's products. A loop that only turns that follows long products one iteration
+behind (`later_turns.py`).
 """
 
 from __future__ import annotations
