@@ -49,6 +49,7 @@ PHASES: tuple[Phase, ...] = (
             "graph-roll-layers",
             "graph-flatten-rows",
             "graph-absorb-gathers",
+            "graph-pixel-rows",
             "graph-fuse",
             "graph-split-batch",
             "graph-fold-images",

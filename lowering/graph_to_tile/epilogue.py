@@ -35,6 +35,7 @@ from neuron_dialects.graph import (
     spec_of,
 )
 from passes.graph.gathered_sums import sums_of_group
+from passes.graph.pixel_rows import rows_of
 from passes.graph.residence import overwrites
 
 Window = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
@@ -258,7 +259,7 @@ class Epilogue:
 
 def lower_fused(k: Kernel, op: FusedOp) -> None:
     """Lower a fused group: an anchor with an epilogue, sums of gathered rows, or pointwise ops swept together."""
-    from lowering.graph_to_tile import conv, elementwise, gathered_sums, matmul
+    from lowering.graph_to_tile import conv, elementwise, gathered_sums, matmul, pixel_rows
 
     block = op.body.block
     for argument, operand in zip(block.args, op.operands, strict=True):
@@ -279,9 +280,11 @@ def lower_fused(k: Kernel, op: FusedOp) -> None:
             k.inherits[value] = overwrites(op)[result]
     ops = [inner for inner in block.ops if not isinstance(inner, YieldOp)]
     results = list(dict.fromkeys(terminator.values))
-    anchor, sums = ops[0], sums_of_group(op)
+    anchor, sums, run = ops[0], sums_of_group(op), rows_of(op)
     if sums is not None:
         gathered_sums.lower(k, sums)
+    elif run is not None:
+        pixel_rows.lower(k, run)
     elif type(anchor) in matmul.KERNELS:
         matmul.lower(k, anchor, ops[1:], results)
     elif type(anchor) in conv.KERNELS:

@@ -9,6 +9,7 @@ engine one more k tile, of few lanes:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 from xdsl.ir import Operation, SSAValue
 
@@ -73,14 +74,18 @@ def take_bias(
     block = addition.parent_block()
     assert block is not None
     block.erase_op(addition)
-    symbol, columns, count = tensor.symbol or "", tensor.shape[-1], PARTS[dtype_by_name(tensor.dtype)]
-    source = tensor
-    if count > 1:
-        source = k.derive(f"{symbol}.parts", [symbol], lambda v: _parts(v[0], columns, count))
+    return product_bias(k, tensor), [other for other in ops if other is not addition], results
+
+
+def product_bias(k: Kernel, tensor: DramTensor) -> ProductBias:
+    """The numbers of a dense constant, of a type in `PARTS`, to be added along the columns."""
+    symbol, columns, count = tensor.symbol or "", prod(tensor.shape), PARTS[dtype_by_name(tensor.dtype)]
+    source = k.derive(f"{symbol}.parts", [symbol], lambda v: _parts(v[0], columns, count)) if count > 1 else tensor
+    row = source.reshape((count, columns))
+    assert row is not None, "a dense tensor has any shape"
     ones = k.b.alloc_outer((count, LANES), "bf16", "sbuf", "ones").view()
     k.b.memset(ones, 1.0)
-    view = source.view() if len(source.shape) > 1 else source.view().insert(0)
-    return ProductBias(ones, view), [other for other in ops if other is not addition], results
+    return ProductBias(ones, row.view())
 
 
 def _bias_of(k: Kernel, op: MatMulOp, ops: Sequence[Operation]) -> tuple[BinaryOp, int, DramTensor] | None:

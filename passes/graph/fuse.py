@@ -175,7 +175,7 @@ def fuse_block(block: Block) -> None:
             if isinstance(op, (*ANCHORS, *POINTWISE)) and not isinstance(op, CastOp) and node not in taken:
                 _tell_unfused(op)
     for members in groups:
-        _outline(block, [ops[i] for i in members])
+        outline(block, [ops[i] for i in members])
 
 
 def _tell_unfused(op: Operation) -> None:
@@ -268,7 +268,7 @@ def _joinable(op: Operation) -> bool:
     return len(shape) > 0 and all(shape)
 
 
-def _outline(block: Block, members: list[Operation]) -> None:
+def outline(block: Block, members: list[Operation]) -> None:
     """Move `members` into a `graph.fused` at the place of the last one."""
     inside = set(members)
     inputs = list(

@@ -28,6 +28,7 @@ from neuron_dialects.graph import (
     SelectOp,
     SliceOp,
     SoftmaxOp,
+    TransposeOp,
     UnaryOp,
     YieldOp,
     ints,
@@ -276,6 +277,8 @@ def writes(op: Operation, partition: int) -> bool:
     anchor = anchor_of(op)
     if isinstance(op, FusedOp) and sums_of_group(op) is not None:
         return partition == 0
+    if isinstance(op, FusedOp) and any(isinstance(inner, TransposeOp) for inner in op.body.block.ops):
+        return False  # rows of pixels leave as runs that the DMA stores
     if isinstance(anchor, ConvOp | ConvTransposeOp):
         groups = plan_groups(shape_of(anchor.x)[1], shape_of(anchor.result)[1], anchor.groups.value.data)
         return partition == 1 and groups.lane_step == LANES
