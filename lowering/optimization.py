@@ -32,6 +32,7 @@ SPEED_ONLY = (
     "graph-absorb-gathers",
     "graph-pixel-rows",
     "graph-fold-layer-norm",
+    "graph-channels-first",
     "graph-split-batch",
     "graph-fold-images",
     "tile-fuse-loops",

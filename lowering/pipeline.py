@@ -40,6 +40,7 @@ PHASES: tuple[Phase, ...] = (
             "graph-decompose",
             "graph-lift-scales",
             "graph-fold-layer-norm",
+            "graph-channels-first{{mode={auto_cast}}}",
             "graph-fold-weights",
             "graph-partition",
             "graph-narrow-integers",

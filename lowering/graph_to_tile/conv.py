@@ -95,6 +95,7 @@ class _ConvKernel:
     ):
         self.k, self.b, self.op, self.epilogue, self.groups, self.packing = k, k.b, op, epilogue, groups, packing
         self.residual, self.phase, self.n = residual, phase, len(shape_of(op.w)) - 2
+        self.uniform = k.scalar(op.w) if groups.groups == 1 else None
         x = k.tensor(op.x)
         self.batch, self.channels = x.shape[:2]
         self.extents = triple(x.shape[2:], 1)
@@ -171,7 +172,7 @@ class _ConvKernel:
         row_bytes = ceil(channels / LANES) * len(self.phase.taps) * dtype_by_name(self.packing.dtype).size_bytes
         budget = int(self.k.target.sbuf_bytes_per_partition) // 6
         chunk = max(1, budget // max(1, row_bytes * step)) * step
-        if self.k.pins_weights and self.packing.tensor.symbol is not None:
+        if self.uniform is not None or (self.k.pins_weights and self.packing.tensor.symbol is not None):
             chunk = ceil(outputs / step) * step
 
         def outputs_chunk(start: Affine, size: int) -> None:
@@ -185,6 +186,8 @@ class _ConvKernel:
         b, taps = self.b, len(self.phase.taps)
         if not taps:
             return None
+        if self.uniform is not None:
+            return self._uniform_weights(self.uniform, channels, outputs)
         rows = self.spread
         lanes = channels * rows if rows > 1 else min(LANES, channels)
         tiles = ceil(channels / LANES)
@@ -212,6 +215,14 @@ class _ConvKernel:
             source = self.packing.view(block, full * LANES, rest, start, outputs)
             self._load_taps(tile.slice(0, 0, rest).at(1, full), source, numbers)
         return stationary_of(tile)
+
+    def _uniform_weights(self, value: float, channels: int, outputs: int) -> Stationary:
+        """One tile of a number that all weights are; all outputs are one sum."""
+        tile = self.b.alloc(
+            (min(LANES, channels), min(LANES, outputs)), self.packing.dtype, "sbuf", 1, "weights"
+        ).view()
+        self.b.memset(tile, value)
+        return lambda _tile, lanes, _tap, _start, count: tile.slice(0, 0, lanes).slice(1, 0, count)
 
     def _load_taps(self, tile: View, source: View, numbers: Sequence[int]) -> None:
         """Load the taps `numbers` of a [c, taps, o] source; runs of equally spaced taps are one DMA."""
@@ -315,13 +326,20 @@ class _ConvKernel:
         sizes = (images[1], *(size for _, size in ranges))
         spatial_ranges = {2 + d: r for d, r in enumerate(ranges[1:2] if self.n == 1 else ranges[3 - self.n :])}
 
+        width = int(self.k.target.pe_columns)
+        shared: View | None = None
+        if self.uniform is not None and self.spread == 1:
+            shared = self._sum(weights, pixels, Affine(0), min(width, outputs[1]), channels[1], sizes)
+
         def output_tile_body(start: Affine, lanes: int) -> None:
             parts: list[tuple[int, View]] = []
             here = {0: images, 1: (outputs[0] + start, lanes), **spatial_ranges}
-            width = int(self.k.target.pe_columns)
             for lane in range(0, lanes, width):
                 count = min(width, lanes - lane)
-                bank = self._sum(weights, pixels, start + lane, count, channels[1], sizes)
+                if shared is not None:
+                    bank = shared.slice(0, 0, count)
+                else:
+                    bank = self._sum(weights, pixels, start + lane, count, channels[1], sizes)
                 if self.residual is not None:
                     identity, added = self.residual.operands(here, lane, count)
                     b.matmul(bank, identity, _with_three(added, self.n), 1)
