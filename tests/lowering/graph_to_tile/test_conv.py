@@ -16,7 +16,18 @@ from xdsl.ir import Block, SSAValue
 from lowering.graph_to_tile.conv_diagonals import taps_made
 from lowering.graph_to_tile.convert import ConvertGraphToTilePass
 from lowering.graph_to_tile.windows import output_tile, segments
-from neuron_dialects.graph import BinaryKind, BinaryOp, ConvOp, ConvTransposeOp, FusedOp, UnaryKind, UnaryOp, layout_of
+from neuron_dialects.dtypes import BF16
+from neuron_dialects.graph import (
+    BinaryKind,
+    BinaryOp,
+    ConstantOp,
+    ConvOp,
+    ConvTransposeOp,
+    FusedOp,
+    UnaryKind,
+    UnaryOp,
+    layout_of,
+)
 from neuron_dialects.target import load_target
 from passes.graph.conv_groups import plan_groups
 from passes.graph.fuse import fuse_block
@@ -214,3 +225,17 @@ def test_group_blocks_fill_the_array_and_start_on_tiles(groups: int, inputs: int
     assert all(products(plan.per_block) <= products(n) for n in range(1, min(groups, max(1, 128 // inputs)) + 1))
     assert plan.blocks == 1 or plan.block_outputs % plan.lane_step == 0
     assert 1 <= plan.lane_step <= 128
+
+
+# A filter of one number is made on chip, and one sum serves all tiles of outputs; 136 channels are two tiles.
+@pytest.mark.parametrize(("channels", "outputs"), [(136, 136), (12, 260)])
+def test_filters_of_one_number(channels: int, outputs: int) -> None:
+    def make(block: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        ones = ConstantOp(0.5, BF16, (outputs, channels, 1, 1))
+        total = ConvOp(arguments[0], ones.result, strides=[1, 1], pads=[0, 0, 0, 0], dilations=[1, 1])
+        block.add_ops([ones, total, UnaryOp(UnaryKind.RELU, total.result)])
+        fuse_block(block)
+        assert block.last_op is not None
+        return block.last_op.results
+
+    assert lowered_error("trn1", [("bf16", (2, channels, 5, 7))], {}, make) < BF16_TOLERANCE

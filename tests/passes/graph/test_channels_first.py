@@ -1,0 +1,80 @@
+"""Layers over turned images, on channels in dimension 1: the same numbers, and what is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+from xdsl.context import Context
+from xdsl.ir import Block, Operation, SSAValue
+
+from neuron_dialects.graph import (
+    BinaryKind,
+    BinaryOp,
+    ClipOp,
+    ConvOp,
+    LayerNormOp,
+    MatMulOp,
+    TransposeOp,
+    UnaryKind,
+    UnaryOp,
+    shape_of,
+)
+from neuron_dialects.graph.work import model_macs
+from neuron_dialects.ssa_order import check_ssa_order
+from passes.graph.channels_first import GraphChannelsFirstPass
+from runtime.graph_interpreter import run_graph
+from tests.core_kernels import Array, core_function, core_module, random_inputs
+
+SHAPE = ("f32", (2, 6, 3, 5))
+
+
+def block_of_layers(block: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> list[SSAValue]:
+    """A residual block: normalise, widen, activate, narrow, scale, add."""
+
+    def add(op: Operation) -> SSAValue:
+        block.add_op(op)
+        return op.results[0]
+
+    (x,) = arguments
+    rows = add(TransposeOp(x, (0, 2, 3, 1)))
+    rows = add(LayerNormOp(rows, weights["scale"], weights["bias"], axis=3, epsilon=1e-5))
+    rows = add(BinaryOp(BinaryKind.ADD, add(MatMulOp(rows, weights["wide"])), weights["b"]))
+    rows = add(ClipOp(add(UnaryOp(UnaryKind.GELU, rows)), minimum=-0.1, maximum=2.0))
+    rows = add(MatMulOp(rows, weights["narrow"], transpose_b=True))
+    rows = add(BinaryOp(BinaryKind.MUL, weights["gamma"], add(BinaryOp(BinaryKind.ADD, weights["c"], rows))))
+    return [add(BinaryOp(BinaryKind.ADD, add(TransposeOp(rows, (0, 3, 1, 2))), x))]
+
+
+@pytest.fixture
+def weights() -> dict[str, Array]:
+    random = np.random.default_rng(0)
+    shapes = {"scale": (6,), "bias": (6,), "wide": (6, 8), "b": (8,), "narrow": (6, 8), "c": (6,), "gamma": (6,)}
+    return {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+# What is computed of the images stays the same, without transpositions; sums for the mean are no work of the model.
+def test_the_numbers_are_the_same(weights: dict[str, Array]) -> None:
+    module = core_module("trn1", [SHAPE], weights, block_of_layers)
+    inputs = random_inputs([SHAPE])
+    (want,) = run_graph(core_function(module), inputs, weights.__getitem__)
+    macs = sum(map(model_macs, module.walk()))
+    GraphChannelsFirstPass().apply(Context(), module)
+    module.verify()
+    check_ssa_order(module)
+    (got,) = run_graph(core_function(module), inputs, weights.__getitem__)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    assert not any(isinstance(op, LayerNormOp | MatMulOp) for op in module.walk())
+    assert not any(isinstance(op, TransposeOp) and len(shape_of(op.x)) > 2 for op in module.walk())
+    convolutions = [op for op in module.walk() if isinstance(op, ConvOp)]
+    assert len(convolutions) == 4 and all(op.bias is not None for op in convolutions[2:])
+    assert sum(map(model_macs, module.walk())) == macs
+
+
+# Sums of values that stay f32 would be rounded: nothing changes.
+def test_only_where_all_values_are_cast(weights: dict[str, Array]) -> None:
+    module = core_module("trn1", [SHAPE], weights, block_of_layers)
+    before = str(module)
+    GraphChannelsFirstPass(mode="matmult").apply(Context(), module)
+    assert str(module) == before
