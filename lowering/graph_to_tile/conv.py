@@ -16,9 +16,24 @@ from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.conv_diagonals import Diagonals, blocks_at_once, is_depthwise
 from lowering.graph_to_tile.conv_interleave import interleaved
-from lowering.graph_to_tile.conv_phases import Phase, Triple, conv_phase, transposed_phases, triple, triple_pairs
+from lowering.graph_to_tile.conv_phases import (
+    Phase,
+    Triple,
+    conv_phase,
+    three_dims,
+    transposed_phases,
+    triple,
+    triple_pairs,
+)
 from lowering.graph_to_tile.conv_residual import Residual, take_residual
-from lowering.graph_to_tile.conv_weights import Stationary, WeightPacking, filter_taps, is_packable, stationary_of
+from lowering.graph_to_tile.conv_weights import (
+    Stationary,
+    WeightPacking,
+    filter_taps,
+    is_packable,
+    stationary_of,
+    uniform_weights,
+)
 from lowering.graph_to_tile.epilogue import Epilogue
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, transfer
@@ -187,7 +202,7 @@ class _ConvKernel:
         if not taps:
             return None
         if self.uniform is not None:
-            return self._uniform_weights(self.uniform, channels, outputs)
+            return uniform_weights(b, self.uniform, channels, outputs, self.packing.dtype)
         rows = self.spread
         lanes = channels * rows if rows > 1 else min(LANES, channels)
         tiles = ceil(channels / LANES)
@@ -215,14 +230,6 @@ class _ConvKernel:
             source = self.packing.view(block, full * LANES, rest, start, outputs)
             self._load_taps(tile.slice(0, 0, rest).at(1, full), source, numbers)
         return stationary_of(tile)
-
-    def _uniform_weights(self, value: float, channels: int, outputs: int) -> Stationary:
-        """One tile of a number that all weights are; all outputs are one sum."""
-        tile = self.b.alloc(
-            (min(LANES, channels), min(LANES, outputs)), self.packing.dtype, "sbuf", 1, "weights"
-        ).view()
-        self.b.memset(tile, value)
-        return lambda _tile, lanes, _tap, _start, count: tile.slice(0, 0, lanes).slice(1, 0, count)
 
     def _load_taps(self, tile: View, source: View, numbers: Sequence[int]) -> None:
         """Load the taps `numbers` of a [c, taps, o] source; runs of equally spaced taps are one DMA."""
@@ -442,7 +449,7 @@ class _ConvKernel:
         named = {2 + d: ranges[1 if self.n == 1 else 3 - self.n + d] for d in range(self.n)}
         view = x.view({**named, 0: images, 1: (channel, lanes * tiles)})
         (n_dim, (c_stride, _), *spatial) = view.dims
-        dims = ((c_stride, lanes), (c_stride * lanes, tiles), n_dim, *_three(spatial))
+        dims = ((c_stride, lanes), (c_stride * lanes, tiles), n_dim, *three_dims(spatial))
         return View(view.buffer, view.partition, 0, view.offset, dims)
 
     def _spread_pixels(self, x: DramTensor, images: Range, at: list[Place]) -> View:
@@ -482,13 +489,6 @@ class _ConvKernel:
                     source = source.slice(2 + d, 0, inner.shape[2 + d], steps[d])
                 transfer(b, b.load, inner, source)
         return tile
-
-
-def _three(dims: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Spatial dims (stride, size) as depth, height, width."""
-    if len(dims) == 1:
-        return ((0, 1), dims[0], (0, 1))
-    return ((0, 1), *dims) if len(dims) == 2 else tuple(dims)
 
 
 def _with_three(view: View, n: int) -> View:

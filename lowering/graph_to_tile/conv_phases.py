@@ -108,3 +108,10 @@ def triple_pairs(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     if len(pairs) == 1:
         return [(0, 0), pairs[0], (0, 0)]
     return [(0, 0), *pairs] if len(pairs) == 2 else list(pairs)
+
+
+def three_dims(dims: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Spatial dims (stride, size) as depth, height, width."""
+    if len(dims) == 1:
+        return ((0, 1), dims[0], (0, 1))
+    return ((0, 1), *dims) if len(dims) == 2 else tuple(dims)

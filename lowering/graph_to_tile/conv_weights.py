@@ -12,8 +12,9 @@ from math import prod
 
 from xdsl.ir import Operation, SSAValue
 
+from lowering.graph_to_tile.builder import KernelBuilder
 from lowering.graph_to_tile.kernel import Kernel
-from lowering.graph_to_tile.tensors import DramTensor
+from lowering.graph_to_tile.tensors import LANES, DramTensor
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import DType
@@ -42,6 +43,13 @@ def stationary_of(weights: View) -> Stationary:
         return weights.slice(0, 0, lanes).at(1, tile).at(1, tap).slice(1, start, outputs)
 
     return at
+
+
+def uniform_weights(b: KernelBuilder, value: float, channels: int, outputs: int, dtype: str) -> Stationary:
+    """One tile of a number that all weights of a dense convolution are."""
+    tile = b.alloc((min(LANES, channels), min(LANES, outputs)), dtype, "sbuf", 1, "weights").view()
+    b.memset(tile, value)
+    return lambda _tile, lanes, _tap, _start, count: tile.slice(0, 0, lanes).slice(1, 0, count)
 
 
 def is_packable(k: Kernel, weight: SSAValue) -> bool:
