@@ -212,7 +212,8 @@ class _ConvKernel:
             per_row = taps // rows
             for row in range(rows):
                 source = self.packing.view(block, 0, channels, start, outputs)
-                self._load_taps(
+                load_taps(
+                    b,
                     tile.slice(0, row * channels, channels).at(1, 0),
                     source,
                     numbers[row * per_row : (row + 1) * per_row],
@@ -225,27 +226,11 @@ class _ConvKernel:
                 shifted = View(
                     source.buffer, source.partition, 0, source.offset + i * LANES * source.dims[0][0], source.dims
                 )
-                self._load_taps(tile.at(1, i), shifted, numbers)
+                load_taps(b, tile.at(1, i), shifted, numbers)
         if rest:
             source = self.packing.view(block, full * LANES, rest, start, outputs)
-            self._load_taps(tile.slice(0, 0, rest).at(1, full), source, numbers)
+            load_taps(b, tile.slice(0, 0, rest).at(1, full), source, numbers)
         return stationary_of(tile)
-
-    def _load_taps(self, tile: View, source: View, numbers: Sequence[int]) -> None:
-        """Load the taps `numbers` of a [c, taps, o] source; runs of equally spaced taps are one DMA."""
-        position = 0
-        source = source.at(3, 0)
-        while position < len(numbers):
-            count, step = 1, 1
-            if position + 1 < len(numbers):
-                step = numbers[position + 1] - numbers[position]
-                while position + count < len(numbers) and numbers[position + count] == numbers[position] + count * step:
-                    count += 1
-            if step < 1:
-                count, step = 1, 1
-            piece = source.slice(1, numbers[position], count, step)
-            transfer(self.b, self.b.load, tile.slice(1, position, count), piece)
-            position += count
 
     def _pixels(
         self, weights: Stationary | None, c_start: Affine, channels: int, o_start: Affine, outputs: int

@@ -6,7 +6,7 @@ that a row of one input channel is one contiguous run. Constant filters are pack
 read where they lie.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from math import prod
 
@@ -14,7 +14,7 @@ from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.builder import KernelBuilder
 from lowering.graph_to_tile.kernel import Kernel
-from lowering.graph_to_tile.tensors import LANES, DramTensor
+from lowering.graph_to_tile.tensors import LANES, DramTensor, transfer
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import DType
@@ -50,6 +50,23 @@ def uniform_weights(b: KernelBuilder, value: float, channels: int, outputs: int,
     tile = b.alloc((min(LANES, channels), min(LANES, outputs)), dtype, "sbuf", 1, "weights").view()
     b.memset(tile, value)
     return lambda _tile, lanes, _tap, _start, count: tile.slice(0, 0, lanes).slice(1, 0, count)
+
+
+def load_taps(b: KernelBuilder, tile: View, source: View, numbers: Sequence[int]) -> None:
+    """Load the taps `numbers` of a [c, taps, o] source; runs of equally spaced taps are one DMA."""
+    position = 0
+    source = source.at(3, 0)
+    while position < len(numbers):
+        count, step = 1, 1
+        if position + 1 < len(numbers):
+            step = numbers[position + 1] - numbers[position]
+            while position + count < len(numbers) and numbers[position + count] == numbers[position] + count * step:
+                count += 1
+        if step < 1:
+            count, step = 1, 1
+        piece = source.slice(1, numbers[position], count, step)
+        transfer(b, b.load, tile.slice(1, position, count), piece)
+        position += count
 
 
 def is_packable(k: Kernel, weight: SSAValue) -> bool:
