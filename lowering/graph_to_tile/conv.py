@@ -31,6 +31,7 @@ from lowering.graph_to_tile.conv_weights import (
     WeightPacking,
     filter_taps,
     is_packable,
+    load_taps,
     stationary_of,
     uniform_weights,
 )
