@@ -33,6 +33,7 @@ SPEED_ONLY = (
     "graph-pixel-rows",
     "graph-fold-layer-norm",
     "graph-channels-first",
+    "graph-split-hidden",
     "graph-split-batch",
     "graph-fold-images",
     "tile-fuse-loops",

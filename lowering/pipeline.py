@@ -49,6 +49,7 @@ PHASES: tuple[Phase, ...] = (
             "graph-fold-weights",
             "graph-roll-layers",
             "graph-flatten-rows",
+            "graph-split-hidden",
             "graph-absorb-gathers",
             "graph-pixel-rows",
             "graph-fuse",

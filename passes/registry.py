@@ -22,6 +22,7 @@ PASSES: dict[str, str] = {
     "graph-fold-weights": "passes.graph.fold_weights:GraphFoldWeightsPass",
     "graph-lift-scales": "passes.graph.lift_scales:GraphLiftScalesPass",
     "graph-narrow-integers": "passes.graph.narrow_integers:GraphNarrowIntegersPass",
+    "graph-split-hidden": "passes.graph.split_hidden:GraphSplitHiddenPass",
     "graph-split-batch": "passes.graph.split_batch:GraphSplitBatchPass",
     "graph-shard-pipeline": "passes.graph.shard_pipeline:GraphShardPipelinePass",
     "graph-raise-composites": "passes.graph.raise_composites:GraphRaiseCompositesPass",

@@ -148,10 +148,11 @@ def fuse_block(block: Block) -> None:
                 continue
             shape = shape_of(op.results[0])
 
-            def eligible(node: int, shape: tuple[int, ...] = shape) -> bool:
+            def eligible(node: int, seed: int = seed, shape: tuple[int, ...] = shape) -> bool:
                 candidate = ops[node]
                 return (
                     node not in taken
+                    and not any(number[product] > seed for product in _awaited_products(candidate))
                     and isinstance(candidate, POINTWISE)
                     and shape_of(candidate.results[0]) == shape
                     and _joinable(candidate)
@@ -260,6 +261,17 @@ def sink_broadcast_adds(block: Block) -> None:
             block.erase_op(outer)
             block.erase_op(inner)
             break
+
+
+def _awaited_products(op: Operation) -> list[Operation]:
+    """The products of matrices that a sum adds and nothing else reads: the sum rides on the last of them.
+
+    What was added before is on chip then, and the earlier products need not wait.
+    """
+    if not isinstance(op, BinaryOp) or op.kind.data != BinaryKind.ADD:
+        return []
+    owners = [value.owner for value in op.operands if value.has_one_use()]
+    return [owner for owner in owners if isinstance(owner, MatMulOp) and len(shape_of(owner.result)) == 2]
 
 
 def _joinable(op: Operation) -> bool:
