@@ -42,6 +42,7 @@ from neuron_dialects.remarks import listening, remark
 from neuron_dialects.target import Target
 from neuron_dialects.tile import ParamOp
 from passes.graph.fuse import split_bias
+from passes.graph.joined import computed_in_place, marked
 from passes.graph.layout import resident_profile
 
 MACS = "neuron.macs"
@@ -174,6 +175,9 @@ def lower_function(
     ops = list(body.ops)
     pending = _place_results(k, ops, returned.arguments, tensors[len(body.args) :])
     _check_layouts(ops)
+    for join in marked(ops):
+        k.joined |= dict.fromkeys((op.result for op in join.all), (join.whole.result, 0))
+        k.joined |= {value: (join.whole.result, first) for value, first in computed_in_place(join)}
     forward_destinations(k, ops)
     profile = resident_profile(ops)
     waiting = postponed_products(ops, profile, k.target) if k.takes("postponed-products") else {}

@@ -276,6 +276,8 @@ def lower_fused(k: Kernel, op: FusedOp) -> None:
             k.destinations[value] = k.destinations[result]
         if result in k.residents:
             k.residents[value] = k.residents[result]
+        if result in k.joined:
+            k.joined[value] = k.joined[result]
         if result in overwrites(op):
             k.inherits[value] = overwrites(op)[result]
     ops = [inner for inner in block.ops if not isinstance(inner, YieldOp)]

@@ -11,7 +11,7 @@ from lowering.graph_to_tile.builder import KernelBuilder
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, transfer
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
-from neuron_dialects.graph import ConstantOp, DerivedWeightOp, WeightOp, YieldOp, spec_of
+from neuron_dialects.graph import ConstantOp, DerivedWeightOp, WeightOp, YieldOp, layout_of, spec_of
 from neuron_dialects.target import Target
 
 
@@ -33,10 +33,12 @@ class Kernel:
 
     `destinations` holds function outputs that a value must end up in (set before lowering starts); `residents` the
     layouts that the layout pass chose for values that stay in SBUF: (partition dimension, halo); `inherits` the value
-    whose memory such a value takes. `recipes` are the
-    derived weights that kernels have added to the module, shared by all of its functions. `resident_bytes` are the SBUF
-    bytes per partition that resident tensors take while the op at hand runs. `pins_weights`: what is loaded of weights
-    will stay on chip, so that holding more of them at once takes no more room. `without`: choices that are left out.
+    whose memory such a value takes; `joined` for what lies in the buffer of a concatenation that concatenation and the
+    first channel there, `wholes` these buffers, `filled` what was loaded there (buffer, first channel). `recipes` are
+    the derived weights that kernels have added to the module, shared by all of its functions. `resident_bytes` are the
+    SBUF bytes per partition that resident tensors take while the op at hand runs. `pins_weights`: what is loaded of
+    weights will stay on chip, so that holding more of them at once takes no more room. `without`: choices that are left
+    out.
     """
 
     b: KernelBuilder
@@ -46,6 +48,9 @@ class Kernel:
     destinations: dict[SSAValue, DramTensor] = field(default_factory=dict)
     residents: dict[SSAValue, tuple[int, tuple[tuple[int, int], ...]]] = field(default_factory=dict)
     inherits: dict[SSAValue, SSAValue] = field(default_factory=dict)
+    joined: dict[SSAValue, tuple[SSAValue, int]] = field(default_factory=dict)
+    wholes: dict[SSAValue, SbufTensor] = field(default_factory=dict)
+    filled: set[tuple[int, int]] = field(default_factory=set)
     postponed: dict[Operation, list[RowProduct]] = field(default_factory=dict)
     postpones_for: Operation | None = None
     constants: dict[SSAValue, float] = field(default_factory=dict)
@@ -129,6 +134,8 @@ class Kernel:
         """Where the kernel must write `value`: a function output, a resident buffer, or DRAM scratch. Registers it."""
         if value in self.destinations:
             tensor: Tensor = self.destinations[value]
+        elif value in self.residents and value in self.joined:
+            tensor = self.part_of_whole(value)
         elif value in self.residents:
             partition, halo = self.residents[value]
             dtype, shape = spec_of(value)
@@ -143,6 +150,21 @@ class Kernel:
             tensor = self.scratch(value)
         self.tensors[value] = tensor
         return tensor
+
+    def part_of_whole(self, value: SSAValue) -> SbufTensor:
+        """The place of `value` in the buffer of its concatenation."""
+        whole, first = self.joined[value]
+        if whole not in self.wholes:
+            layout = layout_of(whole)
+            assert layout is not None
+            dtype, shape = spec_of(whole)
+            partition, halo = layout.partition_dimension, layout.halo_pairs
+            buffer = self.b.alloc_outer(SbufTensor.buffer_shape(shape, partition, halo), dtype.name, "sbuf")
+            self.wholes[whole] = SbufTensor(buffer, shape, partition, halo)
+            clear_halo(self.b, self.wholes[whole])
+        tensor, shape = self.wholes[whole], spec_of(value)[1]
+        part = replace(tensor, shape=shape, first_tile=first // LANES, first_lane=first % LANES)
+        return part if tensor.shape[2:] == shape[2:] else part.seen_as(shape, tensor.partition)
 
     def alias(self, value: SSAValue, tensor: Tensor) -> None:
         """`value` is another window on memory that exists."""

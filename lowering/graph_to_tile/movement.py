@@ -20,7 +20,8 @@ from lowering.graph_to_tile.kernel import Kernel, write_out
 from lowering.graph_to_tile.relayout import copy_task, copy_window, fill_window, transposed_copy
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, row_major, transfer
 from lowering.graph_to_tile.turning import lower_turned, wants_turning
-from neuron_dialects.access import Affine
+from lowering.graph_to_tile.view import View
+from neuron_dialects.access import Affine, merge_dims
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import (
     BroadcastOp,
@@ -38,6 +39,7 @@ from neuron_dialects.graph import (
     shape_of,
     spec_of,
 )
+from neuron_dialects.isa.limits import MAX_ON_CHIP_DIMS
 from passes.graph.kernel_layouts import reads
 
 LEAST_RUN_BYTES = 512
@@ -205,8 +207,35 @@ def lower_slice(k: Kernel, op: SliceOp) -> None:
 
 
 def lower_broadcast(k: Kernel, op: BroadcastOp) -> None:
-    """A window that repeats."""
+    """A window that repeats; on chip, a copy."""
+    x, place = k.tensor(op.x), k.residents.get(op.result)
+    if op.result not in k.destinations and place is not None and reads(op, op.x, place[0]) is not None:
+        if isinstance(x, SbufTensor) and x.partition != place[0]:
+            x = k.dram(op.x)
+        _repeat_on_chip(k, op, x, place[0])
+        return
     settle(k, op.result, k.dram(op.x).broadcast(shape_of(op.result)))
+
+
+def _repeat_on_chip(k: Kernel, op: BroadcastOp, x: Tensor, partition: int) -> None:
+    """Copy each image to where it is repeated, one of its rows at a time where an engine has too few dimensions."""
+    output, shape = k.output(op.result), shape_of(op.result)
+    assert isinstance(output, SbufTensor)
+
+    def repeat(dst: View, src: View) -> None:
+        src = src.broadcast(dst.shape[1:])
+        if max(len(merge_dims(dst.dims)), len(merge_dims(src.dims))) <= MAX_ON_CHIP_DIMS:
+            k.b.copy(dst, src)
+            return
+        with k.b.loop(dst.shape[1]) as i:
+            repeat(dst.at(1, i), src.at(1, i))
+
+    def one(start: Affine, size: int) -> None:
+        with k.b.loop(shape[0]) as image:
+            piece = {partition: (start, size), 0: (image, 1)}
+            repeat(output.view(piece), x.load(k.b, partition, piece, None, k.b.rotation))
+
+    k.b.tiles(shape[partition], LANES, one)
 
 
 def lower_relayout(k: Kernel, op: RelayoutOp) -> None:
@@ -229,7 +258,7 @@ def reshape_resident(tensor: SbufTensor, shape: Sequence[int]) -> SbufTensor | N
     before, size = prod(tensor.shape[: tensor.partition]), tensor.shape[tensor.partition]
     for d, n in enumerate(shape):
         if n == size and prod(shape[:d]) == before:
-            return _resident_as(tensor, shape, d)
+            return tensor.seen_as(shape, d)
     return None
 
 
@@ -238,14 +267,7 @@ def transpose_resident(tensor: SbufTensor, permutation: Sequence[int]) -> SbufTe
     others = [d for d in permutation if d != tensor.partition and tensor.shape[d] != 1]
     if tensor.halo or others != sorted(others):
         return None
-    return _resident_as(tensor, [tensor.shape[d] for d in permutation], list(permutation).index(tensor.partition))
-
-
-def _resident_as(tensor: SbufTensor, shape: Sequence[int], partition: int) -> SbufTensor:
-    """The same memory under another shape; only the buffer's view of its row changes."""
-    row = SbufTensor.buffer_shape(shape, partition)
-    row = (*row[:1], tensor.buffer.shape[1], *row[2:])
-    return SbufTensor(replace(tensor.buffer, shape=row), tuple(shape), partition, (), tensor.first_tile)
+    return tensor.seen_as([tensor.shape[d] for d in permutation], list(permutation).index(tensor.partition))
 
 
 def _store_part(k: Kernel, tensor: SbufTensor, op: SliceOp) -> None:
@@ -265,7 +287,7 @@ def slice_resident(tensor: SbufTensor, op: SliceOp) -> SbufTensor | None:
     starts, sizes, partition = ints(op.starts), ints(op.sizes), tensor.partition
     others = [d for d in range(len(sizes)) if d != partition]
     whole = all(sizes[d] == tensor.shape[d] for d in others) and all(step == 1 for step in ints(op.steps))
-    if not whole or starts[partition] % LANES or sizes[partition] % LANES or tensor.halo:
+    if not whole or starts[partition] % LANES or sizes[partition] % LANES or tensor.halo or tensor.first_lane:
         return None
     first = tensor.first_tile + starts[partition] // LANES
     return replace(tensor, shape=tuple(sizes), first_tile=first)
@@ -282,6 +304,9 @@ def _fits_layout(k: Kernel, value: SSAValue, resident: SbufTensor) -> bool:
 def lower_concat(k: Kernel, op: ConcatOp) -> None:
     """Each operand copied to its slice of the result, unless it was computed there."""
     axis = int(op.axis.value.data)
+    if op.result in k.joined:
+        _complete(k, op)
+        return
     output = k.output(op.result)
     first = 0
     for x in op.xs:
@@ -293,6 +318,19 @@ def lower_concat(k: Kernel, op: ConcatOp) -> None:
         else:
             materialize(k, tensor, concat_part(output, axis, first, tensor.shape[axis]))
         first += tensor.shape[axis]
+
+
+def _complete(k: Kernel, op: ConcatOp) -> None:
+    """Load the operands of a concatenation in place that were not computed there."""
+    output, first = k.part_of_whole(op.result), 0
+    for x in op.xs:
+        tensor = k.tensor(x)
+        there = isinstance(tensor, SbufTensor) and tensor.buffer.key == output.buffer.key
+        if not there and (output.buffer.key, first) not in k.filled:
+            load_resident(k, k.dram(x), output, 1, first)
+            k.filled.add((output.buffer.key, first))
+        first += shape_of(x)[1]
+    k.alias(op.result, output)
 
 
 def concat_part(output: DramTensor, axis: int, first: int, size: int) -> DramTensor:

@@ -12,9 +12,9 @@ from xdsl.ir import Operation, SSAValue
 
 from neuron_dialects.graph import AttentionOp, WeightOp, layout_of, spec_of
 from neuron_dialects.target import Target
+from passes.graph.aliases import readers
 from passes.graph.conv_groups import LANES
 from passes.graph.kernel_layouts import FEATURES, anchor_of, is_matrix_product, multiplied
-from passes.graph.layout import readers
 
 LEAST_SEQUENCES = 3
 """Sequences of a batch from which on there are later ones to work on."""

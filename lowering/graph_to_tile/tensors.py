@@ -145,7 +145,8 @@ class SbufTensor:
 
     `halo` elements before and after each of the trailing dims of the buffer belong to it but not to the tensor (zeros
     that a convolution reads as padding): (before, after) per logical dimension other than `partition`, none if empty.
-    A tensor may begin at tile `first_tile` of a buffer that holds more.
+    A tensor may begin at lane `first_lane` of tile `first_tile` of a buffer that holds more: at another lane than 0
+    where it has less than a tile.
     """
 
     buffer: Buffer
@@ -153,6 +154,7 @@ class SbufTensor:
     partition: int
     halo: tuple[tuple[int, int], ...] = ()
     first_tile: int = 0
+    first_lane: int = 0
 
     @property
     def dtype(self) -> str:
@@ -161,8 +163,15 @@ class SbufTensor:
 
     @property
     def whole(self) -> View:
-        """[128, tiles, other dims in order], halo included."""
-        return self.buffer.view().slice(1, self.first_tile, self.tiles)
+        """[lanes, tiles, other dims in order], halo included."""
+        lanes = min(LANES, self.shape[self.partition])
+        return self.buffer.view().slice(0, self.first_lane, lanes).slice(1, self.first_tile, self.tiles)
+
+    def seen_as(self, shape: Sequence[int], partition: int) -> "SbufTensor":
+        """The same memory, without halo, under another shape; only the buffer's view of its row changes."""
+        row = SbufTensor.buffer_shape(shape, partition)
+        buffer = replace(self.buffer, shape=(*self.buffer.shape[:2], *row[2:]))
+        return replace(self, buffer=buffer, shape=tuple(shape), partition=partition, halo=())
 
     @property
     def tiles(self) -> int:

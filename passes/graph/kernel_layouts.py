@@ -11,6 +11,7 @@ from xdsl.ir import BlockArgument, Operation, SSAValue
 from neuron_dialects.graph import (
     AttentionOp,
     BinaryOp,
+    BroadcastOp,
     CastOp,
     ClipOp,
     CompareOp,
@@ -139,6 +140,8 @@ def reads(op: Operation, operand: SSAValue, partition: int) -> Halo | None:
         return () if plain and rows else None
     if isinstance(op, PoolOp):
         return () if partition == 1 else None
+    if isinstance(op, BroadcastOp):
+        return () if _repeats_beside(op, partition) else None
     if isinstance(op, SoftmaxOp):
         return () if partition != op.axis.value.data else None
     if isinstance(op, LayerNormOp):
@@ -148,6 +151,12 @@ def reads(op: Operation, operand: SSAValue, partition: int) -> Halo | None:
     if isinstance(op, POINTWISE):
         return () if _sweeps_along(shape, shape_of(op.results[0]), partition) else None
     return None
+
+
+def _repeats_beside(op: BroadcastOp, partition: int) -> bool:
+    """Whether a tensor of images, with channels on partitions, is repeated along other dimensions, as by a resize."""
+    before, after = shape_of(op.x), shape_of(op.result)
+    return partition == 1 and len(before) == len(after) > 3 and before[:2] == after[:2]
 
 
 def _joins_columns(op: ConcatOp, partition: int) -> bool:
@@ -289,6 +298,8 @@ def writes(op: Operation, partition: int) -> bool:
     if isinstance(anchor, GatherOp):
         listed = len(shape_of(anchor.indices)) == 1 and not isinstance(anchor.indices.owner, ConstantOp)
         return partition == ROWS and anchor.axis.value.data == 0 and len(shape_of(anchor.data)) == 2 and listed
+    if isinstance(anchor, BroadcastOp):
+        return _repeats_beside(anchor, partition)
     if isinstance(anchor, PoolOp | MatMulOp):
         return partition == kernel_partition(op)
     if isinstance(anchor, SoftmaxOp):

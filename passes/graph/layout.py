@@ -11,7 +11,6 @@ writes it as encodings.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from math import prod
 
 from xdsl.context import Context
 from xdsl.dialects import func
@@ -36,14 +35,14 @@ from neuron_dialects.graph import (
     SoftmaxOp,
     UnaryOp,
     YieldOp,
-    ints,
     layout_of,
     shape_of,
     spec_of,
 )
 from neuron_dialects.neuron import PIN_ATTRIBUTE, Executor, ExecutorAttr, target_of, working_target
 from neuron_dialects.remarks import listening
-from passes.graph.conv_groups import LANES
+from passes.graph.aliases import own_partition, readers, with_steps
+from passes.graph.joined import CHANNELS, joins, mark, marked, marked_place, places
 from passes.graph.kernel_layouts import (
     FEATURES,
     ROWS,
@@ -76,10 +75,16 @@ def resident_profile(ops: Sequence[Operation]) -> list[int]:
     """SBUF bytes per partition of the resident tensors while each op runs; they live until their last reader."""
     number = {op: i for i, op in enumerate(ops)}
     changes = [0] * (len(ops) + 1)
+    joined = set[SSAValue]()
+    for join in marked(ops):
+        place = marked_place(join, number)
+        joined.update(place.values)
+        changes[place.interval.start] += place.interval.bytes
+        changes[place.interval.end + 1] -= place.interval.bytes
     for start, op in enumerate(ops):
         for value in op.results:
             layout = layout_of(value)
-            if layout is None or isinstance(op, ReshapeOp | SliceOp):
+            if layout is None or value in joined or isinstance(op, ReshapeOp | SliceOp):
                 continue
             partition, (dtype, shape) = layout.partition_dimension, spec_of(value)
             end = max((number[user] for user, _ in readers(value, partition)), default=start)
@@ -107,6 +112,18 @@ class _Chooser:
     number: dict[Operation, int] = field(default_factory=dict)
     partition_of: dict[Operation, int] = field(default_factory=dict)
     why_not: str = ""  # why the tensor that was asked for last does not stay on chip
+
+    def join(self) -> None:
+        """Reserve room for concatenations of channels, and write the layouts of those that have it."""
+        for join in joins(self.ops):
+            choices = places(join, self.number, self.partition_of)
+            place = next((choice for choice in choices if self.budget.admit(choice.interval)), None)
+            if place is None:
+                continue
+            self.partition_of.update(dict.fromkeys(place.kernels, CHANNELS))
+            mark(join, place.in_place)
+            for value in place.values:
+                _encode(value, place.layout)
 
     def choose(self, value: SSAValue) -> dict[SSAValue, LayoutAttr]:
         """The layouts of `value` and its aliases if it can stay on chip."""
@@ -158,7 +175,7 @@ class _Chooser:
                 aliases = {operand for _, operand in uses} | {value}
                 return {
                     alias: LayoutAttr.resident(own_partition(alias, partition, value), halo)
-                    for alias in _with_steps(aliases, value)
+                    for alias in with_steps(aliases, value)
                 }
             self.why_not = f"SBUF is full: it would take {size} bytes of each partition"
         return {}
@@ -188,63 +205,6 @@ class _Chooser:
             return None
         users = [user for user, _ in readers(operand, place.partition_dimension)]
         return operand if all(self.number[user] <= self.number[owner] for user in users) else None
-
-
-def own_partition(alias: SSAValue, partition: int, value: SSAValue) -> int:
-    """The partition dimension of `alias`, another name for the memory of `value` with `partition` on partitions."""
-    if alias is value:
-        return partition
-    owner = alias.owner
-    assert isinstance(owner, ReshapeOp | SliceOp)
-    kept = kept_partition(owner, own_partition(owner.x, partition, value))
-    assert kept is not None
-    return kept
-
-
-def readers(value: SSAValue, partition: int) -> list[tuple[Operation, SSAValue]]:
-    """(kernel, operand) pairs that read `value`, through reshapes and slices that keep the partitions as they are."""
-    found: list[tuple[Operation, SSAValue]] = []
-    pending = [(value, partition)]
-    while pending:
-        current, dimension = pending.pop()
-        for user in dict.fromkeys(use.operation for use in current.uses):
-            kept = kept_partition(user, dimension)
-            if kept is None:
-                found.append((user, current))
-            else:
-                pending.append((user.results[0], kept))
-    return found
-
-
-def kept_partition(op: Operation, partition: int) -> int | None:
-    """The partition dimension of the result of an op that is another name for the memory of its operand.
-
-    None where the op needs a kernel of its own.
-    """
-    if isinstance(op, ReshapeOp):
-        before, after = shape_of(op.x), shape_of(op.result)
-        if partition == len(before) - 1 and before[-1:] == after[-1:]:
-            return len(after) - 1
-        lead, size = prod(before[:partition]), before[partition]
-        return next((d for d, n in enumerate(after) if n == size > 1 and prod(after[:d]) == lead), None)
-    if isinstance(op, SliceOp) and partition == len(shape_of(op.x)) - 1:
-        before, after = shape_of(op.x), shape_of(op.result)
-        aligned = before[:-1] == after[:-1] and after[-1] % LANES == 0 and ints(op.starts)[-1] % LANES == 0
-        return len(after) - 1 if aligned and all(step == 1 for step in ints(op.steps)) else None
-    return None
-
-
-def _with_steps(aliases: set[SSAValue], value: SSAValue) -> list[SSAValue]:
-    """Aliases and the values between them and `value`."""
-    found: dict[SSAValue, None] = {}
-    for alias in aliases:
-        current = alias
-        while current is not value:
-            found[current] = None
-            owner = current.owner
-            assert isinstance(owner, ReshapeOp | SliceOp)
-            current = owner.x
-    return [value, *found]
 
 
 def wanted_partitions(ops: list[Operation]) -> dict[SSAValue, int]:
@@ -313,8 +273,11 @@ def choose_layouts(block: Block, capacity_bytes: int, turns_f32: bool = True) ->
     capacity = [roomier if is_matrix_product(anchor_of(op)) else capacity_bytes for op in ops]
     budget = Budget(capacity, [0] * len(ops))
     chooser = _Chooser(ops, budget, wanted_partitions(ops), turns_f32, number)
+    chooser.join()
     for op in ops:
         for index in range(len(op.results)):
+            if layout_of(op.results[index]) is not None:
+                continue
             chosen = chooser.choose(op.results[index])
             if listening():
                 tell_layout(op.results[index], chosen.get(op.results[index]), chooser.why_not)
