@@ -53,7 +53,7 @@ def lower_layer_norm(k: Kernel, op: LayerNormOp) -> None:
         accesses = [whole_access(tensor, shape) for tensor in (k.tensor(op.x), out)]
         accesses += [Access.dram(parameters[name], shape, walk) for name, walk in walks.items()]
         rows = resident_rows(shape, axes, lane, accesses)
-    norm = _LayerNorm(Emitter(k.b, k.target), rows, list(given), op.epsilon.value.data)
+    norm = _LayerNorm(Emitter(k.b, k.target), rows, list(given), op.epsilon.value.data, uncentred=bool(op.uncentred))
     windows = {name: tensor.broadcast((prod(shape[:first]), *shape[first:])) for name, tensor in parameters.items()}
     chosen = {name: window for name, window in windows.items() if len(rows.reduced) == 1 and is_spread(k, window)}
     limit = k.row_budget_elements
@@ -70,8 +70,9 @@ def lower_layer_norm(k: Kernel, op: LayerNormOp) -> None:
 class _LayerNorm:
     """Emits one layer normalisation. Accesses of `rows`: x, the result, then the parameters called `names`."""
 
-    def __init__(self, e: Emitter, rows: RowSpace, names: list[str], epsilon: float):
+    def __init__(self, e: Emitter, rows: RowSpace, names: list[str], epsilon: float, *, uncentred: bool):
         self.e = e
+        self.uncentred = uncentred
         self.b = e.b
         self.rows = rows
         self.epsilon = epsilon
@@ -200,10 +201,17 @@ class _LayerNorm:
     def _prepare_moments(self, mean: View, variance: View) -> None:
         """variance = 1 / sqrt(variance + epsilon), in place.
 
+        Uncentred, the mean of squares takes the place of the variance.
+
         Without parameters also mean = -mean * that, so that one activation normalises. Then the vector engine, whose
         next statistics wait for nothing, does not wait for the scalar engine's root either.
         """
         e, row = self.e, mean.free_elements == 1
+        if self.uncentred:
+            e.tensors(mean, mean, mean, "multiply")
+            e.scalar_tensor(variance, mean, "add", self.epsilon, "add", variance)
+            e.function(variance, variance, "rsqrt")
+            return
         e.scalar(variance, variance, "add", self.epsilon)
         if self.parameters:
             e.function(variance, variance, "rsqrt")
@@ -228,6 +236,9 @@ class _LayerNorm:
         dst, target, x, mean, deviation, *parameters = views
         given = dict(zip(self.parameters, parameters, strict=True))
         bias = given.get("bias")
+        if self.uncentred:
+            self._scale(dst, target if bias is not None else dst, x, deviation, given)
+            return
         if "scale" in given:
             self.e.scalar_tensor(target, x, "subtract", mean, "multiply", given["scale"])
         elif bias is not None:
@@ -238,3 +249,14 @@ class _LayerNorm:
             self.e.scalar(dst, target, "multiply", deviation)
         else:
             self.e.function(dst, x, "copy", deviation, mean)
+
+    def _scale(self, dst: View, target: View, x: View, deviation: View, given: Mapping[str, View]) -> None:
+        """dst = x * inverse deviation * scale + bias, by way of `target` where there is a bias."""
+        if "scale" in given:
+            self.e.scalar_tensor(target, x, "multiply", deviation, "multiply", given["scale"])
+            if "bias" in given:
+                self.e.tensors(dst, target, given["bias"], "add")
+        elif "bias" in given:
+            self.e.scalar_tensor(dst, x, "multiply", deviation, "add", given["bias"])
+        else:
+            self.e.function(dst, x, "copy", deviation)

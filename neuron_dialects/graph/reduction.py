@@ -124,6 +124,7 @@ class LayerNormOp(ComputeOp):
     """`graph.layer_norm %x scale %s : .. bias %b : .. axis 2 epsilon 1.0e-05`: zero mean and unit variance.
 
     (x - mean) / sqrt(variance + epsilon) * scale + bias, with mean and variance over dimensions axis to the last.
+    `uncentred`: x / sqrt(mean(x * x) + epsilon) * scale + bias, root mean square normalisation.
     x, result: float, rank >= 1. scale, bias: x's element type, of shape x.shape[axis:]; either may be absent.
     """
 
@@ -133,22 +134,30 @@ class LayerNormOp(ComputeOp):
     bias = opt_operand_def(TensorType)
     axis = prop_def(IntegerAttr)
     epsilon = prop_def(FloatAttr)
+    uncentred = prop_def(BoolAttr)
     result = result_def(TensorType)
     traits = traits_def(Pure())
     irdl_options = (*GRAPH_OPTIONS, AttrSizedOperandSegments(as_property=True))
     custom_directives = DIRECTIVES
     assembly_format = (
         "$x (`scale` $scale^ `:` type($scale))? (`bias` $bias^ `:` type($bias))? custom<Integer>($axis)"
-        " custom<Number>($epsilon) attr-dict `:` functional-type($x, $result)"
+        " custom<Number>($epsilon) custom<Flag>($uncentred) attr-dict `:` functional-type($x, $result)"
     )
 
     def __init__(
-        self, x: Value, scale: Value | None = None, bias: Value | None = None, *, axis: int, epsilon: float
+        self,
+        x: Value,
+        scale: Value | None = None,
+        bias: Value | None = None,
+        *,
+        axis: int,
+        epsilon: float,
+        uncentred: bool = False,
     ) -> None:
         parameters = [spec_of(value) for value in (scale, bias) if value is not None]
         super().__init__(
             operands=[x, scale, bias],
-            properties={"axis": int_attr(axis), "epsilon": f32_attr(epsilon)},
+            properties={"axis": int_attr(axis), "epsilon": f32_attr(epsilon), "uncentred": flag_attr(uncentred)},
             result_types=[tensor_type(*self.infer(spec_of(x), parameters, axis))],
         )
 

@@ -227,8 +227,10 @@ class _Turner:
         _, channels, *spatial = shape_of(x)
         ones = self._add(ConstantOp(1.0, F32, (channels, channels, *(1 for _ in spatial))))
         share = self._number(1 / channels)
-        mean = self._binary(BinaryKind.MUL, self._sum(x, ones), share)
-        centred = self._binary(BinaryKind.SUB, x, mean)
+        centred = x
+        if not op.uncentred:
+            mean = self._binary(BinaryKind.MUL, self._sum(x, ones), share)
+            centred = self._binary(BinaryKind.SUB, x, mean)
         squares = self._sum(self._add(UnaryOp(UnaryKind.SQUARE, centred)), ones)
         variance = self._binary(BinaryKind.MUL, squares, share)
         variance = self._binary(BinaryKind.ADD, variance, self._number(op.epsilon.value.data))

@@ -127,7 +127,8 @@ class _Flattener:
         if rank < 3 or op.axis.value.data != rank - 1 or (rank > 3 and op.x not in self.flat):
             return
         rows = self._rows(op.x, op)
-        self._replace(op, LayerNormOp(rows, op.scale, op.bias, axis=1, epsilon=op.epsilon.value.data))
+        epsilon, uncentred = op.epsilon.value.data, bool(op.uncentred)
+        self._replace(op, LayerNormOp(rows, op.scale, op.bias, axis=1, epsilon=epsilon, uncentred=uncentred))
 
     def _gather(self, op: GatherOp) -> None:
         """Rows of a table, one for each index."""

@@ -102,7 +102,8 @@ class _Folder:
             user.parent_block() is not self.block for user in readers
         ):
             return
-        bare = LayerNormOp(norm.x, axis=norm.axis.value.data, epsilon=norm.epsilon.value.data)
+        epsilon, uncentred = norm.epsilon.value.data, bool(norm.uncentred)
+        bare = LayerNormOp(norm.x, axis=norm.axis.value.data, epsilon=epsilon, uncentred=uncentred)
         bare.location = norm.location
         bare.result.name_hint = norm.result.name_hint
         self.block.insert_op_before(bare, norm)

@@ -24,13 +24,16 @@ from passes.rewriting import Rewrite, rewrites
 
 @rewrites(BinaryOp)
 def layer_norm_formula(op: BinaryOp, rewriter: PatternRewriter) -> None:
-    """d / sqrt(mean(d * d) + epsilon), where d = x - mean(x) over the last dimensions -> layer_norm(x)"""
+    """d / sqrt(mean(d * d) + epsilon), where d = x - mean(x) over the last dimensions -> layer_norm(x)
+
+    Any other d -> layer_norm(d) uncentred
+    """
     centred, variance = _over_root(op)
     if centred is None or variance is None:
         return
     difference = binary_of(centred, BinaryKind.SUB)
     total = binary_of(variance, BinaryKind.ADD)
-    if difference is None or total is None:
+    if total is None:
         return
     for squares, epsilon in ((total.a, number_of(total.b)), (total.b, number_of(total.a))):
         axis = _mean_axis(squares)
@@ -38,10 +41,13 @@ def layer_norm_formula(op: BinaryOp, rewriter: PatternRewriter) -> None:
             continue
         owner = squares.owner
         assert isinstance(owner, ReduceOp)
-        if not _is_square(owner.x, centred) or not _is_mean(difference.b, difference.a, axis):
+        if not _is_square(owner.x, centred):
             continue
-        if spec_of(difference.a) == spec_of(op.result):
-            rewriter.replace(op, LayerNormOp(difference.a, axis=axis, epsilon=epsilon))
+        x = centred
+        if difference is not None and _is_mean(difference.b, difference.a, axis):
+            x = difference.a
+        if spec_of(x) == spec_of(op.result) and spec_of(x)[0].is_float:
+            rewriter.replace(op, LayerNormOp(x, axis=axis, epsilon=epsilon, uncentred=x is centred))
             return
 
 
@@ -115,8 +121,9 @@ def layer_norm_parameters(op: BinaryOp, rewriter: PatternRewriter) -> None:
         made = [kept] if isinstance(kept, ReshapeOp) else []
         fitted = kept.result if isinstance(kept, ReshapeOp) else kept
         scale, bias = (fitted, None) if scaling else (norm.scale, fitted)
-        axis, epsilon = norm.axis.value.data, norm.epsilon.value.data
-        rewriter.replace(op, [*made, LayerNormOp(norm.x, scale, bias, axis=axis, epsilon=epsilon)])
+        axis, epsilon, uncentred = norm.axis.value.data, norm.epsilon.value.data, bool(norm.uncentred)
+        merged = LayerNormOp(norm.x, scale, bias, axis=axis, epsilon=epsilon, uncentred=uncentred)
+        rewriter.replace(op, [*made, merged])
         return
 
 

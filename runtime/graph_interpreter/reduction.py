@@ -74,7 +74,8 @@ def layer_norm(op: LayerNormOp, x: Array, *parameters: Array) -> Array:
     """`graph.layer_norm`; `parameters` are those of scale and bias that are present."""
     axes = tuple(range(op.axis.value.data, x.ndim))
     centred = widened(x)
-    centred = centred - np.mean(centred, axis=axes, keepdims=True)
+    if not op.uncentred:
+        centred = centred - np.mean(centred, axis=axes, keepdims=True)
     variance = np.mean(centred * centred, axis=axes, keepdims=True)
     values = centred / np.sqrt(variance + op.epsilon.value.data)
     remaining = iter(parameters)

@@ -248,12 +248,13 @@ def test_softmax(dtype: DType, log: bool):
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("given", ["", "scale", "bias", "scale bias"])
-def test_layer_norm(given: str, dtype: DType):
+@pytest.mark.parametrize("uncentred", [False, True])
+def test_layer_norm(given: str, dtype: DType, uncentred: bool):
     parameters = {name: values(dtype, 4, 5, seed=number) for number, name in enumerate(given.split())}
 
     def make(x: Any, *arguments: Any) -> LayerNormOp:
         named = dict(zip(parameters, arguments, strict=True))
-        return LayerNormOp(x, named.get("scale"), named.get("bias"), axis=1, epsilon=1e-5)
+        return LayerNormOp(x, named.get("scale"), named.get("bias"), axis=1, epsilon=1e-5, uncentred=uncentred)
 
     check(make, values(dtype, 3, 4, 5), *parameters.values(), tolerance={F32: 1e-5}.get(dtype))
 

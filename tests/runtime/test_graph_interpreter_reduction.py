@@ -115,6 +115,12 @@ def test_layer_norm(axis: int, with_bias: bool):
     assert_close(actual, run_node("LayerNormalization", [x, *parameters], {"axis": axis, "epsilon": 1e-5}), 2e-6)
 
 
+def test_uncentred_layer_norm_divides_by_the_root_mean_square():
+    x = random_array(F32, (2, 3, 8), np.random.default_rng(9)) + np.float32(2)
+    actual = interpret(lambda x: LayerNormOp(x, axis=1, epsilon=1e-5, uncentred=True), x)
+    assert_close(actual, x / np.sqrt(np.mean(x * x, axis=(1, 2), keepdims=True) + np.float32(1e-5)), 2e-6)
+
+
 def test_layer_norm_with_only_one_of_its_parameters():
     rng = np.random.default_rng(8)
     x, parameter = random_array(F32, (2, 8), rng), random_array(F32, (8,), rng)

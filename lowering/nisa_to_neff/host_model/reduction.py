@@ -9,7 +9,7 @@ import numpy as np
 
 from lowering.nisa_to_neff.host_model.arithmetic import Arithmetic
 from lowering.nisa_to_neff.host_model.writer import ModelWriter, held_dtype
-from neuron_dialects.dtypes import F64
+from neuron_dialects.dtypes import F32, F64
 from neuron_dialects.graph import BatchNormOp, LayerNormOp, ReduceKind, ReduceOp, SoftmaxOp, ints, shape_of, spec_of
 
 _PLAIN: dict[ReduceKind, str] = {
@@ -62,14 +62,31 @@ def softmax(writer: ModelWriter, op: SoftmaxOp, names: Sequence[str]) -> str:
 
 
 def layer_norm(writer: ModelWriter, op: LayerNormOp, names: Sequence[str]) -> str:
-    """`graph.layer_norm`; ONNX's needs a scale."""
+    """`graph.layer_norm`; ONNX's needs a scale, and always subtracts the mean."""
     x, *parameters = names
     axis = op.axis.value.data
     dtype, shape = spec_of(op.x)
+    if op.uncentred:
+        return _uncentred_norm(writer, op, x, parameters)
     if op.scale is None:
         ones = np.broadcast_to(np.ones((), held_dtype(dtype).numpy), shape[axis:])
         parameters.insert(0, writer.constant(ones))
     return writer.node("LayerNormalization", x, *parameters, axis=axis, epsilon=op.epsilon.value.data)
+
+
+def _uncentred_norm(writer: ModelWriter, op: LayerNormOp, x: str, parameters: Sequence[str]) -> str:
+    """x / sqrt(mean(x * x) + epsilon) * scale + bias, in f32 or wider."""
+    dtype, shape = spec_of(op.x)
+    wider = F64 if dtype is F64 else F32
+    wide = writer.cast(x, wider)
+    axes = writer.integers(range(op.axis.value.data, len(shape)))
+    mean = writer.node("ReduceMean", writer.node("Mul", wide, wide), axes)
+    root = writer.node("Sqrt", writer.node("Add", mean, writer.scalar(op.epsilon.value.data, wider)))
+    result, remaining = writer.node("Div", wide, root), iter(parameters)
+    for parameter, combine in ((op.scale, "Mul"), (op.bias, "Add")):
+        if parameter is not None:
+            result = writer.node(combine, result, writer.cast(next(remaining), wider))
+    return writer.cast(result, held_dtype(dtype))
 
 
 def batch_norm(writer: ModelWriter, op: BatchNormOp, names: Sequence[str]) -> str:

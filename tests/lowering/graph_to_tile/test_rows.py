@@ -141,16 +141,18 @@ LAYER_NORM = [
 ]
 
 
-def layer_norm(axis: int, names: Sequence[str]) -> Make:
+def layer_norm(axis: int, names: Sequence[str], uncentred: bool = False) -> Make:
     """x, then the parameters of these names."""
-    return lambda x, *given: LayerNormOp(x, **dict(zip(names, given, strict=True)), axis=axis, epsilon=1e-5)
+    return lambda x, *given: LayerNormOp(
+        x, **dict(zip(names, given, strict=True)), axis=axis, epsilon=1e-5, uncentred=uncentred
+    )
 
 
-def exact_layer_norm(x: Array, parameters: dict[str, Array], axis: int) -> Array:
+def exact_layer_norm(x: Array, parameters: dict[str, Array], axis: int, uncentred: bool = False) -> Array:
     """In float64."""
     axes = tuple(range(axis, x.ndim))
     wide = x.astype(np.float64)
-    centred = wide - wide.mean(axis=axes, keepdims=True)
+    centred = wide if uncentred else wide - wide.mean(axis=axes, keepdims=True)
     # The epsilon is an f32 in the operator.
     deviation = np.sqrt((centred**2).mean(axis=axes, keepdims=True) + float(np.float32(1e-5)))
     scale, bias = (parameters.get(name, np.float64(value)) for name, value in (("scale", 1), ("bias", 0)))
@@ -169,6 +171,16 @@ def test_layer_norm(shape: Sequence[int], axis: int, names: Sequence[str]) -> No
                 continue
             want = exact_layer_norm(x, parameters, axis)
             close_to(layer_norm(axis, names), want, x, *parameters.values(), target=target, tolerance=4e-6)
+
+
+@pytest.mark.parametrize("names", [(), ("scale",), ("bias",), ("scale", "bias")])
+@pytest.mark.parametrize(("shape", "axis"), [((2, 5, 40), 2), ((3, 7, 600), 1), ((2, 20000), 1)])
+def test_uncentred_layer_norm(shape: Sequence[int], axis: int, names: Sequence[str]) -> None:
+    for target in TARGETS:
+        x = random(shape) + np.float32(3)
+        parameters = {name: random(shape[axis:], seed=seed) for seed, name in enumerate(names)}
+        want = exact_layer_norm(x, parameters, axis, uncentred=True)
+        close_to(layer_norm(axis, names, True), want, x, *parameters.values(), target=target, tolerance=4e-6)
 
 
 def test_layer_norm_of_rows_with_a_large_mean() -> None:

@@ -126,6 +126,29 @@ def test_layer_norm_with_its_parameters(square: str, root: str) -> None:
     assert norm.bias is not None
 
 
+# Without the mean taken off: root mean square normalisation.
+@pytest.mark.parametrize("square", SQUARES)
+@pytest.mark.parametrize("root", ROOTS)
+def test_root_mean_square_normalisation(square: str, root: str) -> None:
+    module = parse(
+        f"""
+        func.func @main(%d: {X}, %scale: tensor<8xf32>) -> {X} {{
+          %two = graph.constant 2.0 : tensor<f32>
+          %eps = graph.constant 1.0e-05 : tensor<f32>
+          %q = {SQUARES[square]}
+          %v = graph.reduce mean %q axes [2] keep_dims : ({X}) -> tensor<2x6x1xf32>
+          %e = graph.binary add %v, %eps : (tensor<2x6x1xf32>, tensor<f32>) -> tensor<2x6x1xf32>
+          {ROOTS[root]}
+          %y = graph.binary mul %scale, %n : (tensor<8xf32>, {X}) -> {X}
+          func.return %y : {X}
+        }}"""
+    )
+    check_same_results(module, GraphRaiseCompositesPass(), tolerance=2e-6)
+    (norm,) = [op for op in module.walk() if isinstance(op, LayerNormOp)]
+    assert norm.uncentred
+    assert norm.scale is not None
+
+
 # The deviation of another tensor: not a normalisation.
 def test_variance_of_another_tensor_stays() -> None:
     module = parse(
