@@ -35,6 +35,7 @@ SPEED_ONLY = (
     "graph-channels-first",
     "graph-split-hidden",
     "graph-split-batch",
+    "graph-depth-first",
     "graph-fold-images",
     "tile-fuse-loops",
     "nisa-schedule",

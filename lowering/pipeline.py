@@ -54,6 +54,7 @@ PHASES: tuple[Phase, ...] = (
             "graph-pixel-rows",
             "graph-fuse",
             "graph-split-batch",
+            "graph-depth-first",
             "graph-fold-images",
             "graph-fold-weights",
             "graph-shard-pipeline",

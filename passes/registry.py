@@ -23,6 +23,7 @@ PASSES: dict[str, str] = {
     "graph-lift-scales": "passes.graph.lift_scales:GraphLiftScalesPass",
     "graph-narrow-integers": "passes.graph.narrow_integers:GraphNarrowIntegersPass",
     "graph-split-hidden": "passes.graph.split_hidden:GraphSplitHiddenPass",
+    "graph-depth-first": "passes.graph.depth_first:GraphDepthFirstPass",
     "graph-split-batch": "passes.graph.split_batch:GraphSplitBatchPass",
     "graph-shard-pipeline": "passes.graph.shard_pipeline:GraphShardPipelinePass",
     "graph-raise-composites": "passes.graph.raise_composites:GraphRaiseCompositesPass",

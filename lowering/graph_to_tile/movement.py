@@ -40,7 +40,7 @@ from neuron_dialects.graph import (
     spec_of,
 )
 from neuron_dialects.isa.limits import MAX_ON_CHIP_DIMS
-from passes.graph.kernel_layouts import reads
+from passes.graph.kernel_layouts import images_apart, reads
 
 LEAST_RUN_BYTES = 512
 """Parts of a concatenation that interleave in memory are computed there if their runs are at least so long: producers
@@ -159,6 +159,9 @@ def lower_reshape(k: Kernel, op: ReshapeOp) -> None:
         if resident is not None and _fits_layout(k, op.result, resident):
             k.alias(op.result, resident)
             return
+    if isinstance(tensor, SbufTensor) and op.result in k.destinations and reads(op, op.x, tensor.partition) is not None:
+        _store_images(k, tensor, op)
+        return
     source = k.dram(op.x)
     window = source.reshape(shape)
     if window is None and op.result in k.destinations:
@@ -280,6 +283,22 @@ def _store_part(k: Kernel, tensor: SbufTensor, op: SliceOp) -> None:
     ranges[partition] = (Affine(starts[partition] - lane), lane + sizes[partition])
     order = [partition, *(d for d in range(len(sizes)) if d != partition)]
     transfer(k.b, k.b.store, output.view(order=order), tensor.view(ranges).slice(0, lane, sizes[partition]))
+
+
+def _store_images(k: Kernel, tensor: SbufTensor, op: ReshapeOp) -> None:
+    """Images that lie beside each other on the partitions, each into its place in DRAM."""
+    output, together = k.output(op.result), images_apart(op)
+    assert isinstance(output, DramTensor)
+    assert together is not None
+    (images, channels, *rest), spatial = output.shape, range(2, len(output.shape))
+    for first in range(together):
+        window = output.slice(
+            [first, 0, *(0 for _ in rest)],
+            [images // together, channels, *rest],
+            [together, *(1 for _ in output.shape[1:])],
+        )
+        source = tensor.view({}).slice(0, first * channels, channels)
+        transfer(k.b, k.b.store, window.view(order=[1, 0, *spatial]), source)
 
 
 def slice_resident(tensor: SbufTensor, op: SliceOp) -> SbufTensor | None:

@@ -9,7 +9,7 @@ function; a reshape leads there and back.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import prod
+from math import ceil, prod
 
 from xdsl.context import Context
 from xdsl.dialects import func
@@ -19,8 +19,10 @@ from xdsl.passes import ModulePass
 
 from neuron_dialects.graph import (
     CastOp,
+    ConcatOp,
     ConstantOp,
     ConvOp,
+    ConvTransposeOp,
     FusedOp,
     PoolOp,
     ReduceOp,
@@ -35,6 +37,7 @@ from neuron_dialects.graph import (
 from neuron_dialects.neuron import Executor, ExecutorAttr, target_of
 from neuron_dialects.remarks import listening, remark
 from neuron_dialects.target import Target
+from passes.graph.conv_groups import LANES
 from passes.graph.fold_plan import (
     FOLDS,
     Convolution,
@@ -79,16 +82,16 @@ class GraphFoldImagesPass(ModulePass):
 
 def fold_block(block: Block, target: Target) -> None:
     """Fold images in one block."""
-    layers = [op for op in block.ops if _is_layer(op)]
+    layers = [op for op in block.ops if is_layer(op)]
     if not any(images_of(op) > 1 for op in layers):
         return
     chosen = plan_folds([_costs(op, target) for op in layers], _switches(layers, target))
     _apply(block, {op: fold for op, fold in zip(layers, chosen, strict=True) if fold > 1})
 
 
-def _is_layer(op: Operation) -> bool:
+def is_layer(op: Operation) -> bool:
     """Whether an op computes on something else than constants."""
-    if not op.results or isinstance(op, WeightOp | ConstantOp):
+    if not op.results or isinstance(op, WeightOp | ConstantOp | SliceOp | ConcatOp):
         return False
     return not all(is_constant(operand) for operand in op.operands)
 
@@ -171,21 +174,11 @@ def _costs(op: Operation, target: Target) -> dict[int, float]:
     if images == 1:
         return {1: 0.0}
     anchor, result = anchor_of(op), op.results[0]
-    dtype, (_, channels, *spatial) = spec_of(result)
-    inner = [x for x in op.body.block.ops if isinstance(x, POINTWISE)] if isinstance(op, FusedOp) else [op]
-    passes = max(1.0, len(inner) - isinstance(anchor, ConvOp))
-    if isinstance(anchor, PoolOp):
-        passes = float(prod(ints(anchor.kernel)))
-    if isinstance(op, CastOp) and _comes_from_dram(op.x):
-        passes = 0.0  # part of the loads of its result
-    pixels = prod(spatial)
-    if isinstance(anchor, ReduceOp):
-        pixels = prod(shape_of(anchor.x)[2:])
-    sweep = Sweep(images, channels, pixels, passes, dtype.size_bytes)
+    sweep = _sweep(op)
     convolution = _convolution(anchor) if isinstance(anchor, ConvOp) else None
     costs: dict[int, float] = {}
     for fold in folds_of(op):
-        stored = passes > 0 and not _fits_on_chip(result, fold, target)
+        stored = sweep.passes > 0 and not _fits_on_chip(result, fold, target)
         cost = sweep_ns(sweep, fold, target, stored)
         if convolution is not None:
             cost = max(cost, convolution_ns(convolution, fold, target))
@@ -193,6 +186,38 @@ def _costs(op: Operation, target: Target) -> dict[int, float]:
                 cost += round_trip_ns(_size_bytes(result), target)
         costs[fold] = cost
     return costs
+
+
+def _sweep(op: Operation) -> Sweep:
+    """The elementwise work of a kernel on its result."""
+    anchor, result = anchor_of(op), op.results[0]
+    dtype, (images, channels, *spatial) = spec_of(result)
+    inner = [x for x in op.body.block.ops if isinstance(x, POINTWISE)] if isinstance(op, FusedOp) else [op]
+    passes = max(1.0, len(inner) - isinstance(anchor, ConvOp))
+    if isinstance(anchor, PoolOp):
+        passes = float(prod(ints(anchor.kernel)))
+    if isinstance(op, CastOp) and comes_from_dram(op.x):
+        passes = 0.0  # part of the loads of its result
+    pixels = prod(spatial)
+    if isinstance(anchor, ReduceOp):
+        pixels = prod(shape_of(anchor.x)[2:])
+    return Sweep(images, channels, pixels, passes, dtype.size_bytes)
+
+
+def engine_ns(op: Operation, target: Target) -> float:
+    """Estimated time of the busiest engine for a kernel on feature maps, with images folded as it is fastest."""
+    anchor, sweep = anchor_of(op), _sweep(op)
+    folds = folds_of(op)
+    least = min(sweep_ns(sweep, fold, target, stored=False) for fold in folds)
+    if isinstance(anchor, ConvOp):
+        convolution = _convolution(anchor)
+        return max(least, min(convolution_ns(convolution, fold, target) for fold in folds))
+    if isinstance(anchor, ConvTransposeOp):
+        channels, outputs, *window = shape_of(anchor.w)
+        tiles = ceil(channels / LANES) * ceil(outputs / LANES)
+        moving = shape_of(anchor.x)[0] * prod(shape_of(anchor.x)[2:])
+        return max(least, tiles * prod(window) * moving / target.clock_ghz("pe"))
+    return least
 
 
 def _convolution(op: ConvOp) -> Convolution:
@@ -206,19 +231,19 @@ def _convolution(op: ConvOp) -> Convolution:
         prod(spatial),
         prod(window),
         prod(window if len(window) == 1 else window[:-1]),
-        _comes_from_dram(op.x),
+        comes_from_dram(op.x),
         spec_of(op.w)[0].size_bytes,
     )
 
 
-def _comes_from_dram(value: SSAValue) -> bool:
+def comes_from_dram(value: SSAValue) -> bool:
     """Whether a value is an input of the function, in whatever part, shape or type."""
     if isinstance(value, BlockArgument):
         parent = value.block.parent_op()
         if isinstance(parent, FusedOp):
-            return _comes_from_dram(parent.operands[value.index])
+            return comes_from_dram(parent.operands[value.index])
         return True
-    return isinstance(value.owner, CastOp | SliceOp | ReshapeOp) and _comes_from_dram(value.owner.operands[0])
+    return isinstance(value.owner, CastOp | SliceOp | ReshapeOp) and comes_from_dram(value.owner.operands[0])
 
 
 def _fits_on_chip(value: SSAValue, fold: int, target: Target) -> bool:
@@ -247,7 +272,7 @@ def _switches(layers: Sequence[Operation], target: Target) -> list[float]:
     for first, op in enumerate(layers):
         for value in op.results:
             shape = shape_of(value)
-            if _comes_from_dram(value) or len(shape) < 3:
+            if comes_from_dram(value) or len(shape) < 3:
                 continue
             if not any(shape[0] % fold == 0 and _fits_on_chip(value, fold, target) for fold in FOLDS):
                 continue

@@ -26,6 +26,7 @@ from neuron_dialects.graph import (
     PoolOp,
     ReduceOp,
     RelayoutOp,
+    ReshapeOp,
     SelectOp,
     SliceOp,
     SoftmaxOp,
@@ -126,6 +127,8 @@ def reads(op: Operation, operand: SSAValue, partition: int) -> Halo | None:
         return () if partition == 2 and packs_heads(op.head_size) else None
     if isinstance(op, RelayoutOp):
         return ()
+    if isinstance(op, ReshapeOp):
+        return () if partition == 1 and images_apart(op) is not None and _is_part(op.result) else None
     if isinstance(op, SliceOp):
         return () if _stores_part(op, partition) else None
     if isinstance(op, ConcatOp):
@@ -165,6 +168,21 @@ def _joins_columns(op: ConcatOp, partition: int) -> bool:
     """
     arrives = any(isinstance(x, BlockArgument) for x in op.xs)
     return arrives and len(shape_of(op.result)) == 2 and op.axis.value.data == FEATURES and partition == ROWS
+
+
+def images_apart(op: ReshapeOp) -> int | None:
+    """How many images that lay beside each other as channels of one a reshape takes apart; None for any other one."""
+    before, after = shape_of(op.x), shape_of(op.result)
+    if len(before) < 3 or before[2:] != after[2:] or before[1] % after[1]:
+        return None
+    together = before[1] // after[1]
+    return together if together > 1 and before[1] <= LANES else None
+
+
+def _is_part(value: SSAValue) -> bool:
+    """Whether a value is only read to be put together with others."""
+    users = [use.operation for use in value.uses]
+    return bool(users) and all(isinstance(user, ConcatOp) for user in users)
 
 
 def _stores_part(op: SliceOp, partition: int) -> bool:
@@ -311,6 +329,8 @@ def writes(op: Operation, partition: int) -> bool:
     if isinstance(anchor, ConcatOp):
         if _joins_columns(anchor, partition):
             return True
+        if all(isinstance(use.operation, SliceOp) for use in anchor.result.uses):
+            return False  # parts of it are read apart again
         # Parts of a batch, which were computed apart, come back for all their readers at once.
         return anchor.axis.value.data == 0 and partition == 1 and len(shape_of(anchor.result)) > 2
     return isinstance(anchor, (*POINTWISE, RelayoutOp))

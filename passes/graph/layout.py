@@ -59,7 +59,7 @@ from passes.graph.kernel_layouts import (
 )
 from passes.graph.layout_remarks import tell_layout
 from passes.graph.residence import Budget, Halo, Interval, inheritance, overwrites, resident_bytes, set_overwrites
-from passes.graph.shared_forms import drop_idle, gives_out, keep_arguments, keep_results, share_turned
+from passes.graph.shared_forms import drop_idle, gives_out, keep_arguments, keep_parts, keep_results, share_turned
 
 BUDGET_SHARE = 0.75
 """Share of SBUF that resident tensors may take at any time; tiles, panels and weights need the rest."""
@@ -267,6 +267,7 @@ def choose_layouts(block: Block, capacity_bytes: int, turns_f32: bool = True) ->
     share_turned(block)
     keep_arguments(block)
     keep_results(block)
+    keep_parts(block)
     ops = list(block.ops)
     number = {op: i for i, op in enumerate(ops)}
     roomier = int(capacity_bytes * PRODUCT_SHARE / BUDGET_SHARE)

@@ -11,7 +11,7 @@ from xdsl.dialects import func
 from xdsl.ir import Block, Operation, SSAValue, Use
 from xdsl.rewriter import Rewriter
 
-from neuron_dialects.graph import RelayoutOp, ReshapeOp, SliceOp, layout_of, shape_of
+from neuron_dialects.graph import ConcatOp, RelayoutOp, ReshapeOp, SliceOp, layout_of, shape_of
 from passes.graph.kernel_layouts import anchor_of, is_matrix_product, multiplied, turns
 
 
@@ -49,6 +49,17 @@ def keep_results(block: Block) -> None:
                 _share(block, value, [Use(returned, index)])
 
 
+def keep_parts(block: Block) -> None:
+    """Put other forms of feature maps together, where these are read otherwise too and may stay on chip for that."""
+    for op in list(block.ops):
+        if not isinstance(op, ConcatOp) or len(shape_of(op.result)) < 3:
+            continue
+        for index, value in enumerate(op.xs):
+            made = isinstance(value.owner, Operation) and len(value.owner.operands) > 0
+            if made and not value.has_one_use() and not isinstance(value.owner, ReshapeOp | SliceOp | RelayoutOp):
+                _share(block, value, [Use(op, index)])
+
+
 def drop_idle(block: Block) -> None:
     """Take out what changes nothing after all: forms that do not stay on chip, and copies of results that do not."""
     for op in list(block.ops):
@@ -58,9 +69,11 @@ def drop_idle(block: Block) -> None:
 
 
 def gives_out(op: Operation) -> bool:
-    """Whether an operator only stores a result of the function."""
+    """Whether an operator only stores a result of the function, or a part of what is put together in DRAM."""
     users = [use.operation for result in op.results for use in result.uses]
-    return isinstance(op, RelayoutOp) and bool(users) and all(isinstance(user, func.ReturnOp) for user in users)
+    return (
+        isinstance(op, RelayoutOp) and bool(users) and all(isinstance(user, func.ReturnOp | ConcatOp) for user in users)
+    )
 
 
 def _share(block: Block, value: SSAValue, uses: Sequence[Use]) -> None:
