@@ -91,9 +91,16 @@ def fold_block(block: Block, target: Target) -> None:
 
 def is_layer(op: Operation) -> bool:
     """Whether an op computes on something else than constants."""
-    if not op.results or isinstance(op, WeightOp | ConstantOp | SliceOp | ConcatOp):
+    if not op.results or isinstance(op, WeightOp | ConstantOp) or _moves_rows(op):
         return False
     return not all(is_constant(operand) for operand in op.operands)
+
+
+def _moves_rows(op: Operation) -> bool:
+    """Whether an op takes bands of rows apart or puts them together: they lie in DRAM there, in any fold."""
+    if isinstance(op, SliceOp):
+        return len(shape_of(op.x)) > 2 and shape_of(op.x)[2] != shape_of(op.result)[2]
+    return isinstance(op, ConcatOp) and op.axis.value.data == 2
 
 
 def images_of(op: Operation) -> int:
