@@ -50,9 +50,12 @@ def keep_results(block: Block) -> None:
 
 
 def keep_parts(block: Block) -> None:
-    """Put other forms of feature maps together, where these are read otherwise too and may stay on chip for that."""
+    """Put other forms of feature maps together, where these are read otherwise too and may stay on chip for that.
+
+    Channels may be put together on chip.
+    """
     for op in list(block.ops):
-        if not isinstance(op, ConcatOp) or len(shape_of(op.result)) < 3:
+        if not isinstance(op, ConcatOp) or len(shape_of(op.result)) < 3 or op.axis.value.data == 1:
             continue
         for index, value in enumerate(op.xs):
             made = isinstance(value.owner, Operation) and len(value.owner.operands) > 0
