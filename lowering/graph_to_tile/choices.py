@@ -10,6 +10,7 @@ CHOICES: Mapping[str, str] = {
     "diagonals": "depthwise filters are diagonal matrices that stay on chip for all pixels, most of them made there",
     "residual-products": "the tensor engine adds the residual of a convolution that gives it little else to do",
     "bias-products": "the tensor engine adds a bias along the columns of a result with rows on partitions",
+    "counted-rows": "sums of gathered rows count the rows of small tables, which stay on chip, and do not fetch them",
     "postponed-products": "products wait for the attention that reads them, and fill the tensor engine's time there",
     "casting-loads": "a cast of a tensor in DRAM is part of its loads",
     "rotation": "buffers in loops have several copies, so that iterations overlap",

@@ -253,14 +253,28 @@ def load_indices(k: Kernel, indices: DramTensor, start: Affine, size: int, rows:
 
 def wrapped_indices(k: Kernel, source: View, rows: int) -> View:
     """The indices of a DRAM view [lanes, n] as i32 on chip, negative ones counted from the end of `rows`."""
-    b = k.b
-    raw = b.alloc(source.shape, "i32", "sbuf", 2, "indices").view()
-    b.load(raw, source)
-    wrapped = b.alloc(source.shape, "i32", "sbuf", 2, "wrapped").view()
-    b.tensor_scalar(wrapped, raw, "less", 0.0, "multiply", float(rows))
-    column = b.alloc(source.shape, "i32", "sbuf", 2, "column").view()
-    b.tensor_tensor(column, raw, wrapped, "add")
+    raw = k.b.alloc(source.shape, "i32", "sbuf", 2, "indices").view()
+    k.b.load(raw, source)
+    return counted_from_start(k, raw, rows)
+
+
+def counted_from_start(k: Kernel, raw: View, rows: int) -> View:
+    """Indices on chip, i32, of which negative ones count from the end of `rows`, all counted from the start."""
+    (column,) = all_counted_from_start(k, [(raw, rows)])
     return column
+
+
+def all_counted_from_start(k: Kernel, indices: Sequence[tuple[View, int]]) -> list[View]:
+    """The same for the indices of several tables: no instruction waits for the one before it."""
+    b = k.b
+    # In f32, which is exact here, the vector engine adds; gpsimd's queue may wait for what it has to store.
+    wrapped = [b.alloc(raw.shape, "f32", "sbuf", 2, "wrapped").view() for raw, _ in indices]
+    columns = [b.alloc(raw.shape, "i32", "sbuf", 2, "column").view() for raw, _ in indices]
+    for (raw, rows), back in zip(indices, wrapped, strict=True):
+        b.tensor_scalar(back, raw, "less", 0.0, "multiply", float(rows))
+    for (raw, _), back, column in zip(indices, wrapped, columns, strict=True):
+        b.tensor_tensor(column, raw, back, "add")
+    return columns
 
 
 KERNELS: dict[type[Operation], Callable[[Kernel, Any], None]] = {GatherOp: lower_gather}

@@ -46,6 +46,9 @@ LEAST_RUN_BYTES = 512
 """Parts of a concatenation that interleave in memory are computed there if their runs are at least so long: producers
 may wait for each other, and what a store of short runs takes is hardly less than that of a copy."""
 
+MOST_SHARE = 0.75
+"""Part of a concatenation's result that one operand is, for all to be computed there however short their runs are."""
+
 __all__ = ["KERNELS", "forward_destinations", "materialize", "settle", "transposed_copy"]
 
 
@@ -430,8 +433,10 @@ def forward_destinations(k: Kernel, ops: Sequence[Operation]) -> None:
                 _forward(k, op.x, window)
         elif isinstance(op, ConcatOp) and layout_of(op.result) is None:
             axis = int(op.axis.value.data)
-            shortest = min(prod(shape_of(x)[axis:]) * spec_of(x)[0].size_bytes for x in op.xs)
-            if prod(shape_of(op.result)[:axis]) == 1 or shortest >= LEAST_RUN_BYTES:
+            runs = sorted(prod(shape_of(x)[axis:]) * spec_of(x)[0].size_bytes for x in op.xs)
+            # Where one part is most of the result, what the others take hardly matters.
+            most = runs[-1] >= max(LEAST_RUN_BYTES, MOST_SHARE * sum(runs))
+            if prod(shape_of(op.result)[:axis]) == 1 or runs[0] >= LEAST_RUN_BYTES or most:
                 _forward_concat(k, op, axis)
 
 

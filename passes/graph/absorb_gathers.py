@@ -19,7 +19,7 @@ from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 from xdsl.passes import ModulePass
 
-from neuron_dialects.dtypes import I64
+from neuron_dialects.dtypes import I64, DType
 from neuron_dialects.graph import (
     BinaryKind,
     BinaryOp,
@@ -80,12 +80,14 @@ class GraphAbsorbGathersPass(ModulePass):
 
 def _absorb(block: Block, product: MatMulOp, recipes: Recipes) -> None:
     """Take the gathers out of what a product with weights reads."""
-    joined = product.a.owner
+    cast = product.a.owner if isinstance(product.a.owner, CastOp) and product.a.has_one_use() else None
+    whole = cast.x if cast is not None else product.a
+    joined = whole.owner
     if product.transpose_a or len(shape_of(product.b)) != 2 or not isinstance(product.b.owner, WeightOp):
         return
     last = len(shape_of(product.a)) - 1
     apart = isinstance(joined, ConcatOp) and joined.axis.value.data == last and joined.result.has_one_use()
-    parts = list(joined.xs) if isinstance(joined, ConcatOp) and apart else [product.a]
+    parts = list(joined.xs) if isinstance(joined, ConcatOp) and apart else [whole]
     gathers = [_absorbable(part, last) for part in parts]
     if not any(gathers):
         return
@@ -96,6 +98,9 @@ def _absorb(block: Block, product: MatMulOp, recipes: Recipes) -> None:
         new.append(ConcatOp(sources, last))
     wide = spec_of(product.result)[0] is not spec_of(product.a)[0]
     a = new[-1].results[0] if len(sources) > 1 else sources[0]
+    if cast is not None:
+        new.append(CastOp(a, spec_of(cast.result)[0]))
+        a = new[-1].results[0]
     new.append(MatMulOp(a, weight.result, transpose_b=bool(product.transpose_b), accumulate_f32=wide))
     # What the model asks for stays the measure of the program.
     weight.attributes[MODEL_ELEMENTS] = IntegerAttr(element_count(shape_of(product.b)), i64)
@@ -106,8 +111,8 @@ def _absorb(block: Block, product: MatMulOp, recipes: Recipes) -> None:
     new[-1].results[0].name_hint = product.result.name_hint
     product.result.replace_all_uses_with(new[-1].results[0])
     block.erase_op(product)
-    for op in dict.fromkeys((joined, *gathers)):
-        if isinstance(op, ConcatOp | GatherOp) and op.result.first_use is None:
+    for op in dict.fromkeys((cast, joined, *gathers)):
+        if isinstance(op, CastOp | ConcatOp | GatherOp) and op.result.first_use is None:
             block.erase_op(op)
 
 
@@ -144,7 +149,7 @@ def _outlined(
         first += sizes[depth]
         rows = weight if sizes == list(shape_of(weight)) else add(SliceOp(weight, starts, sizes, (1, 1)))
         if gather is not None:
-            named = _named(add, gather)
+            named = _named(add, gather, spec_of(weight)[0])
             rows = add(MatMulOp(rows, named) if turned else MatMulOp(named, rows, transpose_a=True))
         columns.append(rows)
     result = columns[0] if len(columns) == 1 else add(ConcatOp(columns, depth))
@@ -157,10 +162,9 @@ def _outlined(
     return recipes.add(body, root), type_
 
 
-def _named(add: Callable[[Operation], SSAValue], gather: GatherOp) -> SSAValue:
-    """[indices, columns], one where the index names the column and zero elsewhere, in the type of the data."""
-    dtype, shape = spec_of(gather.data)
-    count, columns = shape_of(gather.indices)[0], shape[-1]
+def _named(add: Callable[[Operation], SSAValue], gather: GatherOp, dtype: DType) -> SSAValue:
+    """[indices, columns] of type `dtype`, one where the index names the column and zero elsewhere."""
+    count, columns = shape_of(gather.indices)[0], shape_of(gather.data)[-1]
     assert isinstance(gather.indices.owner, WeightOp | ConstantOp)
     index = add(ReshapeOp(add(CastOp(add(gather.indices.owner.clone()), I64)), (count, 1)))
     negative = add(CompareOp(CompareKind.LT, index, add(ConstantOp(0, I64, (1, 1)))))

@@ -338,7 +338,8 @@ def _gains(earlier: _Statement, loop: _Statement) -> bool:
         return False
     # What follows turning at once waits for no more than the copy out of PSUM; the rest would wait for a whole tile.
     only_turns = earlier.kinds & set(TENSOR_ENGINE) == {"tile.transpose"}
-    return only_turns or not loop.kinds & set(TENSOR_ENGINE)
+    # A loop that fetches rows takes the DMA longer than any engine.
+    return only_turns or "tile.gather" in earlier.kinds or not loop.kinds & set(TENSOR_ENGINE)
 
 
 def _feeds(earlier: _Statement, loop: _Statement) -> bool:

@@ -7,9 +7,9 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
   // CHECK: %1 = tile.param "table" : memref<1000x64xf32, #neuron.space<dram>>
   // CHECK-NEXT: %indices = tile.alloc copies 2 : memref<128x2xi32, #neuron.space<sbuf>>
   // CHECK-NEXT: tile.load dst %indices[0:128][0 : 2] src %ids[0 : 256]
-  // CHECK-NEXT: %wrapped = tile.alloc copies 2 : memref<128x2xi32, #neuron.space<sbuf>>
-  // CHECK-NEXT: tile.tensor_scalar dst %wrapped[0:128][0 : 2] data %indices[0:128][0 : 2] {op0 = less, op1 = multiply, scalar1 = 1000.0}
+  // CHECK-NEXT: %wrapped = tile.alloc copies 2 : memref<128x2xf32, #neuron.space<sbuf>>
   // CHECK-NEXT: %column = tile.alloc copies 2 : memref<128x2xi32, #neuron.space<sbuf>>
+  // CHECK-NEXT: tile.tensor_scalar dst %wrapped[0:128][0 : 2] data %indices[0:128][0 : 2] {op0 = less, op1 = multiply, scalar1 = 1000.0}
   // CHECK-NEXT: tile.tensor_tensor dst %column[0:128][0 : 2] data %indices[0:128][0 : 2] other %wrapped[0:128][0 : 2]
   // CHECK-NEXT: %rows = tile.alloc copies 3 : memref<128x2x64xf32, #neuron.space<sbuf>>
   // CHECK-NEXT: scf.for %i = %c0 to %c2 step %c1 {
@@ -18,9 +18,9 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
   // CHECK-NEXT: tile.store dst %0[0 : 16384] src %rows[0:128][0 : 128]
   // CHECK-NEXT: %indices_1 = tile.alloc copies 2 : memref<44x1xi32, #neuron.space<sbuf>>
   // CHECK-NEXT: tile.load dst %indices_1[0:44][0 : 1] src %ids[256 : 44]
-  // CHECK-NEXT: %wrapped_1 = tile.alloc copies 2 : memref<44x1xi32, #neuron.space<sbuf>>
-  // CHECK-NEXT: tile.tensor_scalar dst %wrapped_1[0:44][0 : 1] data %indices_1[0:44][0 : 1] {op0 = less, op1 = multiply, scalar1 = 1000.0}
+  // CHECK-NEXT: %wrapped_1 = tile.alloc copies 2 : memref<44x1xf32, #neuron.space<sbuf>>
   // CHECK-NEXT: %column_1 = tile.alloc copies 2 : memref<44x1xi32, #neuron.space<sbuf>>
+  // CHECK-NEXT: tile.tensor_scalar dst %wrapped_1[0:44][0 : 1] data %indices_1[0:44][0 : 1] {op0 = less, op1 = multiply, scalar1 = 1000.0}
   // CHECK-NEXT: tile.tensor_tensor dst %column_1[0:44][0 : 1] data %indices_1[0:44][0 : 1] other %wrapped_1[0:44][0 : 1]
   // CHECK-NEXT: %rows_1 = tile.alloc copies 2 : memref<44x64xf32, #neuron.space<sbuf>>
   // CHECK-NEXT: tile.gather dst %rows_1[0:44][0 : 64] table %1[0 : 64] indices %column_1[0:44][0 : 1] {rows = 1000, row_stride = 64}
@@ -36,9 +36,9 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
   // CHECK-LABEL: func.func private @middle
   // CHECK-NEXT: %indices = tile.alloc copies 2 : memref<4x1xi32, #neuron.space<sbuf>>
   // CHECK-NEXT: tile.load dst %indices[0:4][0 : 1] src %i[0 : 4]
-  // CHECK-NEXT: %wrapped = tile.alloc copies 2 : memref<4x1xi32, #neuron.space<sbuf>>
-  // CHECK-NEXT: tile.tensor_scalar dst %wrapped[0:4][0 : 1] data %indices[0:4][0 : 1] {op0 = less, op1 = multiply, scalar1 = 50.0}
+  // CHECK-NEXT: %wrapped = tile.alloc copies 2 : memref<4x1xf32, #neuron.space<sbuf>>
   // CHECK-NEXT: %column = tile.alloc copies 2 : memref<4x1xi32, #neuron.space<sbuf>>
+  // CHECK-NEXT: tile.tensor_scalar dst %wrapped[0:4][0 : 1] data %indices[0:4][0 : 1] {op0 = less, op1 = multiply, scalar1 = 50.0}
   // CHECK-NEXT: tile.tensor_tensor dst %column[0:4][0 : 1] data %indices[0:4][0 : 1] other %wrapped[0:4][0 : 1]
   // CHECK-NEXT: %rows = tile.alloc copies 2 : memref<4x12x16xf32, #neuron.space<sbuf>>
   // CHECK-NEXT: tile.gather dst %rows[0:4][0 : 192] table %x[0 : 12 step 800, 16] indices %column[0:4][0 : 1] {rows = 50, row_stride = 16}
@@ -53,9 +53,9 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
   // CHECK-LABEL: func.func private @long_rows
   // CHECK: %indices = tile.alloc copies 2 : memref<4x1xi32, #neuron.space<sbuf>>
   // CHECK-NEXT: tile.load dst %indices[0:4][0 : 1] src %i[0 : 4]
-  // CHECK-NEXT: %wrapped = tile.alloc copies 2 : memref<4x1xi32, #neuron.space<sbuf>>
-  // CHECK-NEXT: tile.tensor_scalar dst %wrapped[0:4][0 : 1] data %indices[0:4][0 : 1] {op0 = less, op1 = multiply, scalar1 = 50.0}
+  // CHECK-NEXT: %wrapped = tile.alloc copies 2 : memref<4x1xf32, #neuron.space<sbuf>>
   // CHECK-NEXT: %column = tile.alloc copies 2 : memref<4x1xi32, #neuron.space<sbuf>>
+  // CHECK-NEXT: tile.tensor_scalar dst %wrapped[0:4][0 : 1] data %indices[0:4][0 : 1] {op0 = less, op1 = multiply, scalar1 = 50.0}
   // CHECK-NEXT: tile.tensor_tensor dst %column[0:4][0 : 1] data %indices[0:4][0 : 1] other %wrapped[0:4][0 : 1]
   // CHECK-NEXT: scf.for %i_1 = %c0 to %c4 step %c1 {
   // CHECK-NEXT: %rows = tile.alloc copies 2 : memref<4x3500xf32, #neuron.space<sbuf>>

@@ -6,9 +6,9 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
   // CHECK-NEXT: tile.load dst %0[0 : 19200] src %data[0 : 19200]
   // CHECK-NEXT: %indices = tile.alloc copies 2 : memref<2x1xi32, #neuron.space<sbuf>>
   // CHECK-NEXT: tile.load dst %indices[0:2][0 : 1] src %i[0 : 2]
-  // CHECK-NEXT: %wrapped = tile.alloc copies 2 : memref<2x1xi32, #neuron.space<sbuf>>
-  // CHECK-NEXT: tile.tensor_scalar dst %wrapped[0:2][0 : 1] data %indices[0:2][0 : 1] {op0 = less, op1 = multiply, scalar1 = 300.0}
+  // CHECK-NEXT: %wrapped = tile.alloc copies 2 : memref<2x1xf32, #neuron.space<sbuf>>
   // CHECK-NEXT: %column = tile.alloc copies 2 : memref<2x1xi32, #neuron.space<sbuf>>
+  // CHECK-NEXT: tile.tensor_scalar dst %wrapped[0:2][0 : 1] data %indices[0:2][0 : 1] {op0 = less, op1 = multiply, scalar1 = 300.0}
   // CHECK-NEXT: tile.tensor_tensor dst %column[0:2][0 : 1] data %indices[0:2][0 : 1] other %wrapped[0:2][0 : 1]
   // CHECK-NEXT: %rows = tile.alloc copies 2 : memref<2x64xf32, #neuron.space<sbuf>>
   // CHECK-NEXT: tile.load dst %rows[0:2][0 : 64] src %u[0 : 128]

@@ -10,11 +10,32 @@ import numpy as np
 import pytest
 from xdsl.ir import SSAValue
 
-from neuron_dialects.graph import ConcatOp, FusedOp, GatherOp, ReduceKind, ReduceOp, ReshapeOp
+from lowering.graph_to_tile.counted_rows import MOST_COUNTED, Lookup, counted_tables
+from lowering.graph_to_tile.sample_indices import side_by_side
+from lowering.graph_to_tile.tensors import DramTensor
+from lowering.graph_to_tile.view import Buffer
+from neuron_dialects.graph import ConcatOp, FusedOp, GatherOp, ReduceKind, ReduceOp, ReshapeOp, SliceOp
+from neuron_dialects.target import load_target
+from neuron_dialects.weights import WeightStore
 from passes.graph.fuse import fuse_block
 from passes.graph.gathered_sums import sums_of_group
+from runtime.graph_interpreter import WeightResolver
+from runtime.program_interpreter import run_function
 from tests.graph_level import build
-from tests.lowering.graph_to_tile.core_kernel import Array, Make, check, fused, random, resident, run_core
+from tests.lowering.graph_to_tile.core_kernel import (
+    Array,
+    Make,
+    assert_near,
+    check,
+    core_module,
+    expected,
+    fused,
+    lowered,
+    random,
+    resident,
+    run_core,
+    tile_ops,
+)
 
 BF16 = ml_dtypes.bfloat16
 
@@ -53,6 +74,48 @@ def operands(samples: int, counts: Sequence[int], width: int, dtype: Any) -> lis
 def test_joined_sums(target: str, dtype: Any):
     given = operands(130, (4, 1), 24, dtype)
     check(fused(joined(130, (4, 1), 24)), *given, target=target)
+
+
+# Rows of small tables are counted, more of them than one PSUM bank takes, while those of the large one are fetched.
+# All tables' indices are slices of one tensor.
+@pytest.mark.parametrize("dtype", [np.float32, BF16])
+def test_counted_rows(dtype: Any):
+    samples, width, sizes, count = 130, 16, (3, 40, 700, 5000, 6000), 6
+    rng = np.random.default_rng(0)
+    tables = [random((size, width), dtype, size) for size in sizes]
+    named = np.stack([rng.integers(-size, size, (samples, count)) for size in sizes], axis=1).astype(np.int32)
+
+    def make(all_indices: SSAValue, *given: SSAValue) -> Any:
+        parts: list[SSAValue] = []
+        for number, table in enumerate(given):
+            cut = SliceOp(all_indices, (0, number, 0), (samples, 1, count), (1, 1, 1)).result
+            parts.append(summed(table, ReshapeOp(cut, (samples, count)).result, samples, count, width))
+        return ConcatOp(parts, 1)
+
+    module, function = core_module(make, [named, *tables])
+    fuse_block(function.body.block)
+    tiles = lowered(module)
+    # One instruction for whole tiles of samples, one for the rest of them.
+    assert [op.name for op in tile_ops(tiles)].count("tile.gather") == 2 * 2
+    (have,) = run_function(tiles, [named, *tables], WeightResolver(module, WeightStore()))
+    (want,) = expected(make, named, *tables)
+    assert_near(have, want, 2e-6)
+
+
+def test_small_tables_are_counted_while_the_vector_engine_has_less_to_do():
+    target = load_target("trn1")
+    many = [Lookup(10**5, 4, 64)] * 6
+    assert counted_tables([*many, Lookup(300, 4, 64), Lookup(20, 4, 64)], target) == {6, 7}
+    assert counted_tables([Lookup(20, 4, 64)], target) == set()
+    assert counted_tables([*many, Lookup(MOST_COUNTED + 1, 4, 64)], target) == set()
+    assert counted_tables([*many, Lookup(20, 4, 64)], load_target("inf1")) == set()
+
+
+def test_indices_side_by_side():
+    whole = DramTensor.dense(Buffer(0, (100, 12), "i32", "dram"))
+    cut = [whole.slice((0, first), (100, size), (1, 1)) for first, size in ((4, 4), (0, 4), (9, 2))]
+    other = DramTensor.dense(Buffer(1, (100, 4), "i32", "dram"))
+    assert side_by_side([*cut, other]) == [[1, 0], [2], [3]]
 
 
 # What the result's readers take from SBUF lies there with samples on partitions.
