@@ -16,16 +16,10 @@ from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.conv_diagonals import Diagonals, blocks_at_once, is_depthwise
 from lowering.graph_to_tile.conv_interleave import interleaved
-from lowering.graph_to_tile.conv_phases import (
-    Phase,
-    Triple,
-    conv_phase,
-    three_dims,
-    transposed_phases,
-    triple,
-    triple_pairs,
-)
+from lowering.graph_to_tile.conv_phases import Phase, Triple, conv_phase, transposed_phases, triple, triple_pairs
+from lowering.graph_to_tile.conv_pixels import Range, dram_pixels, with_three
 from lowering.graph_to_tile.conv_residual import Residual, take_residual
+from lowering.graph_to_tile.conv_taps import Place, SpreadTaps, spread_taps, widened
 from lowering.graph_to_tile.conv_weights import (
     Stationary,
     WeightPacking,
@@ -46,21 +40,12 @@ from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import ConvOp, ConvTransposeOp, ints, shape_of
 from neuron_dialects.neuron import location_name
 from passes.graph.conv_groups import ConvGroups, plan_groups
-from passes.graph.kernel_layouts import THIN_CHANNELS
 
 LEAST_BLOCKS = 4
 """Blocks of rows that an image is loaded in at least, where it has so many tiles: nothing hides the first of them."""
 
 SPREAD_SHARE = 24
 """Such a block takes at most one part of so many of SBUF: blocks of the next image find room while these still work."""
-
-Range = tuple[Affine, int]
-"""(start, size)."""
-
-Rows = dict[int, Range]
-
-Place = tuple[Segment, Affine]
-"""A tile of a segment along one dimension."""
 
 
 def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[SSAValue]) -> None:
@@ -117,14 +102,24 @@ class _ConvKernel:
         self.extents = triple(x.shape[2:], 1)
         bank = min(int(k.target.pe_moving_elements), int(k.target.psum_bank_bytes) // 4)
         self.tile = output_tile((self.batch, *phase.sizes), bank)
-        self.segments = [
+        self.segments = self._segments()
+        self.x = self._readable(x)
+        plan = spread_taps(k, op, self.x, groups, phase) if isinstance(self.x, DramTensor) else None
+        self.spread: SpreadTaps | None = None
+        if plan is not None and isinstance(self.x, DramTensor):
+            self.phase = widened(phase, plan)
+            self.segments = self._segments()
+            self.spread = SpreadTaps(k, self.x, self.phase, plan)
+
+    def _segments(self) -> list[list[Segment]]:
+        """The tiles along depth, height and width."""
+        phase = self.phase
+        return [
             segments(
                 phase.sizes[d], self.tile[1 + d], phase.stride[d], phase.reach[d], phase.pad_low[d], self.extents[d]
             )
             for d in range(3)
         ]
-        self.x = self._readable(x)
-        self.spread = self._spread_taps()
 
     def _readable(self, x: Tensor) -> Tensor:
         """A resident input only where its halo covers what the windows read; otherwise its DRAM form."""
@@ -136,19 +131,6 @@ class _ConvKernel:
         if fits and aligned and x.partition == 1:
             return x
         return next(self.k.dram(v) for v, t in self.k.tensors.items() if t is x)
-
-    def _spread_taps(self) -> int:
-        """Taps of the depth and height dimensions that are put side by side on partitions (1: none).
-
-        Worth it for few input channels, and possible where a row of the input is loaded as one run.
-        """
-        phase = self.phase
-        outer = len({(d, h) for _, (d, h, _) in phase.taps})
-        in_runs = self.extents[2] > 1 or phase.stride[1] == 1
-        regular = len(phase.taps) % max(1, outer) == 0
-        thin = self.groups.blocks == 1 and self.channels <= THIN_CHANNELS and self.channels * outer <= LANES
-        thin = thin and self.k.takes("tap-rows")
-        return outer if isinstance(self.x, DramTensor) and thin and in_runs and outer > 1 and regular else 1
 
     # -- loops ---------------------------------------------------------------------------------------------------------
 
@@ -162,7 +144,7 @@ class _ConvKernel:
                 index, start * groups.inputs, count * groups.inputs, start * groups.outputs, count * groups.outputs
             )
 
-        if isinstance(self.op, ConvOp) and self.spread == 1 and is_depthwise(self.k, self.op, groups):
+        if isinstance(self.op, ConvOp) and self.spread is None and is_depthwise(self.k, self.op, groups):
             step = blocks_at_once(self.op, groups, self.k)
             if step:
                 self._depthwise(self.op, step)
@@ -198,13 +180,16 @@ class _ConvKernel:
         self.b.tiles(outputs, min(chunk, outputs), outputs_chunk)
 
     def _load_weights(self, block: Affine, channels: int, start: Affine, outputs: int) -> Stationary | None:
-        """Weights on chip as [c, c tiles, taps, o], or [tap rows x c, 1, taps, o] where taps are on partitions too."""
+        """Weights on chip as [c, c tiles, taps, o], or [lanes, 1, products, o] where taps are on partitions too."""
         b, taps = self.b, len(self.phase.taps)
         if not taps:
             return None
         if self.uniform is not None:
-            return uniform_weights(b, self.uniform, channels, outputs, self.packing.dtype)
-        rows = self.spread
+            lanes = channels if self.spread is None else self.spread.plan.lanes
+            return uniform_weights(b, self.uniform, lanes, outputs, self.packing.dtype)
+        if self.spread is not None and self.spread.plan.columns > 1:
+            return stationary_of(self.spread.load_packed(self.packing, start, outputs))
+        rows = 1 if self.spread is None else self.spread.plan.rows
         lanes = channels * rows if rows > 1 else min(LANES, channels)
         tiles = ceil(channels / LANES)
         tile = b.alloc((lanes, tiles, taps // rows, outputs), self.packing.dtype, "sbuf", 2, "weights").view()
@@ -252,10 +237,18 @@ class _ConvKernel:
                     moving = self._resident_pixels(self.x, inputs, images, at)
                     self._tile(weights, inputs, results, images, ranges, moving)
                 return
+            turns = 1 if self.spread is None or d != 1 else self.spread.turns
             for segment in cuts[d]:
-                with b.loop(segment.count) as i:
-                    spatial(d + 1, [*at, (segment, i)], images)
+                full, rest = divmod(segment.count, turns)
+                if full:
+                    with b.loop(full) as i:
+                        for turn in range(turns):
+                            spatial(d + 1, [*at, (segment, i * turns + turn)], images)
+                for turn in range(rest):
+                    spatial(d + 1, [*at, (segment, Affine(full * turns + turn))], images)
 
+        if self.spread is not None:
+            self.spread.prepare(self.tile[0], cuts)
         b.tiles(self.batch, self.tile[0], lambda start, size: spatial(0, [], (start, size)))
 
     def _block_segments(self, channels: int) -> list[Segment]:
@@ -265,15 +258,15 @@ class _ConvKernel:
         """
         phase = self.phase
         width = max(segment.extent for segment in self.segments[2])
-        depth = max(segment.extent for segment in self.segments[0]) if self.spread == 1 else self.tile[1]
+        depth = max(segment.extent for segment in self.segments[0]) if self.spread is None else self.tile[1]
         row = self.tile[0] * depth * width * dtype_by_name(self.x.dtype).size_bytes
-        if self.spread == 1:
+        if self.spread is None:
             row *= ceil(channels / LANES) * phase.stride[1]
         sbuf = int(self.k.target.sbuf_bytes_per_partition)
         rows = max(1, min(sbuf // 6, (sbuf - self.k.resident_bytes) // 4) // row)
         tiles = ceil(phase.sizes[1] / self.tile[2])
         least = 1
-        if self.spread > 1:
+        if self.spread is not None:
             least = min(tiles, LEAST_BLOCKS)
             rows = max(1, min(rows, sbuf // SPREAD_SHARE // row))
         blocks = max(least, ceil(tiles / max(1, rows // self.tile[2])))
@@ -285,14 +278,17 @@ class _ConvKernel:
     ) -> None:
         """The tiles of one block of output rows, whose input is loaded first."""
         assert isinstance(self.x, DramTensor)
-        spread, strides = self.spread > 1, self.phase.stride
-        block = self._spread_pixels(self.x, images, at) if spread else self._plain_pixels(self.x, channels, images, at)
+        strides = self.phase.stride
+        if self.spread is not None:
+            block = self.spread.load(images, at)
+        else:
+            block = self._plain_pixels(self.x, channels, images, at)
         (depth, d), (height, h), (width, w) = at
         first = height.start + h * height.size
 
         def rows(start: Affine, size: int) -> None:
-            def spread_taps(_channel_tile: Affine, _lanes: int, offset: Triple) -> View:
-                return block.slice(3, start, size).slice(4, offset[2], width.size, strides[2])
+            def spread(_channel_tile: Affine, _lanes: int, offset: Triple) -> View:
+                return block.slice(3, start + offset[1], size).slice(4, offset[2], width.size, strides[2])
 
             def moving(channel_tile: Affine, lanes: int, offset: Triple) -> View:
                 view = block.slice(0, 0, lanes).at(1, channel_tile).slice(2, offset[0], depth.size, strides[0])
@@ -301,7 +297,7 @@ class _ConvKernel:
 
             ranges = [(depth.start + d * depth.size, depth.size), (first + start, size)]
             ranges.append((width.start + w * width.size, width.size))
-            self._tile(weights, channels, outputs, images, ranges, spread_taps if spread else moving)
+            self._tile(weights, channels, outputs, images, ranges, moving if self.spread is None else spread)
 
         self.b.tiles(height.size, self.tile[2], rows)
 
@@ -321,7 +317,7 @@ class _ConvKernel:
 
         width = int(self.k.target.pe_columns)
         shared: View | None = None
-        if self.uniform is not None and self.spread == 1:
+        if self.uniform is not None and self.spread is None:
             shared = self._sum(weights, pixels, Affine(0), min(width, outputs[1]), channels[1], sizes)
 
         def output_tile_body(start: Affine, lanes: int) -> None:
@@ -335,7 +331,7 @@ class _ConvKernel:
                     bank = self._sum(weights, pixels, start + lane, count, channels[1], sizes)
                 if self.residual is not None:
                     identity, added = self.residual.operands(here, lane, count)
-                    b.matmul(bank, identity, _with_three(added, self.n), 1)
+                    b.matmul(bank, identity, with_three(added, self.n), 1)
                 parts.append((lane, self._logical(bank)))
             self.epilogue.apply(parts, here)
 
@@ -364,13 +360,10 @@ class _ConvKernel:
             b.memset(zeros, 0.0)
             return zeros
         bank = b.alloc((lanes, *sizes), "f32", "psum", 4, "sum").view()
-        if self.spread > 1:
-            rows = channels * self.spread
-            per_row = len(self.phase.taps) // self.spread
-            for t in range(per_row):
-                offset = (0, 0, self.phase.taps[t][1][2])
-                left = weights(Affine(0), rows, t, start, lanes)
-                b.matmul(bank, left, pixels(Affine(0), channels, offset), min(t, 1))
+        if self.spread is not None:
+            for t, (row, column) in enumerate(self.spread.offsets):
+                left = weights(Affine(0), self.spread.plan.lanes, t, start, lanes)
+                b.matmul(bank, left, pixels(Affine(0), channels, (0, row, column)), min(t, 1))
             return bank
         full, rest = divmod(channels, LANES)
         if full:
@@ -395,7 +388,7 @@ class _ConvKernel:
         def moving(c_tile: Affine, lanes: int, offset: Triple) -> View:
             view = x.view({1: (channels[0] + c_tile * LANES, lanes)}, with_halo=True)
             view = view.slice(1, images[0] + (x.halo[0][0] if x.halo else 0), images[1])
-            view = _with_three(view, self.n)
+            view = with_three(view, self.n)
             for d, (segment, i) in enumerate(at):
                 start = i * (segment.size * strides[d]) + (segment.input_start + halo[d][0] + offset[d])
                 view = view.slice(2 + d, start, segment.size, strides[d])
@@ -423,65 +416,12 @@ class _ConvKernel:
             ranges[d] = (i * (segment.size * strides[d]) + (segment.input_start + segment.low), real)
         full, rest = divmod(count, LANES)
         if full:
-            source = self._source(x, ranges, images, channels[0], LANES, full)
+            source = dram_pixels(x, ranges, images, channels[0], LANES, full)
             transfer(b, b.load, inner.slice(1, 0, full), source)
         if rest:
-            source = self._source(x, ranges, images, channels[0] + full * LANES, rest, 1)
+            source = dram_pixels(x, ranges, images, channels[0] + full * LANES, rest, 1)
             transfer(b, b.load, inner.slice(0, 0, rest).slice(1, full, 1), source)
         return tile
-
-    def _source(self, x: DramTensor, ranges: Rows, images: Range, channel: Affine, lanes: int, tiles: int) -> View:
-        """DRAM view [c, c tiles, n, d, h, w] of the pixels in `ranges` (by position among depth, height, width)."""
-        named = {2 + d: ranges[1 if self.n == 1 else 3 - self.n + d] for d in range(self.n)}
-        view = x.view({**named, 0: images, 1: (channel, lanes * tiles)})
-        (n_dim, (c_stride, _), *spatial) = view.dims
-        dims = ((c_stride, lanes), (c_stride * lanes, tiles), n_dim, *three_dims(spatial))
-        return View(view.buffer, view.partition, 0, view.offset, dims)
-
-    def _spread_pixels(self, x: DramTensor, images: Range, at: list[Place]) -> View:
-        """[tap rows x c, n, d, h, w extent]: for each depth and height tap the rows that the tile's outputs need."""
-        b, phase = self.b, self.phase
-        depth, height, width = at
-        sizes = (images[1], depth[0].size, height[0].size, width[0].extent)
-        tile = b.alloc((self.channels * self.spread, *sizes), x.dtype, "sbuf", 2, "pixels").view()
-        # All lanes of the border at once: it is deeper for some taps than for others, whose loads come on top.
-        for d, (segment, _) in enumerate(at):
-            step, size = (phase.stride[d] if d < 2 else 1), tile.shape[2 + d]
-            for count, start in ((segment.low, 0), (segment.high, -1)):
-                border = min(size, ceil(count / step))
-                if border:
-                    b.memset(tile.slice(2 + d, 0 if start == 0 else size - border, border), 0.0)
-        per_row = len(phase.taps) // self.spread
-        for row in range(self.spread):
-            _, (d_offset, h_offset, _) = phase.taps[row * per_row]
-            inner = tile.slice(0, row * self.channels, self.channels)
-            ranges: Rows = {}
-            steps = [phase.stride[0], phase.stride[1], 1]
-            for d, ((segment, i), offset) in enumerate(zip(at, (d_offset, h_offset, 0), strict=True)):
-                count = segment.size if d < 2 else segment.extent
-                first = segment.input_start + offset
-                low = min(count, max(0, ceil(-first / steps[d]))) if segment.low else 0
-                last = self.extents[d] - 1
-                high = count - low
-                if segment.high:
-                    high = min(high, max(0, (last - first) // steps[d] + 1 - low))
-                if high < 1:
-                    break
-                inner = inner.slice(2 + d, low, high)
-                ranges[d] = (i * (segment.size * phase.stride[d]) + (first + low * steps[d]), (high - 1) * steps[d] + 1)
-            else:
-                source = self._source(x, ranges, images, Affine(0), self.channels, 1).at(1, 0)
-                for d in range(2):
-                    source = source.slice(2 + d, 0, inner.shape[2 + d], steps[d])
-                transfer(b, b.load, inner, source)
-        return tile
-
-
-def _with_three(view: View, n: int) -> View:
-    """A view [lanes, n, spatial...] with spatial dims as depth, height, width."""
-    if n == 1:
-        return view.insert(1).insert(3)
-    return view.insert(1) if n == 2 else view
 
 
 def _alone(k: Kernel, op: Operation) -> None:

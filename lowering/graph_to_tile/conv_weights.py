@@ -103,6 +103,17 @@ class WeightPacking:
         assert window is not None
         return window.transpose((0, 1, 3, 2) if transposed else (0, 2, 3, 1))
 
+    def packed_as(self, form: str, recipe: Callable[[SSAValue], list[Operation]]) -> DramTensor:
+        """The constant filters in another form, by the graph ops that make it from [block, c, tap, o]."""
+        tensor = self.k.tensor(self.weight)
+        assert isinstance(tensor, DramTensor) and tensor.symbol is not None
+
+        def ops(values: list[SSAValue]) -> list[Operation]:
+            packed = pack_ops(values[0], self.groups, self.taps, self.transposed)
+            return [*packed, *recipe(packed[-1].results[0])]
+
+        return self.k.derive(f"{tensor.symbol}.packed{self.groups.per_block}.{form}", [tensor.symbol], ops)
+
     @property
     def dtype(self) -> str:
         """Element type."""
