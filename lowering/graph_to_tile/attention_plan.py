@@ -6,6 +6,7 @@ from math import ceil, lcm
 from lowering.graph_to_tile.tensors import LANES
 from neuron_dialects.access import Affine
 from neuron_dialects.graph.attention import packs_heads
+from neuron_dialects.target import Target
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,32 @@ def even_tiles(extent: int, most: int) -> tuple[int, int, int] | None:
         return 1, extent, 0
     sizes = range(ceil(extent / count), most + 1)
     return next(((count, n, (extent - n) // (count - 1)) for n in sizes if (extent - n) % (count - 1) == 0), None)
+
+
+@dataclass(frozen=True)
+class PlanFigures:
+    """One head of a tile of queries: `rows` queries, all `keys` of its sequence, `value_size` elements of a value."""
+
+    rows: int
+    keys: int
+    value_size: int
+
+
+def keys_pay(figures: PlanFigures, target: Target) -> bool:
+    """Whether scores that are made twice, the second time with keys on partitions, cost less than turning the powers.
+
+    Both are estimated by the busiest of the tensor engine and what reads PSUM: one port where the engines share it.
+    """
+    rows, keys, size = figures.rows, figures.keys, figures.value_size
+    tiles, least = ceil(keys / LANES), int(target.min_issue_cycles)
+    turned, context = tiles * rows, tiles * max(least, size)
+
+    def busiest(pe: int, act: int, dve: int) -> float:
+        readers = (act / target.clock_ghz("act"), dve / target.clock_ghz("dve"))
+        return max(pe / target.clock_ghz("pe"), sum(readers) if target.shared_psum_port else max(readers))
+
+    twice = busiest(keys + 2 * turned + context + tiles * least, turned, keys + size + least)
+    return twice < busiest(keys + turned + context, keys + least + turned, keys + size)
 
 
 @dataclass(frozen=True)

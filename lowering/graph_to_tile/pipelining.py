@@ -31,10 +31,11 @@ class Stage:
     begins: bool = True
 
 
-def pipelined(b: KernelBuilder, trips: int, units: int, stages: Sequence[Stage]) -> None:
+def pipelined(b: KernelBuilder, trips: int, units: int, stages: Sequence[Stage], deep: bool = False) -> None:
     """All stages of units `0 .. units - 1` of iterations `0 .. trips - 1`; `stages` in the order of a step.
 
-    Iterations overlap as units do where an iteration has as many units as stages run ahead; else each stands alone.
+    Iterations overlap as units do where an iteration has as many units as stages run ahead, or if `deep`, which writes
+    out several iterations behind the loop; else each stands alone.
     """
     most = max(stage.ahead for stage in stages if stage.begins)
     # How many iterations further than its own a step may reach: so many stand behind the loop.
@@ -47,7 +48,7 @@ def pipelined(b: KernelBuilder, trips: int, units: int, stages: Sequence[Stage])
             if 0 <= over <= left and (number >= 0 or stage.begins):
                 stage.emit((i + over, unit))
 
-    if units < most and trips > 1:
+    if units < most and trips > 1 and not deep:
         with b.loop(trips) as i:
             for number in range(-most, units):
                 step(i, number, 0)

@@ -1,0 +1,366 @@
+"""Attention with keys on partitions: the powers of the scores are made where the context is to contract them.
+
+For each tile of queries and each group of heads whose scores fill one PSUM bank:
+
+    scores[q, head, key]  = qT[d, q]^T . kT[d, key]                     tensor engine, for their greatest alone
+    top[q, head]          = -max over the keys
+    turned[key, head, q]  = kT[d, key]^T . qT[d, q] + 1 . top[head, q]  tensor engine, into PSUM
+    powers[key, head, q]  = exp(turned * scale)                         rounded to v's type
+    context[q, head, :]   = powers^T . v[key, :] / (powers^T . 1)       tensor engine; divided as it leaves PSUM
+
+Against `attention_rows.py` the tensor engine makes the scores twice and adds the maxima, but turns no powers, and
+powers do not pass through PSUM a second time: where engines take turns at PSUM, that is what attention waits for.
+
+The maxima of all heads of a tile are turned together, as two 16-bit rows for each head whose sum they are: exact
+enough, as any number near the greatest score serves if all keys of a query see the same.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from math import ceil
+
+import numpy as np
+from xdsl.ir import Operation
+
+from lowering.graph_to_tile.attention_plan import HeadGroup, HeadGroups, PlanFigures, keys_pay
+from lowering.graph_to_tile.attention_projections import Projections
+from lowering.graph_to_tile.attention_rows import Attention, AttentionSequence
+from lowering.graph_to_tile.kernel import Kernel
+from lowering.graph_to_tile.pipelining import Ring, Stage, Unit, neighbours_apart, pipelined
+from lowering.graph_to_tile.tensors import LANES, SbufTensor
+from lowering.graph_to_tile.turning import Bank, turn_rows
+from lowering.graph_to_tile.view import View
+from neuron_dialects.access import Affine
+from neuron_dialects.dtypes import F32, dtype_by_name
+from neuron_dialects.graph import AttentionOp, CompareKind, CompareOp, ConstantOp, SelectOp, spec_of
+
+FEATURES = 2
+"""Dimension of q, k, v and the result that holds the packed heads."""
+
+At = Callable[[Unit], tuple[AttentionSequence, HeadGroup]]
+"""What a unit works on."""
+
+PARTS = 2
+"""Rows of 16 bits whose sum is a maximum."""
+
+MOST_UNITS = 12
+"""Units of a sequence that are written out one by one."""
+
+POWERS_AHEAD = 3
+"""How many units the powers are made ahead of the step in which a unit is finished; its context one unit ahead."""
+
+TURNING_SLOTS = 4
+"""Parts of a bank of PSUM: 256 elements of 16 bits each."""
+
+SCORE_BANKS = 3
+"""Banks of PSUM for scores: a maximum is read from one, powers from another."""
+
+
+def keys_on_partitions(k: Kernel, op: AttentionOp) -> bool:
+    """Whether this kernel can lower the attention, and is estimated to be faster."""
+    if not k.takes("key-scores") or op.mask is not None or op.causal or op.scale.value.data <= 0:
+        return False
+    if any(spec_of(value)[0].name != "bf16" for value in (op.q, op.k, op.v)):
+        return False
+    places = (k.tensor(value) for value in (op.q, op.k))
+    if not all(isinstance(place, SbufTensor) and place.partition == FEATURES for place in places):
+        return False
+    (_, queries, _), keys = spec_of(op.q)[1], spec_of(op.k)[1][1]
+    heads, kv_heads = op.heads.value.data, op.kv_heads.value.data
+    bank = int(k.target.psum_bank_bytes) // F32.size_bytes
+    groups = HeadGroups.plan(heads, kv_heads, op.head_size, op.value_size, keys, bank)
+    rows, group = min(LANES, queries), groups.group
+    fits = max(keys, rows, op.value_size + 1) * group <= bank
+    units = ceil(queries / LANES) * ceil(heads / group)
+    whole = heads == kv_heads and heads % group == 0 and group * op.value_size % LANES == 0
+    if (
+        not fits
+        or not whole
+        or not POWERS_AHEAD <= units <= MOST_UNITS
+        or PARTS * heads > min(LANES, int(k.target.pe_columns))
+    ):
+        return False
+    return keys_pay(PlanFigures(rows, keys, op.value_size), k.target)
+
+
+class KeyAttention(Attention):
+    """Emits one attention."""
+
+    def turning(self, dtype: str) -> Bank:
+        """Parts of one bank of PSUM through which turned blocks leave the array."""
+        if "slots" not in self.rings:
+            elements = int(self.k.target.psum_bank_bytes) // dtype_by_name(dtype).size_bytes
+            bank = self.b.alloc_outer((min(LANES, self.columns), elements), dtype, "psum", "turned").view()
+            slots = iter(range(TURNING_SLOTS))
+            size = elements // TURNING_SLOTS
+            self.rings["slots"] = Ring(lambda: bank.slice(1, next(slots) * size, size), TURNING_SLOTS)
+        return self.rings["slots"].take
+
+    @property
+    def _turned_elements(self) -> int:
+        return self.bank
+
+    @cached_property
+    def _selector(self) -> View:
+        """[2 * heads, heads]: column h has ones in the two rows of head h."""
+        source = self.k.derive(f"attention.heads.{self.heads}", [], lambda _: _same_head(self.heads))
+        shape = (PARTS * self.heads, self.heads)
+        loaded = self.b.alloc_outer(shape, "f32", "sbuf", "heads").view()
+        self.b.load(loaded, source.view())
+        selector = self.b.alloc_outer(shape, "bf16", "sbuf", "selector").view()
+        self.b.copy(selector, loaded)
+        return selector
+
+    @cached_property
+    def _ones(self) -> View:
+        """A column of ones for each key."""
+        ones = self.b.alloc_outer((min(LANES, self.keys), 1), self.dtype, "sbuf", "ones").view()
+        self.b.memset(ones, 1.0)
+        return ones
+
+    @cached_property
+    def _panel(self) -> View | None:
+        """[128 positions, tiles, heads, value size + 1]: values of a sequence, and a column of ones for each head.
+
+        None where the values lie on chip so, without the ones.
+        """
+        tensor = self.k.tensor(self.op.v)
+        if isinstance(tensor, SbufTensor) and tensor.partition == 1:
+            return None
+        shape = (min(LANES, self.keys), ceil(self.keys / LANES), self.heads, self.value_size + 1)
+        panel = self.b.alloc_outer(shape, self.dtype, "sbuf", "v").view()
+        self.b.memset(panel.slice(3, self.value_size, 1), 1.0)
+        return panel
+
+    def run(self) -> None:
+        """All sequences, one after the other without a gap."""
+        _ = self._selector, self._panel or self._ones
+        tiles = self._tiles()
+        units = [unit for tile in tiles for unit in self._units(tile)]
+        each = len(units) // len(tiles)
+        # Where tiles of queries take turns at their maxima, these are turned a step earlier.
+        first = each + POWERS_AHEAD + 1 + int(len(tiles) > 1)
+        waiting = self.k.postponed.pop(self.op, [])
+        made = Projections(
+            self.b, waiting, self.keys, lambda: self.ring("sum", (LANES, self.bank), "f32", "psum", 2).take
+        )
+        others = made.stages_in_order(self.batch, len(units), first + made.units_ahead(len(units), each))
+        known: dict[Affine, AttentionSequence] = {}
+
+        def at(unit: Unit) -> tuple[AttentionSequence, HeadGroup]:
+            return known.setdefault(unit[0], AttentionSequence(self, unit[0])), units[unit[1]]
+
+        pipelined(self.b, self.batch, len(units), self._stages(at, others, each, len(units), first), deep=True)
+
+    def _stages(self, at: At, others: Sequence[Stage], each: int, count: int, first: int) -> tuple[Stage, ...]:
+        """The stages of a unit; `each`: units of a tile of queries, `first`: how far ahead maxima are made."""
+        copies = neighbours_apart(count, POWERS_AHEAD - 1)
+
+        def top(unit: Unit) -> None:
+            self._top(*at(unit), unit[1] // each)
+
+        def part(unit: Unit) -> None:
+            if at(unit)[1].last:
+                self._part_tops(at(unit)[1], unit[1] // each)
+
+        def turn(unit: Unit) -> None:
+            if at(unit)[1].last:
+                self._turn_tops(at(unit)[1], unit[1] // each)
+
+        def power(unit: Unit) -> None:
+            self._turned_powers(*at(unit), unit[1], copies, unit[1] // each)
+
+        def values(unit: Unit) -> None:
+            if unit[1] < each:
+                self._bring_values(*at(unit))
+
+        return (
+            *others[:1],
+            Stage(part, first - 1),
+            Stage(power, POWERS_AHEAD),
+            *others[1:2],
+            Stage(lambda unit: self._finish_unit(*at(unit), unit[1], copies), 0),
+            Stage(lambda unit: self._context(*at(unit), unit[1], copies), 1),
+            Stage(values, each + 1),
+            Stage(top, first),
+            *others[2:],
+            Stage(turn, first - 1),
+        )
+
+    @cached_property
+    def _tiles_apart(self) -> int:
+        """Copies of what tiles of queries take in turn."""
+        return neighbours_apart(len(self._tiles()))
+
+    # -- maxima --------------------------------------------------------------------------------------------------------
+
+    def _top(self, here: AttentionSequence, unit: HeadGroup, tile: int) -> None:
+        """Minus the greatest score of each query of a unit."""
+        rows, group = unit.tile.rows, unit.group
+        scores = self._score_bank((rows, group, self.keys))
+        for j in range(group):
+            self._products(scores.at(1, j), here, unit, j, (Affine(0), self.keys))
+        target = self._tops(rows, tile).slice(1, unit.head, group)
+        self.b.reduce(target, scores, "maximum", negate=True)
+
+    def _score_bank(self, shape: tuple[int, ...]) -> View:
+        return self.ring("scores", (LANES, self.bank), "f32", "psum", SCORE_BANKS).take(shape)
+
+    def _tops(self, rows: int, tile: int) -> View:
+        """[rows, heads] for minus the maxima of a tile of queries."""
+        return self.ring("tops", (min(LANES, self.queries), self.heads), "f32", "sbuf", 2).take(
+            (rows, self.heads), tile
+        )
+
+    def _parts(self, rows: int, tile: int) -> View:
+        """[rows, 2, heads] for their 16-bit parts."""
+        shape = (min(LANES, self.queries), PARTS * self.heads)
+        return self.ring("parts", shape, "bf16", "sbuf", self._tiles_apart).take((rows, PARTS, self.heads), tile)
+
+    def _part_tops(self, unit: HeadGroup, tile: int) -> None:
+        """The maxima of a tile of queries as sums of two 16-bit numbers."""
+        tops, parts = self._tops(unit.tile.rows, tile), self._parts(unit.tile.rows, tile)
+        self.b.copy(parts.at(1, 0), tops)
+        self.b.tensor_tensor(parts.at(1, 1), tops, parts.at(1, 0), "subtract")
+
+    def _turned_tops(self, rows: int, tile: int) -> View:
+        """[2 * heads, rows] for the parts with heads on partitions."""
+        shape = (PARTS * self.heads, min(LANES, self.queries))
+        return self.ring("turned_tops", shape, "bf16", "sbuf", self._tiles_apart).take((PARTS * self.heads, rows), tile)
+
+    def _turn_tops(self, unit: HeadGroup, tile: int) -> None:
+        """The parts of a tile of queries with heads on partitions."""
+        rows = unit.tile.rows
+        turned = self.turning("bf16")((PARTS * self.heads, rows))
+        self.b.transpose(turned, self._parts(rows, tile).flat())
+        self.b.copy(self._turned_tops(rows, tile), turned)
+
+    # -- powers --------------------------------------------------------------------------------------------------------
+
+    def _turned_powers(self, here: AttentionSequence, unit: HeadGroup, number: int, copies: int, tile: int) -> None:
+        """exp of the scores of a unit less their maxima, keys on partitions."""
+        powers, (rows, group) = self._turned(unit, number, copies), (unit.tile.rows, unit.group)
+        pieces = self._pieces(unit)
+        whole = rows * group * ceil(self.keys / LANES)
+        shared = self._score_bank((min(LANES, self.keys), whole)) if whole <= self.bank else None
+        banks: list[View] = []
+        for start, count, lanes, place in pieces:
+            width = group * count * rows
+            bank = (
+                self._score_bank((lanes, width)) if shared is None else shared.slice(0, 0, lanes).slice(1, place, width)
+            )
+            banks.append(bank)
+            for j in range(group):
+                with self.b.loop(count) as i:
+                    scores = bank.split(0, (group, count, rows)).at(1, j).at(1, i)
+                    self._lowered_products(scores, here, unit, j, (i + start) * LANES, tile)
+        for (_, _, lanes, place), bank in zip(pieces, banks, strict=True):
+            target = powers.slice(0, 0, lanes).slice(1, place, bank.free_elements)
+            self.b.activation(target, bank, "exp", self.op.scale.value.data)
+
+    def _lowered_products(
+        self, scores: View, here: AttentionSequence, unit: HeadGroup, j: int, start: Affine, tile: int
+    ) -> None:
+        """scores [keys, rows] = k . q^T - maximum of head `j` of a unit, for the keys from `start` on."""
+        rows, head, shared = unit.tile.rows, unit.first + j, self.heads // self.kv_heads
+        lane, column = self._place(unit, head, unit.period, self.size)
+        kv_lane, kv_column = self._place(unit, head // shared, max(1, unit.period // shared), self.size)
+        lanes, tops = min(self.size, LANES), self._turned_tops(rows, tile)
+        for low in range(0, scores.partitions, self.columns):
+            part = scores.slice(0, low, min(self.columns, scores.partitions - low))
+            chosen = self._selector.slice(1, unit.head + j, 1).broadcast([part.partitions])
+            self.b.matmul(part, chosen, tops, 0)
+            with self.b.loop(ceil(self.size / LANES)) as i:
+                left = here.k.slice(0, kv_lane, lanes).at(1, kv_column + i).slice(1, start + low, part.partitions)
+                right = here.q.slice(0, lane, lanes).at(1, column + i).slice(1, unit.tile.start, rows)
+                self.b.matmul(part, left, right, 1)
+
+    # -- context -------------------------------------------------------------------------------------------------------
+
+    def _bring_values(self, here: AttentionSequence, unit: HeadGroup) -> None:
+        """The values of a unit's heads in the panel, where those of the sequence before have been used."""
+        panel, tensor = self._panel, self.k.tensor(self.op.v)
+        if panel is None:
+            return
+        first, elements = unit.head * self.value_size, unit.group * self.value_size
+
+        def rows(start: Affine, count: int) -> None:
+            place = panel.slice(0, 0, count).at(1, start.divided(LANES))
+            place = place.slice(1, unit.head, unit.group).slice(2, 0, self.value_size)
+            if isinstance(tensor, SbufTensor):
+                blocks = tensor.whole.at(2, here.batch).slice(1, first.divided(LANES), elements // LANES)
+                self._turn_values(place, blocks, start, count)
+            else:
+                part = tensor.view({0: (here.batch, 1), 1: (start, count), FEATURES: (first, elements)}, [1, FEATURES])
+                self.b.load(place, part.split(0, (unit.group, self.value_size)) if len(part.dims) == 1 else part)
+
+        self.b.tiles(self.keys, LANES, rows)
+
+    def _turn_values(self, place: View, blocks: View, start: Affine, count: int) -> None:
+        """place [count positions, heads, size] from `blocks` [128 features, tiles, positions]."""
+        tiles = blocks.shape[1]
+        for low in range(0, count, self.columns):
+            width = min(self.columns, count - low)
+            turned = self.turning(self.dtype)((width, tiles, LANES))
+            with self.b.loop(tiles) as j:
+                self.b.transpose(turned.at(1, j), blocks.at(1, j).slice(1, start + low, width))
+            self.b.copy(place.slice(0, low, width), turned.flat().split(0, place.shape[1:]))
+
+    def _context(self, here: AttentionSequence, unit: HeadGroup, number: int, copies: int) -> None:
+        """The rows of the result of one unit: powers . v / powers . 1."""
+        rows, group, size = unit.tile.rows, unit.group, self.value_size + 1
+        shape = (min(LANES, self.queries), self.groups.group * size)
+        bank = self.ring("weighted", shape, "f32", "psum", 2).take((rows, group, size))
+        turned = self._turned(unit, number, copies)
+        for start, count, lanes, place in self._pieces(unit):
+            tiles = turned.slice(0, 0, lanes).slice(1, place, group * count * rows).split(0, (group, count, rows))
+            for j in range(group):
+                for low in range(0, rows, self.columns):
+                    part = bank.slice(0, low, min(self.columns, rows - low)).at(1, j)
+                    with self.b.loop(count) as i:
+                        left = tiles.at(1, j).at(1, i).slice(1, low, part.partitions)
+                        self._weigh(part, left, here, unit.head + j, start + i)
+        inverse = self.ring("inverse", (*shape[:1], self.groups.group), "f32", "sbuf", 2).take((rows, group))
+        self.e.reciprocal(inverse, bank.at(2, size - 1))
+        repeated = View(inverse.buffer, inverse.partition, rows, inverse.offset, (*inverse.dims, (0, size - 1)))
+        target = self._rows(here, unit, number, copies).split(0, (group, size - 1))
+        self.e.tensors(target, bank.slice(2, 0, size - 1), repeated, "multiply")
+
+    def _weigh(self, bank: View, powers: View, here: AttentionSequence, head: Affine, tile: Affine) -> None:
+        """bank [rows, value size + 1] (+)= powers [keys, rows]^T . (v [keys, value size], 1) for a tile of keys."""
+        size, panel = self.value_size, self._panel
+        if panel is not None:
+            self.b.matmul(bank, powers, panel.slice(0, 0, powers.partitions).at(1, tile).at(1, head), tile)
+            return
+        values = here.v.slice(0, 0, powers.partitions).at(1, tile).slice(1, head * size, size)
+        self.b.matmul(bank.slice(1, 0, size), powers, values, tile)
+        self.b.matmul(bank.slice(1, size, 1), powers, self._ones.slice(0, 0, powers.partitions), tile)
+
+    def _rows(self, here: AttentionSequence, unit: HeadGroup, number: int, copies: int) -> View:
+        """Where the rows of the result of a unit go, [rows, group * size]."""
+        elements = self.groups.group * self.value_size
+        if not isinstance(self.out, SbufTensor):
+            return here.result(unit.tile).slice(1, unit.head * self.value_size, elements)
+        ring = self.ring("context", (min(LANES, self.queries), elements), self.out_dtype, "sbuf", copies)
+        return ring.take((unit.tile.rows, elements), number)
+
+    def _finish_unit(self, here: AttentionSequence, unit: HeadGroup, number: int, copies: int) -> None:
+        """Put the rows of a unit where the result lies."""
+        if not isinstance(self.out, SbufTensor):
+            if unit.last:
+                self._finish(here, unit.tile)
+            return
+        tiles = unit.group * self.value_size // LANES
+        place = (unit.head * self.value_size).divided(LANES)
+        panel = self.out.whole.at(2, here.batch).slice(1, place, tiles).slice(2, unit.tile.start, unit.tile.rows)
+        turn_rows(self.k, panel, self._rows(here, unit, number, copies), parts=tiles, bank=self.turning(self.out_dtype))
+
+
+def _same_head(heads: int) -> list[Operation]:
+    """Recipe of [2 * heads, heads] f32: 1 where row and column are of one head."""
+    numbers = np.arange(heads, dtype=np.float32)
+    rows = ConstantOp(np.tile(numbers, PARTS)[:, None], F32, (PARTS * heads, 1))
+    columns = ConstantOp(numbers[None, :], F32, (1, heads))
+    same = CompareOp(CompareKind.EQ, rows.result, columns.result)
+    one, zero = ConstantOp(1.0, F32, ()), ConstantOp(0.0, F32, ())
+    return [rows, columns, same, one, zero, SelectOp(same.result, one.result, zero.result)]

@@ -1,0 +1,102 @@
+"""Attention with keys on partitions, against the graph level: tiles of queries, several sequences, large scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import ml_dtypes
+import numpy as np
+import pytest
+from xdsl.ir import Block, SSAValue
+
+from lowering.graph_to_tile import attention, attention_keys
+from lowering.graph_to_tile.attention_keys import KeyAttention
+from lowering.graph_to_tile.attention_plan import PlanFigures, keys_pay
+from neuron_dialects.dtypes import BF16
+from neuron_dialects.graph import AttentionOp, BinaryKind, BinaryOp, CastOp, MatMulOp, ReshapeOp
+from neuron_dialects.target import load_target
+from passes.graph.fuse import fuse_block
+from passes.graph.layout import choose_layouts
+from tests.core_kernels import Array, Make, lowered_error
+
+SEQUENCES = 3
+
+
+def weights_of(width: int, gain: float = 1.0) -> dict[str, Array]:
+    """Of the projections of queries (0), keys (1), values (2), each with a bias, and of the last product (3)."""
+    rng = np.random.default_rng(5)
+    made: dict[str, Array] = {}
+    for i, scale in enumerate((gain, gain, 1.0, 1.0)):
+        made[f"w{i}"] = (scale * rng.standard_normal((width, width)) / width**0.5).astype(ml_dtypes.bfloat16)
+        made[f"b{i}"] = rng.standard_normal(width).astype(np.float32)
+    return made
+
+
+def projected(heads: int, length: int, width: int) -> Make:
+    """x [sequences * length, width] -> attention of its projections -> a product."""
+
+    def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        def product(x: SSAValue, number: int) -> SSAValue:
+            matmul = MatMulOp(x, values[f"w{number}"], accumulate_f32=True)
+            biased = BinaryOp(BinaryKind.ADD, matmul.result, values[f"b{number}"])
+            narrow = CastOp(biased.result, BF16)
+            block.add_ops([matmul, biased, narrow])
+            return narrow.result
+
+        parts = [ReshapeOp(product(arguments[0], i), (SEQUENCES, length, width)) for i in range(3)]
+        block.add_ops(parts)
+        op = AttentionOp(*(part.result for part in parts), heads=heads, kv_heads=heads, scale=(heads / width) ** 0.5)
+        together = ReshapeOp(op.result, (SEQUENCES * length, width))
+        block.add_ops([op, together])
+        return [product(together.result, 3)]
+
+    return make
+
+
+def lay_out(block: Block) -> None:
+    fuse_block(block)
+    choose_layouts(block, 60000)
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[AttentionOp]:
+    """The attentions that this kernel lowers, whether it pays or not."""
+    seen: list[AttentionOp] = []
+
+    class Spy(KeyAttention):
+        def prepare(self) -> None:
+            seen.append(self.op)
+            super().prepare()
+
+    monkeypatch.setattr(attention, "KeyAttention", Spy)
+    monkeypatch.setattr(attention_keys, "keys_pay", lambda *_: True)
+    return seen
+
+
+# (heads, positions, features, target): two tiles of queries that overlap and two of keys; heads of 32 features, four in
+# a unit, three units in all; heads of 128 features and three tiles of queries.
+CASES = [(4, 197, 256, "trn1"), (4, 197, 256, "inf1"), (12, 100, 384, "trn1"), (2, 260, 256, "trn1")]
+
+
+@pytest.mark.parametrize(("heads", "length", "width", "target"), CASES)
+def test_matches_the_graph_level(heads: int, length: int, width: int, target: str, taken: list[AttentionOp]) -> None:
+    inputs = [("bf16", (SEQUENCES * length, width))]
+    assert lowered_error(target, inputs, weights_of(width), projected(heads, length, width), lay_out) < 1e-2
+    assert len(taken) == 1
+
+
+# Scores of some thousands, far beyond what exp can take: only what is subtracted keeps powers in range.
+def test_scores_far_from_zero(taken: list[AttentionOp]) -> None:
+    length, width = 130, 256
+    weights = weights_of(width, gain=30.0)
+    inputs = [("bf16", (SEQUENCES * length, width))]
+    # One key takes nearly all weight: where two are about as good, rounding of q and k decides between them.
+    assert lowered_error("trn1", inputs, weights, projected(4, length, width), lay_out) < 0.1
+    assert len(taken) == 1
+
+
+# Where engines take turns at PSUM, powers that pass it once less pay; where each has its own port, the tensor engine,
+# which makes all scores twice, would be what the others wait for.
+@pytest.mark.parametrize(("target", "pays"), [("trn1", True), ("inf1", False)])
+def test_the_choice_follows_the_figures_of_the_target(target: str, pays: bool) -> None:
+    assert keys_pay(PlanFigures(99, 197, 64), load_target(target)) == pays
