@@ -15,6 +15,7 @@ Text form, used by the IR, the assembler and messages alike (`$0` is variable 0)
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,11 @@ class Affine:
     @staticmethod
     def of(constant: int, terms: Mapping[int, int] | Iterable[tuple[int, int]] = ()) -> "Affine":
         """Affine expression from a constant and variable -> coefficient; zero coefficients are dropped."""
-        items = terms.items() if isinstance(terms, Mapping) else terms
-        return Affine(constant, tuple(sorted((v, c) for v, c in items if c)))  # pyright: ignore[reportArgumentType]
+        items = cast("Iterable[tuple[int, int]]", terms.items() if isinstance(terms, Mapping) else terms)
+        kept = [(v, c) for v, c in items if c]
+        if len(kept) > 1:
+            kept.sort()
+        return Affine(constant, tuple(kept))
 
     @staticmethod
     def variable(index: int, coefficient: int = 1) -> "Affine":
@@ -47,7 +51,10 @@ class Affine:
 
     def coefficient(self, variable: int) -> int:
         """Coefficient of `variable` (0 when absent)."""
-        return next((c for v, c in self.terms if v == variable), 0)
+        for v, c in self.terms:
+            if v == variable:
+                return c
+        return 0
 
     def __add__(self, other: "Affine | int") -> "Affine":
         if isinstance(other, int):
@@ -104,6 +111,12 @@ class Affine:
             reach = c * (trips[v] - 1)
             low, high = low + min(0, reach), high + max(0, reach)
         return low, high
+
+    def at_least(self, other: "Affine", trips: Mapping[int, int]) -> bool:
+        """Whether it is nowhere smaller than `other` when variable v runs over 0 .. trips[v] - 1."""
+        if self.terms == other.terms:
+            return self.constant >= other.constant
+        return (self - other).bounds(trips)[0] >= 0
 
     def __str__(self) -> str:
         return self.text()

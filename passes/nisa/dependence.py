@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,8 +40,15 @@ FEW_DISTANCES = 16
 """How many distances are tried one by one before the smallest that may conflict is taken."""
 
 
-Number = tuple[int, tuple[int, ...]]
-"""An affine number over the loops of a statement: constant, and a coefficient for each loop."""
+class _Count(NamedTuple):
+    """A number to wait for, relative to the instructions before the producer.
+
+    Constant, coefficients by depth of the consumer's loops where they are not 0, and the most that it is.
+    """
+
+    constant: int
+    slopes: tuple[tuple[int, int], ...]
+    most: int
 
 
 class Dependences:
@@ -48,72 +56,106 @@ class Dependences:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._before: dict[tuple[int, str], Number] = {}
-        self._known: dict[Hashable, list[Number]] = {}
+        self._numbers: dict[Hashable, int] = {}
+        self._shapes: dict[Access, int] = {}
+        self._last: dict[Access, int] = {}
+        self._before: dict[tuple[int, str], tuple[int, int]] = {}
+        self._known: dict[Hashable, list[_Count]] = {}
         self._apart: dict[Hashable, _Apart] = {}
+
+    def last(self, producer: Access) -> int:
+        """The number of the producer's last instance in its stream."""
+        found = self._last.get(producer)
+        if found is None:
+            statement = producer.statement
+            found = self._last[producer] = self._progress.sequence(statement).bounds(statement.trips)[1]
+        return found
 
     def required_counts(self, producer: Access, consumer: Access) -> list[Affine]:
         """What the producer's stream must have completed before the consumer starts; see the module's head."""
         if producer.last_partition < consumer.first_partition or consumer.last_partition < producer.first_partition:
             return []
-        stream, loops = producer.statement.stream, consumer.statement.loops
-        done, weights = self._numbers_before(producer.statement, stream)
+        stream, loops = producer.stream, consumer.statement.loops
         common, rotate = _common(producer, consumer), _rotate(producer, consumer)
         if not common and not rotate:
-            whole = self._whole(producer, consumer, weights)
-            if whole is not None:
-                return [Affine(done + 1 + number) for number in whole]
+            touched = self._touched(producer, consumer)
+            if touched is not None:
+                return [Affine(self.last(producer))] if touched else []
+        done, weights = self._numbers_before(producer.statement, stream)
         before, ceilings = self._numbers_before(consumer.statement, stream)
         key = (
-            producer.shape, consumer.shape, producer.start.constant - consumer.start.constant, before - done, weights,
-            ceilings, producer.statement.number < consumer.statement.number, common, rotate,
+            self._shape(producer), self._shape(consumer), producer.start.constant - consumer.start.constant,
+            before - done, weights, ceilings, producer.statement.number < consumer.statement.number, common, rotate,
         )  # fmt: skip
         found = self._known.get(key)
         if found is None:
-            pair = _Pair(producer, consumer, self._progress)
-            counts = [count for relation in pair.relations() if (count := pair.count(relation)) is not None]
-            limit, trips = self._progress.before(consumer.statement, stream), consumer.statement.trips
-            assert all((limit - count).bounds(trips)[0] >= 0 for count in counts), "a wait exceeds what precedes it"
-            found = self._known[key] = [
-                (count.constant - done, tuple(count.coefficient(loop.variable) for loop in loops)) for count in counts
-            ]
-        trips = consumer.statement.trips
-        counts = [
-            Affine.of(done + constant, [(loop.variable, c) for loop, c in zip(loops, coefficients, strict=True)])
-            for constant, coefficients in found
+            found = self._known[key] = self._found(_Pair(producer, consumer, self._progress), done)
+        # Loops are numbered from the outside in, so that the terms are in order.
+        return [
+            Affine(done + count.constant, tuple((loops[depth].variable, slope) for depth, slope in count.slopes))
+            for count in found
+            if done + count.most > 0
         ]
-        return [count for count in counts if count.bounds(trips)[1] > 0]
 
-    def _whole(self, producer: Access, consumer: Access, weights: tuple[int, ...]) -> list[int] | None:
-        """For accesses without a common loop: the producer's last instance, or none, if all or nothing is touched.
+    def _found(self, pair: _Pair, done: int) -> list[_Count]:
+        """What the consumer of a pair must wait for, `done` instructions being before the producer."""
+        counts = [count for relation in pair.relations() if (count := pair.count(relation)) is not None]
+        consumer = pair.consumer.statement
+        limit, trips = self._progress.before(consumer, pair.producer.stream), consumer.trips
+        assert all(limit.at_least(count, trips) for count in counts), "a wait exceeds what precedes it"
+        depths = {loop.variable: depth for depth, loop in enumerate(consumer.loops)}
+        return [
+            _Count(
+                count.constant - done,
+                tuple((depths[variable], slope) for variable, slope in count.terms),
+                count.bounds(trips)[1] - done,
+            )
+            for count in counts
+        ]
 
-        Counted from its first one. None where only some of the instances touch each other.
+    def _touched(self, producer: Access, consumer: Access) -> bool | None:
+        """Of accesses without a common loop: whether all of the producer's instances, or none, touch the consumer's.
+
+        None where only some do.
         """
         if producer.statement.number > consumer.statement.number:
-            return []
-        key, distance = (producer.shape, consumer.shape), producer.start.constant - consumer.start.constant
+            return False
+        key = (self._shape(producer), self._shape(consumer))
+        distance = producer.start.constant - consumer.start.constant
         apart = self._apart.get(key)
         if apart is None:
             pair = _Pair(producer, consumer, self._progress)
             low, high = pair.window((0, 0))
             apart = self._apart[key] = _Apart((low + distance, high + distance), pair.span(0))
-        low, high = (bound - distance for bound in apart.window)
+        low, high = apart.window[0] - distance, apart.window[1] - distance
         least, most = apart.span
         if least > high or most < low:
-            return []
-        if low <= least and most <= high:
-            loops = producer.statement.loops
-            return [sum(weight * (loop.trip_count - 1) for weight, loop in zip(weights, loops, strict=True))]
-        return None
+            return False
+        return True if low <= least and most <= high else None
 
-    def _numbers_before(self, statement: Statement, stream: str) -> Number:
-        """How many instructions of the stream come before an instance of the statement."""
+    def _numbered(self, thing: Hashable) -> int:
+        """A small number for a thing, the same for equal things: quicker to hash."""
+        return self._numbers.setdefault(thing, len(self._numbers))
+
+    def _shape(self, access: Access) -> int:
+        """A number for the access's shape."""
+        found = self._shapes.get(access)
+        if found is None:
+            found = self._shapes[access] = self._numbered(access.shape)
+        return found
+
+    def _numbers_before(self, statement: Statement, stream: str) -> tuple[int, int]:
+        """How many instructions of the stream come before an instance of the statement.
+
+        That of its first instance, and a number for the coefficients of its loops.
+        """
         key = (statement.number, stream)
-        if key not in self._before:
+        found = self._before.get(key)
+        if found is None:
             number = self._progress.before(statement, stream)
             coefficients = tuple(number.coefficient(loop.variable) for loop in statement.loops)
-            self._before[key] = (number.constant, coefficients)
-        return self._before[key]
+            found = self._before[key] = (number.constant, self._numbered(coefficients))
+        return found
 
 
 @dataclass(frozen=True)
@@ -126,8 +168,12 @@ class _Apart:
 
 def _common(producer: Access, consumer: Access) -> int:
     """Number of loops around both."""
-    p, c = producer.statement.loops, consumer.statement.loops
-    return next((i for i, (a, b) in enumerate(zip(p, c, strict=False)) if a is not b), min(len(p), len(c)))
+    common = 0
+    for mine, other in zip(producer.statement.loops, consumer.statement.loops, strict=False):
+        if mine is not other:
+            break
+        common += 1
+    return common
 
 
 def _rotate(producer: Access, consumer: Access) -> bool:

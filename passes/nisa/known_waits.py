@@ -43,7 +43,7 @@ def _drop_known(
 
 def _learn(known: list[Affine], count: Affine, trips: dict[int, int]) -> bool:
     """Add a number to those known, unless one of them is never smaller; whether it was added."""
-    if any((other - count).bounds(trips)[0] >= 0 for other in known):
+    if any(other.at_least(count, trips) for other in known):
         return False
-    known[:] = [*(other for other in known if (count - other).bounds(trips)[0] < 0), count]
+    known[:] = [*(other for other in known if not count.at_least(other, trips)), count]
     return True

@@ -17,6 +17,15 @@ from neuron_dialects.isa import INSTRUCTIONS
 from passes.nisa.program_tree import Buffer, ProgramTree, Slot, Statement
 
 
+@dataclass(frozen=True)
+class Region:
+    """Bytes `low` to `high` of one access, over all its instances; `covered`: surely all of them are touched."""
+
+    low: int
+    high: int
+    covered: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Access:
     """One operand's box.
@@ -46,12 +55,36 @@ class Access:
         return start + self.low, start + self.high
 
     @cached_property
+    def stream(self) -> str:
+        """The stream of its instruction."""
+        return self.statement.stream
+
+    @cached_property
     def shape(self) -> tuple[Hashable, ...]:
         """How the box moves, wherever it starts: what equal kernels have in common."""
         rotation = None if self.slot is None else (self.slot.copies, len(self.slot.loops), self.copy_bytes)
         loops = self.statement.loops
         moves = tuple((loop.trip_count, self.start.coefficient(loop.variable)) for loop in loops)
         return self.low, self.high, rotation, moves
+
+    @cached_property
+    def regions(self) -> list[Region]:
+        """The bytes that it touches over all its instances: one region for each copy of its buffer."""
+        slot = self.slot
+        around_slot = set(slot.loops) if slot is not None else set()
+        low, high = self.low + self.start.constant, self.high + self.start.constant
+        covered = True
+        for loop in sorted(self.statement.loops, key=lambda loop: abs(self.start.coefficient(loop.variable))):
+            step = self.start.coefficient(loop.variable)
+            if step == 0:
+                continue
+            covered = covered and abs(step) <= high - low + 1 and loop not in around_slot
+            reach = step * (loop.trip_count - 1)
+            low, high = low + min(0, reach), high + max(0, reach)
+        if slot is None:
+            return [Region(low, high, covered)]
+        used = min(slot.copies, slot.executions.bounds(self.statement.trips)[1] + 1)
+        return [Region(low + c * self.copy_bytes, high + c * self.copy_bytes, covered) for c in range(used)]
 
     def reach(self) -> tuple[int, int]:
         """First and last byte over all instances."""

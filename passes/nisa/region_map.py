@@ -9,38 +9,9 @@ program.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
-from passes.nisa.memory_access import Access
-
-
-@dataclass(frozen=True)
-class Region:
-    """Bytes `low` to `high` of one access, over all its instances; `covered`: surely all of them are touched."""
-
-    low: int
-    high: int
-    covered: bool
-
-
-def regions_of(access: Access) -> list[Region]:
-    """The bytes that an access touches over all its instances: one region for each copy of its buffer."""
-    slot = access.slot
-    around_slot = set(slot.loops) if slot is not None else set()
-    low, high = access.low + access.start.constant, access.high + access.start.constant
-    covered = True
-    for loop in sorted(access.statement.loops, key=lambda loop: abs(access.start.coefficient(loop.variable))):
-        step = access.start.coefficient(loop.variable)
-        if step == 0:
-            continue
-        covered = covered and abs(step) <= high - low + 1 and loop not in around_slot
-        reach = step * (loop.trip_count - 1)
-        low, high = low + min(0, reach), high + max(0, reach)
-    if slot is None:
-        return [Region(low, high, covered)]
-    used = min(slot.copies, slot.executions.bounds(access.statement.trips)[1] + 1)
-    return [Region(low + c * access.copy_bytes, high + c * access.copy_bytes, covered) for c in range(used)]
+from passes.nisa.memory_access import Access, Region
 
 
 class RegionMap:
@@ -51,31 +22,31 @@ class RegionMap:
         self._lows: list[int] = [0]
         self._cells: list[tuple[Access, ...]] = [()]
 
-    def touching(self, regions: Sequence[Region]) -> Iterator[Access]:
+    def touching(self, regions: Sequence[Region]) -> Iterable[Access]:
         """The accesses kept that touch any of the regions, each once."""
-        seen: set[int] = set()
+        found: dict[Access, None] = {}
         for region in regions:
             first = max(0, bisect_right(self._lows, region.low) - 1)
-            for index in range(first, bisect_right(self._lows, region.high)):
-                for access in self._cells[index]:
-                    if id(access) not in seen:
-                        seen.add(id(access))
-                        yield access
+            for cell in self._cells[first : bisect_right(self._lows, region.high)]:
+                found.update(dict.fromkeys(cell))
+        return found
 
     def enter(self, accesses: Sequence[Access]) -> None:
         """Add the accesses of one top-level statement, which come after all that were entered before."""
-        new = set(map(id, accesses))
+        new = set(accesses)
         for access in accesses:
-            for region in regions_of(access):
+            for region in access.regions:
                 self._enter(access, region, new)
 
-    def _enter(self, access: Access, region: Region, new: set[int]) -> None:
+    def _enter(self, access: Access, region: Region, new: set[Access]) -> None:
         first, last = self._split(region.low), self._split(region.high + 1)
         lows: list[int] = []
         cells: list[tuple[Access, ...]] = []
         for index in range(first, last):
-            kept = (e for e in self._cells[index] if id(e) in new or not (region.covered and _replaces(access, e)))
-            cell = (*kept, access)
+            cell = self._cells[index]
+            if region.covered:
+                cell = tuple(e for e in cell if e in new or not _replaces(access, e))
+            cell = (*cell, access)
             if not cells or cells[-1] != cell:
                 lows.append(self._lows[index])
                 cells.append(cell)
@@ -100,4 +71,4 @@ def _replaces(later: Access, earlier: Access) -> bool:
     """Whether everything that must follow `earlier` must follow `later`, where they touch the same bytes."""
     if later.first_partition > earlier.first_partition or later.last_partition < earlier.last_partition:
         return False
-    return later.writes or (not earlier.writes and later.statement.stream == earlier.statement.stream)
+    return later.writes or (not earlier.writes and later.stream == earlier.stream)

@@ -29,9 +29,12 @@ class Trace:
         self.streams = sorted(stream for stream in progress.totals if stream != EVERYTHING)
         self.queue_of = {statement.stream: statement.engine for statement in tree.statements}
         self._variables: dict[int, dict[int, Numbers]] = {}
+        self._positions: dict[int, Numbers] = {}
 
     def values(self, statement: Statement, expression: Affine) -> Numbers:
         """The expression for every instance of the statement."""
+        if not statement.loops:
+            return np.array([expression.constant], dtype=np.int64)
         shape = [loop.trip_count for loop in statement.loops]
         count = math.prod(shape)
         variables = self._variables.get(statement.number)
@@ -46,7 +49,11 @@ class Trace:
 
     def positions(self, statement: Statement) -> Numbers:
         """Place in the whole program, from 0, of every instance."""
-        return self.values(statement, self.progress.before(statement, EVERYTHING))
+        found = self._positions.get(statement.number)
+        if found is None:
+            before = self.progress.before(statement, EVERYTHING)
+            found = self._positions[statement.number] = self.values(statement, before)
+        return found
 
     @cached_property
     def order(self) -> dict[str, tuple[list[int], list[int], list[int]]]:

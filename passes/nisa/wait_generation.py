@@ -2,12 +2,14 @@
 
 Given a tree with addresses, leaves for every statement a number of waits that order all conflicting accesses: pairs
 within a top-level loop nest are looked at one by one (the nest's buffers share no memory, so these are the accesses of
-one buffer), pairs of different top-level statements through a `RegionMap`.
+one buffer), pairs of different top-level statements through a `RegionMap`. A stream completes in order, so that of all
+that a consumer may depend on the last instructions of each stream come first: whatever is over before them needs no
+further look.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from neuron_dialects.access import Affine
@@ -15,7 +17,7 @@ from passes.nisa.dependence import Dependences
 from passes.nisa.memory_access import Access
 from passes.nisa.program_tree import Loop, Node, ProgramTree, Statement
 from passes.nisa.progress import Progress
-from passes.nisa.region_map import RegionMap, regions_of
+from passes.nisa.region_map import RegionMap
 
 
 @dataclass
@@ -24,13 +26,16 @@ class WaitSet:
 
     statement: Statement
     counts: dict[str, list[Affine]] = field(default_factory=dict)
+    least: dict[str, int] = field(default_factory=dict)
+    """By stream: what all instances of the statement wait for."""
 
     def add(self, stream: str, count: Affine) -> None:
         """Wait for `count` completions of `stream`, unless a wait for at least as many is there already."""
         counts = self.counts.setdefault(stream, [])
         trips = self.statement.trips
-        if not any((other - count).bounds(trips)[0] >= 0 for other in counts):
-            counts[:] = [*(other for other in counts if (count - other).bounds(trips)[0] < 0), count]
+        if not any(other.at_least(count, trips) for other in counts):
+            counts[:] = [*(other for other in counts if not count.at_least(other, trips)), count]
+            self.least[stream] = max(self.least.get(stream, 0), count.bounds(trips)[0])
 
     def waits(self) -> Iterator[tuple[str, Affine]]:
         """All (stream, count), in the order of the streams' names."""
@@ -42,6 +47,7 @@ def generate_waits(tree: ProgramTree, progress: Progress, accesses: Sequence[lis
     """The waits of every statement, by its number, as are its `accesses`."""
     sets = [WaitSet(statement) for statement in tree.statements]
     dependences = Dependences(progress)
+    last = {access: dependences.last(access) for own in accesses for access in own}
     maps: dict[str | int, RegionMap] = {}
     for node in tree.body:
         own = [access for statement in statements_below(node) for access in accesses[statement.number]]
@@ -51,11 +57,11 @@ def generate_waits(tree: ProgramTree, progress: Progress, accesses: Sequence[lis
         for memory, group in by_memory.items():
             earlier = maps.setdefault(memory, RegionMap())
             for consumer in group:
-                for producer in earlier.touching(regions_of(consumer)):
-                    _order(producer, consumer, sets, dependences)
+                _order(earlier.touching(consumer.regions), consumer, sets, dependences, last)
             if isinstance(node, Loop):
-                for producer, consumer in _pairs_within(group):
-                    _order(producer, consumer, sets, dependences)
+                for together in _groups_within(group):
+                    for consumer in together:
+                        _order(together, consumer, sets, dependences, last)
             earlier.enter(group)
     return sets
 
@@ -69,25 +75,37 @@ def statements_below(node: Node) -> Iterator[Statement]:
             yield from statements_below(child)
 
 
-def _order(producer: Access, consumer: Access, sets: list[WaitSet], dependences: Dependences) -> None:
-    """Let the consumer wait for the producer, unless both only read or one stream orders them."""
-    stream = producer.statement.stream
-    if not (producer.writes or consumer.writes) or stream == consumer.statement.stream:
-        return
-    for count in dependences.required_counts(producer, consumer):
-        sets[consumer.statement.number].add(stream, count)
+def _order(
+    producers: Iterable[Access],
+    consumer: Access,
+    sets: list[WaitSet],
+    dependences: Dependences,
+    last: Mapping[Access, int],
+) -> None:
+    """Let the consumer wait for the producers, but for those that only read as it does, or that its stream orders.
+
+    `last`: the number of each producer's last instance in its stream.
+    """
+    stream, writes = consumer.stream, consumer.writes
+    others = [p for p in producers if (writes or p.writes) and p.stream != stream]
+    others.sort(key=last.__getitem__, reverse=True)
+    waits = sets[consumer.statement.number]
+    for producer in others:
+        if last[producer] > waits.least.get(producer.stream, 0):
+            for count in dependences.required_counts(producer, consumer):
+                waits.add(producer.stream, count)
 
 
-def _pairs_within(accesses: Sequence[Access]) -> Iterator[tuple[Access, Access]]:
-    """All ordered pairs of accesses that may touch the same bytes of one memory."""
+def _groups_within(accesses: Sequence[Access]) -> Iterator[list[Access]]:
+    """Accesses of one memory, in groups such that those of different groups touch no byte in common."""
     reach = {access: access.reach() for access in accesses}
     ordered = sorted(accesses, key=lambda access: reach[access][0])
     group: list[Access] = []
     end = 0
     for access in ordered:
         if group and reach[access][0] > end:
-            yield from ((p, c) for p in group for c in group if p is not c)
+            yield group
             group = []
         end = max(end, reach[access][1]) if group else reach[access][1]
         group.append(access)
-    yield from ((p, c) for p in group for c in group if p is not c)
+    yield group

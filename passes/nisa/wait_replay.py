@@ -129,7 +129,10 @@ class WaitReplay:
         pairs: dict[tuple[int, int], list[int]] = {}
         for wait in self.waits:
             pairs.setdefault((wait.queue, wait.stream), []).append(wait.number)
-        self._waits_of_pair = {pair: np.array(numbers) for pair, numbers in pairs.items()}
+        self._waits_of_pair = {
+            pair: (np.array(numbers), np.sort(np.concatenate([self._rows_of[number] for number in numbers])))
+            for pair, numbers in pairs.items()
+        }
         self._stream_of, self._queue_of = [w.stream for w in self.waits], [w.queue for w in self.waits]
         self._looked: dict[tuple[int, int], tuple[int, bool]] = {}
         self._tests = [0] * len(self.waits)
@@ -138,20 +141,27 @@ class WaitReplay:
         """The events as columns: position, wait, least, instance, awaited."""
         parts = [np.zeros((5, 0), dtype=np.int64)]
         positions_of = [np.array(positions, dtype=np.int64) for positions, _, _ in self._order]
+        once: list[tuple[int, int, int, int, int]] = []
         for wait in self.waits:
+            positions = self._trace.positions(wait.statement)
+            if not wait.statement.loops:
+                if (least := wait.count.constant) > 0:
+                    awaited = self._order[wait.stream][0][least - 1]
+                    once.append((int(positions[0]), wait.number, least, 0, awaited))
+                continue
             counts = self._trace.values(wait.statement, wait.count)
             (instances,) = np.nonzero(counts > 0)
-            counts = counts[instances]
-            positions = self._trace.positions(wait.statement)[instances]
+            counts, positions = counts[instances], positions[instances]
             numbers = np.full_like(positions, wait.number)
             parts.append(np.stack([positions, numbers, counts, instances, positions_of[wait.stream][counts - 1]]))
+        parts.append(np.array(once, dtype=np.int64).reshape(-1, 5).T)
         rows = np.concatenate(parts, axis=1)
         return rows[:, np.lexsort((rows[1], rows[0]))]
 
     def _flags(self, waits: Set[int]) -> Flags:
         """Which waits these are, by number."""
         flags = np.zeros(len(self.waits), dtype=bool)
-        flags[list(waits)] = True
+        flags[np.fromiter(waits, dtype=np.int64, count=len(waits))] = True
         return flags
 
     def _teaching(self, active: Flags) -> Flags:
@@ -160,19 +170,18 @@ class WaitReplay:
         All others are known when they come up. In a loop those are most: its first iteration waited already.
         """
         more = np.zeros(self._rows.shape[1], dtype=bool)
-        for pair, numbers in self._waits_of_pair.items():
+        for pair, (numbers, rows) in self._waits_of_pair.items():
             # From one replay to the next most pairs of queue and stream keep all their waits.
             there = active[numbers]
             known = self._taught.get(pair)
             if known is None or not np.array_equal(known[0], there):
-                known = self._taught[pair] = there, self._rows_that_teach(numbers[there].tolist())
+                known = self._taught[pair] = there, self._rows_that_teach(rows[active[self._rows[1, rows]]])
             more[known[1]] = True
         return more
 
-    def _rows_that_teach(self, numbers: Sequence[int]) -> Rows:
-        """`_teaching` for the waits of one queue for one stream."""
-        rows = np.sort(np.concatenate([np.zeros(0, np.int64), *(self._rows_of[number] for number in numbers)]))
-        positions, _, least, _, _ = self._rows[:, rows]
+    def _rows_that_teach(self, rows: Rows) -> Rows:
+        """`_teaching` for the rows, in order, of the waits of one queue for one stream."""
+        positions, least = self._rows[0, rows], self._rows[2, rows]
         # Compared with earlier instructions only: equal waits of one instruction are judged together.
         asked = np.concatenate([[0], np.maximum.accumulate(least)])
         return rows[least > asked[np.searchsorted(positions, positions)]]
@@ -207,7 +216,10 @@ class WaitReplay:
         return judgement.verdicts
 
     def _judge(self, events: Sequence[Event], learned: Sequence[Clock], clock: Clock, judgement: _Judgement) -> None:
-        """Decide for each wait of one instruction whether the clock and its other waits imply it."""
+        """Decide for each of an instruction's waits, unknown to the clock, whether its other waits imply it."""
+        if len(events) == 1:
+            self._find_needed(events[0], clock[self.waits[events[0].wait].stream], judgement)
+            return
         for i, event in enumerate(events):
             stream = self.waits[event.wait].stream
             known = clock[stream]

@@ -2,9 +2,9 @@
 
 from neuron_dialects.access import Affine
 from neuron_dialects.isa import Instruction
-from passes.nisa.memory_access import Access
+from passes.nisa.memory_access import Access, Region
 from passes.nisa.program_tree import Loop, Slot, Statement
-from passes.nisa.region_map import Region, RegionMap, regions_of
+from passes.nisa.region_map import RegionMap
 
 
 def access(
@@ -69,9 +69,9 @@ def test_regions_of_loops() -> None:
     def block(step: int) -> Access:
         return Access(statement, "sbuf", True, 0, 127, Affine.of(100, {0: step}), 0, 7, 0)
 
-    assert regions_of(block(8)) == [Region(100, 131, True)]
-    assert regions_of(block(16)) == [Region(100, 155, False)]
-    assert regions_of(block(-8)) == [Region(76, 107, True)]
+    assert block(8).regions == [Region(100, 131, True)]
+    assert block(16).regions == [Region(100, 155, False)]
+    assert block(-8).regions == [Region(76, 107, True)]
 
 
 # A rotating buffer has a region for each copy that is used: two executions use two of three copies.
@@ -80,4 +80,4 @@ def test_regions_of_copies() -> None:
     statement = Statement(0, Instruction("memset", "dve", {}), "dve", loops=(loop,))
     slot = Slot(1, 3, (loop,))
     rotating = Access(statement, "sbuf", True, 0, 127, Affine(64), 0, 31, 0, slot, 64)
-    assert regions_of(rotating) == [Region(64, 95, True), Region(128, 159, True)]
+    assert rotating.regions == [Region(64, 95, True), Region(128, 159, True)]
