@@ -10,9 +10,10 @@ register i.
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, ClassVar, TypeVar, cast
 
-from xdsl.dialects.builtin import DenseArrayBase, IndexType, MemRefType, i32
+from xdsl.dialects.builtin import DenseArrayBase, IndexType, IntegerType, MemRefType, i32
 from xdsl.ir import Attribute, Data, Operation, SSAValue
 from xdsl.irdl import (
     AttrSizedOperandSegments,
@@ -44,6 +45,7 @@ from neuron_dialects.neuron import MemorySpaceAttr
 Views = tuple[tuple[str, AccessPattern], ...]
 Fields = tuple[tuple[str, Any], ...]
 
+_SEGMENTS = "operandSegmentSizes"
 _VARIABLE = re.compile(r"\$(\d+)")
 
 
@@ -126,7 +128,7 @@ class AccessOp(IRDLOperation):
         properties: dict[str, Attribute] = {
             "access": AccessAttr(tuple((role, pattern) for role, _, pattern in operands)),
             "fields": FieldsAttr(cls.normal_fields(fields or {})),
-            "operandSegmentSizes": DenseArrayBase.from_list(i32, [len(operands), len(indices)]),
+            _SEGMENTS: _segments(len(operands), len(indices)),
         }
         if extra:
             properties.update(extra)
@@ -134,6 +136,11 @@ class AccessOp(IRDLOperation):
         if location is not None:
             op.location = cast(Any, location)
         return op
+
+    def set_operands(self, buffers: Sequence[SSAValue], indices: Sequence[SSAValue]) -> None:
+        """Replace all operands."""
+        self.operands = [*buffers, *indices]
+        self.properties[_SEGMENTS] = _segments(len(buffers), len(indices))
 
     @classmethod
     def normal_fields(cls, values: Mapping[str, Any]) -> Fields:
@@ -157,8 +164,9 @@ class AccessOp(IRDLOperation):
 
     def verify_(self) -> None:
         """Roles and fields match their tables; patterns fit their buffers' memory and use existing loop variables."""
-        if len(self.access.data) != len(self.buffers):
-            raise VerifyException(f"{len(self.access.data)} views for {len(self.buffers)} buffers")
+        buffers, _ = cast("DenseArrayBase[IntegerType]", self.properties[_SEGMENTS]).get_values()
+        if len(self.access.data) != buffers:
+            raise VerifyException(f"{len(self.access.data)} views for {buffers} buffers")
         self._verify_operands()
         self._verify_fields()
 
@@ -259,6 +267,20 @@ class AccessOp(IRDLOperation):
         return cls.make(operands, indices, fields, extra)
 
 
+@cache
+def _segments(buffers: int, indices: int) -> DenseArrayBase[IntegerType]:
+    """The numbers of operands of both kinds, as xDSL has them."""
+    return DenseArrayBase.from_list(i32, [buffers, indices])
+
+
+def _buffers(op: AccessOp) -> Sequence[SSAValue]:
+    return op.operands[: len(op.access.data)]
+
+
+def _indices(op: AccessOp) -> Sequence[SSAValue]:
+    return op.operands[len(op.access.data) :]
+
+
 def space_of(buffer: SSAValue) -> str:
     """Memory space of a buffer: sbuf, psum or dram (a memref without a space is dram)."""
     space = cast("MemRefType[Attribute]", buffer.type).memory_space
@@ -300,4 +322,8 @@ def access_op_class(
     class_name = "".join(part.capitalize() for part in op_name.split(".")[1].split("_")) + "Op"
     body: dict[str, Any] = {"name": op_name, "ROLES": roles, "FIELDS": fields}
     body |= {"__doc__": doc, "__module__": base.__module__, "__annotations__": {"ROLES": ClassVar, "FIELDS": ClassVar}}
-    return cast("type[AccessOpT]", irdl_op_definition(type(class_name, (base,), body)))
+    made = cast("type[AccessOpT]", irdl_op_definition(type(class_name, (base,), body)))
+    # xDSL's own accessors decode the numbers of operands whenever they are asked; there is a view for each buffer.
+    for name, accessor in (("buffers", _buffers), ("indices", _indices)):
+        setattr(made, name, property(accessor))
+    return made

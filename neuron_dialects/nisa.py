@@ -15,6 +15,7 @@ In every form a `nisa.pinned` may hold the transfers that fill pinned buffers on
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 from xdsl.dialects.builtin import (
@@ -361,6 +362,11 @@ CONTROL: dict[str, tuple[str, ...]] = {**CONTROL_KINDS, "label": ("label",)}
 """Control instructions in text: those of a queue, plus labels (which take no space) as branch targets."""
 
 
+@lru_cache(4096)
+def _numbers_attr(numbers: tuple[int, ...]) -> DenseArrayBase[I64]:
+    return DenseArrayBase.from_list(i64, numbers)
+
+
 @irdl_op_definition
 class ControlOp(IRDLOperation):
     """A control instruction of a sequencer (see `CONTROL`): registers, labels and branch targets are numbers."""
@@ -371,7 +377,8 @@ class ControlOp(IRDLOperation):
     traits = traits_def(MemoryWriteEffect())
 
     def __init__(self, kind: str, *numbers: int):
-        super().__init__(properties={"kind": StringAttr(kind), "numbers": DenseArrayBase.from_list(i64, list(numbers))})
+        # Programs hold thousands of them: without the constructor that looks for operands and regions.
+        Operation.__init__(self, properties={"kind": StringAttr(kind), "numbers": _numbers_attr(numbers)})
 
     @property
     def operand_numbers(self) -> tuple[int, ...]:

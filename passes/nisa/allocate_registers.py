@@ -13,7 +13,7 @@ from typing import cast
 
 from xdsl.context import Context
 from xdsl.dialects.arith import ConstantOp
-from xdsl.dialects.builtin import DenseArrayBase, LocationAttr, ModuleOp, i32
+from xdsl.dialects.builtin import LocationAttr, ModuleOp
 from xdsl.dialects.func import FuncOp
 from xdsl.dialects.scf import ForOp
 from xdsl.ir import Block, Region
@@ -116,11 +116,9 @@ def flatten_queue(queue: QueueOp, target: Target) -> None:
 def _set_numbers(op: NisaOp, issue: Issue) -> None:
     """Put the numbers of an issued instruction into its operation, and drop its index operands."""
     numbers = iter(issue.expressions)
-    buffers = list(op.buffers)
     views = tuple((role, _at(pattern, next(numbers))) for role, pattern in op.access.data)
     fields = tuple((name, next(numbers) if isinstance(value, Affine) else value) for name, value in op.fields.data)
-    op.operands = buffers
-    op.properties["operandSegmentSizes"] = DenseArrayBase.from_list(i32, [len(buffers), 0])
+    op.set_operands(op.buffers, ())
     op.properties["access"] = AccessAttr(views)
     op.properties["fields"] = FieldsAttr(fields)
     if op.sync is not None:

@@ -22,14 +22,12 @@ from xdsl.context import Context
 from xdsl.dialects.arith import ConstantOp
 from xdsl.dialects.builtin import (
     ArrayAttr,
-    DenseArrayBase,
     FunctionType,
     IndexType,
     IntegerAttr,
     MemRefType,
     ModuleOp,
     StringAttr,
-    i32,
     i64,
 )
 from xdsl.dialects.func import FuncOp, ReturnOp
@@ -418,9 +416,8 @@ class _Mover:
             waits += [(stream, self._count(stream, len(indices))) for stream in streams]
         if self.index is not None:
             indices.append(self.index)
-        op.operands = [*buffers, *indices]
+        op.set_operands(buffers, indices)
         op.properties["access"] = AccessAttr(tuple(views))
-        op.properties["operandSegmentSizes"] = DenseArrayBase.from_list(i32, [len(buffers), len(indices)])
         op.properties["sync"] = SyncAttr(Sync(tuple(waits), _stream(op)))
 
     def _count(self, stream: str, index: int) -> Affine:

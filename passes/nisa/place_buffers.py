@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from xdsl.dialects.builtin import DenseArrayBase, MemRefType, i32
+from xdsl.dialects.builtin import MemRefType
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Attribute, Block, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
@@ -105,6 +105,5 @@ def shift_views(op: AccessOp, buffer: SSAValue, index: SSAValue, elements: int) 
         (role, pattern.shifted(step) if value is buffer else pattern)
         for (role, pattern), value in zip(op.access.data, buffers, strict=True)
     ]
-    op.operands = [*buffers, *indices]
+    op.set_operands(buffers, indices)
     op.properties["access"] = AccessAttr(tuple(views))
-    op.properties["operandSegmentSizes"] = DenseArrayBase.from_list(i32, [len(buffers), len(indices)])

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ArrayAttr, DenseArrayBase, ModuleOp, StringAttr, i32
+from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import SSAValue
 from xdsl.passes import ModulePass
@@ -19,7 +19,7 @@ from xdsl.passes import ModulePass
 from neuron_dialects.access import Affine
 from neuron_dialects.errors import NeuronError, in_segment
 from neuron_dialects.neuron import target_of
-from neuron_dialects.nisa import NisaOp, Sync, SyncAttr
+from neuron_dialects.nisa import Sync, SyncAttr
 from neuron_dialects.remarks import remark
 from neuron_dialects.target import Target
 from passes.nisa.known_waits import drop_known
@@ -143,7 +143,7 @@ def write_sync(sets: Sequence[WaitSet], binding: Binding) -> None:
         waits = tuple((name, _over_operands(count, indices, binding)) for name, count in wait_set.waits())
         signal = stream if stream in awaited else None
         if len(indices) > len(op.indices):
-            _set_indices(op, indices)
+            op.set_operands(op.buffers, indices)
         if waits or signal is not None:
             op.properties["sync"] = SyncAttr(Sync(waits, signal))
         else:
@@ -156,9 +156,3 @@ def _over_operands(count: Affine, indices: list[SSAValue], binding: Binding) -> 
         if binding.values[variable] not in indices:
             indices.append(binding.values[variable])
     return count.rename(lambda variable: indices.index(binding.values[variable]))
-
-
-def _set_indices(op: NisaOp, indices: Sequence[SSAValue]) -> None:
-    buffers = list(op.buffers)
-    op.operands = [*buffers, *indices]
-    op.properties["operandSegmentSizes"] = DenseArrayBase.from_list(i32, [len(buffers), len(indices)])
