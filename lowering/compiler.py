@@ -29,7 +29,7 @@ from lowering.optimization import (
     search,
     with_settings,
 )
-from lowering.pipeline import LEVELS, pass_name, pass_specs
+from lowering.pipeline import LEVELS, no_collection, pass_name, pass_specs
 from lowering.pipeline_report import AUTO
 from lowering.pipeline_tuning import TunedPipelinePass
 from lowering.refusals import run_with_refusals
@@ -163,10 +163,16 @@ def compile_model(
 
     With several buckets the result's module, weights and the report's figures are those of the first.
     """
-    from lowering.frontends import model_name, to_onnx
-
     options = options or CompileOptions()
     options.check()
+    with no_collection():
+        return _compile(source, options, progress)
+
+
+def _compile(source: "str | Path | ModelProto", options: CompileOptions, progress: Progress | None) -> CompileResult:
+    """`compile_model` with options that were checked."""
+    from lowering.frontends import model_name, to_onnx
+
     clock = _Clock(progress or (lambda _: None))
     model = to_onnx(source)
     clock.seconds["import"] = clock.elapsed()

@@ -18,6 +18,8 @@ MLIR names the framework node of every operation.
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import json
 import math
 import os
@@ -47,6 +49,8 @@ _MODEL_HELP = "model.onnx, model.pt2, model.keras, a SavedModel folder or model-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
+    # What is left when the process ends goes with it: nobody needs it searched for cycles.
+    atexit.register(gc.freeze)
     return run_main(_run, argv, "neuron-cc")
 
 
@@ -280,13 +284,14 @@ def _shape_settings(options: argparse.Namespace, settings: CompileOptions) -> Co
 
 def _compile(options: argparse.Namespace) -> int:
     from lowering.frontends import model_name
+    from lowering.pipeline import no_collection
     from lowering.pipeline_report import pipeline_text
 
     settings = _shape_settings(options, _settings(options, options.emit))
     settings = replace(settings, neuroncore_pipeline_cores=parse_cores(options.neuroncore_pipeline_cores))
     suffix = ".neff" if options.emit == "neff" else ".mlir"
     output = Path(options.output or f"{model_name(options.model)}{suffix}")
-    with of_model(options.model), told_remarks(options):
+    with of_model(options.model), told_remarks(options), no_collection():
         with progress(f"compiling {options.model.name}", _expected_steps(settings)) as tell:
             report = _compile_to(output, options, settings, tell)
     if options.report is not None:

@@ -138,13 +138,26 @@ class NeffEmitter:
 
 
 class _SharedParameters:
-    """The parameters of all programs: values that an earlier program has are taken from its file."""
+    """The parameters of all programs: values that an earlier program has are taken from its file.
+
+    The values of a lone program are not looked at.
+    """
 
     def __init__(self) -> None:
+        self._first: tuple[str, CoreProgram, Mapping[str, Array]] | None = None
         self._known: dict[tuple[str, tuple[int, ...], bytes], tuple[str, str, Array]] = {}
 
     def shared(self, subgraph: str, program: CoreProgram, parameters: Mapping[str, Array]) -> CoreImage:
         """The program as a subgraph of this name, with file names of earlier subgraphs where values are equal."""
+        if self._first is None:
+            self._first = subgraph, program, parameters
+            return CoreImage(program, dict(parameters))
+        if not self._known:
+            self._shared(*self._first)
+        return self._shared(subgraph, program, parameters)
+
+    def _shared(self, subgraph: str, program: CoreProgram, parameters: Mapping[str, Array]) -> CoreImage:
+        """`shared`, with the program's own files known from now on."""
         values: dict[str, Array] = {}
         variables: list[DramVariable] = []
         for variable in program.variables:
