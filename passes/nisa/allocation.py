@@ -13,6 +13,11 @@ from bisect import insort
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
+Integers = npt.NDArray[np.int64]
+
 MANY_PAIRS = 500_000
 """From this many pairs of intervals on that live at the same time, the first order that fits is good enough."""
 
@@ -21,6 +26,8 @@ MANY_STRETCHES = 128
 
 LONG_AGO = 32
 """Positions after which it no longer matters who used a place before."""
+
+_FLOOR = np.zeros(1, np.int64)
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ def place_tight(intervals: Sequence[Interval], capacity: int, tightest: bool = T
     Unless the `tightest` is asked for, and where there are very many pairs, the first that fits is good enough.
     """
     bound = max(load_profile(intervals), default=0)
-    neighbours = neighbours_of(intervals)
+    neighbours = [np.array(n, np.int64) for n in neighbours_of(intervals)]
     many = not tightest or sum(len(n) for n in neighbours) > 2 * MANY_PAIRS
     best: list[int] | None = None
     best_extent = 0
@@ -126,23 +133,27 @@ def neighbours_of(intervals: Sequence[Interval]) -> list[list[int]]:
 
 
 def _place_in_order(
-    intervals: Sequence[Interval], neighbours: Sequence[Sequence[int]], order: Sequence[int], best_fit: bool
+    intervals: Sequence[Interval], neighbours: Sequence[Integers], order: Sequence[int], best_fit: bool
 ) -> list[int]:
     """Give each interval the lowest gap between its placed neighbours that holds it, or the smallest such gap."""
-    offsets = [-1] * len(intervals)
+    offsets = np.full(len(intervals), -1, np.int64)
+    ends = np.zeros(len(intervals), np.int64)
     for i in order:
-        size = intervals[i].size
-        occupied = sorted((offsets[j], offsets[j] + intervals[j].size) for j in neighbours[i] if offsets[j] >= 0)
-        end, chosen, chosen_gap = 0, -1, 0
-        for low, high in occupied:
-            gap = low - end
-            if gap >= size and (chosen < 0 or gap < chosen_gap):
-                chosen, chosen_gap = end, gap
-                if not best_fit:
-                    break
-            end = max(end, high)
-        offsets[i] = end if chosen < 0 else chosen
-    return offsets
+        size, beside = intervals[i].size, neighbours[i]
+        beside = beside[offsets[beside] >= 0]
+        lows = offsets[beside]
+        by_offset = lows.argsort()
+        # In front of each neighbour lies a gap that reaches down to the highest end of those below it.
+        floors = np.concatenate([_FLOOR, np.maximum.accumulate(ends[beside[by_offset]])])
+        gaps = lows[by_offset] - floors[:-1]
+        (fitting,) = np.nonzero(gaps >= size)
+        if len(fitting):
+            chosen = fitting[gaps[fitting].argmin()] if best_fit else fitting[0]
+            offsets[i] = floors[chosen]
+        else:
+            offsets[i] = floors[-1]
+        ends[i] = offsets[i] + size
+    return offsets.tolist()
 
 
 # -- spread: the place that has been free for longest ----------------------------------------------------------------

@@ -15,7 +15,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 
-from passes.nisa.allocation import Interval, Placement, load_profile, place_spread
+import numpy as np
+
+from passes.nisa.allocation import Integers, Interval, Placement, load_profile, place_spread
 from passes.nisa.placement_ladder import DEFAULT_RUNG, climb, place
 
 
@@ -191,6 +193,9 @@ PREFETCH_SHARES = (0.95, 0.9, 0.85, 0.75, 0.6, 0.4)
 NOTICEABLE = 1.003
 """Costs are told apart from this factor on."""
 
+NEVER = 2**62
+"""A position behind all others."""
+
 Judge = Callable[[Sequence[LiveBuffer], Mapping[int, int], Mapping[int, int]], float]
 """What a placement costs, given buffers, copies and offsets by key; less is better."""
 
@@ -303,28 +308,41 @@ def run_ahead(
             for i in near.values()
             if starts[i.key] <= own.end and i.end >= earliest
         ]
-        best: tuple[int, bool, int] = (own.start, True, chosen[key])
-        for low in sorted({0, chosen[key], *(high for *_, high in spans)}):
-            if low + own.size > capacity:
-                break
-            beside = [(start, end) for start, end, first, last in spans if first < low + own.size and low < last]
-            if all(end < own.start or start > own.end for start, end in beside):
-                start = max((end + 1 for _, end in beside if end < own.start), default=earliest)
-                best = min(best, (start, low != chosen[key], low))
+        others = np.array(spans, np.int64).reshape(-1, 4).T
+        lows = np.unique(np.append(others[3], [0, chosen[key]]))
+        lows = lows[lows + own.size <= capacity]
+        free_from = _free_from(lows, own, others, earliest)
+        best = min(
+            ((start, low != chosen[key], low) for start, low in zip(free_from.tolist(), lows.tolist(), strict=True)),
+            default=(own.start, True, chosen[key]),
+        )
+        best = min(best, (own.start, True, chosen[key]))
         starts[key], _, chosen[key] = best
     return chosen
+
+
+def _free_from(lows: Integers, own: Interval, others: Integers, earliest: int) -> Integers:
+    """The position from which memory is free for an interval at each of these offsets; `NEVER` where it is taken.
+
+    `others`: rows of first and last positions, offsets and ends of all that live from `earliest` on.
+    """
+    starts, ends, firsts, lasts = others
+    beside = (firsts < lows[:, None] + own.size) & (lows[:, None] < lasts)
+    before = ends < own.start
+    taken = (beside & ~before & (starts <= own.end)).any(axis=1)
+    freed = np.where(beside & before, ends + 1, earliest).max(axis=1, initial=earliest)
+    return np.where(taken, NEVER, freed)
 
 
 def with_leads(
     profile: Sequence[int], buffers: Sequence[LiveBuffer], units: Mapping[int, int], leads: Mapping[int, int]
 ) -> list[int]:
     """Units that are live at each position once the memory of `buffers` is taken so much earlier."""
-    filled = list(profile)
+    filled = np.array(profile, np.int64)
     for buffer in buffers:
         first = buffer.uses[0]
-        for position in range(max(0, first - leads.get(buffer.key, 0)), first):
-            filled[position] += units[buffer.key]
-    return filled
+        filled[max(0, first - leads.get(buffer.key, 0)) : first] += units[buffer.key]
+    return filled.tolist()
 
 
 def prefetch_leads(
@@ -338,12 +356,12 @@ def prefetch_leads(
 
     `profile` is what is live without that.
     """
-    filled, leads = list(profile), dict[int, int]()
+    filled, leads = np.array(profile, np.int64), dict[int, int]()
     for buffer in sorted(loaded, key=lambda b: (b.uses[0], b.key)):
         first, size = buffer.uses[0], units[buffer.key]
-        start = first
-        while start > max(0, first - longest) and filled[start - 1] + size <= capacity:
-            start -= 1
-            filled[start] += size
+        start = max(0, first - longest)
+        (full,) = np.nonzero(filled[start:first] > capacity - size)
+        start += int(full[-1]) + 1 if len(full) else 0
+        filled[start:first] += size
         leads[buffer.key] = first - start
     return leads
