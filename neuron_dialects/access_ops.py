@@ -164,9 +164,8 @@ class AccessOp(IRDLOperation):
 
     def verify_(self) -> None:
         """Roles and fields match their tables; patterns fit their buffers' memory and use existing loop variables."""
-        buffers, _ = cast("DenseArrayBase[IntegerType]", self.properties[_SEGMENTS]).get_values()
-        if len(self.access.data) != buffers:
-            raise VerifyException(f"{len(self.access.data)} views for {buffers} buffers")
+        if len(self.access.data) != len(self.buffers):
+            raise VerifyException(f"{len(self.access.data)} views for {len(self.buffers)} buffers")
         self._verify_operands()
         self._verify_fields()
 
@@ -273,12 +272,17 @@ def _segments(buffers: int, indices: int) -> DenseArrayBase[IntegerType]:
     return DenseArrayBase.from_list(i32, [buffers, indices])
 
 
+def _buffer_count(op: AccessOp) -> int:
+    """The first of the numbers of operands: 32 bits, the lowest byte first."""
+    return int.from_bytes(cast("DenseArrayBase[IntegerType]", op.properties[_SEGMENTS]).data.data[:4], "little")
+
+
 def _buffers(op: AccessOp) -> Sequence[SSAValue]:
-    return op.operands[: len(op.access.data)]
+    return op.operands[: _buffer_count(op)]
 
 
 def _indices(op: AccessOp) -> Sequence[SSAValue]:
-    return op.operands[len(op.access.data) :]
+    return op.operands[_buffer_count(op) :]
 
 
 def space_of(buffer: SSAValue) -> str:
@@ -323,7 +327,7 @@ def access_op_class(
     body: dict[str, Any] = {"name": op_name, "ROLES": roles, "FIELDS": fields}
     body |= {"__doc__": doc, "__module__": base.__module__, "__annotations__": {"ROLES": ClassVar, "FIELDS": ClassVar}}
     made = cast("type[AccessOpT]", irdl_op_definition(type(class_name, (base,), body)))
-    # xDSL's own accessors decode the numbers of operands whenever they are asked; there is a view for each buffer.
+    # xDSL's own accessors decode the numbers of operands whenever they are asked, with much ado.
     for name, accessor in (("buffers", _buffers), ("indices", _indices)):
         setattr(made, name, property(accessor))
     return made
