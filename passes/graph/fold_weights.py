@@ -24,6 +24,7 @@ from neuron_dialects.graph import (
     ComputeOp,
     ConstantOp,
     DerivedWeightOp,
+    GatherOp,
     ReduceOp,
     UnaryOp,
     WeightOp,
@@ -36,6 +37,9 @@ from neuron_dialects.neuron import layer_weights
 
 GROWTH_LIMIT = 2
 """A result of more than this many times its operands' elements is computed on the device instead of being stored."""
+
+MOST_GATHERED_BYTES = 4 * 1024 * 1024
+"""A result that is gathered is stored up to this size, however small the table: the DMA takes rows one by one."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,8 @@ def _is_foldable(op: Operation, known: set[Operation]) -> bool:
         for operand in op.operands
     )
     size = element_count(shape)
-    return size * dtype.size_bytes <= MAX_CONSTANT_BYTES or size <= GROWTH_LIMIT * given
+    most_bytes = MOST_GATHERED_BYTES if isinstance(op, GatherOp) else MAX_CONSTANT_BYTES
+    return size * dtype.size_bytes <= most_bytes or size <= GROWTH_LIMIT * given
 
 
 def _is_root(op: Operation, known: set[Operation]) -> bool:

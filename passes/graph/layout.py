@@ -45,6 +45,7 @@ from passes.graph.aliases import own_partition, readers, with_steps
 from passes.graph.joined import CHANNELS, joins, mark, marked, marked_place, places
 from passes.graph.kernel_layouts import (
     FEATURES,
+    POINTWISE,
     ROWS,
     anchor_of,
     is_matrix_product,
@@ -66,6 +67,9 @@ BUDGET_SHARE = 0.75
 
 PRODUCT_SHARE = 0.8
 """The same while a product of matrices runs, whose weights can stream past."""
+
+FEW_LANES = 16
+"""Positions along a dimension of which pointwise work alone makes no partition dimension."""
 
 PINNED_SHARE = 0.85
 """The same where weights are pinned: share of what these leave."""
@@ -154,6 +158,13 @@ class _Chooser:
                 continue
             bound = [user for user, operand in uses if not multiplied(user, operand) and not turns(user)]
             kernels = [owner, *bound]
+            if (
+                len(shape) > 2
+                and shape[partition] <= FEW_LANES
+                and all(isinstance(anchor_of(k), POINTWISE) for k in kernels)
+            ):
+                # Most of a sweep's lanes would have nothing to do.
+                continue
             if any(self.partition_of.get(kernel, partition) != partition for kernel in kernels):
                 self.why_not = "another tensor of its kernels lies with another dimension on partitions"
                 continue

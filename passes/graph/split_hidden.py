@@ -32,7 +32,7 @@ from neuron_dialects.graph import (
 )
 from neuron_dialects.neuron import Executor, ExecutorAttr, target_of
 from passes.graph.conv_groups import LANES
-from passes.graph.layout import PRODUCT_SHARE
+from passes.graph.layout import BUDGET_SHARE
 from passes.graph.residence import resident_bytes
 
 MAX_PARTS = 16
@@ -77,7 +77,7 @@ class GraphSplitHiddenPass(ModulePass):
 
     name = "graph-split-hidden"
 
-    budget_share: float | int = PRODUCT_SHARE
+    budget_share: float | int = BUDGET_SHARE
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Split in every core function."""

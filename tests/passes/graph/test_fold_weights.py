@@ -70,6 +70,22 @@ def test_what_feeds_a_broadcast_is_folded():
     assert ops[0].weight_name == "w$exp"
 
 
+# Biases of positions, gathered from a small table: stored whole, although they are many times as large.
+def test_what_is_gathered_from_a_small_table_is_stored():
+    module = parse(
+        """
+        func.func @main(%x: tensor<40000x8xf32>) -> tensor<40000x8xf32> {
+          %w = graph.weight @w : tensor<32x8xf32>
+          %i = graph.constant 3 : tensor<40000xi32>
+          %0 = graph.gather %w, %i axis 0 : (tensor<32x8xf32>, tensor<40000xi32>) -> tensor<40000x8xf32>
+          %1 = graph.binary add %x, %0 : (tensor<40000x8xf32>, tensor<40000x8xf32>) -> tensor<40000x8xf32>
+          func.return %1 : tensor<40000x8xf32>
+        }"""
+    )
+    check_same_results(module, GraphFoldWeightsPass(), tolerance=0.0)
+    assert [op.name for op in main_of(module).body.block.ops] == ["graph.weight", "graph.binary", "func.return"]
+
+
 # Nothing refers to what nobody uses.
 def test_unused_values_leave_no_recipe():
     module = parse(

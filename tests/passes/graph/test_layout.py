@@ -93,6 +93,21 @@ def test_function_results_and_tensors_over_budget_stay_in_dram() -> None:
     assert resident(199) == [False, False, False]
 
 
+# A mask of 8 samples: on 8 partitions the other 120 lanes would stand idle, on those of its 40 positions fewer do.
+def test_pointwise_work_lies_along_a_dimension_of_many_positions() -> None:
+    def make(b: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        first = UnaryOp(UnaryKind.RELU, arguments[0])
+        second = BinaryOp(BinaryKind.MUL, first.result, weights["w"])
+        b.add_ops([first, second])
+        return [second.result]
+
+    weights = {"w": np.ones((1, 1, 40, 50), np.float32)}
+    module = core_module("trn1", [("f32", (1, 8, 40, 50))], weights, make)
+    choose_layouts(core_function(module).body.block, 1 << 16)
+    layouts = [layout_of(op.result) for op in core_function(module).body.block.ops if isinstance(op, UnaryOp)]
+    assert [layout and layout.partition_dimension for layout in layouts] == [2]
+
+
 def test_an_image_stays_in_dram_where_the_first_convolution_spreads_its_taps() -> None:
     def make(b: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
         image, pooled = (
