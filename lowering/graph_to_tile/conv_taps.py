@@ -26,7 +26,7 @@ from passes.graph.conv_groups import ConvGroups
 from passes.graph.kernel_layouts import THIN_CHANNELS
 
 SLOTS = 2
-"""Blocks of rows on chip: one is loaded while another one is multiplied."""
+"""Blocks of rows on chip: one is loaded while another one is multiplied, and begins with the last rows of that one."""
 
 Place = tuple[Segment, Affine]
 """A tile of a segment along one dimension."""
@@ -69,6 +69,7 @@ class SpreadTaps:
         self.k, self.b, self.x, self.phase, self.plan = k, k.b, x, phase, plan
         self.channels, self.extents = plan.filter.channels, triple(x.shape[2:], 1)
         self._slots: View | None = None
+        self._first: Segment | None = None
         self._turn = 0
 
     @property
@@ -94,6 +95,7 @@ class SpreadTaps:
         loads then wait for no engine. Elsewhere each block has a buffer of its own.
         """
         self._slots, (columns, *others) = None, cuts[2]
+        self._first = cuts[1][0]
         if self.plan.columns > 1 and columns.count == 1 and not others:
             rows = max(segment.size for segment in cuts[1]) + self._more_rows
             shape = (self.plan.lanes, SLOTS, images, 1, rows, columns.extent)
@@ -117,6 +119,13 @@ class SpreadTaps:
             tile = self._slots.at(1, self._turn).slice(1, 0, images[1]).slice(3, 0, rows)
             self._turn = (self._turn + 1) % SLOTS
             self._clear_border(tile, at[:2])
+            if (known := self._known_rows(height[0])) and self._first is not None:
+                # The block before, in the other buffer, ends with the rows that this one begins with.
+                before = self._slots.at(1, self._turn).slice(1, 0, images[1])
+                self.b.copy(
+                    tile.slice(0, 0, lanes).slice(3, 0, known),
+                    before.slice(0, 0, lanes).slice(3, self._first.size, known),
+                )
         else:
             sizes = (images[1], depth[0].size, rows, width[0].extent)
             tile = self.b.alloc((self.plan.lanes, *sizes), self.x.dtype, "sbuf", 2, "pixels").view()
@@ -148,8 +157,12 @@ class SpreadTaps:
         plan = self.plan
         return tile.slice(4, 0, plan.read_columns(outputs), plan.read_step)
 
+    def _known_rows(self, segment: Segment) -> int:
+        """Rows of a block that the block before has loaded: all blocks but the first segment's follow a full one."""
+        return self._more_rows if self._slots is not None and segment is not self._first else 0
+
     def _load_row(self, tile: View, row: int, images: Range, at: Sequence[Place]) -> None:
-        """The lanes of one row of taps, as far as they are no border."""
+        """The lanes of one row of taps, as far as they are no border and not known."""
         b, phase = self.b, self.phase
         _, (d_offset, h_offset, _) = phase.taps[row * (len(phase.taps) // self.plan.filter.taps[0])]
         inner = tile.slice(0, row * self.channels, self.channels)
@@ -159,6 +172,8 @@ class SpreadTaps:
             count = tile.shape[2 + d]
             first = segment.input_start + offset
             low = min(count, max(0, ceil(-first / steps[d]))) if segment.low else 0
+            if d == 1:
+                low = max(low, min(count, self._known_rows(segment)))
             last = self.extents[d] - 1
             high = count - low
             if segment.high:
