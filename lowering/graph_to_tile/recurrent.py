@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Operation
 
 from lowering.graph_to_tile.emitter import Emitter
 from lowering.graph_to_tile.kernel import Kernel
@@ -24,13 +24,11 @@ from lowering.graph_to_tile.recurrent_plan import (
     RecurrentPlan,
     plan_recurrence,
 )
+from lowering.graph_to_tile.recurrent_units import Piece, move_units, packed_weight, split_rows
 from lowering.graph_to_tile.tensors import DramTensor, transfer
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
-from neuron_dialects.graph import CellKind, PadOp, RecurrentOp, ReshapeOp, TransposeOp, ints, spec_of
-
-Piece = tuple[Affine, int]
-"""(start, size) along a dimension."""
+from neuron_dialects.graph import CellKind, RecurrentOp, ints, spec_of
 
 
 def lower_recurrent(k: Kernel, op: RecurrentOp) -> None:
@@ -40,7 +38,13 @@ def lower_recurrent(k: Kernel, op: RecurrentOp) -> None:
     macs = kind.gates * sizes.hidden * sizes.hidden * max(LEAST_COLUMNS, sizes.batch)
     rate = k.target.peak_macs_per_ns / k.target.matmul_rate_factor(dtype.name)
     load = min(k.target.dma_rate_bytes_per_ns, float(k.target.dram_bytes_per_ns))
-    layer = Recurrence(sizes.hidden, kind.gates, sizes.steps, sizes.batch, dtype.size_bytes, macs / rate, load)
+    layer = Recurrence(
+        sizes.hidden, kind.gates, sizes.steps, sizes.batch, dtype.size_bytes, macs / rate, load,
+        spec_of(op.gates)[0].size_bytes, spec_of(op.y)[0].size_bytes,
+        alternates=kind in (CellKind.LSTM, CellKind.RNN) and op.mask is None,
+        keeps_h=spec_of(op.final_h)[0] is not dtype,
+        stores_state=spec_of(op.y)[0] is dtype,
+    )  # fmt: skip
     bank_elements = min(int(k.target.psum_bank_bytes) // 4, int(k.target.pe_moving_elements))
     plan = plan_recurrence(layer, int(k.target.sbuf_bytes_per_partition) - k.resident_bytes, bank_elements)
     weight = packed_weight(k, op, plan)
@@ -55,91 +59,26 @@ def lower_recurrent(k: Kernel, op: RecurrentOp) -> None:
         _Direction(k, op, plan, direction, bool(is_reversed), weight, operands, results).emit()
 
 
-def packed_weight(k: Kernel, op: RecurrentOp, plan: RecurrentPlan) -> DramTensor:
-    """r as [D, tiles of m, gates, lanes of k, tiles of k, lanes of m], short tiles filled up with zeros.
-
-    One partition's part of a tile and gate is one run. A weight is packed at emission, anything else now.
+@dataclass(frozen=True)
+class _Step:
+    """Views of one step: `gates` [lanes, gates, tiles, batch], `y` [lanes, tiles, batch], `mask` [lanes, batch];
+    `moving` and `fresh` [lanes, tiles, batch], the state that it multiplies and the one that the next step will.
     """
-    tensor = k.dram(op.r)
-    directions, rows, hidden = tensor.shape
-    gates = rows // hidden
-    padded, shape = plan.tiles * plan.lanes, (plan.tiles, plan.lanes)
-    whole = tensor.symbol is not None and tensor.is_dense and tensor.offset == 0 and tensor.shape == tensor.buffer.shape
-    if not whole or tensor.symbol not in k.weight_types:
-        return _packed_now(k, tensor, gates, plan)
 
-    def recipe(values: list[SSAValue]) -> list[Operation]:
-        parts = ReshapeOp(values[0], (directions, gates, hidden, hidden))
-        short = padded - hidden
-        filled = PadOp(parts, (0, 0, 0, 0), (0, 0, short, short)) if short else None
-        split = ReshapeOp(filled or parts, (directions, gates, *shape, *shape))
-        ordered = TransposeOp(split, (0, 2, 1, 5, 4, 3))
-        return [parts, *([filled] if filled is not None else []), split, ordered]
-
-    return k.derive(f"{tensor.symbol}.recurrence", [str(tensor.symbol)], recipe)
-
-
-def _packed_now(k: Kernel, tensor: DramTensor, gates: int, plan: RecurrentPlan) -> DramTensor:
-    """A packed copy in DRAM of an r that is no weight, one tile and gate after the other."""
-    b, (directions, _, hidden) = k.b, tensor.shape
-    shape = (directions, plan.tiles, gates, plan.lanes, plan.tiles, plan.lanes)
-    packed = DramTensor.dense(b.alloc_outer(shape, tensor.dtype, "dram"))
-    source = split_rows(tensor, gates)
-
-    def tile(at: dict[int, Piece], index: Affine, columns: int) -> None:
-        staged = b.alloc((plan.lanes, plan.tiles, plan.lanes), tensor.dtype, "sbuf", 2, "packed").view()
-        if plan.tiles * plan.lanes > hidden:
-            b.memset(staged, 0.0)
-        window = source.view({**at, 2: (index * plan.lanes, columns)}, [3, 2])
-        move_units(k, b.load, staged.slice(2, 0, columns), window, 0, plan)
-        transfer(b, b.store, packed.view({0: at[0], 1: (index, 1), 2: at[1]}, [3, 4, 5]), staged)
-
-    with b.loop(directions) as direction, b.loop(gates) as gate:
-        for columns, first, count in unit_parts(hidden, plan):
-            with b.loop(count) as i:
-                tile({0: (direction, 1), 1: (gate, 1)}, i + first, columns)
-    return packed
-
-
-def split_rows(tensor: DramTensor, parts: int) -> DramTensor:
-    """Dimension 1 as two: `parts` runs of rows."""
-    rows, stride = tensor.shape[1] // parts, tensor.strides[1]
-    return replace(
-        tensor,
-        shape=(tensor.shape[0], parts, rows, *tensor.shape[2:]),
-        strides=(tensor.strides[0], stride * rows, stride, *tensor.strides[2:]),
-    )
-
-
-def unit_parts(hidden: int, plan: RecurrentPlan) -> list[tuple[int, int, int]]:
-    """(lanes, first tile, tiles) of the full tiles of hidden units, and of the short one if there is one."""
-    short = plan.tiles * plan.lanes - hidden
-    full = plan.tiles - (1 if short else 0)
-    parts = [(plan.lanes, 0, full), (plan.lanes - short, full, plan.tiles - full)]
-    return [part for part in parts if part[2]]
-
-
-def move_units(
-    k: Kernel, move: Callable[[View, View], None], chip: View, dram: View, tile_dim: int, plan: RecurrentPlan
-) -> None:
-    """Load or store hidden units: `dram` has them as its first dimension, `chip` on partitions and in tiles.
-
-    `tile_dim` is the free dimension of `chip` that counts tiles; the other dimensions of both are equal.
-    """
-    stride, hidden = dram.dims[0]
-    for lanes, first, count in unit_parts(hidden, plan):
-        dims = list(dram.dims)
-        dims[0] = (stride, lanes)
-        dims.insert(1 + tile_dim, (stride * plan.lanes, count))
-        outside = replace(dram, offset=dram.offset + first * plan.lanes * stride, dims=tuple(dims))
-        inside = chip.slice(0, 0, lanes).slice(1 + tile_dim, first, count)
-        transfer(k.b, move, *((inside, outside) if move == k.b.load else (outside, inside)))
+    gates: View
+    y: View | None
+    mask: View | None
+    moving: View
+    fresh: View
 
 
 @dataclass(frozen=True)
-class _Step:
-    """Views of one step: `gates` [lanes, gates, tiles, batch], `y` [lanes, tiles, batch], `mask` [lanes, batch]."""
+class _Chunk:
+    """Steps (first position, number) that are loaded together: `gates` [lanes, gates, tiles, steps, batch], `y` [lanes,
+    tiles, steps, batch] where results are collected, `mask` [lanes, steps, batch].
+    """
 
+    steps: Piece
     gates: View
     y: View | None
     mask: View | None
@@ -182,51 +121,124 @@ class _Direction:
     def _sequences(self, batch: Piece) -> None:
         """All steps of a group of sequences."""
         self.batch = batch
-        shape = (self.plan.lanes, self.plan.tiles, batch[1])
-        self.h = self._state("initial_h", shape, "h")
+        plan, steps = self.plan, self.sizes.steps
+        shape = (plan.lanes, plan.tiles, batch[1])
+        self.h = self._state("initial_h", shape, "h") if self._keeps_h else None
         self.c = self._state("initial_c", shape, "c") if self.kind is CellKind.LSTM else None
-        self.moving = self.b.alloc(shape, self.weight.dtype, "sbuf", 1, "moving").view()
-        self.b.copy(self.moving, self.h)
-        steps, chunk = self.sizes.steps, self.plan.steps
-        self.b.tiles(steps, chunk, self._chunk)
-        for name, state in (("final_h", self.h), ("final_c", self.c)):
+        # Where they are two, a step reads one and writes the other.
+        turns = 2 if self._alternates else 1
+        self.turns = [self.b.alloc(shape, self.weight.dtype, "sbuf", 1, "moving").view() for _ in range(turns)]
+        self._start(self.turns[0])
+        if plan.steps == 1 and self._alternates:
+            self._single_steps()
+        else:
+            self.b.tiles(steps, plan.steps, self._chunk)
+        for name, state in (("final_h", self.h or self.turns[steps % turns]), ("final_c", self.c)):
             if name in self.results and state is not None:
                 window = self.results[name].view({**self.at, 2: batch}, [1, 2])
-                move_units(self.k, self.b.store, state, window, 0, self.plan)
+                move_units(self.k, self.b.store, state, window, 0, plan)
+
+    def _start(self, moving: View) -> None:
+        """The state that the first step multiplies."""
+        if self.h is not None:
+            self.b.copy(moving, self.h)
+        elif "initial_h" in self.operands:
+            self._fill_short(moving, 0)
+            window = self.operands["initial_h"].view({**self.at, 2: self.batch}, [1, 2])
+            move_units(self.k, self.b.load, moving, window, 0, self.plan)
+        else:
+            self.b.memset(moving, 0.0)
+
+    def _single_steps(self) -> None:
+        """Chunks of one step, in pairs. The gates of both are loaded before the first: each has its own memory then,
+        so that it is filled for the next pair as soon as its step is done.
+        """
+        pairs, rest = divmod(self.sizes.steps, 2)
+        with self.b.loop(pairs) as pair:
+            chunks = [self._load(pair * 2 + turn, 1, 1) for turn in range(2)]
+            for turn, chunk in enumerate(chunks):
+                self._run(chunk, turn)
+        if rest:
+            self._run(self._load(Affine(2 * pairs), 1, 1), 0)
+
+    @property
+    def _alternates(self) -> bool:
+        """Whether the new state is written beside the old one, as it will be multiplied, and nowhere else.
+
+        The next step may begin with what there is of it. Chunks of steps but the last one are even then.
+        """
+        even = self.plan.steps % 2 == 0 or self.plan.steps in (1, self.sizes.steps)
+        plain = self.kind in (CellKind.LSTM, CellKind.RNN) and not self.masked
+        return plain and even and not self._moves_directly
+
+    @property
+    def _keeps_h(self) -> bool:
+        """Whether the state is kept as f32: where it is not only multiplied."""
+        final = self.results.get("final_h")
+        return not self._alternates or (final is not None and final.dtype != self.weight.dtype)
+
+    @property
+    def _stores_state(self) -> bool:
+        """Whether results are stored from where the next step multiplies them."""
+        y = self.results.get("y")
+        return self._alternates and self.plan.steps == 1 and y is not None and y.dtype == self.weight.dtype
 
     def _chunk(self, start: Affine, size: int) -> None:
         """Some steps; `start` counts in the order of computation."""
-        b, (first, count) = self.b, self.batch
+        self._run(self._load(start, size, self.b.rotation), 0)
+
+    def _load(self, start: Affine, size: int, copies: int) -> "_Chunk":
+        """Some steps with their gates, and a place for their results if these are collected."""
+        b, batch = self.b, self.batch
         position = (start * -1) + (self.sizes.steps - size) if self.is_reversed else start
-        steps, batch = (position, size), (first, count)
-        shape = (self.plan.lanes, self.plan.tiles, size, count)
+        steps, shape = (position, size), (self.plan.lanes, self.plan.tiles, size, batch[1])
         source = split_rows(self.operands["gates"], self.kind.gates)
-        gates = b.alloc((shape[0], self.kind.gates, *shape[1:]), source.dtype, "sbuf", b.rotation, "gates").view()
+        gates = b.alloc((shape[0], self.kind.gates, *shape[1:]), source.dtype, "sbuf", copies, "gates").view()
         self._fill_short(gates, 1)
         move_units(self.k, b.load, gates, source.view({**self.at, 3: steps, 4: batch}, [2, 1, 3, 4]), 1, self.plan)
         mask = self._mask(steps) if self.masked else None
-        y = b.alloc(shape, self.results["y"].dtype, "sbuf", b.rotation, "y").view() if "y" in self.results else None
-        with b.loop(size) as i:
+        collects = "y" in self.results and not self._stores_state
+        y = b.alloc(shape, self.results["y"].dtype, "sbuf", copies, "y").view() if collects else None
+        return _Chunk(steps, gates, y, mask)
+
+    def _run(self, chunk: "_Chunk", turn: int) -> None:
+        """Compute the steps of a chunk, the first of which reads the state of this turn, and store their results."""
+        _, size = chunk.steps
+
+        def step(i: Affine, turn: int) -> None:
             at = (i * -1) + (size - 1) if self.is_reversed else i
-            self._step(
-                _Step(
-                    gates.at(3, at),
-                    None if y is None else y.at(2, at),
-                    None if mask is None else mask.at(1, at),
-                )
+            here = _Step(
+                chunk.gates.at(3, at),
+                None if chunk.y is None else chunk.y.at(2, at),
+                None if chunk.mask is None else chunk.mask.at(1, at),
+                self.turns[turn],
+                self.turns[1 - turn] if self._alternates else self.turns[0],
             )
-        if y is not None:
-            window = self.results["y"].view({**self.at, 2: steps, 3: batch}, [1, 2, 3])
-            move_units(self.k, b.store, y, window, 0, self.plan)
+            self._step(here)
+
+        if size > 1 and self._alternates:
+            with self.b.loop(size // 2) as pair:
+                step(pair * 2, 0)
+                step(pair * 2 + 1, 1)
+            if size % 2:
+                step(Affine(size - 1), 0)
+        else:
+            with self.b.loop(size) as i:
+                step(i, turn)
+        if "y" in self.results:
+            stored = self.turns[1 - turn].insert(1) if chunk.y is None else chunk.y
+            window = self.results["y"].view({**self.at, 2: chunk.steps, 3: self.batch}, [1, 2, 3])
+            move_units(self.k, self.b.store, stored, window, 0, self.plan)
 
     def _step(self, step: _Step) -> None:
         """One step of all cells."""
         if self.kind is CellKind.GRU and not self.linear:
             self._two_products(step)
         else:
-            self._products((0, self.kind.gates), self.moving, partial(self._cells, step))
-        if not self._moves_directly:
-            self.b.copy(self.moving, self.h)
+            self._products((0, self.kind.gates), step.moving, partial(self._cells, step))
+        if not self._moves_directly and not self._alternates:
+            assert self.h is not None
+            self.b.copy(step.moving, self.h)
             if step.y is not None and not self.masked:
                 self.b.copy(step.y, self.h)
 
@@ -237,20 +249,22 @@ class _Direction:
 
     def _two_products(self, step: _Step) -> None:
         """A gru whose reset gate comes before the hidden gate's product: that waits for the reset gates of all."""
-        update = self.e.temp(self.h, rotating=True)
-        reset = self.e.temp(self.h, self.weight.dtype, rotating=True)
+        assert self.h is not None
+        old = self.h
+        update = self.e.temp(old, rotating=True)
+        reset = self.e.temp(old, self.weight.dtype, rotating=True)
 
         def gates(first: Affine, count: int, sums: list[tuple[int, View]]) -> None:
             values = self.cell.gru_gates(self._block(step, first, count, sums))
             here = partial(_tiles, first=first, count=count)
-            self.e.tensors(here(reset), values.at(1, 1), here(self.h), "multiply")
+            self.e.tensors(here(reset), values.at(1, 1), here(old), "multiply")
             self.e.assign(here(update), values.at(1, 0))
 
         def hidden(first: Affine, count: int, sums: list[tuple[int, View]]) -> None:
             block = self._block(step, first, count, sums)
             self._finish(step, first, count, self.cell.gru(block, _tiles(update, first, count), None))
 
-        self._products((0, 2), self.moving, gates)
+        self._products((0, 2), step.moving, gates)
         self._products((2, 1), reset, hidden)
 
     def _cells(self, step: _Step, first: Affine, count: int, sums: list[tuple[int, View]]) -> None:
@@ -271,8 +285,14 @@ class _Direction:
 
     def _finish(self, step: _Step, first: Affine, count: int, finish: Finish) -> None:
         """The new h where it is needed: first of all where the next step waits for it."""
-        h = _tiles(self.h, first, count)
+        h = None if self.h is None else _tiles(self.h, first, count)
         y = None if step.y is None else _tiles(step.y, first, count)
+        if self._alternates:
+            for place in (_tiles(step.fresh, first, count), h, y):
+                if place is not None:
+                    finish(place)
+            return
+        assert h is not None
         if step.mask is not None:
             fresh = self.e.temp(h, rotating=True)
             finish(fresh)
@@ -282,7 +302,7 @@ class _Direction:
                 self.e.assign(y, 0.0)
                 self.e.select(y, fresh, predicate)
         elif self._moves_directly:
-            finish(self.moving)
+            finish(step.fresh)
             if self.kind is CellKind.GRU or "final_h" in self.results:
                 finish(h)
             if y is not None:
@@ -303,8 +323,16 @@ class _Direction:
             assert self.resident is not None
             weight = self.resident.slice(1, first, count).slice(2, gates[0], gates[1])
             sums = self._sums(count, gates[1])
-            with b.loop(count) as tile, b.loop(gates[1]) as gate:
-                self._multiply(sums, weight.at(1, tile).at(1, gate), moving, tile, gate)
+
+            def add(start: Affine, size: int) -> None:
+                for index in range(size):
+                    with b.loop(count) as tile:
+                        for gate in map(Affine, range(gates[1])):
+                            here = weight.at(1, tile).at(1, gate)
+                            self._multiply_tile(sums, here, moving, tile, gate, start + index)
+
+            # Block by block of the state, as the step before has made it: the last one is the last thing that it made.
+            b.tiles(plan.tiles, plan.block, add)
             body(first, count, sums)
 
         def streamed(tile: Affine) -> None:
@@ -337,9 +365,15 @@ class _Direction:
     ) -> None:
         """One tile and gate: `weight` [k lanes, k tiles, m lanes] times all of the state."""
         with self.b.loop(self.plan.tiles) as index:
-            for lane, part in sums:
-                stationary = weight.at(1, index).slice(1, lane, part.partitions)
-                self.b.matmul(part.at(1, gate).at(1, tile), stationary, moving.at(1, index), index)
+            self._multiply_tile(sums, weight, moving, tile, gate, index)
+
+    def _multiply_tile(
+        self, sums: Sequence[tuple[int, View]], weight: View, moving: View, tile: Affine, gate: Affine, index: Affine
+    ) -> None:
+        """The same for one tile of the state."""
+        for lane, part in sums:
+            stationary = weight.at(1, index).slice(1, lane, part.partitions)
+            self.b.matmul(part.at(1, gate).at(1, tile), stationary, moving.at(1, index), index)
 
     # -- operands
     # ---------------------------------------------------------------------------------------------------------
@@ -355,7 +389,7 @@ class _Direction:
         return Block(
             sums,
             step.gates.slice(2, first, count),
-            _tiles(self.h, first, count),
+            None if self.h is None else _tiles(self.h, first, count),
             None if self.c is None else _tiles(self.c, first, count),
             repeated(self.peepholes),
             None if bias is None else bias.at(1, 0),

@@ -22,12 +22,12 @@ class Block:
     """Views of one block, [lanes, ...] each.
 
     `sums`: parts (first lane, [lanes of the part, gates, tiles, batch] in PSUM); `gates`: [lanes, gates, tiles, batch];
-    `peepholes`: [lanes, 3, tiles, batch]; `bias`, `h`, `c`: [lanes, tiles, batch].
+    `peepholes`: [lanes, 3, tiles, batch]; `bias`, `h`, `c`: [lanes, tiles, batch]; `h` where it is kept as f32.
     """
 
     sums: Sequence[tuple[int, View]]
     gates: View
-    h: View
+    h: View | None = None
     c: View | None = None
     peepholes: View | None = None
     bias: View | None = None
@@ -69,14 +69,15 @@ class Cell:
         self._function(cell, g, self._clipped_late(block, total.at(1, 3)))
         if input_forget:
             e.scalar(f, i, "multiply", -1.0, "add", 1.0)
-        kept = self._temp(old_c)
+        # What has become a gate leaves its place.
+        kept = self._temp(old_c) if block.peepholes is not None else total.at(1, 0)
         e.tensors(kept, f, old_c, "multiply")
         e.tensors(g, i, g, "multiply")
         e.tensors(new_c, kept, g, "add")
         if block.peepholes is not None:
             self._add_peephole(total.at(1, 1), block.peepholes.at(1, 1), new_c)
             self._function(gate, o, self._clipped_late(block, total.at(1, 1)))
-        shown = self._temp(new_c)
+        shown = self._temp(new_c) if block.peepholes is not None else total.at(1, 1)
         self._function(output, shown, new_c)
         return lambda dst: e.tensors(dst, o, shown, "multiply")
 
@@ -104,6 +105,7 @@ class Cell:
                     inner = here
                 e.tensors(here, inner, reset.slice(0, lane, part.partitions), "multiply")
             e.tensors(total, total, block.gates.at(1, 2), "add")
+        assert block.h is not None
         fresh, change = self._temp(update), self._temp(update)
         self._function(self.functions[1], fresh, self._clipped(total))
         e.tensors(change, block.h, fresh, "subtract")

@@ -6,7 +6,7 @@ from math import ceil, inf
 from lowering.graph_to_tile.iteration import balanced
 from passes.graph.conv_groups import LANES
 
-USABLE_SBUF = 0.9
+USABLE_SBUF = 0.97
 """Share of SBUF that a layer plans with; alignment and small buffers take the rest."""
 
 CHUNK_SHARE = 0.125
@@ -30,7 +30,10 @@ STREAMED_COPIES = 3
 @dataclass(frozen=True)
 class Recurrence:
     """A layer to plan for. `element_bytes`: of what is multiplied; `step_ns`: the tensor engine's time for a step of
-    all sequences; `load_bytes_per_ns`: the rate of weights that stream past.
+    all sequences; `load_bytes_per_ns`: the rate of weights that stream past; `gate_bytes`, `result_bytes`: of a gate
+    that is loaded and of a result that is collected to be stored; `alternates`: whether the state is kept as it is
+    multiplied, that of the last step beside that of this one; `keeps_h`: whether it is kept as f32 besides;
+    `stores_state`: whether results of single steps are stored from it.
     """
 
     hidden: int
@@ -40,6 +43,11 @@ class Recurrence:
     element_bytes: int
     step_ns: float
     load_bytes_per_ns: float = inf
+    gate_bytes: int = 4
+    result_bytes: int = 4
+    alternates: bool = False
+    keeps_h: bool = True
+    stores_state: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,16 +96,17 @@ def _time_ns(layer: Recurrence, plan: RecurrentPlan) -> float:
 
 def _step_bytes(layer: Recurrence, tiles: int) -> int:
     """Bytes of a partition for the gates and results of a step of one sequence, twice."""
-    return 2 * (layer.gates + 1) * tiles * 4
+    return 2 * (layer.gates * layer.gate_bytes + layer.result_bytes) * tiles
 
 
 def _state_bytes(layer: Recurrence, tiles: int) -> int:
-    return tiles * (16 + 2 * layer.element_bytes)
+    kept = 4 * (1 + layer.keeps_h) if layer.alternates else 16
+    return tiles * (kept + 2 * layer.element_bytes)
 
 
 def _block_bytes(layer: Recurrence) -> int:
     """A block's gates before and after their functions, and a few more of its tiles, each twice."""
-    return 2 * (2 * layer.gates + 6) * 4
+    return 2 * (2 * layer.gates + (2 if layer.alternates else 6)) * 4
 
 
 def _plan(layer: Recurrence, batch: int, sbuf_bytes: int, bank_elements: int) -> RecurrentPlan:
@@ -107,10 +116,16 @@ def _plan(layer: Recurrence, batch: int, sbuf_bytes: int, bank_elements: int) ->
     blocks = max(1, min(tiles, int(layer.step_ns / OVERLAPPED_NS)))
     block = balanced(tiles, min(ceil(tiles / blocks), max(1, bank_elements // (layer.gates * batch))))
     steps = balanced(layer.steps, int(CHUNK_SHARE * sbuf_bytes) // (step_bytes * batch))
+    if steps == 1 and layer.stores_state:
+        step_bytes -= 2 * layer.result_bytes * tiles
     used = (steps * step_bytes + state_bytes + block * block_bytes) * batch
     room = int(USABLE_SBUF * sbuf_bytes) - used
     gate_bytes = tiles * lanes * layer.element_bytes
-    resident = tiles
+    resident, missing = tiles, tiles * layer.gates * gate_bytes - room
+    if 0 < missing <= (block - 1) * block_bytes * batch:
+        # Smaller blocks, and all of the weight stays.
+        block = balanced(tiles, block - ceil(missing / (block_bytes * batch)))
+        room += missing
     if tiles * layer.gates * gate_bytes > room:
         resident = max(0, (room - STREAMED_COPIES * gate_bytes) // (layer.gates * gate_bytes))
         block = balanced(resident, block) if resident else 1

@@ -167,8 +167,10 @@ def _follows(op: Operation, turned: Sequence[SSAValue]) -> bool:
         return len(turned) == 1 and op.axis.value.data == rank - 1 and all(map(is_known, parameters))
     if isinstance(op, MatMulOp):
         return turned == [op.a] and len(shape_of(op.b)) == 2 and not op.transpose_a and is_known(op.b)
+    if not isinstance(op, ELEMENTWISE):
+        return False
     shape = shape_of(op.results[0])
-    return isinstance(op, ELEMENTWISE) and all(
+    return all(
         shape_of(value) == shape if value in turned else is_known(value) and _per_channel(value, shape)
         for value in op.operands
     )

@@ -87,6 +87,18 @@ def test_streamed_weights(share: float, resident: int, monkeypatch: pytest.Monke
     assert error(layer, auto_cast="matmult") < 1e-2
 
 
+# States take turns where a step is cut into blocks: whatever number of steps is loaded together, and left over.
+@pytest.mark.parametrize(("op_type", "steps", "share"), [("LSTM", 5, 0.0), ("LSTM", 4, 0.0), ("RNN", 7, 0.0013)])
+@pytest.mark.parametrize("auto_cast", ["all", "none"])
+def test_states_that_take_turns(
+    op_type: str, steps: int, share: float, auto_cast: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = Layer(op_type, steps=steps, batch=2, hidden=300, direction="bidirectional", given=("b", "h"))
+    monkeypatch.setattr(recurrent_plan, "OVERLAPPED_NS", 1.0)
+    monkeypatch.setattr(recurrent_plan, "CHUNK_SHARE", share)
+    assert error(layer, auto_cast=auto_cast) < (2e-6 if auto_cast == "none" else 2e-2)
+
+
 def core_functions(layer: Layer, emit: str) -> list[FuncOp]:
     """The core functions of a layer at some level."""
     proto, _ = layer.model()
@@ -130,6 +142,12 @@ def test_plans() -> None:
     fewer = plan_recurrence(Recurrence(1500, 4, 35, 40, 2, 12500.0, 272.0), 180224, 512)
     assert (together.batch, fewer.batch) == (64, 40)
     assert 0 < together.resident < fewer.resident < 12
+    # 12,288 B of bf16 gates, 6,144 B of state and 10,240 B for a block of two tiles are left beside all of the weight.
+    bare = Recurrence(1500, 4, 35, 64, 2, 12500.0, 272.0, 2, 2, alternates=True, keeps_h=False, stores_state=True)
+    whole = plan_recurrence(bare, 180224, 512)
+    assert (whole.batch, whole.resident, whole.block, whole.steps) == (64, 12, 2, 1)
+    # Another 6 KB less, and blocks are of one tile.
+    assert plan_recurrence(bare, 174080, 512).block == 1
     # Steps whose gates are loaded together leave room for others.
     long = plan_recurrence(Recurrence(1024, 4, 5000, 32, 2, 6000.0), 180224, 512)
     assert 2 * 5 * 8 * 4 * long.steps * long.batch <= 180224 / 8
