@@ -17,22 +17,21 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
   // CHECK-NEXT: %y = tile.alloc : memref<64x1x40x2xf32, #neuron.space<sbuf>>
   // CHECK-NEXT: scf.for %i = %c0 to %c40 step %c1 {
   // CHECK-NEXT: %sums = tile.alloc copies 2 : memref<64x4x1x2xf32, #neuron.space<psum>>
-  // CHECK-NEXT: scf.for %i_1 = %c0 to %c4 step %c1 {
-  // CHECK-NEXT: tile.matmul dst %sums[0:64][2*%i_1 : 2] stationary %recurrence[0:64][64*%i_1 : 64] moving %moving[0:64][0 : 2]
-  // CHECK-NEXT: }
+  // CHECK-NEXT: tile.matmul dst %sums[0:64][0 : 2] stationary %recurrence[0:64][0 : 64] moving %moving[0:64][0 : 2]
+  // CHECK-NEXT: tile.matmul dst %sums[0:64][2 : 2] stationary %recurrence[0:64][64 : 64] moving %moving[0:64][0 : 2]
+  // CHECK-NEXT: tile.matmul dst %sums[0:64][4 : 2] stationary %recurrence[0:64][128 : 64] moving %moving[0:64][0 : 2]
+  // CHECK-NEXT: tile.matmul dst %sums[0:64][6 : 2] stationary %recurrence[0:64][192 : 64] moving %moving[0:64][0 : 2]
   // CHECK-NEXT: %2 = tile.alloc copies 2 : memref<64x4x1x2xf32, #neuron.space<sbuf>>
   // CHECK-NEXT: tile.tensor_tensor dst %2[0:64][0 : 8] data %sums[0:64][0 : 8] other %gates[0:64][-2*%i + 78 : 4 step 80, 2]
   // CHECK-NEXT: %3 = tile.alloc copies 2 : memref<64x4x1x2xf32, #neuron.space<sbuf>>
   // CHECK-NEXT: tile.activation dst %3[0:64][0 : 6] data %2[0:64][0 : 6] {func = sigmoid}
   // CHECK-NEXT: tile.activation dst %3[0:64][6 : 2] data %2[0:64][6 : 2] {func = tanh}
-  // CHECK-NEXT: %4 = tile.alloc copies 2 : memref<64x1x2xf32, #neuron.space<sbuf>>
-  // CHECK-NEXT: tile.tensor_tensor dst %4[0:64][0 : 2] data %3[0:64][4 : 2] other %c[0:64][0 : 2] {op = multiply}
+  // CHECK-NEXT: tile.tensor_tensor dst %2[0:64][0 : 2] data %3[0:64][4 : 2] other %c[0:64][0 : 2] {op = multiply}
   // CHECK-NEXT: tile.tensor_tensor dst %3[0:64][6 : 2] data %3[0:64][0 : 2] other %3[0:64][6 : 2] {op = multiply}
-  // CHECK-NEXT: tile.tensor_tensor dst %c[0:64][0 : 2] data %4[0:64][0 : 2] other %3[0:64][6 : 2]
-  // CHECK-NEXT: %5 = tile.alloc copies 2 : memref<64x1x2xf32, #neuron.space<sbuf>>
-  // CHECK-NEXT: tile.activation dst %5[0:64][0 : 2] data %c[0:64][0 : 2] {func = tanh}
-  // CHECK-NEXT: tile.tensor_tensor dst %moving[0:64][0 : 2] data %3[0:64][2 : 2] other %5[0:64][0 : 2] {op = multiply}
-  // CHECK-NEXT: tile.tensor_tensor dst %y[0:64][-2*%i + 78 : 2] data %3[0:64][2 : 2] other %5[0:64][0 : 2] {op = multiply}
+  // CHECK-NEXT: tile.tensor_tensor dst %c[0:64][0 : 2] data %2[0:64][0 : 2] other %3[0:64][6 : 2]
+  // CHECK-NEXT: tile.activation dst %2[0:64][2 : 2] data %c[0:64][0 : 2] {func = tanh}
+  // CHECK-NEXT: tile.tensor_tensor dst %moving[0:64][0 : 2] data %3[0:64][2 : 2] other %2[0:64][2 : 2] {op = multiply}
+  // CHECK-NEXT: tile.tensor_tensor dst %y[0:64][-2*%i + 78 : 2] data %3[0:64][2 : 2] other %2[0:64][2 : 2] {op = multiply}
   // CHECK-NEXT: }
   // CHECK-NEXT: tile.store dst %0[0 : 5120] src %y[0:64][0 : 80]
   // CHECK-NEXT: func.return
@@ -58,9 +57,8 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
   // CHECK-NEXT: %3 = tile.alloc copies 2 : memref<64x1x2xf32, #neuron.space<sbuf>>
   // CHECK-NEXT: %4 = tile.alloc copies 2 : memref<64x1x2xbf16, #neuron.space<sbuf>>
   // CHECK-NEXT: %sums = tile.alloc copies 2 : memref<64x2x1x2xf32, #neuron.space<psum>>
-  // CHECK-NEXT: scf.for %i_1 = %c0 to %c2 step %c1 {
-  // CHECK-NEXT: tile.matmul dst %sums[0:64][2*%i_1 : 2] stationary %recurrence[0:64][64*%i_1 : 64] moving %moving[0:64][0 : 2]
-  // CHECK-NEXT: }
+  // CHECK-NEXT: tile.matmul dst %sums[0:64][0 : 2] stationary %recurrence[0:64][0 : 64] moving %moving[0:64][0 : 2]
+  // CHECK-NEXT: tile.matmul dst %sums[0:64][2 : 2] stationary %recurrence[0:64][64 : 64] moving %moving[0:64][0 : 2]
   // CHECK-NEXT: %5 = tile.alloc copies 2 : memref<64x2x1x2xf32, #neuron.space<sbuf>>
   // CHECK-NEXT: tile.tensor_tensor dst %5[0:64][0 : 4] data %sums[0:64][0 : 4] other %gates[0:64][2*%i : 2 step 80, 2]
   // CHECK-NEXT: %6 = tile.alloc copies 2 : memref<64x2x1x2xf32, #neuron.space<sbuf>>
