@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil, prod
 from typing import Protocol
 
 from xdsl.dialects.builtin import ModuleOp, TensorType
@@ -11,8 +12,13 @@ from lowering.graph_to_tile.builder import KernelBuilder
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, transfer
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
+from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import ConstantOp, DerivedWeightOp, WeightOp, YieldOp, layout_of, spec_of
 from neuron_dialects.target import Target
+
+
+STORE_BYTES = 1 << 19
+"""Most bytes that are stored from a resident tensor at once."""
 
 
 class RowProduct(Protocol):
@@ -194,11 +200,34 @@ def clear_halo(b: KernelBuilder, tensor: SbufTensor) -> None:
 
 
 def write_out(b: KernelBuilder, tensor: SbufTensor, destination: DramTensor) -> None:
-    """Store a resident tensor to DRAM, one DMA per tile of 128."""
+    """Store a resident tensor to DRAM, one tile of 128 after the other."""
     order = [tensor.partition, *(d for d in range(len(tensor.shape)) if d != tensor.partition)]
 
     def one(start: Affine, size: int) -> None:
         ranges = {tensor.partition: (start, size)}
-        transfer(b, b.store, destination.view(ranges, order), tensor.view(ranges))
+        store_in_pieces(b, [(destination.view(ranges, order), tensor.view(ranges))])
 
     b.tiles(tensor.shape[tensor.partition], LANES, one)
+
+
+def store_in_pieces(b: KernelBuilder, pairs: Sequence[tuple[View, View]]) -> None:
+    """Store to each DRAM view [lanes, others...] of a list the SBUF view beside it, all of one shape, in pieces.
+
+    A piece begins as soon as its rows have been computed, and what is loaded meanwhile waits for no more than a piece.
+    """
+    shape, dtype = pairs[0][1].shape, pairs[0][1].buffer.dtype
+    pieces = ceil(prod(shape) * len(pairs) * dtype_by_name(dtype).size_bytes / STORE_BYTES)
+    cut = next((d for d in range(1, len(shape)) if shape[d] > 1), None)
+    if pieces < 2 or cut is None:
+        for place, source in pairs:
+            transfer(b, b.store, place, source)
+        return
+
+    def piece(start: Affine, size: int) -> None:
+        store_in_pieces(b, [(place.slice(cut, start, size), source.slice(cut, start, size)) for place, source in pairs])
+
+    size = ceil(shape[cut] / min(pieces, shape[cut]))
+    # The last piece waits for what was computed last, which may not stand in a loop with the rest.
+    head = (shape[cut] - 1) // size * size
+    b.tiles(head, size, piece)
+    piece(Affine(head), shape[cut] - head)

@@ -16,10 +16,11 @@ from typing import Any
 from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.copy_plan import direct_busy_ns, plan_copy
-from lowering.graph_to_tile.kernel import Kernel, write_out
+from lowering.graph_to_tile.kernel import Kernel, store_in_pieces, write_out
 from lowering.graph_to_tile.relayout import copy_task, copy_window, fill_window, transposed_copy
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, row_major, transfer
 from lowering.graph_to_tile.turning import lower_turned, wants_turning
+from lowering.graph_to_tile.view import View
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine, merge_dims
 from neuron_dialects.dtypes import dtype_by_name
@@ -294,6 +295,7 @@ def _store_images(k: Kernel, tensor: SbufTensor, op: ReshapeOp) -> None:
     assert isinstance(output, DramTensor)
     assert together is not None
     (images, channels, *rest), spatial = output.shape, range(2, len(output.shape))
+    pairs: list[tuple[View, View]] = []
     for first in range(together):
         window = output.slice(
             [first, 0, *(0 for _ in rest)],
@@ -301,7 +303,8 @@ def _store_images(k: Kernel, tensor: SbufTensor, op: ReshapeOp) -> None:
             [together, *(1 for _ in output.shape[1:])],
         )
         source = tensor.view({}).slice(0, first * channels, channels)
-        transfer(k.b, k.b.store, window.view(order=[1, 0, *spatial]), source)
+        pairs.append((window.view(order=[1, 0, *spatial]), source))
+    store_in_pieces(k.b, pairs)
 
 
 def slice_resident(tensor: SbufTensor, op: SliceOp) -> SbufTensor | None:

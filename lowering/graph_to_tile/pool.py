@@ -23,7 +23,7 @@ from lowering.graph_to_tile.pointwise import require_supported
 from lowering.graph_to_tile.row_space import agreed_lane, reduce_rows
 from lowering.graph_to_tile.tensors import LANES, DramTensor, Ranges, SbufTensor, Tensor, transfer
 from lowering.graph_to_tile.view import View
-from lowering.graph_to_tile.windows import Segment, segments, tile_extent
+from lowering.graph_to_tile.windows import Segment, segments, tile_extent, with_last_apart
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.errors import NeuronError
@@ -189,6 +189,10 @@ class _Pool:
             segments(d.outputs, size, d.stride, d.reach, d.low, d.inputs)
             for d, size in zip(dimensions, tile, strict=True)
         ]
+        if isinstance(x, SbufTensor):
+            # The last rows wait for what was computed last, which may not stand in a loop with the rest.
+            first = next(d for d, cut in enumerate(self.cuts) if len(cut) > 1 or cut[0].count > 1 or d == len(tile) - 1)
+            self.cuts[first] = with_last_apart(self.cuts[first], dimensions[first].stride)
         self.x = x
         self.out = out
 

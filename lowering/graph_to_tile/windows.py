@@ -5,7 +5,7 @@ Output is cut into tiles; tiles at the border read padding, those inside do not.
 that look alike into one loop, so that code size does not depend on the extent.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,16 @@ def segments(output: int, tile: int, stride: int, reach: int, pad_low: int, inpu
         else:
             grouped.append(Segment(start, 1, size, first, extent, low, high))
     return grouped
+
+
+def with_last_apart(cut: list[Segment], strides: int) -> list[Segment]:
+    """The same tiles, the last one in a segment of its own."""
+    *before, last = cut
+    if last.count == 1:
+        return cut
+    done = last.count - 1
+    start, first = last.start + done * last.size, last.input_start + done * last.size * strides
+    return [*before, replace(last, count=done), replace(last, start=start, count=1, input_start=first)]
 
 
 def output_tile(sizes: tuple[int, ...], most: int) -> tuple[int, ...]:

@@ -58,7 +58,11 @@ class ConvertTileToNisaPass(ModulePass):
 
 @dataclass
 class _Converter:
-    """State of one function's conversion. `balances`: whether load decides among engines, or the first one works."""
+    """State of one function's conversion.
+
+    `balances`: whether load decides among engines, or the first one works; `latest`: which of the `emitted` instructions
+    was the last one of each stream.
+    """
 
     target: Target
     balances: bool = True
@@ -66,6 +70,8 @@ class _Converter:
     constants: dict[int, SSAValue] = field(default_factory=dict)
     loads: int = 0
     stores: int = 0
+    emitted: int = 0
+    latest: dict[str, int] = field(default_factory=dict)
 
     def function(self, function: func.FuncOp) -> None:
         old = function.body.block
@@ -150,7 +156,7 @@ class _Converter:
             self.emit(op, inner, [*indices, body.args[0]], fields, body, executions * trips)
             body.add_op(scf.YieldOp())
             return
-        extra: dict[str, Attribute] = {}
+        extra: dict[str, StringAttr] = {}
         if definition.is_dma:
             chosen_name = definition.name
             chosen_fields = dict(fields)
@@ -164,6 +170,8 @@ class _Converter:
             options = choices(Instruction(definition.name, "", operands, fields), self.target)
             if prepares_weights(op):
                 options = ahead(options, self.target)
+            elif is_border(op):
+                options = sorted(options, key=lambda option: self.latest.get(option.engine, 0))[:1]
             if not options:
                 raise NeuronError(
                     "NX-ISA-003",
@@ -175,6 +183,9 @@ class _Converter:
             # Another instruction may know the same operand by another role.
             views = [(role, *_view_of(operand, operands, views)) for role, operand in chosen.operands.items()]
             extra = {"engine": StringAttr(chosen.engine)}
+        if not is_border(op):
+            self.emitted += 1
+            self.latest[extra["engine"].data] = self.emitted
         block.add_op(nisa.NISA_OPS[chosen_name].make(views, indices, chosen_fields, extra, op.location))
 
     def ring(self, views: list[tuple[str, SSAValue, AccessPattern]]) -> tuple[str, str]:
@@ -196,6 +207,17 @@ class _Converter:
                 self.top.insert_op_before(op, first)
             self.constants[value] = op.result
         return self.constants[value]
+
+
+def is_border(op: tile.TileOp) -> bool:
+    """Whether the op clears part of a buffer that is loaded then. The load may run ahead of all that stands before it,
+    if what clears does not stand in a stream that waits for that.
+    """
+    if op.INSTRUCTION != "memset":
+        return False
+    cleared, _ = op.views["dst"]
+    users = [use.operation for use in cleared.uses]
+    return any(isinstance(user, tile.TileOp) and INSTRUCTIONS[user.INSTRUCTION].is_dma for user in users)
 
 
 def prepares_weights(op: tile.TileOp) -> bool:

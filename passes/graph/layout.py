@@ -71,6 +71,9 @@ PRODUCT_SHARE = 0.8
 FEW_LANES = 16
 """Positions along a dimension of which pointwise work alone makes no partition dimension."""
 
+STORED_SHARE = 6
+"""A result that is only stored is gathered on chip first where it takes at most one part of so many of the budget."""
+
 PINNED_SHARE = 0.85
 """The same where weights are pinned: share of what these leave."""
 
@@ -114,6 +117,7 @@ class _Chooser:
     wanted: dict[SSAValue, int]
     turns_f32: bool = True
     number: dict[Operation, int] = field(default_factory=dict)
+    capacity: int = 0
     partition_of: dict[Operation, int] = field(default_factory=dict)
     why_not: str = ""  # why the tensor that was asked for last does not stay on chip
 
@@ -180,6 +184,9 @@ class _Chooser:
                 continue
             last = max(self.number[user] for user, _ in uses)
             size = resident_bytes(shape, partition, halo, dtype.size_bytes)
+            if size > self.capacity // STORED_SHARE and all(isinstance(user, ReshapeOp) for user, _ in uses):
+                self.why_not = "it is only stored"
+                continue
             place = LayoutAttr.resident(partition, halo)
             if self._has_room(owner, value, place, Interval(self.number[owner], last, size)):
                 self.partition_of.update(dict.fromkeys(kernels, partition))
@@ -284,7 +291,7 @@ def choose_layouts(block: Block, capacity_bytes: int, turns_f32: bool = True) ->
     roomier = int(capacity_bytes * PRODUCT_SHARE / BUDGET_SHARE)
     capacity = [roomier if is_matrix_product(anchor_of(op)) else capacity_bytes for op in ops]
     budget = Budget(capacity, [0] * len(ops))
-    chooser = _Chooser(ops, budget, wanted_partitions(ops), turns_f32, number)
+    chooser = _Chooser(ops, budget, wanted_partitions(ops), turns_f32, number, capacity_bytes)
     chooser.join()
     for op in ops:
         for index in range(len(op.results)):

@@ -49,9 +49,10 @@ class OnChipBuffer:
 
     @property
     def is_loaded(self) -> bool:
-        """Whether only transfers write it, so that they may run ahead."""
+        """Whether only transfers write it, beside what clears its borders, so that they may run ahead."""
         writers = [op for use in self.alloc.buffer.uses if is_write(use) and isinstance(op := use.operation, NisaOp)]
-        return all(op.is_dma for op in writers)
+        others = [op for op in writers if not op.is_dma]
+        return not others or (len(others) < len(writers) and all(op.DEFINITION.name == "memset" for op in others))
 
     @property
     def spill_transfers(self) -> int:
