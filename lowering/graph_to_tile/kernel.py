@@ -16,7 +16,6 @@ from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import ConstantOp, DerivedWeightOp, WeightOp, YieldOp, layout_of, spec_of
 from neuron_dialects.target import Target
 
-
 STORE_BYTES = 1 << 19
 """Most bytes that are stored from a resident tensor at once."""
 

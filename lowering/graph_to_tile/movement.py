@@ -21,7 +21,6 @@ from lowering.graph_to_tile.relayout import copy_task, copy_window, fill_window,
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, row_major, transfer
 from lowering.graph_to_tile.turning import lower_turned, wants_turning
 from lowering.graph_to_tile.view import View
-from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine, merge_dims
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import (

@@ -58,11 +58,7 @@ class ConvertTileToNisaPass(ModulePass):
 
 @dataclass
 class _Converter:
-    """State of one function's conversion.
-
-    `balances`: whether load decides among engines, or the first one works; `latest`: which of the `emitted` instructions
-    was the last one of each stream.
-    """
+    """State of one function's conversion. `balances`: whether load decides among engines, or the first one works."""
 
     target: Target
     balances: bool = True
@@ -70,8 +66,6 @@ class _Converter:
     constants: dict[int, SSAValue] = field(default_factory=dict)
     loads: int = 0
     stores: int = 0
-    emitted: int = 0
-    latest: dict[str, int] = field(default_factory=dict)
 
     def function(self, function: func.FuncOp) -> None:
         old = function.body.block
@@ -156,7 +150,7 @@ class _Converter:
             self.emit(op, inner, [*indices, body.args[0]], fields, body, executions * trips)
             body.add_op(scf.YieldOp())
             return
-        extra: dict[str, StringAttr] = {}
+        extra: dict[str, Attribute] = {}
         if definition.is_dma:
             chosen_name = definition.name
             chosen_fields = dict(fields)
@@ -170,8 +164,9 @@ class _Converter:
             options = choices(Instruction(definition.name, "", operands, fields), self.target)
             if prepares_weights(op):
                 options = ahead(options, self.target)
-            elif is_border(op):
-                options = sorted(options, key=lambda option: self.latest.get(option.engine, 0))[:1]
+            elif self.stores and is_border(op):
+                storing = self.target.dma_trigger_list["store"]
+                options = [option for option in options if option.engine != storing] or options
             if not options:
                 raise NeuronError(
                     "NX-ISA-003",
@@ -183,9 +178,6 @@ class _Converter:
             # Another instruction may know the same operand by another role.
             views = [(role, *_view_of(operand, operands, views)) for role, operand in chosen.operands.items()]
             extra = {"engine": StringAttr(chosen.engine)}
-        if not is_border(op):
-            self.emitted += 1
-            self.latest[extra["engine"].data] = self.emitted
         block.add_op(nisa.NISA_OPS[chosen_name].make(views, indices, chosen_fields, extra, op.location))
 
     def ring(self, views: list[tuple[str, SSAValue, AccessPattern]]) -> tuple[str, str]:
@@ -210,8 +202,9 @@ class _Converter:
 
 
 def is_border(op: tile.TileOp) -> bool:
-    """Whether the op clears part of a buffer that is loaded then. The load may run ahead of all that stands before it,
-    if what clears does not stand in a stream that waits for that.
+    """Whether the op clears part of a buffer that is loaded then.
+
+    The load may run ahead of what stands before it, unless the op waits in the stream of a store that waits for that.
     """
     if op.INSTRUCTION != "memset":
         return False

@@ -15,7 +15,7 @@ from xdsl.ir import Block, SSAValue
 
 from lowering.graph_to_tile.conv_diagonals import taps_made
 from lowering.graph_to_tile.convert import ConvertGraphToTilePass
-from lowering.graph_to_tile.windows import output_tile, segments
+from lowering.graph_to_tile.windows import output_tile, segments, with_last_apart
 from neuron_dialects.dtypes import BF16
 from neuron_dialects.graph import (
     BinaryKind,
@@ -188,13 +188,18 @@ def test_computed_filters_are_read_where_they_lie() -> None:
     reach=st.integers(1, 7),
     pad_low=st.integers(0, 6),
     slack=st.integers(-5, 5),
+    apart=st.booleans(),
 )
 def test_segments_cover_the_output_and_know_their_padding(
-    output: int, tile: int, stride: int, reach: int, pad_low: int, slack: int
+    output: int, tile: int, stride: int, reach: int, pad_low: int, slack: int, apart: bool
 ) -> None:
     inputs = max(1, (output - 1) * stride + reach - pad_low + slack)
     position = 0
-    for segment in segments(output, tile, stride, reach, pad_low, inputs):
+    cut = segments(output, tile, stride, reach, pad_low, inputs)
+    if apart:
+        cut = with_last_apart(cut, stride)
+        assert cut[-1].count == 1
+    for segment in cut:
         for i in range(segment.count):
             assert segment.start + i * segment.size == position
             first = segment.input_start + i * segment.size * stride

@@ -191,3 +191,22 @@ def test_only_core_functions_of_tile_ops_change() -> None:
     before = str(module)
     ConvertTileToNisaPass().apply(Context(), module)
     assert str(module) == before
+
+
+# What clears the border of a tile that is loaded does not stand in the stream of stores, which wait for results.
+def test_borders_are_cleared_beside_the_stream_of_stores() -> None:
+    buffers = """%a = tile.alloc copies 1 : memref<8x16xf32, #neuron.space<sbuf>>
+    %b = tile.alloc copies 1 : memref<8x16xf32, #neuron.space<sbuf>>"""
+    clear = "tile.memset dst %b[0:8][{at} : 1] {{value = 0.0}}"
+    load = "tile.load dst %b[0:8][1 : 14] src %x[0 : 8 step 14, 14]"
+    text = "\n    ".join(
+        [
+            buffers,
+            "tile.store dst %y[0 : 8 step 16, 16] src %a[0:8][0 : 16]",
+            *(clear.format(at=at) for at in (0, 15)),
+            load,
+        ]
+    )
+    module = converted(text)
+    engines = [op.instruction().engine for op in instructions(module) if op.DEFINITION.name == "memset"]
+    assert engines == ["dve", "dve"]

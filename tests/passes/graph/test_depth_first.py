@@ -9,6 +9,7 @@ import pytest
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, Operation, SSAValue
 
+from lowering.graph_to_tile import kernel
 from neuron_dialects.graph import (
     BinaryKind,
     BinaryOp,
@@ -115,8 +116,12 @@ def test_a_function_that_fits_stays_as_it_is() -> None:
 
 
 # The map in front of the pool stays on chip for it and is stored beside, from images that share the partitions or not.
+# Rows are stored as they are computed, a quarter of them at once here.
 @pytest.mark.parametrize("folded", [False, True])
-def test_a_map_that_is_pooled_and_put_together_is_stored_from_the_chip(folded: bool) -> None:
+def test_a_map_that_is_pooled_and_put_together_is_stored_from_the_chip(
+    folded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "STORE_BYTES", 1 << 16)
     kept: list[Operation] = []
 
     def layouts(block: Block) -> None:
