@@ -30,6 +30,7 @@ SPEED_ONLY = (
     "graph-lift-scales",
     "graph-flatten-rows",
     "graph-absorb-gathers",
+    "graph-part-sums",
     "graph-pixel-rows",
     "graph-fold-layer-norm",
     "graph-channels-first",

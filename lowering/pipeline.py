@@ -46,6 +46,7 @@ PHASES: tuple[Phase, ...] = (
             "graph-narrow-integers",
             "graph-auto-cast{{mode={auto_cast} type={auto_cast_type} saturate={saturate}}}",
             "graph-canonicalize",
+            "graph-part-sums",
             "graph-fold-weights",
             "graph-roll-layers",
             "graph-flatten-rows",

@@ -28,6 +28,7 @@ PASSES: dict[str, str] = {
     "graph-shard-pipeline": "passes.graph.shard_pipeline:GraphShardPipelinePass",
     "graph-raise-composites": "passes.graph.raise_composites:GraphRaiseCompositesPass",
     "graph-roll-layers": "passes.graph.roll_layers:GraphRollLayersPass",
+    "graph-part-sums": "passes.graph.part_sums:GraphPartSumsPass",
     "graph-pixel-rows": "passes.graph.pixel_rows:GraphPixelRowsPass",
     "graph-partition": "passes.graph.partition:GraphPartitionPass",
     "nisa-allocate": "passes.nisa.allocate:NisaAllocatePass",

@@ -16,6 +16,7 @@ from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.conv_diagonals import Diagonals, blocks_at_once, is_depthwise
 from lowering.graph_to_tile.conv_interleave import interleaved
+from lowering.graph_to_tile.conv_parts import Part, take_parts
 from lowering.graph_to_tile.conv_phases import Phase, Triple, conv_phase, transposed_phases, triple, triple_pairs
 from lowering.graph_to_tile.conv_pixels import Range, dram_pixels, with_three
 from lowering.graph_to_tile.conv_residual import Residual, take_residual
@@ -71,11 +72,13 @@ def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[
     channels, outputs = shape_of(op.x)[1], shape_of(op.result)[1]
     groups = plan_groups(channels, outputs, op.groups.value.data, is_packable(k, op.w))
     packing = WeightPacking(k, op.w, groups, filter_taps(op.w), transposed)
+    parts, ops = take_parts(k, ops)
+    results = [op.result if value.owner not in (op, *ops) else value for value in results] if parts else results
     residual, ops = take_residual(k, op, ops, results, groups, filter_taps(op.w))
     epilogue = Epilogue(k, op.result, ops, results, 1, groups.lane_step)
     epilogue.prepare()
     if len(phases) == 1:
-        _ConvKernel(k, op, epilogue, groups, packing, phases[0], residual).run()
+        _ConvKernel(k, op, epilogue, groups, packing, phases[0], residual, parts).run()
         return
     for part, here in interleaved(k, epilogue, phases, n):
         _ConvKernel(k, op, here, groups, packing, part).run()
@@ -93,8 +96,10 @@ class _ConvKernel:
         packing: WeightPacking,
         phase: Phase,
         residual: Residual | None = None,
+        parts: Sequence[Part] = (),
     ):
         self.k, self.b, self.op, self.epilogue, self.groups, self.packing = k, k.b, op, epilogue, groups, packing
+        self.parts = parts
         self.residual, self.phase, self.n = residual, phase, len(shape_of(op.w)) - 2
         self.uniform = k.scalar(op.w) if groups.groups == 1 else None
         x = k.tensor(op.x)
@@ -329,6 +334,9 @@ class _ConvKernel:
                     bank = shared.slice(0, 0, count)
                 else:
                     bank = self._sum(weights, pixels, start + lane, count, channels[1], sizes)
+                for part in self.parts:
+                    for left, right in part.operands(self.k, here, outputs[0] + start + lane, count):
+                        b.matmul(bank, left, with_three(right, self.n), 1)
                 if self.residual is not None:
                     identity, added = self.residual.operands(here, lane, count)
                     b.matmul(bank, identity, with_three(added, self.n), 1)

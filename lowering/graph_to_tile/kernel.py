@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil, prod
-from typing import Protocol
+from typing import Any, Protocol
 
 from xdsl.dialects.builtin import ModuleOp, TensorType
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
@@ -175,10 +175,22 @@ class Kernel:
         """`value` is another window on memory that exists."""
         self.tensors[value] = tensor
 
+    def hand_place(self, value: SSAValue, instead: SSAValue) -> None:
+        """What was decided about the place of `value` goes for `instead`, which takes its part."""
+        _hand(self.residents, value, instead)
+        _hand(self.destinations, value, instead)
+        _hand(self.inherits, value, instead)
+        _hand(self.joined, value, instead)
+
     @property
     def row_budget_elements(self) -> int:
         """Elements per partition of one fp32 tile of a sweep: about a twelfth of the usable SBUF."""
         return int(self.target.sbuf_bytes_per_partition) // 12 // 4
+
+
+def _hand(table: dict[SSAValue, Any], value: SSAValue, instead: SSAValue) -> None:
+    if value in table:
+        table[instead] = table.pop(value)
 
 
 def _one_element(constant: ConstantOp) -> list[Operation]:

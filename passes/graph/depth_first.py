@@ -160,7 +160,7 @@ def _fused_windows(op: FusedOp) -> list[tuple[SSAValue, RowWindow]] | None:
         if isinstance(inner, POINTWISE):
             inside = [x for x in inner.operands if x in made or not is_constant(outer[x])]
             windows = _pointwise_windows(inner, inside) if len(shape_of(inner.results[0])) == 4 else None
-        elif made or not _are_constant(outer[x] for x in inner.operands[1:]):
+        elif (made and not isinstance(inner, ConvOp)) or not _are_constant(outer[x] for x in inner.operands[1:]):
             return None
         else:
             windows = _anchor_windows(inner)

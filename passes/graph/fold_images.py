@@ -82,7 +82,7 @@ class GraphFoldImagesPass(ModulePass):
 
 def fold_block(block: Block, target: Target) -> None:
     """Fold images in one block."""
-    layers = [op for op in block.ops if is_layer(op)]
+    layers = [op for op in block.ops if is_layer(op) and not _moves_images(op, target)]
     if not any(images_of(op) > 1 for op in layers):
         return
     chosen = plan_folds([_costs(op, target) for op in layers], _switches(layers, target))
@@ -101,6 +101,20 @@ def _moves_rows(op: Operation) -> bool:
     if isinstance(op, SliceOp):
         return len(shape_of(op.x)) > 2 and shape_of(op.x)[2] != shape_of(op.result)[2]
     return isinstance(op, ConcatOp) and op.axis.value.data == 2
+
+
+def _moves_images(op: Operation, target: Target) -> bool:
+    """Whether an op takes images apart or puts them together that are too large for the chip: any fold will do."""
+    if isinstance(op, SliceOp):
+        before, after, whole = shape_of(op.x), shape_of(op.result), op.x
+    elif isinstance(op, ConcatOp) and op.axis.value.data == 0:
+        before, after, whole = shape_of(op.xs[0]), shape_of(op.result), op.result
+    else:
+        return False
+    if len(before) < 3 or before[1:] != after[1:]:
+        return False
+    images = shape_of(whole)[0]
+    return not any(_fits_on_chip(whole, fold, target) for fold in FOLDS if images % fold == 0)
 
 
 def images_of(op: Operation) -> int:

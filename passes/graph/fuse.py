@@ -36,6 +36,7 @@ from neuron_dialects.graph import (
 from neuron_dialects.neuron import Executor, ExecutorAttr
 from neuron_dialects.remarks import listening, remark
 from passes.graph.gathered_sums import joined_sums
+from passes.graph.part_sums import convolutions_of
 
 ANCHORS = (MatMulOp, ConvOp, ConvTransposeOp)
 POINTWISE = (UnaryOp, BinaryOp, CompareOp, SelectOp, ClipOp, CastOp)
@@ -142,9 +143,11 @@ def fuse_block(block: Block) -> None:
         if found is not None and not taken & {number[member] for member in found.ops}:
             groups.append(sorted(number[member] for member in found.ops))
             taken.update(groups[-1])
+    summed = {number[run[0]]: [number[member] for member in run[1:]] for run in _part_sums(ops)}
+    taken_by_sums = {member for run in summed.values() for member in run}
     for kinds in (ANCHORS, POINTWISE):
         for seed, op in enumerate(ops):
-            if not isinstance(op, kinds) or seed in taken:
+            if not isinstance(op, kinds) or seed in taken or seed in taken_by_sums:
                 continue
             shape = shape_of(op.results[0])
 
@@ -160,8 +163,11 @@ def fuse_block(block: Block) -> None:
 
             if not _joinable(op):
                 continue
-            members = grow_group(seed, users, eligible)
-            if len(members) > 1 and kinds is ANCHORS:
+            run = summed.get(seed, [])
+            members = grow_group(run[-1] if run else seed, users, eligible)
+            if run:
+                members = [seed, *run[:-1], *members]
+            if len(members) > 1 and kinds is ANCHORS and not run:
                 absorbed = [number[made] for made in _absorbed([ops[i] for i in members]) if number[made] not in taken]
                 members = [seed, *absorbed, *members[1:]]
             if len(members) > 1:
@@ -177,6 +183,13 @@ def fuse_block(block: Block) -> None:
                 _tell_unfused(op)
     for members in groups:
         outline(block, [ops[i] for i in members])
+
+
+def _part_sums(ops: Sequence[Operation]) -> list[list[Operation]]:
+    """The convolutions and additions of each sum that is one kernel."""
+    runs = [run for op in ops if (run := convolutions_of(op)) is not None]
+    inside = {member for run in runs for member in run[:-1]}
+    return [run for run in runs if run[-1] not in inside]
 
 
 def _tell_unfused(op: Operation) -> None:
