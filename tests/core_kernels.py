@@ -9,13 +9,15 @@ import numpy as np
 from xdsl.context import Context
 from xdsl.dialects import func
 from xdsl.dialects.builtin import FunctionType, ModuleOp
-from xdsl.ir import Block, Region, SSAValue
+from xdsl.dialects.scf import ForOp
+from xdsl.ir import Block, Operation, Region, SSAValue
 
 from lowering.graph_to_tile.convert import ConvertGraphToTilePass
 from lowering.tile_to_nisa.convert import ConvertTileToNisaPass
 from neuron_dialects.dtypes import dtype_by_name, dtype_of_numpy
 from neuron_dialects.graph import WeightOp, tensor_type
 from neuron_dialects.isa import verify_instruction
+from neuron_dialects.loops import trip_count
 from neuron_dialects.neuron import Executor, ExecutorAttr, TargetAttr
 from neuron_dialects.nisa import NisaOp
 from neuron_dialects.ssa_order import check_ssa_order
@@ -54,6 +56,15 @@ def core_module(
 def core_function(module: ModuleOp) -> func.FuncOp:
     """The core function of `core_module`."""
     return next(op for op in module.ops if isinstance(op, func.FuncOp))
+
+
+def executions(op: Operation) -> int:
+    """How often an op of a tile or nisa function is executed."""
+    count, parent = 1, op.parent_op()
+    while isinstance(parent, ForOp):
+        count *= trip_count(parent)
+        parent = parent.parent_op()
+    return count
 
 
 def random_inputs(inputs: Sequence[tuple[str, tuple[int, ...]]], seed: int = 0) -> list[Array]:

@@ -172,7 +172,9 @@ class _ConvKernel:
     def _block(self, index: Affine, c_start: Affine, channels: int, o_start: Affine, outputs: int) -> None:
         """One block: its weights stay on chip while the pixels stream past, in chunks of outputs that fit."""
         step = self.groups.lane_step
-        row_bytes = ceil(channels / LANES) * len(self.phase.taps) * dtype_by_name(self.packing.dtype).size_bytes
+        # Taps that are spread over partitions take no bytes of a row.
+        taps = self.phase.taps if self.spread is None else self.spread.offsets
+        row_bytes = ceil(channels / LANES) * len(taps) * dtype_by_name(self.packing.dtype).size_bytes
         budget = int(self.k.target.sbuf_bytes_per_partition) // 6
         chunk = max(1, budget // max(1, row_bytes * step)) * step
         if self.uniform is not None or (self.k.pins_weights and self.packing.tensor.symbol is not None):

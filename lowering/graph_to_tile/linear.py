@@ -149,6 +149,12 @@ class _Linear:
         if self._streams and most >= 2 * self.width:
             self.b.tiles(self.columns, self.width, self._chunk)
             return
+        room = int(sbuf * USABLE_SHARE) - self.k.resident_bytes
+        if self.turned and self._reuses_columns and most >= 2 * self.width and not self.k.pins_weights:
+            self._turn_once(room)
+            if self.features is not None:
+                self.b.tiles(self.columns, self.width, self._chunk)
+                return
         if most >= self.columns:
             self._chunk(Affine(0), self.columns)
             return
@@ -158,7 +164,7 @@ class _Linear:
         if most < 2 * self.width:
             self._deep()
             return
-        self._turn_once(int(sbuf * USABLE_SHARE) - self.k.resident_bytes)
+        self._turn_once(room)
         streamed = min(most // 2, max(LANES, int(sbuf * STREAMED_SHARE) // (self.tiles * element_bytes)))
         self.width = load_width(self.columns, streamed)
         chunk = max(self.width, streamed // self.width * self.width)
@@ -170,10 +176,15 @@ class _Linear:
 
         Then the weights take little memory, and what comes next can be loaded already.
         """
+        features = isinstance(self.x, SbufTensor) and self.x.partition == FEATURES
+        return self.turned and features and self._reuses_columns
+
+    @property
+    def _reuses_columns(self) -> bool:
+        """Whether columns of weights take much longer to be multiplied with all rows than to be loaded."""
         tile_macs = LANES * self.rows
         load_ns = LANES * dtype_by_name(self.weight.dtype).size_bytes / self.k.target.dma_rate_bytes_per_ns
-        features = isinstance(self.x, SbufTensor) and self.x.partition == FEATURES
-        return self.turned and features and tile_macs / self.k.target.peak_macs_per_ns > 2 * load_ns
+        return tile_macs / self.k.target.peak_macs_per_ns > 2 * load_ns
 
     def _turn_once(self, room_bytes: int) -> None:
         """Turn all rows of x, which every chunk of columns reads, where a partition has room for them."""
@@ -195,8 +206,16 @@ class _Linear:
             shape = (self.lanes, self.tiles, min(width, size - low))
             weights.append(self.b.alloc(shape, self.weight.dtype, "sbuf", self.b.rotation, "weights").view())
             self._load(weights[-1], start + low, shape[2])
-        block = self.moving if self.turned else LANES
-        self.b.tiles(self.rows, block, lambda row, count: self._rows(weights, row, count, start, size))
+        self.b.tiles(self.rows, self._block_rows, lambda row, count: self._rows(weights, row, count, start, size))
+
+    @property
+    def _block_rows(self) -> int:
+        """Rows that are multiplied at a time: as many in each block where they need not come in tiles of 128."""
+        if not self.turned:
+            return LANES
+        blocks = ceil(self.rows / self.moving)
+        in_place = self.features is not None or (isinstance(self.x, SbufTensor) and self.x.partition == FEATURES)
+        return self.rows // blocks if in_place and self.rows % blocks == 0 else self.moving
 
     def _load(self, weights: View, start: Affine, size: int) -> None:
         """Fill `weights` [128, k tiles, columns] with `size` columns from `start`."""

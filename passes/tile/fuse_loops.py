@@ -7,8 +7,8 @@ the tensor engine is at the next one. Given core functions of tile ops, leaves f
 A loop moves up to an earlier one of as many trips when no iteration of it is needed by, or meets, a later iteration of
 that one; what stands between the two, and is needed, moves up before both. Loops stay apart where one order of both
 would make engines wait: where the later one loads from DRAM what the earlier one stores there, or multiplies what
-other engines make of the earlier one's products. A loop that only turns that follows long products one iteration
-behind (`later_turns.py`).
+other engines make of the earlier one's products. A loop that only turns that follows long products some
+iterations behind (`later_turns.py`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil
 
 from xdsl.context import Context
 from xdsl.dialects import func
-from xdsl.dialects.builtin import MemRefType, ModuleOp
+from xdsl.dialects.builtin import IntegerAttr, MemRefType, ModuleOp, i64
 from xdsl.dialects.scf import ForOp, YieldOp
 from xdsl.ir import Block, Operation, SSAValue
 from xdsl.passes import ModulePass
@@ -36,14 +37,17 @@ from passes.tile.block_order import BlockOrder
 from passes.tile.footprint import Footprint, apart, stays_ahead
 from passes.tile.later_turns import turn_later
 
-MEMORY_SHARE = 0.93
+MEMORY_SHARE = 0.97
 """Part of SBUF that a fused loop may take, with what lives across it."""
 
 LOOK_BACK = 24
 """Statements of the function that a loop moves over at most."""
 
 LEAST_PRODUCT_NS = 4000.0
-"""Products of an iteration must keep the tensor engine so long that the tile before them can be turned after them."""
+"""Products must keep the tensor engine so long between those that make a tile and its turn."""
+
+MOST_BEHIND = 3
+"""At most so many iterations lie between; as many products are written out before the loop."""
 
 TENSOR_ENGINE = ("tile.matmul", "tile.transpose")
 
@@ -156,9 +160,14 @@ class _Fuser:
 
     def _turns_later(self, earlier: _Statement, loop: _Statement) -> bool:
         """Whether `loop` turns what products of `earlier` end in, and these are long enough to turn it beside them."""
-        if not _feeds(earlier, loop) or loop.kinds & set(TENSOR_ENGINE) != {"tile.transpose"} or loop.trips < 3:
+        if not _feeds(earlier, loop) or loop.kinds & set(TENSOR_ENGINE) != {"tile.transpose"}:
             return False
-        return earlier.product_columns / self.target.clock_ghz("pe") >= LEAST_PRODUCT_NS
+        return 0 < self._behind(earlier) <= min(MOST_BEHIND, loop.trips - 2)
+
+    def _behind(self, products: _Statement) -> int:
+        """How many iterations of products it takes until what the other engines make of one is there."""
+        product_ns = products.product_columns / self.target.clock_ghz("pe")
+        return ceil(LEAST_PRODUCT_NS / product_ns) if product_ns else 0
 
     def _fits(self, earlier: _Statement, loop: _Statement) -> bool:
         """Whether both loops and what they share, or what lives across them, fit on chip."""
@@ -195,11 +204,14 @@ class _Fuser:
     def _fuse_later(
         self, index: int, needed: Sequence[_Statement], loop: _Statement, stay: Sequence[_Statement]
     ) -> None:
-        """Make `loop`, which turns tiles, a part of statement `index` one iteration behind."""
+        """Make `loop`, which turns tiles, a part of statement `index`, some iterations behind."""
         partner = self.done[index]
         assert isinstance(partner.op, ForOp)
         assert isinstance(loop.op, ForOp)
-        ahead, behind = turn_later(partner.op, loop.op)
+        if partner.own_banks + 2 * loop.own_banks <= int(self.target.psum_banks):
+            # What brings a turned tile out of PSUM may stand behind what waits for the newest product.
+            _double_banks(loop.op)
+        ahead, behind = turn_later(partner.op, loop.op, self._behind(partner))
         for op in ahead:
             self.order.added_before(op, partner.op)
         for op in behind:
@@ -228,6 +240,13 @@ def _merge(into: Operation, loop: Operation) -> None:
             target.insert_op_before(op, end)
     loop.detach()
     loop.erase()
+
+
+def _double_banks(loop: Operation) -> None:
+    """Let the tiles of PSUM in a loop rotate over twice as many copies."""
+    for op in loop.walk():
+        if isinstance(op, AllocOp) and space_of(op.buffer) == "psum":
+            op.copies = IntegerAttr(2 * op.copies.value.data, i64)
 
 
 def _hoist_definitions(order: BlockOrder, before: Operation, ops: Sequence[Operation]) -> None:

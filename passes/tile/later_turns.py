@@ -1,11 +1,11 @@
-"""A loop that turns tiles becomes part of the loop whose products make them, one iteration behind.
+"""A loop that turns tiles becomes part of the loop whose products make them, `behind` iterations later.
 
     for i in 0 .. n: product i            product 0
     for i in 0 .. n: turn i               for i in 0 .. n - 1: product i + 1; turn i
                                           turn n - 1
 
 The tensor engine works in program order. It would wait for what the other engines make of a product before it could
-turn that in the same iteration; a whole product later it is there. The engines that bring turned tiles out of PSUM do
+turn that in the same iteration; a product or some later it is there. The engines that bring turned tiles out of PSUM do
 so beside the products, instead of all of it after the last one.
 """
 
@@ -23,19 +23,17 @@ from neuron_dialects.access_ops import AccessAttr, AccessOp, FieldsAttr
 from neuron_dialects.loops import trip_count
 
 
-def turn_later(products: ForOp, turns: ForOp) -> tuple[list[Operation], list[Operation]]:
+def turn_later(products: ForOp, turns: ForOp, behind: int) -> tuple[list[Operation], list[Operation]]:
     """Make `turns`, of as many iterations, a part of `products` as above; nothing between may depend on either.
 
-    Gives the new operations before `products`, among them those of the first product, and those of the last turn, which
-    stand before `turns`. That loop is left empty.
+    `behind`: at least 1, less than the iterations. Gives the new operations before `products`, among them those of the
+    first products, and those of the last turns, which stand before `turns`. That loop is left empty.
     """
-    last = trip_count(products) - 1
-    first = _at_iteration(products, 0, InsertPoint.before(products))
-    end = _at_iteration(turns, last, InsertPoint.before(turns))
+    trips = trip_count(products)
+    first = _iterations(products, 0, behind, InsertPoint.before(products))
+    end = _iterations(turns, trips - behind, behind, InsertPoint.before(turns))
     body, later = products.body.block, turns.body.block
-    for op in body.walk():
-        if isinstance(op, AccessOp):
-            _replace(op, body.args[0], Affine.variable(0) + 1)
+    _move(products, behind)
     stop = body.last_op
     assert isinstance(stop, YieldOp)
     later.args[0].replace_all_uses_with(body.args[0])
@@ -43,10 +41,34 @@ def turn_later(products: ForOp, turns: ForOp) -> tuple[list[Operation], list[Ope
         if not isinstance(op, YieldOp):
             op.detach()
             body.insert_op_before(op, stop)
-    bound = arith.ConstantOp(IntegerAttr(last, IndexType()))
-    Rewriter.insert_op(bound, InsertPoint.before(products))
-    products.operands[1] = bound.result
-    return [*first, bound], end
+    return [*first, _bound(products, trips - behind)], end
+
+
+def _bound(loop: ForOp, trips: int) -> Operation:
+    """Let a loop run `trips` times; the constant that says so, before it."""
+    bound = arith.ConstantOp(IntegerAttr(trips, IndexType()))
+    Rewriter.insert_op(bound, InsertPoint.before(loop))
+    loop.operands[1] = bound.result
+    return bound
+
+
+def _iterations(loop: ForOp, start: int, number: int, place: InsertPoint) -> list[Operation]:
+    """Copies of `number` iterations of a loop from `start` on, at `place`: a loop where there are several."""
+    if number == 1:
+        return _at_iteration(loop, start, place)
+    copy = loop.clone()
+    _keep_locations(loop, copy)
+    Rewriter.insert_op(copy, place)
+    if start:
+        _move(copy, start)
+    return [_bound(copy, number), copy]
+
+
+def _move(loop: ForOp, iterations: int) -> None:
+    """Let a loop begin so many iterations later."""
+    for op in loop.body.block.walk():
+        if isinstance(op, AccessOp):
+            _replace(op, loop.body.block.args[0], Affine.variable(0) + iterations)
 
 
 def _at_iteration(loop: ForOp, number: int, place: InsertPoint) -> list[Operation]:
@@ -74,7 +96,7 @@ def _keep_locations(op: Operation, copy: Operation) -> None:
 
 
 def _replace(op: AccessOp, variable: SSAValue, value: Affine) -> None:
-    """Put `value`, a constant or `$0` (the variable itself) plus one, in place of a loop variable."""
+    """Put `value`, a constant or `$0` (the variable itself) and a constant, in place of a loop variable."""
     if variable not in op.indices:
         return
     position = list(op.indices).index(variable)

@@ -8,17 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from xdsl.context import Context
-from xdsl.dialects.scf import ForOp
-from xdsl.ir import Block, Operation, SSAValue
+from xdsl.ir import Block, SSAValue
 
 from lowering.graph_to_tile.attention_plan import HeadGroups, even_tiles
 from lowering.graph_to_tile.convert import ConvertGraphToTilePass
 from neuron_dialects.access_ops import space_of
 from neuron_dialects.graph import AttentionOp, BinaryKind, BinaryOp, layout_of
-from neuron_dialects.loops import trip_count
 from neuron_dialects.tile import AllocOp, TileOp
 from passes.graph.layout import choose_layouts
-from tests.core_kernels import Make, core_function, core_module, lowered_error
+from tests.core_kernels import Make, core_function, core_module, executions, lowered_error
 
 BF16_TOLERANCE = 6e-3
 """Probabilities and result rounded to bf16."""
@@ -133,13 +131,5 @@ def test_long_causal_attention_writes_nothing_but_its_result_to_dram() -> None:
     assert sum(pattern.elements for _, pattern in stores) == 4096 * 128
     # Scores take 128 features for each key of a tile, contexts 128 columns.
     products = [op for op in body.walk() if isinstance(op, TileOp) and op.name == "tile.matmul"]
-    columns = sum(_executions(op) * op.views["moving"][1].free_elements for op in products)
+    columns = sum(executions(op) * op.views["moving"][1].free_elements for op in products)
     assert columns == 2 * 128 * 32 * 33 // 2
-
-
-def _executions(op: Operation) -> int:
-    count, parent = 1, op.parent_op()
-    while isinstance(parent, ForOp):
-        count *= trip_count(parent)
-        parent = parent.parent_op()
-    return count

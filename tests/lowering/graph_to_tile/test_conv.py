@@ -29,10 +29,11 @@ from neuron_dialects.graph import (
     layout_of,
 )
 from neuron_dialects.target import load_target
+from neuron_dialects.tile import TileOp
 from passes.graph.conv_groups import plan_groups
 from passes.graph.fuse import fuse_block
 from passes.graph.layout import choose_layouts
-from tests.core_kernels import Make, core_function, core_module, lowered_error
+from tests.core_kernels import Make, core_function, core_module, executions, lowered_error
 
 BF16_TOLERANCE = 4e-3
 
@@ -242,3 +243,15 @@ def test_filters_of_one_number(channels: int, outputs: int) -> None:
         return [total.result]
 
     assert lowered_error("trn1", [("bf16", (2, channels, 5, 7))], {}, make) < BF16_TOLERANCE
+
+
+# Patches of 16 x 16 pixels in 3 channels: with the rows of the filter on partitions, weights of all 256 outputs stay on
+# chip, and each pixel is loaded once.
+def test_pixels_of_patches_are_loaded_once() -> None:
+    weights = {"w": np.ones((256, 3, 16, 16), ml_dtypes.bfloat16)}
+    module = core_module("trn1", [("bf16", (2, 3, 64, 64))], weights, conv([16, 16], [0] * 4, [1, 1]))
+    ConvertGraphToTilePass().apply(Context(), module)
+    body = core_function(module).body.block
+    loads = [op for op in body.walk() if isinstance(op, TileOp) and op.name == "tile.load"]
+    pixels = [op for op in loads if op.views["src"][0] is body.args[0]]
+    assert sum(executions(op) * op.views["src"][1].elements for op in pixels) == 2 * 3 * 64 * 64
