@@ -38,7 +38,18 @@ from passes.graph.fold_plan import FOLDS
 from passes.graph.kernel_layouts import POINTWISE, merge_halo, reads
 from passes.graph.layout import BUDGET_SHARE
 from passes.graph.residence import Halo
-from passes.graph.row_bands import Chain, FeatureMap, Layer, Machine, Rows, RowWindow, Run, plan_bands, rows_of_bands
+from passes.graph.row_bands import (
+    MOST_PARTS,
+    Chain,
+    FeatureMap,
+    Layer,
+    Machine,
+    Rows,
+    RowWindow,
+    Run,
+    plan_bands,
+    rows_of_bands,
+)
 
 CHANNELS, ROWS = 1, 2
 """Dimensions of a feature map [images, channels, rows, columns]."""
@@ -201,7 +212,7 @@ class _Described:
             read = tuple((self._number(value), window) for value, window in windows)
             made = tuple(self._number(value) for value in op.results)
             weights = sum(_size(value) for value in op.operands if is_constant(value))
-            described.append(Layer(made, read, engine_ns(op, target), weights))
+            described.append(Layer(made, read, _engine_times(op, target), weights))
             users = {use.operation for value in op.results for use in value.uses}
             if not users <= inside:
                 outside.update(
@@ -214,6 +225,13 @@ class _Described:
             self.numbers[value] = len(self.numbers)
             self.maps[self.numbers[value]] = _feature_map(value)
         return self.numbers[value]
+
+
+def _engine_times(op: Operation, target: Target) -> dict[int, float]:
+    """Images at a time -> time of the busiest engine for all images, for every way to divide them into equal parts."""
+    images = shape_of(op.results[0])[0]
+    divisors = [parts for parts in range(1, min(images, MOST_PARTS) + 1) if images % parts == 0]
+    return {images // parts: engine_ns(op, target, parts) for parts in divisors}
 
 
 def _feature_map(value: SSAValue) -> FeatureMap:

@@ -7,7 +7,7 @@ function; a reshape leads there and back.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import ceil, prod
 
@@ -225,14 +225,19 @@ def _sweep(op: Operation) -> Sweep:
     return Sweep(images, channels, pixels, passes, dtype.size_bytes)
 
 
-def engine_ns(op: Operation, target: Target) -> float:
-    """Estimated time of the busiest engine for a kernel on feature maps, with images folded as it is fastest."""
+def engine_ns(op: Operation, target: Target, parts: int = 1) -> float:
+    """Estimated time of the busiest engine for a kernel on feature maps, with images folded as it is fastest.
+
+    `parts`: the kernel computes so many equal parts of the images one after the other.
+    """
     anchor, sweep = anchor_of(op), _sweep(op)
-    folds = folds_of(op)
-    least = min(sweep_ns(sweep, fold, target, stored=False) for fold in folds)
+    folds = folds_of(op, parts)
+    sweep = replace(sweep, images=sweep.images // parts)
+    least = parts * min(sweep_ns(sweep, fold, target, stored=False) for fold in folds)
     if isinstance(anchor, ConvOp):
-        convolution = _convolution(anchor)
-        return max(least, min(convolution_ns(convolution, fold, target) for fold in folds))
+        whole = _convolution(anchor)
+        part = replace(whole, images=whole.images // parts)
+        return max(least, parts * min(convolution_ns(part, fold, target) for fold in folds))
     if isinstance(anchor, ConvTransposeOp):
         channels, outputs, *window = shape_of(anchor.w)
         tiles = ceil(channels / LANES) * ceil(outputs / LANES)

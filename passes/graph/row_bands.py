@@ -101,12 +101,13 @@ class FeatureMap:
 class Layer:
     """A kernel that makes the rows of its `results` of rows of the maps that it `reads` (numbers of maps).
 
-    `engine_ns`: how long the busiest engine works for the whole; `weight_bytes`: what is loaded for every part besides.
+    `engine_ns`: how long the busiest engine works for the whole, by how many images it takes at a time;
+    `weight_bytes`: what is loaded for every part besides.
     """
 
     results: tuple[int, ...]
     reads: tuple[tuple[int, RowWindow], ...]
-    engine_ns: float
+    engine_ns: Mapping[int, float]
     weight_bytes: int = 0
 
 
@@ -208,7 +209,7 @@ def run_ns(chain: Chain, run: Run, rows: Sequence[Mapping[int, Rows]], machine: 
     images = next(iter(chain.maps.values())).images
     parts = images // run.images * run.bands
     for layer in chain.layers[run.first : run.end]:
-        engines += layer.engine_ns * max(share(number) for number in layer.results)
+        engines += layer.engine_ns[run.images] * max(share(number) for number in layer.results)
         moved += layer.weight_bytes * parts
         for number in layer.results:
             if chain.leaves(number, run.end):

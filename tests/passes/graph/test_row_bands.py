@@ -36,7 +36,7 @@ def chain_of(*windows: RowWindow, rows: int = 64, channels: int = 128, engine_ns
     for i, window in enumerate(windows):
         rows = rows * window.up // window.stride
         maps[i + 1] = FeatureMap(2, channels, rows, 64, 2)
-        layers.append(Layer((i + 1,), ((i, window),), engine_ns))
+        layers.append(Layer((i + 1,), ((i, window),), {images: engine_ns for images in (1, 2, 4, 8)}))
     return Chain(layers, maps, frozenset({len(layers)}))
 
 
