@@ -44,10 +44,11 @@ class KMajor:
             return False
         return tensor.strides[self.k_dim] != 1 or min(tensor.shape[self.row_dim], self.k) <= FEW_ROWS
 
-    def load(self, panel: View, ranges: Rows) -> None:
+    def load(self, panel: View, ranges: Rows, groups: int = 2) -> None:
         """Fill `panel` [128, k tiles, rows] with the rows that `ranges` selects (at most 128 of them unless direct).
 
-        A direct source comes a few k tiles at a time, so that multiplying can start with the first.
+        A direct source comes a few k tiles at a time, so that multiplying can start with the first. Others are turned
+        in at least so many `groups`, so that one leaves PSUM while the next is turned.
         """
         full, rest = divmod(self.k, LANES)
         if self.is_direct:
@@ -60,7 +61,7 @@ class KMajor:
             if rest:
                 self.load_tiles(panel.slice(0, 0, rest).slice(1, full, 1), ranges, Affine(full))
             return
-        turn_rows(self.kernel, panel, self.staged(ranges), parts=2)
+        turn_rows(self.kernel, panel, self.staged(ranges), parts=groups)
 
     def load_tiles(self, panel: View, ranges: Rows, start: Affine) -> None:
         """Fill `panel` [lanes, k tiles, rows] of a direct source with its k tiles from `start` on, in one transfer."""

@@ -269,23 +269,30 @@ class _MatmulKernel:
             elif not first:
                 self._multiply_rows(block, local, at)
             elif part.head:
-                self._head(block, local, at)
+                self._head(block, local, at, parts[1:])
             else:
-                self._turn_and_multiply(block, local, at)
+                self._turn_and_multiply(block, local, at, self._turned_ahead(part) if len(parts) > 1 else 0)
 
         for part in parts:
             entries(part, _ColumnBlock(moving, part.rows, columns, outer, loaded, bias), batch, part.view, outer)
             loaded = True
 
-    def _turn_and_multiply(self, block: "_ColumnBlock", panel: View, at: Rows) -> None:
-        """All rows of one batch entry, turned into the panel one tile ahead of the multiplication."""
+    def _turn_and_multiply(self, block: "_ColumnBlock", panel: View, at: Rows, turned: int = 0) -> None:
+        """All rows of one batch entry, turned into the panel one tile ahead of the multiplication.
+
+        `turned`: how many of the first tiles are in the panel already.
+        """
         full, rest = divmod(block.rows[1], LANES)
-        self._turn_tile(block, panel, at, Affine(0), LANES if full else rest)
+        if not turned:
+            self._turn_tile(block.rows, panel, at, Affine(0), min(LANES, block.rows[1]))
         if not block.loaded:
             self._load_columns(block)
-        if full > 1:
-            with self.k.b.loop(full - 1) as i:
-                self._turn_and_multiply_tile(block, panel, at, i + 1, LANES)
+        ahead = max(1, turned)
+        for tile in range(min(ahead, full) - 1):
+            self._multiply_tile(block, panel, at, Affine(tile), LANES)
+        if full > ahead:
+            with self.k.b.loop(full - ahead) as i:
+                self._turn_and_multiply_tile(block, panel, at, i + ahead, LANES)
         if full and rest:
             self._turn_and_multiply_tile(block, panel, at, Affine(full), rest)
         elif full:
@@ -293,11 +300,12 @@ class _MatmulKernel:
         if rest:
             self._multiply_tile(block, panel, at, Affine(full), rest)
 
-    def _head(self, block: "_ColumnBlock", panel: View, at: Rows) -> None:
+    def _head(self, block: "_ColumnBlock", panel: View, at: Rows, behind: Sequence[_Part]) -> None:
         """Load, turn and multiply the first tiles of rows with a block of columns that is not loaded either.
 
         Their sums grow side by side, k tile by k tile, so that the tensor engine starts when 128 of k have arrived, and
-        not when all of k has. One k tile is loaded and turned ahead of the multiplication.
+        not when all of k has. One k tile is loaded and turned ahead of the multiplication, and so are the first tiles of
+        rows of the part `behind`: their blocks leave PSUM in front of the sums.
         """
         b, tiles, k_tiles = self.k.b, panel.shape[1], panel.shape[2]
         a_ranges = {**at, self.m_dim: block.rows}
@@ -318,9 +326,22 @@ class _MatmulKernel:
         with b.loop(k_tiles - 1) as i:
             arrive(i + 1)
             multiply(i)
+        for part in behind:
+            self._turn_ahead(part, at)
         multiply(Affine(k_tiles - 1))
         for tile, bank in enumerate(sums):
             self._evict([(0, bank)], self._piece(block, at, Affine(tile), LANES))
+
+    def _turn_ahead(self, part: _Part, at: Rows) -> None:
+        """Turn the first tiles of the rows behind the head, each in one piece: it leaves PSUM in front of the sums."""
+        for tile in range(self._turned_ahead(part)):
+            size = min(LANES, part.rows[1] - tile * LANES)
+            self._turn_tile(part.rows, part.view, at, Affine(tile), size, groups=1)
+
+    @staticmethod
+    def _turned_ahead(part: _Part) -> int:
+        """How many tiles of a part behind the head are turned with it."""
+        return min(2, max(1, part.rows[1] // LANES))
 
     def _head_tiles(self, rows: int) -> int:
         """Tiles of `rows` rows whose sums and turned blocks PSUM takes side by side; 0 where operands do not stream."""
@@ -343,10 +364,12 @@ class _MatmulKernel:
         if rest:
             self._multiply_tile(block, panel, at, Affine(full), rest)
 
-    def _turn_tile(self, block: "_ColumnBlock", panel: View, at: Rows, tile: Affine, size: int) -> None:
-        """Load and turn one tile of rows into the panel."""
-        rows = (block.rows[0] + tile * LANES, size)
-        self.a_source.load(panel.at(1, tile).slice(2, 0, size), {**at, self.m_dim: rows})
+    def _turn_tile(
+        self, rows: tuple[Affine, int], panel: View, at: Rows, tile: Affine, size: int, groups: int = 2
+    ) -> None:
+        """Load and turn one tile of the `rows` of a part into its panel, at least in so many groups of blocks."""
+        rows = (rows[0] + tile * LANES, size)
+        self.a_source.load(panel.at(1, tile).slice(2, 0, size), {**at, self.m_dim: rows}, groups)
 
     def _turn_and_multiply_tile(self, block: "_ColumnBlock", panel: View, at: Rows, tile: Affine, size: int) -> None:
         """Turn tile `tile` of `size` rows group by group, and multiply the tile before it between the groups.
@@ -355,7 +378,7 @@ class _MatmulKernel:
         """
         before, b, full = tile - 1, self.k.b, self.depth // LANES
         if self.a_source.is_direct:
-            self._turn_tile(block, panel, at, tile, size)
+            self._turn_tile(block.rows, panel, at, tile, size)
             self._multiply_tile(block, panel, at, before, LANES)
             return
         rows = {**at, self.m_dim: (block.rows[0] + tile * LANES, size)}
