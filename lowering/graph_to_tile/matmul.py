@@ -211,6 +211,9 @@ class _MatmulKernel:
         block = min(self.plan.columns, n)
         self._columns(parts, ranges, list(batch), (Affine(0), block), True)
         full, rest = divmod(n - block, block)
+        if full == 1 and not rest and not sizes and not ranges:
+            self._columns(parts, ranges, [], (Affine(block), block), False, last=True)
+            return
         if full:
             with self.k.b.loop(full) as i:
                 self._columns(parts, ranges, list(batch), ((i + 1) * block, block), False)
@@ -250,9 +253,18 @@ class _MatmulKernel:
         b.tiles(self.shape[self.n_dim], block, columns)
 
     def _columns(
-        self, parts: Sequence[_Part], ranges: Rows, batch: list[int], columns: tuple[Affine, int], first: bool
+        self,
+        parts: Sequence[_Part],
+        ranges: Rows,
+        batch: list[int],
+        columns: tuple[Affine, int],
+        first: bool,
+        last: bool = False,
     ) -> None:
-        """One block of columns against the whole panel; the first one fills the panel as it goes."""
+        """One block of columns against the whole panel; the first one fills the panel as it goes.
+
+        `last`: nothing of the kernel comes behind it, so that it ends with a small tile.
+        """
         lanes, k_tiles = min(LANES, self.depth), ceil(self.depth / LANES)
         copies = 1 if first else 2
         moving = self.k.b.alloc((lanes, k_tiles, columns[1]), self.dtype, "sbuf", copies, "columns").view()
@@ -267,7 +279,7 @@ class _MatmulKernel:
                 with self.k.b.loop(count) as i:
                     entries(part, block, dims[1:], local.at(1, i), {**at, dims[0]: (start + i, 1)})
             elif not first:
-                self._multiply_rows(block, local, at)
+                self._multiply_rows(block, local, at, last and part is parts[-1])
             elif part.head:
                 self._head(block, local, at, parts[1:])
             else:
@@ -355,14 +367,34 @@ class _MatmulKernel:
             tiles = min(tiles, int(target.psum_bank_bytes) // (LANES * dtype_by_name(self.dtype).size_bytes))
         return min(banks, tiles) if min(banks, tiles) > 1 else 0
 
-    def _multiply_rows(self, block: "_ColumnBlock", panel: View, at: Rows) -> None:
-        """All rows of one batch entry, which are in the panel already."""
+    def _multiply_rows(self, block: "_ColumnBlock", panel: View, at: Rows, last: bool = False) -> None:
+        """All rows of one batch entry, which are in the panel already; `last`: the last tile in two parts."""
         full, rest = divmod(block.rows[1], LANES)
-        if full:
-            with self.k.b.loop(full) as i:
+        parted = int(last and full > 1 and not rest and self.bias is None)
+        if full - parted:
+            with self.k.b.loop(full - parted) as i:
                 self._multiply_tile(block, panel, at, i, LANES)
+        if parted:
+            self._multiply_in_parts(block, panel, at, Affine(full - 1))
         if rest:
             self._multiply_tile(block, panel, at, Affine(full), rest)
+
+    def _multiply_in_parts(self, block: "_ColumnBlock", panel: View, at: Rows, tile: Affine) -> None:
+        """A tile of rows in two halves of the columns: the first leaves while the second is multiplied.
+
+        What a kernel ends with nothing hides: the shorter the last eviction and its store, the better.
+        """
+        start, count = block.columns
+        half = -(-count // 2)
+
+        def piece(first: Affine, size: int) -> None:
+            def columns(lanes: int, index: Affine) -> View:
+                return block.tile(lanes, index).slice(1, first, size)
+
+            ranges = {**self._piece(block, at, tile, LANES), self.n_dim: (start + first, size)}
+            self._multiply(panel.at(1, tile), columns, size, ranges, None)
+
+        self.k.b.tiles(count, half, piece)
 
     def _turn_tile(
         self, rows: tuple[Affine, int], panel: View, at: Rows, tile: Affine, size: int, groups: int = 2
