@@ -45,6 +45,7 @@ class Case:
 
 MODELS: tuple[Model, ...] = (
     Model("matmul1024", "square_matmul", targets=("trn1",), quick=True),
+    Model("matmul1024_at", "square_matmul", targets=("trn1",)),
     Model("matmul2048", "square_matmul", targets=("trn1",)),
     Model("matmul4096", "square_matmul", targets=("trn1",)),
     Model("attention4096", "causal_attention", targets=("trn1",)),

@@ -132,14 +132,17 @@ def _checked(model: str, feeds: dict[str, Array], outputs: dict[str, Array]) -> 
 
 
 def _reference(model: str, feeds: dict[str, Array]) -> dict[str, Array]:
-    """onnxruntime's outputs. It multiplies no bf16: a lone matmul of bf16 inputs is multiplied in float32 instead."""
+    """onnxruntime's outputs. It multiplies no bf16: a lone product of bf16 inputs is computed in float32 instead."""
     import onnx
 
     from runtime.reference import run_onnxruntime
 
     graph = onnx.load(model, load_external_data=False).graph
-    if _takes_bf16(graph) and [node.op_type for node in graph.node] == ["MatMul"]:
-        return {graph.output[0].name: feeds[graph.node[0].input[0]] @ feeds[graph.node[0].input[1]]}
+    if _takes_bf16(graph) and len(graph.node) == 1 and graph.node[0].op_type in ("MatMul", "Gemm"):
+        (node,) = graph.node
+        turned = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+        left, right = (feeds[name] for name in node.input)
+        return {graph.output[0].name: (left.T if turned else left) @ right}
     return run_onnxruntime(model, feeds)
 
 

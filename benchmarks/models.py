@@ -77,15 +77,19 @@ def _full(model: Model, batch: int, path: Path) -> dict[str, Array]:
 
 
 def square_matmul(name: str, path: Path) -> dict[str, Array]:
-    """`matmulN`: C = A . B of N x N matrices in bf16, both given as inputs."""
+    """`matmulN`: C = A . B of N x N matrices in bf16, both given as inputs; `matmulN_at`: A is given transposed."""
     import onnx
     from ml_dtypes import bfloat16
     from onnx import TensorProto, helper
 
-    size = int(name.removeprefix("matmul"))
+    size = int(name.removeprefix("matmul").removesuffix("_at"))
     shape, kind = [size, size], TensorProto.BFLOAT16
+    operands = ["a", "b"]
+    product = helper.make_node("MatMul", operands, ["c"], name="matmul")
+    if name.endswith("_at"):
+        product = helper.make_node("Gemm", operands, ["c"], name="matmul", transA=1)
     graph = helper.make_graph(
-        [helper.make_node("MatMul", ["a", "b"], ["c"], name="matmul")],
+        [product],
         "square_matmul",
         [helper.make_tensor_value_info(operand, kind, shape) for operand in "ab"],
         [helper.make_tensor_value_info("c", kind, shape)],

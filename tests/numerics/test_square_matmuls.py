@@ -54,7 +54,7 @@ def figures(path: Path) -> dict[str, float]:
 
 
 # Both operands lie with rows contiguous, so one is turned by the tensor engine: 2.9 us at 1024, 11.7 us at 2048.
-@pytest.mark.parametrize(("size", "active", "ratio"), [(1024, 0.76, 1.47), (2048, 0.95, 1.12), (4096, 0.95, 1.10)])
+@pytest.mark.parametrize(("size", "active", "ratio"), [(1024, 0.82, 1.36), (2048, 0.95, 1.12), (4096, 0.95, 1.10)])
 def test_large_squares_keep_the_tensor_engine_busy(
     matmul: Callable[[int], Path], size: int, active: float, ratio: float
 ) -> None:

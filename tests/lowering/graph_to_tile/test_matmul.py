@@ -34,6 +34,10 @@ CASES = {
     "shared b over a batch": ([(4, 3, 130, 64), (3, 64, 50)], matmul()),
     "scores: b transposed": ([(2, 3, 130, 64), (2, 3, 140, 64)], matmul(transpose_b=True)),
     "a transposed": ([(3, 70, 130), (3, 70, 50)], matmul(transpose_a=True)),
+    # On an array as wide as the lanes the sums of six tiles of rows grow side by side; these lie behind them.
+    "two tiles behind the first, halves at the end": ([(1024, 256), (256, 1024)], matmul()),
+    "three tiles and some rows behind the first": ([(1200, 256), (256, 1024)], matmul()),
+    "some rows behind the first": ([(800, 384), (384, 300)], matmul()),
     "few rows": ([(1, 784), (784, 10)], matmul()),
     "one column": ([(200, 100), (100, 1)], matmul()),
     "batch of a alone": ([(5, 40, 200), (200, 130)], matmul()),
