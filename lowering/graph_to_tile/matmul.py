@@ -316,8 +316,8 @@ class _MatmulKernel:
         """Load, turn and multiply the first tiles of rows with a block of columns that is not loaded either.
 
         Their sums grow side by side, k tile by k tile, so that the tensor engine starts when 128 of k have arrived, and
-        not when all of k has. One k tile is loaded and turned ahead of the multiplication. So are the first tiles of rows
-        of the part `behind`: their blocks leave PSUM in front of the sums.
+        not when all of k has. One k tile is loaded and turned ahead of the multiplication. So are the first tiles of
+        rows of the part `behind`: their blocks leave PSUM in front of the sums.
         """
         b, tiles, k_tiles = self.k.b, panel.shape[1], panel.shape[2]
         a_ranges = {**at, self.m_dim: block.rows}
