@@ -9,8 +9,8 @@ from math import ceil
 import numpy as np
 from xdsl.ir import Operation, SSAValue
 
+from lowering.graph_to_tile.k_major import KMajor
 from lowering.graph_to_tile.kernel import Kernel
-from lowering.graph_to_tile.matmul import KMajor
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor
 from lowering.graph_to_tile.turning import Bank, blocks_per_bank, turn_blocks, turn_rows
 from lowering.graph_to_tile.view import View

@@ -12,6 +12,7 @@ from lowering.graph_to_tile.turning import turn_rows
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
+from neuron_dialects.graph import TransposeOp
 
 FEW_ROWS = 8
 """Up to so many rows are turned by the DMA, element by element; more go through the tensor engine."""
@@ -104,3 +105,19 @@ class KMajor:
             if d != position:
                 view = view.at(1 + d, 0)
         return view
+
+
+def swapped(tensor: DramTensor) -> DramTensor:
+    """The same window with its last two dimensions exchanged."""
+    rank = len(tensor.shape)
+    return tensor.transpose([*range(rank - 2), rank - 1, rank - 2])
+
+
+def k_major(k: Kernel, tensor: DramTensor) -> DramTensor:
+    """[..., rows, K] as [..., K, rows]: a weight is turned at emission, anything else is another window."""
+    rank = len(tensor.shape)
+    whole = tensor.symbol is not None and tensor.is_dense and tensor.offset == 0 and tensor.shape == tensor.buffer.shape
+    if tensor.symbol is None or not whole or tensor.symbol not in k.weight_types:
+        return swapped(tensor)
+    order = [*range(rank - 2), rank - 1, rank - 2]
+    return k.derive(f"{tensor.symbol}.k_major", [tensor.symbol], lambda v: [TransposeOp(v[0], permutation=order)])

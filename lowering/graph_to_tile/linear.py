@@ -18,8 +18,8 @@ from math import ceil
 from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.epilogue import Epilogue
+from lowering.graph_to_tile.k_major import KMajor, k_major
 from lowering.graph_to_tile.kernel import Kernel
-from lowering.graph_to_tile.matmul import KMajor, k_major
 from lowering.graph_to_tile.product_bias import ProductBias, take_bias
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, transfer
 from lowering.graph_to_tile.turning import Bank

@@ -15,7 +15,7 @@ from math import ceil, prod
 from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.epilogue import Epilogue
-from lowering.graph_to_tile.k_major import KMajor, Rows
+from lowering.graph_to_tile.k_major import KMajor, Rows, k_major, swapped
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.matmul_plan import plan_matmul
 from lowering.graph_to_tile.product_bias import ProductBias, take_bias
@@ -24,7 +24,7 @@ from lowering.graph_to_tile.turning import turn_blocks, turned_group
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
-from neuron_dialects.graph import MatMulOp, TransposeOp, spec_of
+from neuron_dialects.graph import MatMulOp, spec_of
 from passes.graph.kernel_layouts import is_sample_products, matmul_rows
 
 
@@ -37,26 +37,11 @@ def canonical_windows(k: Kernel, op: MatMulOp) -> tuple[Tensor, Tensor]:
     if isinstance(a, DramTensor):
         # Turning on an array narrower than the lanes takes two passes and twice the PSUM: a weight comes turned.
         turned = not bool(op.transpose_a) and int(k.target.pe_columns) < LANES
-        a = _swap(a) if bool(op.transpose_a) else _swap(k_major(k, a)) if turned else a
+        a = swapped(a) if bool(op.transpose_a) else swapped(k_major(k, a)) if turned else a
         a = a.broadcast((*batch, *a.shape[-2:]))
     b = k.dram(op.b)
     b = k_major(k, b) if bool(op.transpose_b) else b
     return a, b.broadcast((*batch, *b.shape[-2:]))
-
-
-def _swap(tensor: DramTensor) -> DramTensor:
-    rank = len(tensor.shape)
-    return tensor.transpose([*range(rank - 2), rank - 1, rank - 2])
-
-
-def k_major(k: Kernel, tensor: DramTensor) -> DramTensor:
-    """[..., rows, K] as [..., K, rows]: a weight is turned at emission, anything else is another window."""
-    rank = len(tensor.shape)
-    whole = tensor.symbol is not None and tensor.is_dense and tensor.offset == 0 and tensor.shape == tensor.buffer.shape
-    if tensor.symbol is None or not whole or tensor.symbol not in k.weight_types:
-        return _swap(tensor)
-    order = [*range(rank - 2), rank - 1, rank - 2]
-    return k.derive(f"{tensor.symbol}.k_major", [tensor.symbol], lambda v: [TransposeOp(v[0], permutation=order)])
 
 
 def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[SSAValue]) -> None:
