@@ -18,11 +18,13 @@ from neuron_dialects.graph import (
     CastOp,
     ClipOp,
     CompareOp,
+    ConcatOp,
     ConstantOp,
     ReshapeOp,
     SelectOp,
     UnaryKind,
     UnaryOp,
+    WeightOp,
     shape_of,
     spec_of,
     tensor_type,
@@ -189,6 +191,48 @@ def broadcast_of_operands(
     rewriter.replace(op, [made] if smaller == shape else [made, BroadcastOp(made.result, shape)])
 
 
+@rewrites(BinaryOp)
+def signs_of_parts(op: BinaryOp, rewriter: PatternRewriter) -> None:
+    """concat(-x, y) * w -> concat(x, y) * (w * signs), where w is a weight: one of a rotary embedding, say"""
+    if op.kind.data is not BinaryKind.MUL:
+        return
+    for parts, weight in ((op.a, op.b), (op.b, op.a)):
+        joined = parts.owner
+        if not isinstance(joined, ConcatOp) or not parts.has_one_use() or not _is_weight(weight):
+            continue
+        opposites = [_opposite(x) for x in joined.xs]
+        (dtype, shape), axis = spec_of(parts), joined.axis.value.data
+        behind = len(shape) - axis
+        if not any(opposites) or not dtype.is_float or shape_of(op.result) != shape:
+            continue
+        if len(shape_of(weight)) < behind or shape_of(weight)[-behind] != shape[axis]:
+            continue
+        found = zip(opposites, joined.xs, strict=True)
+        signs = [np.full(shape_of(x)[axis], 1 if opposite is None else -1) for opposite, x in found]
+        factor = ConstantOp(np.concatenate(signs), dtype, (shape[axis], *(1,) * (behind - 1)))
+        signed = BinaryOp(BinaryKind.MUL, weight, factor.result)
+        values = [x if opposite is None else opposite for opposite, x in zip(opposites, joined.xs, strict=True)]
+        whole = ConcatOp(values, axis)
+        rewriter.replace(op, [factor, signed, whole, BinaryOp(BinaryKind.MUL, whole.result, signed.result)])
+        return
+
+
+def _opposite(value: SSAValue) -> SSAValue | None:
+    """x where `value` is -x for nobody else."""
+    owner = value.owner
+    if isinstance(owner, UnaryOp) and owner.kind.data is UnaryKind.NEG and value.has_one_use():
+        return owner.x
+    return None
+
+
+def _is_weight(value: SSAValue) -> bool:
+    """Whether a value is a weight, in another type or shape perhaps."""
+    owner = value.owner
+    if isinstance(owner, CastOp | ReshapeOp):
+        return _is_weight(owner.x)
+    return isinstance(owner, WeightOp)
+
+
 ELEMENTWISE_IDENTITIES: tuple[Rewrite, ...] = (
     neutral_operand,
     cast_to_same_type,
@@ -199,4 +243,5 @@ ELEMENTWISE_IDENTITIES: tuple[Rewrite, ...] = (
     not_of_not,
     select_between_equals,
     broadcast_of_operands,
+    signs_of_parts,
 )

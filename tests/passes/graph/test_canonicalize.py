@@ -9,7 +9,7 @@ import pytest
 from xdsl.dialects.builtin import ModuleOp
 
 from neuron_dialects.dtypes import DTYPES, DType
-from neuron_dialects.graph import CastOp, PadOp, SliceOp, TransposeOp
+from neuron_dialects.graph import CastOp, PadOp, SliceOp, TransposeOp, UnaryOp
 from passes.graph.canonicalize import GraphCanonicalizePass
 from passes.graph.elementwise_identities import holds_all_values_of
 from passes.graph.movement_identities import is_identity, swaps_last_two
@@ -33,6 +33,24 @@ def test_shown_cases_keep_their_results(text: str):
     before = sum(1 for _ in module.walk())
     check_same_results(module, GraphCanonicalizePass())
     assert sum(1 for _ in module.walk()) <= before
+
+
+# A rotary embedding: (-x2, x1) * sin. The sign goes into the weight, which is multiplied when weights are laid out.
+def test_signs_of_parts_go_into_a_weight():
+    module = parse(
+        """
+        func.func @main(%x: tensor<3x4xf32>) -> tensor<3x4xf32> {
+          %sin = graph.weight @sin : tensor<3x4xf32>
+          %a = graph.slice %x starts [0, 0] sizes [3, 2] steps [1, 1] : (tensor<3x4xf32>) -> tensor<3x2xf32>
+          %b = graph.slice %x starts [0, 2] sizes [3, 2] steps [1, 1] : (tensor<3x4xf32>) -> tensor<3x2xf32>
+          %n = graph.unary neg %b : (tensor<3x2xf32>) -> tensor<3x2xf32>
+          %c = graph.concat %n, %a axis 1 : (tensor<3x2xf32>, tensor<3x2xf32>) -> tensor<3x4xf32>
+          %y = graph.binary mul %c, %sin : (tensor<3x4xf32>, tensor<3x4xf32>) -> tensor<3x4xf32>
+          func.return %y : tensor<3x4xf32>
+        }"""
+    )
+    check_same_results(module, GraphCanonicalizePass(), tolerance=0.0)
+    assert not any(isinstance(op, UnaryOp) for op in module.walk())
 
 
 def function(argument: str, result: str, lines: list[str], value: str) -> str:
