@@ -38,6 +38,7 @@ SPEED_ONLY = (
     "graph-split-batch",
     "graph-depth-first",
     "graph-fold-images",
+    "graph-band-filters",
     "tile-fuse-loops",
     "nisa-schedule",
 )

@@ -58,6 +58,7 @@ PHASES: tuple[Phase, ...] = (
             "graph-depth-first",
             "graph-fold-images",
             "graph-fold-weights",
+            "graph-band-filters",
             "graph-shard-pipeline",
             "graph-layout",
         ),

@@ -13,6 +13,7 @@ PASSES: dict[str, str] = {
     "graph-auto-cast": "passes.graph.auto_cast:GraphAutoCastPass",
     "graph-absorb-gathers": "passes.graph.absorb_gathers:GraphAbsorbGathersPass",
     "graph-canonicalize": "passes.graph.canonicalize:GraphCanonicalizePass",
+    "graph-band-filters": "passes.graph.band_filters:GraphBandFiltersPass",
     "graph-channels-first": "passes.graph.channels_first:GraphChannelsFirstPass",
     "graph-decompose": "passes.graph.decompose:GraphDecomposePass",
     "graph-flatten-rows": "passes.graph.flatten_rows:GraphFlattenRowsPass",

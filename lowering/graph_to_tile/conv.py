@@ -14,6 +14,7 @@ from math import ceil
 
 from xdsl.ir import Operation, SSAValue
 
+from lowering.graph_to_tile.conv_bands import lower_bands, takes_bands
 from lowering.graph_to_tile.conv_diagonals import Diagonals, blocks_at_once, is_depthwise
 from lowering.graph_to_tile.conv_interleave import interleaved
 from lowering.graph_to_tile.conv_parts import Part, take_parts
@@ -59,6 +60,9 @@ def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[
             node=location_name(op.location),
             help="graph-fuse makes the bias an addition of its own",
         )
+    if isinstance(op, ConvOp) and takes_bands(k, op):
+        lower_bands(k, op, ops, results)
+        return
     transposed = isinstance(op, ConvTransposeOp)
     n = len(shape_of(op.w)) - 2
     settings = (

@@ -154,7 +154,7 @@ class _Converter:
         if definition.is_dma:
             chosen_name = definition.name
             chosen_fields = dict(fields)
-            engine, ring = self.ring(views)
+            engine, ring = self.ring(op, views)
             extra = {"engine": StringAttr(engine), "ring": StringAttr(ring)}
         else:
             ids: dict[SSAValue, int] = {}
@@ -180,10 +180,12 @@ class _Converter:
             extra = {"engine": StringAttr(chosen.engine)}
         block.add_op(nisa.NISA_OPS[chosen_name].make(views, indices, chosen_fields, extra, op.location))
 
-    def ring(self, views: list[tuple[str, SSAValue, AccessPattern]]) -> tuple[str, str]:
-        """(trigger engine, ring) of a DMA: a load when its destination is on chip."""
+    def ring(self, op: tile.TileOp, views: list[tuple[str, SSAValue, AccessPattern]]) -> tuple[str, str]:
+        """(trigger engine, ring) of a DMA: a load when its destination is on chip, unless it takes there what was
+        computed on chip.
+        """
         triggers: Mapping[str, str] = self.target.dma_trigger_list
-        if space_of(views[0][1]) != "dram":
+        if space_of(views[0][1]) != "dram" and not isinstance(op, tile.TILE_OPS["store"]):
             self.loads += 1
             return triggers["load"], f"load{(self.loads - 1) % LOAD_RINGS}"
         self.stores += 1

@@ -45,6 +45,9 @@ from passes.graph.residence import Halo
 ROWS, FEATURES = 0, 1
 """Dimensions of a matrix."""
 
+BANDS = "graph.bands"
+"""Attribute of a depthwise convolution whose kernel brings rows of channels on partitions, and makes its border."""
+
 POINTWISE = (UnaryOp, BinaryOp, CompareOp, SelectOp, ClipOp, CastOp)
 
 THIN_CHANNELS = 16
@@ -114,6 +117,8 @@ def reads(op: Operation, operand: SSAValue, partition: int) -> Halo | None:
     shape = shape_of(operand)
     if isinstance(op, FusedOp):
         return _fused_reads(op, operand, partition)
+    if isinstance(op, ConvOp) and BANDS in op.attributes:
+        return () if operand is op.x and partition == 1 else None
     if isinstance(op, ConvOp):
         groups = plan_groups(shape_of(op.x)[1], shape_of(op.result)[1], op.groups.value.data)
         aligned = groups.blocks == 1 or groups.block_inputs % LANES == 0

@@ -1,0 +1,335 @@
+"""Kernel of a depthwise convolution by bands: rows of channels on partitions, a product for each column of the filter.
+
+    out[(c, y), n, x] = sum over columns j of the filter of  band_j[(c, r), (c, y)]^T . in[(c, r), n, x + j]
+
+As many channels as have their rows on 128 partitions are one block. Its band matrices are zero but for a block of
+[rows, output rows] of each channel, in which the column j of its filter stands in a diagonal band. Only these blocks
+are loaded, into tiles that are zero elsewhere. The DMA brings the rows of channels, wherever the tensor lies, onto
+partitions, and the results back.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from xdsl.ir import Operation, SSAValue
+
+from lowering.graph_to_tile.conv_weights import is_packable
+from lowering.graph_to_tile.kernel import Kernel, write_out
+from lowering.graph_to_tile.movement import load_resident
+from lowering.graph_to_tile.pointwise import Pointwise
+from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, transfer
+from lowering.graph_to_tile.view import View
+from neuron_dialects.access import Affine
+from neuron_dialects.dtypes import dtype_by_name
+from neuron_dialects.graph import (
+    BroadcastOp,
+    ConvOp,
+    PadMode,
+    PadOp,
+    ReshapeOp,
+    SliceOp,
+    TransposeOp,
+    ints,
+    shape_of,
+)
+from passes.graph.band_filters import BANDS, Depthwise, Route, channels_per_block, quickest_route
+
+SBUF_SHARE = 5
+"""What a chunk of blocks works in takes at most one part of so many of SBUF, or a quarter of what is free."""
+
+COPIES = 2
+"""Tiles of equal chunks: one is loaded while the other is multiplied."""
+
+
+ROWS_FIRST, IMAGES_FIRST = (1, 2, 0, 3), (2, 0, 1, 3)
+"""[N, C, H, W] to [C, H, N, W], and back."""
+
+
+def takes_bands(k: Kernel, op: Operation) -> bool:
+    """Whether `op` was chosen to be computed by bands, and its filters are there to be arranged."""
+    return isinstance(op, ConvOp) and BANDS in op.attributes and is_packable(k, op.w)
+
+
+def lower_bands(k: Kernel, op: ConvOp, ops: Sequence[Operation], results: Sequence[SSAValue]) -> None:
+    """Lower a depthwise convolution with the pointwise `ops` behind it, which take operands of channels or numbers."""
+    _Bands(k, op, ops, results).run()
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """`count` blocks of `size` channels from channel `first`; no block crosses a tile of 128 channels."""
+
+    first: int
+    size: int
+    count: int
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """What a chunk works in: [(channel, row), blocks, channel, output row, taps] and [(channel, row), blocks, images,
+    columns with their border].
+    """
+
+    bands: View
+    rows: View
+
+
+class _Bands:
+    """One convolution. `per`: channels of a block; `taps`: columns of the filter; `width`: columns with border."""
+
+    def __init__(self, k: Kernel, op: ConvOp, ops: Sequence[Operation], results: Sequence[SSAValue]):
+        self.k, self.b, self.op, self.ops, self.results = k, k.b, op, ops, results
+        self.images, self.channels, self.rows, self.columns = shape_of(op.x)
+        self.out_rows, self.out_columns = shape_of(op.result)[2:]
+        self.taps, self.step, self.spread = shape_of(op.w)[3], ints(op.strides)[1], ints(op.dilations)[1]
+        self.pad = ints(op.pads)[1]
+        self.per = channels_per_block(self.rows, self.out_rows)
+        reach = (self.out_columns - 1) * self.step + (self.taps - 1) * self.spread + 1
+        self.width = max(reach, self.pad + self.columns)
+        weight = k.tensor(op.w)
+        assert isinstance(weight, DramTensor) and weight.symbol is not None
+        name = f"{weight.symbol}.bands{self.rows}"
+        self.bands = k.derive(name, [weight.symbol], lambda v: band_ops(v[0], op))
+
+    def _readable(self, x: Tensor) -> Tensor:
+        """The input where blocks are read from; other kernels go on reading a resident one where it is."""
+        if isinstance(x, DramTensor):
+            return x
+        route = self._route(self.rows, self.columns)
+        if x.partition == 1 and route is Route.TURNED:
+            return self._turned_out(x)
+        if x.partition == 1 and route is Route.DIRECT:
+            return x
+        copy = self.k.scratch(self.op.x)
+        write_out(self.b, x, copy)
+        return copy
+
+    def _route(self, rows: int, columns: int) -> Route:
+        """How rows of a resident tensor get there or come from there."""
+        size_bytes = dtype_by_name(self.bands.dtype).size_bytes
+        given, made = (self.rows, self.columns), (self.out_rows, self.out_columns)
+        work = Depthwise(self.images, self.channels, *given, *made, 1, self.taps, size_bytes)
+        return quickest_route(work, rows, columns, self.k.target)
+
+    def _turned_out(self, x: SbufTensor) -> DramTensor:
+        """A resident tensor in DRAM as [C, H, N, W], seen as [N, C, H, W], its border included: all that a lane reads
+        is one run.
+        """
+        shape = (self.channels, self.rows, self.images, self.width)
+        turned = DramTensor.dense(self.b.alloc_outer(shape, x.dtype, "dram"), shape)
+        for start in range(0, self.channels, LANES):
+            lanes = {0: (start, min(LANES, self.channels - start))}
+            view, commit = turned.store(self.b, 0, lanes)
+            self._clear_border(view)
+            self.b.copy(view.slice(3, self.pad, self.columns), x.view({1: lanes[0]}).permute((1, 0, 2)))
+            commit()
+        return turned.transpose(IMAGES_FIRST)
+
+    def _clear_border(self, view: View) -> None:
+        """Zeros before and after the columns in the last dimension of a [lanes, any, any, columns] tile."""
+        after = self.width - self.pad - self.columns
+        for start, count in ((0, self.pad), (self.width - after, after)):
+            if count:
+                self.b.memset(view.slice(3, start, count), 0.0)
+
+    def _turned_in(self, place: DramTensor, tensor: SbufTensor) -> None:
+        """The way back."""
+        turned = place.transpose(ROWS_FIRST)
+        for start in range(0, self.channels, LANES):
+            lanes = (start, min(LANES, self.channels - start))
+            view = turned.load(self.b, 0, {0: lanes})
+            self.b.copy(tensor.view({1: lanes}).permute((1, 0, 2)), view)
+
+    def run(self) -> None:
+        """All blocks, chunk by chunk, in tiles that are zero where no chunk writes."""
+        outputs = {value: self.k.output(value) for value in self.results}
+        places = {value: self._place(tensor) for value, tensor in outputs.items()}
+        row_bytes = self.images * (self.width + self.out_columns)
+        block_bytes = self.per * self.out_rows * self.taps + row_bytes
+        sbuf = int(self.k.target.sbuf_bytes_per_partition)
+        room = min(sbuf // SBUF_SHARE, (sbuf - self.k.resident_bytes) // 4)
+        most = max(1, room // (block_bytes * dtype_by_name(self.bands.dtype).size_bytes))
+        cut = chunks(self.channels, self.per, most)
+        # Tiles are cleared, and the first bands loaded, while the layer before still works.
+        made: dict[tuple[int, int], list[_Tiles]] = {}
+        used: list[_Tiles] = []
+        for number, chunk in enumerate(cut):
+            kept = made.setdefault((chunk.size, chunk.count), [])
+            fresh = len(kept) < COPIES
+            if fresh:
+                kept.append(self._tiles(chunk))
+            used.append(kept[-1] if fresh else kept[number % len(kept)])
+            if fresh:
+                self._load_bands(chunk, used[-1].bands)
+        columns = [self._load_columns(chunk) for chunk in cut]
+        x = self._readable(self.k.tensor(self.op.x))
+        loaded: set[int] = set()
+        for chunk, tiles, operands in zip(cut, used, columns, strict=True):
+            if id(tiles) in loaded:
+                self._load_bands(chunk, tiles.bands)
+            loaded.add(id(tiles))
+            self._chunk(chunk, tiles, x, operands, places)
+        for value, tensor in outputs.items():
+            place = places[value]
+            if isinstance(tensor, SbufTensor) and isinstance(place, DramTensor):
+                if self._route(self.out_rows, self.out_columns) is Route.TURNED:
+                    self._turned_in(place, tensor)
+                else:
+                    load_resident(self.k, place, tensor)
+
+    def _place(self, tensor: Tensor) -> Tensor:
+        """Where results are written, which may be DRAM on their way to SBUF."""
+        route = self._route(self.out_rows, self.out_columns)
+        if isinstance(tensor, DramTensor) or route is Route.DIRECT:
+            return tensor
+        shape = tensor.shape
+        if route is Route.TURNED:
+            shape = tuple(shape[d] for d in ROWS_FIRST)
+        place = DramTensor.dense(self.b.alloc_outer(shape, tensor.dtype, "dram"), shape)
+        return place.transpose(IMAGES_FIRST) if route is Route.TURNED else place
+
+    def _tiles(self, chunk: Chunk) -> _Tiles:
+        """New tiles for chunks like this one."""
+        b, lanes = self.b, chunk.size * self.rows
+        shape = (lanes, chunk.count, chunk.size, self.out_rows, self.taps)
+        bands = b.alloc(shape, self.bands.dtype, "sbuf", 1, "bands").view()
+        if chunk.size > 1:
+            b.memset(bands, 0.0)
+        rows = b.alloc((lanes, chunk.count, self.images, self.width), self.bands.dtype, "sbuf", 1, "rows").view()
+        self._clear_border(rows)
+        return _Tiles(bands, rows)
+
+    def _chunk(
+        self, chunk: Chunk, tiles: _Tiles, x: Tensor, columns: dict[SSAValue, View], places: dict[SSAValue, Tensor]
+    ) -> None:
+        """Load the rows of one chunk, multiply them and store the result; the bands are there."""
+        b, lanes = self.b, chunk.size * self.out_rows
+        bordered = x.shape[3] == self.width
+        for view, place in on_rows(x, chunk, tiles.rows if bordered else tiles.rows.slice(3, self.pad, self.columns)):
+            transfer(b, b.load, view, place)
+        shape = (lanes, chunk.count, self.images, self.out_columns)
+        evicted = {value: b.alloc(shape, tensor.dtype, "sbuf", 1, "evicted").view() for value, tensor in places.items()}
+        most = max(1, int(self.k.target.psum_bank_bytes) // 4 // self.out_columns)
+        with b.loop(chunk.count) as i:
+            taken = {value: column.slice(1, i, 1) for value, column in columns.items()}
+
+            def body(start: Affine, images: int) -> None:
+                moving = tiles.rows.at(1, i).slice(1, start, images)
+                targets = {value: view.at(1, i).slice(1, start, images) for value, view in evicted.items()}
+                self._product(tiles.bands.at(1, i), moving, taken, targets)
+
+            b.tiles(self.images, min(most, self.images), body)
+        for value, tensor in places.items():
+            for view, place in on_rows(tensor, chunk, evicted[value]):
+                transfer(b, b.store, place, view)
+
+    def _load_bands(self, chunk: Chunk, tile: View) -> None:
+        """Bring the blocks of the band matrices to their places."""
+        b, (size, rows, row) = self.b, (chunk.size, self.rows, self.out_rows * self.taps)
+        for channel in range(size):
+            offset = Affine((chunk.first + channel) * rows * row)
+            dims = ((row, rows), (size * rows * row, chunk.count), (self.taps, self.out_rows), (1, self.taps))
+            source = View(self.bands.buffer, Affine(), 0, offset, dims)
+            transfer(b, b.load, tile.slice(0, channel * rows, rows).at(2, channel), source)
+
+    def _load_columns(self, chunk: Chunk) -> dict[SSAValue, View]:
+        """Operands with a number for each channel, as [(channel, output row), blocks]."""
+        b, found = self.b, dict[SSAValue, View]()
+        inside = {self.op.result, *(op.results[0] for op in self.ops)}
+        for operand in dict.fromkeys(value for op in self.ops for value in op.operands):
+            if operand in inside or self.k.scalar(operand) is not None:
+                continue
+            window = self.k.dram(operand).broadcast(shape_of(self.op.result))
+            step, size = window.strides[1], chunk.size
+            tile = b.alloc((size * self.out_rows, chunk.count), "f32", "sbuf", 1, "column").view()
+            dims = ((step, size), (0, self.out_rows), (step * size, chunk.count))
+            source = View(window.buffer, Affine(), 0, Affine(window.offset + chunk.first * step), dims)
+            transfer(b, b.load, tile, source)
+            found[operand] = tile
+        return found
+
+    def _product(self, bands: View, rows: View, columns: dict[SSAValue, View], targets: dict[SSAValue, View]) -> None:
+        """Multiply some images of one block, and take the result through the operators behind the convolution."""
+        b = self.b
+        images, lanes = rows.shape[1], bands.shape[1] * bands.shape[2]
+        bank = b.alloc((lanes, images, self.out_columns), "f32", "psum", 4, "sum").view()
+        for tap in range(self.taps):
+            moving = rows.slice(2, tap * self.spread, self.out_columns, self.step)
+            b.matmul(bank, bands.at(3, tap), moving, min(tap, 1))
+        values: dict[SSAValue, View | float] = {
+            operand: number
+            for op in self.ops
+            for operand in op.operands
+            if (number := self.k.scalar(operand)) is not None
+        }
+        free = [size for _, size in bank.dims]
+        values |= {value: column.insert(0).broadcast(free) for value, column in columns.items()}
+        if self.op.result in targets:
+            b.activation(targets.pop(self.op.result), bank, "copy")
+        if targets:
+            location = b.location
+            Pointwise(b, self.k.target).emit_group(self.ops, {**values, self.op.result: bank}, targets)
+            b.location = location
+
+
+def chunks(channels: int, per: int, most: int) -> list[Chunk]:
+    """All channels in order as chunks of at most `most` blocks of `per` channels, and of what a tile has left."""
+    found: list[Chunk] = []
+    for start in range(0, channels, LANES):
+        full, rest = divmod(min(LANES, channels - start), per)
+        even = ceil(full / ceil(full / most)) if full else 1
+        found += [Chunk(start + first * per, per, min(even, full - first)) for first in range(0, full, even)]
+        if rest:
+            found.append(Chunk(start + full * per, rest, 1))
+    return found
+
+
+def on_rows(tensor: Tensor, chunk: Chunk, rows: View) -> list[tuple[View, View]]:
+    """Pieces of `rows` [(channel, row), blocks, images, columns], each with what it is of a tensor [N, C, H, W].
+
+    One piece in DRAM; in SBUF one for each block, for a DMA starts on one partition.
+    """
+    if isinstance(tensor, DramTensor):
+        images, (step, _), row, column = zip(tensor.strides, tensor.shape, strict=True)
+        dims = ((step, chunk.size), row, (step * chunk.size, chunk.count), images, column)
+        return [(rows, View(tensor.buffer, Affine(), 0, Affine(chunk.first * step + tensor.offset), dims))]
+    pieces: list[tuple[View, View]] = []
+    halo = tensor.halo or ((0, 0),) * 3
+    others = [n for d, n in enumerate(tensor.shape) if d != tensor.partition]
+    for block in range(chunk.count):
+        tile, lane = divmod(chunk.first + block * chunk.size, LANES)
+        view = tensor.whole.slice(0, lane, chunk.size).at(1, tile)
+        for position, (n, (low, _)) in enumerate(zip(others, halo, strict=True)):
+            view = view.slice(1 + position, low, n)
+        pieces.append((rows.at(1, block), view.permute((1, 0, 2))))
+    return pieces
+
+
+def band_ops(weight: SSAValue, op: ConvOp) -> list[Operation]:
+    """Graph ops from filters [C, 1, taps, columns] to bands [C, rows, output rows, columns].
+
+    The filter's column stands in a row of the band `stride` further on for each output row. Rows that are all the
+    same, `period` long, are that when they are read as rows that are `stride` shorter.
+    """
+    (channels, _, taps, columns), rows, out = shape_of(weight), shape_of(op.x)[2], shape_of(op.result)[2]
+    stride, pad = ints(op.strides)[0], ints(op.pads)[0]
+    length = max(taps + (out - 1) * stride, pad + rows)
+    period = length + stride
+    made: list[Operation] = [ReshapeOp(weight, (channels, taps, columns))]
+
+    def then(following: Operation) -> SSAValue:
+        made.append(following)
+        return following.results[0]
+
+    column = then(TransposeOp(made[0].results[0], (0, 2, 1)))
+    low, high = (0, 0, 0), (0, 0, period - taps)
+    padded = then(PadOp(column, low=low, high=high, mode=PadMode.CONSTANT, value=0.0))
+    single = then(ReshapeOp(padded, (channels, columns, 1, period)))
+    repeated = then(BroadcastOp(single, (channels, columns, out, period)))
+    flat = then(ReshapeOp(repeated, (channels, columns, out * period)))
+    cut = then(SliceOp(flat, (0, 0, 0), (channels, columns, out * length), (1, 1, 1)))
+    shifted = then(ReshapeOp(cut, (channels, columns, out, length)))
+    window = then(SliceOp(shifted, (0, 0, 0, pad), (channels, columns, out, rows), (1, 1, 1, 1)))
+    then(TransposeOp(window, (0, 3, 2, 1)))
+    return made
