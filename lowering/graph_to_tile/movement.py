@@ -94,6 +94,7 @@ def reads_well(k: Kernel, value: SSAValue, window: DramTensor) -> bool:
     """Whether reading `window` at each use of `value` takes no longer than copying it and reading the copy."""
     if prod(window.shape) == 0 or window.is_dense:
         return True
+    value, window = _reshaped(k, value, window)
     users = list(readers(value))
     dense = replace(window, strides=row_major(window.shape))
     whole = copy_task(dense, window, k.target, k.row_budget_elements)
@@ -107,6 +108,16 @@ def reads_well(k: Kernel, value: SSAValue, window: DramTensor) -> bool:
     uses = max(1, len(users))
     copied = direct_busy_ns(copy_task(dense, dense, k.target, k.row_budget_elements))
     return uses * as_it_is <= plan_copy(whole).nanoseconds + uses * copied
+
+
+def _reshaped(k: Kernel, value: SSAValue, window: DramTensor) -> tuple[SSAValue, DramTensor]:
+    """What the readers of `value` see, where that is another shape of its window."""
+    while value.has_one_use() and isinstance(reshape := next(iter(value.uses)).operation, ReshapeOp):
+        shaped = window.reshape(shape_of(reshape.result))
+        if shaped is None or reshape.result in k.destinations or layout_of(reshape.result) is not None:
+            break
+        value, window = reshape.result, shaped
+    return value, window
 
 
 def readers(value: SSAValue) -> Iterable[Operation]:
