@@ -478,3 +478,20 @@ def test_resident_concat(partition: int, axis: int):
     sizes = [(100, 70), (300, 70), (20, 70)] if axis == 0 else [(70, 100), (70, 300), (70, 20)]
     xs = [numbers(shape, seed=seed) for seed, shape in enumerate(sizes)]
     check(lambda *xs: relu(resident(ConcatOp(xs, axis), partition)), xs, np.maximum(np.concatenate(xs, axis), 0))
+
+
+# A product reads results of steps, hidden units first, as rows of hidden units: turned and reshaped, but not copied.
+def test_a_product_reads_a_reshaped_window_where_it_lies() -> None:
+    rng = np.random.default_rng(0)
+    y, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((256, 8, 64), (256, 32)))
+
+    def make(states: Any, weights: Any) -> Any:
+        rows = ReshapeOp(TransposeOp(states, (1, 2, 0)), (8 * 64, 256))
+        return MatMulOp(rows, weights)
+
+    module, _ = core_module(make, [y, w])
+    function = lowered(module)
+    stored = [op for op in tile_ops(function) if op.name == "tile.store"]
+    assert {op.operands[0].owner for op in stored} == {function.body.block}
+    (have,) = run_function(function, [y, w], no_weights)
+    np.testing.assert_allclose(have, y.transpose(1, 2, 0).reshape(512, 256) @ w, rtol=1e-4, atol=1e-4)
