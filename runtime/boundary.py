@@ -16,10 +16,11 @@ Spec = tuple[Sequence[int], str]
 """Shape and element type of a tensor."""
 
 
-def bind_inputs(specs: Mapping[str, Spec], inputs: Mapping[str, Array]) -> dict[str, Array]:
+def bind_inputs(specs: Mapping[str, Spec], inputs: Mapping[str, Array], convert: bool = True) -> dict[str, Array]:
     """Every input of a program, of the shape and element type that it takes, from what the caller gives by name.
 
-    NeuronError NX-RUN-011 for one that is missing or unknown, NX-RUN-012 for another shape, and those of `converted`.
+    Without `convert` the inputs are checked and stay as they are. NeuronError NX-RUN-011 for one that is missing or
+    unknown, NX-RUN-012 for another shape, and those of `converted`.
     """
     known_inputs(specs, inputs)
     values: dict[str, Array] = {}
@@ -31,7 +32,11 @@ def bind_inputs(specs: Mapping[str, Spec], inputs: Mapping[str, Array]) -> dict[
                 f"input '{name}' has shape {list(value.shape)}, the model was compiled for {list(shape)}",
                 help="recompile with --input-shape",
             )
-        values[name] = converted(value, name, dtype_by_name(dtype))
+        if convert:
+            value = converted(value, name, dtype_by_name(dtype))
+        else:
+            check_converts(value, name, dtype_by_name(dtype))
+        values[name] = value
     return values
 
 
@@ -47,19 +52,26 @@ def known_inputs(specs: Mapping[str, Spec], inputs: Mapping[str, Array]) -> None
 
 
 def converted(value: Array, name: str, dtype: DType) -> Array:
-    """`value` in another element type, contiguous.
+    """`value` in another element type, contiguous. Raises as `check_converts`."""
+    check_converts(value, name, dtype)
+    if value.dtype == dtype.numpy:
+        return np.ascontiguousarray(value).reshape(value.shape)
+    with np.errstate(over="ignore"):  # Beyond the largest number lies infinity, as in every cast between floats.
+        return np.ascontiguousarray(value.astype(dtype.numpy)).reshape(value.shape)
+
+
+def check_converts(value: Array, name: str, dtype: DType) -> None:
+    """Whether every element has its like in another element type.
 
     NeuronError NX-RUN-010 where a value does not fit, NX-RUN-005 where kinds of type differ. `name` is for messages.
     """
     if value.dtype == dtype.numpy:
-        return np.ascontiguousarray(value).reshape(value.shape)
+        return
     kind = _kind(value)
     if kind is None or (kind == "float" and not dtype.is_float):
         raise NeuronError("NX-RUN-005", f"'{name}' is given as {value.dtype}, the model takes {dtype}")
     if not dtype.is_float:
         _check_range(value, name, dtype)
-    with np.errstate(over="ignore"):  # Beyond the largest number lies infinity, as in every cast between floats.
-        return np.ascontiguousarray(value.astype(dtype.numpy)).reshape(value.shape)
 
 
 def _kind(value: Array) -> str | None:

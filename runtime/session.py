@@ -207,11 +207,14 @@ class Session:
         assert timing is not None
         return timing.total_time
 
-    def split(self, inputs: Mapping[str, Array]) -> tuple[list[tuple[Piece, dict[str, Any]]], Assembly]:
+    def split(
+        self, inputs: Mapping[str, Array], mode: Mode = "functional"
+    ) -> tuple[list[tuple[Piece, dict[str, Any]]], Assembly]:
         """The runs that inputs of any size take: the inputs of each piece, in the shapes of the chosen bucket, and what
         puts their outputs together. Raises as `run`.
         """
-        opaque, numbers = self._bound(inputs)
+        # How long core programs take does not depend on values.
+        opaque, numbers = self._bound(inputs, convert=mode != "timing" or bool(self.neff.host_models))
         dimensions = self.neff.dimensions
         shapes = {name: value.shape for name, value in numbers.items()}
         plan = plan_run([bucket.input_shapes for bucket in self._buckets], dimensions, shapes)
@@ -231,7 +234,7 @@ class Session:
         Along the model's dynamic dimensions inputs may have sizes that it was not compiled for: the smallest bucket
         that fits runs, on padded inputs, as often as needed where the dimension can be cut in pieces.
         """
-        runs, assembly = self.split(inputs)
+        runs, assembly = self.split(inputs, mode)
         bucket = self._buckets[assembly.plan.bucket]
         timings: list[Timing] = []
         for piece, values in runs:
@@ -248,8 +251,8 @@ class Session:
         plan_run([bucket.input_shapes for bucket in self._buckets], self.neff.dimensions, shapes)
         return numbers
 
-    def _bound(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Any], dict[str, Array]]:
-        """The inputs that only the host understands, and the others in the model's element types."""
+    def _bound(self, inputs: Mapping[str, Array], convert: bool = True) -> tuple[dict[str, Any], dict[str, Array]]:
+        """The inputs that only the host understands, and the others, if `convert` in the model's element types."""
         # Strings, sequences and the like are only for the host, which checks them itself.
         opaque = {spec.name for spec in self.neff.inputs if spec.dtype == OPAQUE}
         given = {name: value for name, value in inputs.items() if name not in opaque}
@@ -257,7 +260,7 @@ class Session:
         if self.neff.dimensions or self.neff.further_buckets:
             known_inputs(specs, given)
             specs = {name: (np.shape(given[name]), dtype) for name, (_, dtype) in specs.items()}
-        return {name: inputs[name] for name in opaque if name in inputs}, bind_inputs(specs, given)
+        return {name: inputs[name] for name in opaque if name in inputs}, bind_inputs(specs, given, convert)
 
     def _run_bucket(self, bucket: _LoadedBucket, values: dict[str, Any], mode: Mode) -> list[Timing]:
         """Run the nodes on `values`, which holds the inputs and gets every tensor; the timings of core segments."""
@@ -281,7 +284,7 @@ class Session:
         image = self.neff.subgraphs[node.callee]
         program = image.program
         sinks = [v for v in program.variables if v.kind == "output"]
-        given = device_inputs(program, node, specs, values)
+        given = {} if mode == "timing" else device_inputs(program, node, specs, values)
         core = self._cores[node.callee]
         with self._core_guard(node.callee), core.lock:
             if node.callee not in self._machines:
@@ -290,10 +293,10 @@ class Session:
             result = self._machines[node.callee].run(given, self._shared.parameters(node.callee), mode)
         for variable, name in zip(sinks, node.outputs, strict=True):
             spec = specs[name]
-            if mode == "timing":
-                values[name] = np.zeros(spec.shape, dtype_by_name(spec.dtype).numpy)
-            else:
+            if mode != "timing":
                 values[name] = from_device(result.outputs[variable.name], spec)
+            elif self.neff.host_models:
+                values[name] = np.zeros(spec.shape, dtype_by_name(spec.dtype).numpy)
         return result.timing
 
     def run_host(self, node: GraphNode, specs: Mapping[str, TensorSpec], values: dict[str, Any]) -> None:

@@ -112,3 +112,13 @@ def test_floats_are_rounded() -> None:
 def test_scalars_and_empty_arrays_keep_their_shape() -> None:
     assert converted(np.array(3), "x", dtype_by_name("f32")).shape == ()
     assert converted(np.empty((0, 4), np.int64), "x", dtype_by_name("i32")).shape == (0, 4)
+
+
+# A run that only simulates time needs no values: they are checked all the same.
+def test_inputs_that_are_only_checked() -> None:
+    specs = {"x": ((2,), "bf16"), "n": ((1,), "i32")}
+    given = {"x": np.ones(2, np.float32), "n": np.array([7], np.int64)}
+    bound = bind_inputs(specs, given, convert=False)
+    assert all(bound[name] is given[name] for name in specs)
+    with pytest.raises(NeuronError, match="NX-RUN-010"):
+        bind_inputs(specs, {**given, "n": np.array([2**40], np.int64)}, convert=False)
