@@ -10,7 +10,8 @@ output phase (position modulo stride).
 """
 
 from collections.abc import Callable, Sequence
-from math import ceil
+from dataclasses import replace
+from math import ceil, prod
 
 from xdsl.ir import Operation, SSAValue
 
@@ -18,7 +19,15 @@ from lowering.graph_to_tile.conv_bands import lower_bands, takes_bands
 from lowering.graph_to_tile.conv_diagonals import Diagonals, blocks_at_once, is_depthwise
 from lowering.graph_to_tile.conv_interleave import interleaved
 from lowering.graph_to_tile.conv_parts import Part, take_parts
-from lowering.graph_to_tile.conv_phases import Phase, Triple, conv_phase, transposed_phases, triple, triple_pairs
+from lowering.graph_to_tile.conv_phases import (
+    Phase,
+    Triple,
+    conv_phase,
+    rows_beside,
+    transposed_phases,
+    triple,
+    triple_pairs,
+)
 from lowering.graph_to_tile.conv_pixels import Range, dram_pixels, with_three
 from lowering.graph_to_tile.conv_residual import Residual, take_residual
 from lowering.graph_to_tile.conv_taps import Place, SpreadTaps, spread_taps, widened
@@ -79,13 +88,37 @@ def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[
     parts, ops = take_parts(k, ops)
     results = [op.result if value.owner not in (op, *ops) else value for value in results] if parts else results
     residual, ops = take_residual(k, op, ops, results, groups, filter_taps(op.w))
-    epilogue = Epilogue(k, op.result, ops, results, 1, groups.lane_step)
+    merged = _phases_beside(k, op, ops, results, phases) if transposed else []
+    phases = merged or phases
+    epilogue = Epilogue(k, op.result, ops, results, 1, groups.lane_step, beside=1 + len(phases[0].beside))
     epilogue.prepare()
     if len(phases) == 1:
         _ConvKernel(k, op, epilogue, groups, packing, phases[0], residual, parts).run()
         return
     for part, here in interleaved(k, epilogue, phases, n):
         _ConvKernel(k, op, here, groups, packing, part).run()
+
+
+def _phases_beside(
+    k: Kernel,
+    op: ConvOp | ConvTransposeOp,
+    ops: Sequence[Operation],
+    results: Sequence[SSAValue],
+    phases: Sequence[Phase],
+) -> list[Phase]:
+    """Phases of all rows at once, whose channels share the columns of the array; none where that is not possible.
+
+    It is for results in DRAM of few channels, and for what varies along the channels alone.
+    """
+    merged = rows_beside(phases)
+    shape, made = shape_of(op.result), {op.result, *(inner.results[0] for inner in ops)}
+    beside = 1 + len(merged[0].beside) if merged else 1
+    if beside == 1 or op.groups.value.data > 1 or shape[1] * beside > LANES or len(shape) < 4:
+        return []
+    others = [x for inner in ops for x in inner.operands if x not in made and k.scalar(x) is None]
+    columns = all(shape_of(x)[1 - len(shape) : 2 - len(shape)] == (prod(shape_of(x)),) == shape[1:2] for x in others)
+    in_dram = not any(value in k.residents or value in k.joined for value in results)
+    return merged if columns and in_dram and k.scalar(op.w) is None else []
 
 
 class _ConvKernel:
@@ -102,7 +135,8 @@ class _ConvKernel:
         residual: Residual | None = None,
         parts: Sequence[Part] = (),
     ):
-        self.k, self.b, self.op, self.epilogue, self.groups, self.packing = k, k.b, op, epilogue, groups, packing
+        self.k, self.b, self.op, self.epilogue, self.packing = k, k.b, op, epilogue, packing
+        self.groups = replace(groups, outputs=groups.outputs * (1 + len(phase.beside)))
         self.parts = parts
         self.residual, self.phase, self.n = residual, phase, len(shape_of(op.w)) - 2
         self.uniform = k.scalar(op.w) if groups.groups == 1 else None
@@ -216,18 +250,26 @@ class _ConvKernel:
                     numbers[row * per_row : (row + 1) * per_row],
                 )
             return stationary_of(tile)
+        rows_of_outputs = [numbers, *self.phase.beside]
+        each = outputs // len(rows_of_outputs)
+        for row, taken in enumerate(rows_of_outputs):
+            self._load_filters(tile.slice(3, row * each, each), block, channels, (start, each), taken)
+        return stationary_of(tile)
+
+    def _load_filters(self, tile: View, block: Affine, channels: int, outputs: Range, numbers: Sequence[int]) -> None:
+        """Load the taps `numbers` for some outputs into a [c, c tiles, taps, o] tile."""
+        b = self.b
         full, rest = divmod(channels, LANES)
         if full:
             with b.loop(full) as i:
-                source = self.packing.view(block, 0, LANES, start, outputs)
+                source = self.packing.view(block, 0, LANES, *outputs)
                 shifted = View(
                     source.buffer, source.partition, 0, source.offset + i * LANES * source.dims[0][0], source.dims
                 )
                 load_taps(b, tile.at(1, i), shifted, numbers)
         if rest:
-            source = self.packing.view(block, full * LANES, rest, start, outputs)
+            source = self.packing.view(block, full * LANES, rest, *outputs)
             load_taps(b, tile.slice(0, 0, rest).at(1, full), source, numbers)
-        return stationary_of(tile)
 
     def _pixels(
         self, weights: Stationary | None, c_start: Affine, channels: int, o_start: Affine, outputs: int

@@ -1,7 +1,8 @@
 """Where the phases of a transposed convolution write: interleaved on chip, not element by element in DRAM.
 
 Each phase yields every stride-th position of the result. A resident result is written in place, with strides. A result
-in DRAM is put together in SBUF, some rows of all phases at a time, and stored in whole rows.
+in DRAM is put together in SBUF, some rows of all phases at a time, and stored in whole rows. Phases that differ in the
+row alone may leave their channels beside each other there.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,12 +11,16 @@ from xdsl.ir import SSAValue
 
 from lowering.graph_to_tile.conv_phases import Phase, phase_rows, spatial_part
 from lowering.graph_to_tile.epilogue import Epilogue
-from lowering.graph_to_tile.kernel import Kernel, write_out
+from lowering.graph_to_tile.kernel import Kernel, store_in_pieces, write_out
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor
+from lowering.graph_to_tile.view import Buffer, View
 from neuron_dialects.dtypes import dtype_by_name
 
-STAGED_SHARE = 8
+STAGED_SHARE = 24
 """The rows of a result that are put together take at most this part (one over it) of SBUF."""
+
+STAGED_COPIES = 3
+"""Buffers for such rows that are used in turn: some are stored while others are put together."""
 
 Staged = dict[SSAValue, tuple[SbufTensor, DramTensor]]
 """Result -> (rows on chip, all of it in DRAM)."""
@@ -29,21 +34,47 @@ def interleaved(k: Kernel, epilogue: Epilogue, phases: Sequence[Phase], n: int) 
     shape = epilogue.shape
     height = 3 if n == 3 else 2
     step, total = phases[0].step[1], max(phase.sizes[1] for phase in phases)
+    beside = epilogue.beside
     in_dram = {value: t for value, t in epilogue.outputs.items() if isinstance(t, DramTensor)}
     possible = epilogue.lane_step == LANES
     rows = _rows_together(k, in_dram, height, step) if in_dram and possible else total
-    for first in range(0, total, rows):
-        count = min(rows * step, shape[height] - first * step)
+    turn: dict[tuple[SSAValue, int, tuple[int, ...]], Buffer] = {}
+    for number, first in enumerate(range(0, total, rows)):
+        count = min(rows * step, shape[height] // beside - first * step)
         staged: Staged = {}
         for value, tensor in in_dram.items() if possible else ():
-            part = tuple(count if d == height else size for d, size in enumerate(tensor.shape))
-            buffer = k.b.alloc_outer(SbufTensor.buffer_shape(part, 1), tensor.dtype, "sbuf", "rows")
-            staged[value] = (SbufTensor(buffer, part, 1), _rows_of(tensor, height, first * step, count))
+            images, channels, *_ = tensor.shape
+            part = (
+                images,
+                channels * beside,
+                *(count if d == height else n for d, n in enumerate(tensor.shape) if d > 1),
+            )
+            key = value, number % STAGED_COPIES, part
+            if key not in turn:
+                turn[key] = k.b.alloc_outer(SbufTensor.buffer_shape(part, 1), tensor.dtype, "sbuf", "rows")
+            buffer = turn[key]
+            place = _rows_of(tensor, height, first * step * beside, count * beside)
+            staged[value] = (SbufTensor(buffer, part, 1), place)
         for phase in phases:
             if (here := phase_rows(phase, first, rows)) is not None:
                 yield here, _writing(epilogue, here, staged, (n, height, first * step))
         for on_chip, place in staged.values():
-            write_out(k.b, on_chip, place)
+            if beside == 1:
+                write_out(k.b, on_chip, place)
+            else:
+                _write_rows(k, on_chip, place, height, beside)
+
+
+def _write_rows(k: Kernel, on_chip: SbufTensor, place: DramTensor, height: int, beside: int) -> None:
+    """Store rows that lie `beside` each other as channels."""
+    channels, others = place.shape[1], [d for d in range(len(place.shape)) if d != 1]
+    pairs: list[tuple[View, View]] = []
+    for row in range(beside):
+        starts = [row if d == height else 0 for d in range(len(place.shape))]
+        sizes = [size // beside if d == height else size for d, size in enumerate(place.shape)]
+        window = place.slice(starts, sizes, [beside if d == height else 1 for d in range(len(place.shape))])
+        pairs.append((window.view(order=[1, *others]), on_chip.view({}).slice(0, row * channels, channels)))
+    store_in_pieces(k.b, pairs)
 
 
 def _rows_together(k: Kernel, results: dict[SSAValue, DramTensor], height: int, step: int) -> int:
@@ -70,7 +101,8 @@ def _writing(epilogue: Epilogue, phase: Phase, staged: Staged, rows: tuple[int, 
     """The epilogue of one phase; `rows`: spatial dimensions, the height's place, the first row that is on chip."""
     n, height, first = rows
     starts = (0, 0, *spatial_part(phase.origin, n))
-    sizes = (*epilogue.shape[:2], *spatial_part(phase.sizes, n))
+    images, channels = epilogue.shape[:2]
+    sizes = (images, channels * epilogue.beside, *spatial_part(phase.sizes, n))
     steps = (1, 1, *spatial_part(phase.step, n))
     inside = tuple(start - first if d == height else start for d, start in enumerate(starts))
     return epilogue.windowed((starts, sizes, steps), {value: (tensor, inside) for value, (tensor, _) in staged.items()})

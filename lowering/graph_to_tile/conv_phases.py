@@ -18,7 +18,8 @@ class Phase:
     """A plain convolution that yields every `step`-th output from `origin`, in three spatial dimensions.
 
     Output position o (counted within the phase) reads input o * stride + offset[tap] - pad_low for each of its `taps`
-    (tap number in the packed weights, offset). `sizes`: outputs of the phase; `reach`: extent of its window.
+    (tap number in the packed weights, offset). `sizes`: outputs of the phase; `reach`: extent of its window. `beside`:
+    tap numbers of further phases that read the same input for other rows, whose channels follow those of this one.
     """
 
     origin: Triple
@@ -28,6 +29,7 @@ class Phase:
     pad_low: Triple
     reach: Triple
     taps: tuple[tuple[int, Triple], ...]
+    beside: tuple[tuple[int, ...], ...] = ()
 
 
 def triple(values: Sequence[int], fill: int) -> Triple:
@@ -82,6 +84,26 @@ def transposed_phases(kernel: Triple, strides: Triple, pads: Triple, dilations: 
             )
         )
     return phases
+
+
+def rows_beside(phases: Sequence[Phase]) -> list[Phase]:
+    """The phases with all rows of a step made at once, as channels beside each other; none where rows overlap, or not
+    all phases have as many of them.
+    """
+    merged: list[Phase] = []
+    for phase in phases:
+        depth, height, width = phase.origin
+        if height:
+            continue
+        others = [other for other in phases if other.origin[::2] == (depth, width) and other.origin[1]]
+        alike = [replace(other, origin=phase.origin, taps=phase.taps) == phase for other in others]
+        offsets = [offset for _, offset in phase.taps]
+        alike += [[offset for _, offset in other.taps] == offsets for other in others]
+        if len(others) + 1 != phase.step[1] or not others or not all(alike):
+            return []
+        numbers = tuple(tuple(number for number, _ in other.taps) for other in others)
+        merged.append(replace(phase, step=(phase.step[0], 1, phase.step[2]), beside=numbers))
+    return merged
 
 
 def phase_rows(phase: Phase, first: int, count: int) -> Phase | None:

@@ -60,7 +60,8 @@ class Epilogue:
 
     `source`: the anchor's result. `ops`: pointwise ops in order. `results`: values (source or ops' results) that leave
     the kernel. `partition`: the dimension of the result that lies on partitions, in tiles of `lane_step`. `window`: the
-    part of the result that the kernel computes, (starts, sizes, steps) per dimension, or None for all of it.
+    part of the result that the kernel computes, (starts, sizes, steps) per dimension, or None for all of it. `beside`:
+    how many times the channels of the result lie beside each other in a tile, for other rows each time.
     """
 
     k: Kernel
@@ -70,6 +71,7 @@ class Epilogue:
     partition: int
     lane_step: int = LANES
     window: Window | None = None
+    beside: int = 1
     outputs: dict[SSAValue, Tensor | ResidentWindow] = field(default_factory=dict)
     columns: dict[SSAValue, View] = field(default_factory=dict)
     rows: dict[SSAValue, View] = field(default_factory=dict)
@@ -128,6 +130,10 @@ class Epilogue:
         lanes = self.lane_step
         full, rest = divmod(size, lanes)
         b = self.k.b
+        if self.beside > 1:
+            column = View(window.buffer, Affine(), 0, Affine(window.offset), ((stride, size), (0, 1)))
+            self.columns[operand] = self._repeated_column(column)
+            return
         buffer = b.alloc_outer((min(lanes, size), full + bool(rest)), "f32", "sbuf", "column").view()
         if (packed := self._packed_column(tensor, size)) is not None:
             transfer(b, b.load, buffer, packed)
@@ -141,6 +147,14 @@ class Epilogue:
             view = View(source, Affine(), 0, Affine(window.offset + full * lanes * stride), ((stride, rest), (0, 1)))
             b.load(buffer.slice(0, 0, rest).slice(1, full, 1), view)
         self.columns[operand] = buffer
+
+    def _repeated_column(self, source: View) -> View:
+        """A column for each of the rows whose channels lie beside each other."""
+        b, size = self.k.b, source.shape[0]
+        buffer = b.alloc_outer((size * self.beside, 1), "f32", "sbuf", "column").view()
+        for first in range(0, size * self.beside, size):
+            b.load(buffer.slice(0, first, size), source)
+        return buffer
 
     def _packed_column(self, tensor: DramTensor, size: int) -> View | None:
         """A long column of a weight as [lanes, tiles], packed so that a lane's elements are one run.

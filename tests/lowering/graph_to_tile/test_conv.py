@@ -14,6 +14,7 @@ from xdsl.context import Context
 from xdsl.ir import Block, SSAValue
 
 from lowering.graph_to_tile.conv_diagonals import taps_made
+from lowering.graph_to_tile.conv_phases import rows_beside, transposed_phases
 from lowering.graph_to_tile.convert import ConvertGraphToTilePass
 from lowering.graph_to_tile.windows import output_tile, segments, with_last_apart
 from neuron_dialects.dtypes import BF16
@@ -136,6 +137,34 @@ def test_transposed_convolutions_stay_on_chip(target: str, kernel: int, pads: in
         assert all(layout_of(op.results[0]) for op in inner)
 
     assert lowered_error(target, [("bf16", (2, 8, 7, 9))], weights, make, lay_out) < 2 * BF16_TOLERANCE
+
+
+# The rows that one row makes share the columns of the array, as channels beside each other: two of 40, or three of 32
+# in pieces that fit on chip. Their bias is there once for each.
+@pytest.mark.parametrize(("outputs", "kernel", "shape"), [(40, 2, (2, 70, 5, 7)), (32, 3, (1, 8, 12, 300))])
+def test_rows_of_a_transposed_convolution_lie_beside_each_other(
+    outputs: int, kernel: int, shape: tuple[int, ...]
+) -> None:
+    rng = np.random.default_rng(outputs)
+    shapes = {"w": (shape[1], outputs, kernel, kernel), "bias": (outputs, 1, 1)}
+    weights = {name: rng.standard_normal(size).astype(ml_dtypes.bfloat16) for name, size in shapes.items()}
+
+    def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        (x,) = transposed([kernel] * 2, [0] * 4, [0, 0])(block, arguments, values)
+        added = BinaryOp(BinaryKind.ADD, x, values["bias"])
+        rectified = UnaryOp(UnaryKind.RELU, added.result)
+        block.add_ops([added, rectified])
+        return [rectified.result]
+
+    assert lowered_error("trn1", [("bf16", shape)], weights, make, fuse_block) < BF16_TOLERANCE
+    taps = (1, kernel, kernel)
+    phases = transposed_phases(taps, taps, (0, 0, 0), (1, 1, 1), (1, 3 * kernel, 3 * kernel))
+    assert [phase.origin for phase in rows_beside(phases)] == [(0, 0, column) for column in range(kernel)]
+
+
+# Rows that overlap are made one after the other.
+def test_rows_that_overlap_do_not_lie_beside_each_other() -> None:
+    assert rows_beside(transposed_phases((1, 4, 4), (1, 2, 2), (0, 1, 1), (1, 1, 1), (1, 8, 8))) == []
 
 
 # relu(conv(x) + bias + x) of one tap and up to 128 channels: trn1's tensor engine adds x, where the vector engine would
