@@ -22,6 +22,7 @@ from math import ceil
 import numpy as np
 from xdsl.ir import Operation
 
+from lowering.graph_to_tile.attention_operands import FEATURES
 from lowering.graph_to_tile.attention_plan import HeadGroup, HeadGroups, PlanFigures, keys_pay
 from lowering.graph_to_tile.attention_projections import Projections
 from lowering.graph_to_tile.attention_rows import Attention, AttentionSequence
@@ -33,9 +34,6 @@ from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import F32, dtype_by_name
 from neuron_dialects.graph import AttentionOp, CompareKind, CompareOp, ConstantOp, SelectOp, spec_of
-
-FEATURES = 2
-"""Dimension of q, k, v and the result that holds the packed heads."""
 
 At = Callable[[Unit], tuple[AttentionSequence, HeadGroup]]
 """What a unit works on."""
@@ -50,7 +48,7 @@ POWERS_AHEAD = 3
 """How many units the powers are made ahead of the step in which a unit is finished; its context one unit ahead."""
 
 TURNING_SLOTS = 4
-"""Parts of a bank of PSUM: 256 elements of 16 bits each."""
+"""Parts of a bank of PSUM at most: 256 elements of 16 bits each."""
 
 SCORE_BANKS = 3
 """Banks of PSUM for scores: a maximum is read from one, powers from another."""
@@ -91,9 +89,10 @@ class KeyAttention(Attention):
         if "slots" not in self.rings:
             elements = int(self.k.target.psum_bank_bytes) // dtype_by_name(dtype).size_bytes
             bank = self.b.alloc_outer((min(LANES, self.columns), elements), dtype, "psum", "turned").view()
-            slots = iter(range(TURNING_SLOTS))
-            size = elements // TURNING_SLOTS
-            self.rings["slots"] = Ring(lambda: bank.slice(1, next(slots) * size, size), TURNING_SLOTS)
+            # The values of a unit are turned together; maxima and results take no more than 128 elements.
+            slots = elements // max(elements // TURNING_SLOTS, self.groups.group * self.value_size)
+            size, numbers = elements // slots, iter(range(slots))
+            self.rings["slots"] = Ring(lambda: bank.slice(1, next(numbers) * size, size), slots)
         return self.rings["slots"].take
 
     @property
@@ -292,7 +291,7 @@ class KeyAttention(Attention):
                 self._turn_values(place, blocks, start, count)
             else:
                 part = tensor.view({0: (here.batch, 1), 1: (start, count), FEATURES: (first, elements)}, [1, FEATURES])
-                self.b.load(place, part.split(0, (unit.group, self.value_size)) if len(part.dims) == 1 else part)
+                self.b.load(place, part)
 
         self.b.tiles(self.keys, LANES, rows)
 

@@ -466,14 +466,7 @@ class Attention:
         rows, group, size = unit.tile.rows, unit.group, self.value_size
         shape = (min(LANES, self.queries), self.groups.group * size)
         bank = self.ring("weighted", shape, "f32", "psum", 2).take((rows, group, size))
-        self._weighted(bank, here, unit, self._turned(unit, number, copies))
-        _, sums = self._weights(unit, number, copies)
-        self.e.reciprocal(sums, sums)
-        self._divide(here, unit, bank, sums)
-
-    def _weighted(self, bank: View, here: AttentionSequence, unit: HeadGroup, turned: View) -> None:
-        """bank [rows, group, value size] = powers . v"""
-        rows, group, size, values = unit.tile.rows, unit.group, self.value_size, here.v
+        turned, values = self._turned(unit, number, copies), here.v
         shared = self.heads // self.kv_heads
         for start, count, lanes, place in self._pieces(unit):
             tiles = turned.slice(0, 0, lanes).slice(1, place, group * count * rows).split(0, (group, count, rows))
@@ -485,15 +478,11 @@ class Attention:
                         left = tiles.at(1, j).at(1, i).slice(1, low, part.partitions)
                         right = values.slice(0, 0, lanes).at(1, i + start).slice(1, head * size, size)
                         self.b.matmul(part, left, right, i + start)
-
-    def _divide(self, here: AttentionSequence, unit: HeadGroup, bank: View, inverse: View) -> None:
-        """The rows of the result of one unit: `bank` [rows, group, size] times `inverse` [rows, group]."""
-        group, size = unit.group, self.value_size
+        _, sums = self._weights(unit, number, copies)
+        self.e.reciprocal(sums, sums)
         target = here.result(unit.tile).slice(1, unit.head * size, group * size).split(0, (group, size))
-        repeated = View(
-            inverse.buffer, inverse.partition, inverse.partitions, inverse.offset, (*inverse.dims, (0, size))
-        )
-        self.e.tensors(target, bank, repeated, "multiply")
+        divided = View(sums.buffer, sums.partition, sums.partitions, sums.offset, (*sums.dims, (0, size)))
+        self.e.tensors(target, bank, divided, "multiply")
 
     def _finish(self, here: AttentionSequence, tile: Tile) -> None:
         """Put the rows of a tile of queries where the result lies."""

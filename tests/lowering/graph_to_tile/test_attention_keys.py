@@ -74,8 +74,14 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[AttentionOp]:
 
 
 # (heads, positions, features, target): two tiles of queries that overlap and two of keys; heads of 32 features, four in
-# a unit, three units in all; heads of 128 features and three tiles of queries.
-CASES = [(4, 197, 256, "trn1"), (4, 197, 256, "inf1"), (12, 100, 384, "trn1"), (2, 260, 256, "trn1")]
+# a unit, positions on partitions in place or not; heads of 128 features and three tiles of queries.
+CASES = [
+    (4, 197, 256, "trn1"),
+    (4, 197, 256, "inf1"),
+    (12, 128, 384, "trn1"),
+    (2, 260, 256, "trn1"),
+    (9, 50, 1152, "trn1"),
+]
 
 
 @pytest.mark.parametrize(("heads", "length", "width", "target"), CASES)
