@@ -46,6 +46,10 @@ from passes.graph.weight_values import is_known
 MOST_COLUMNS = 4
 """All columns are multiplied where there are at most so many times as many as were picked."""
 
+PICKED_WEIGHTS = 64
+"""Weights that are loaded while one element is picked: a descriptor takes 7 ns, in which one of the engines moves 119
+bytes."""
+
 COUNTED = 128
 """Numbers that one constant counts."""
 
@@ -89,7 +93,7 @@ def _absorb(block: Block, product: MatMulOp, recipes: Recipes) -> None:
     apart = isinstance(joined, ConcatOp) and joined.axis.value.data == last and joined.result.has_one_use()
     parts = list(joined.xs) if isinstance(joined, ConcatOp) and apart else [whole]
     gathers = [_absorbable(part, last) for part in parts]
-    if not any(gathers):
+    if not _pays(product, [gather for gather in gathers if gather is not None]):
         return
     weight = WeightOp(*_outlined(product, parts, gathers, recipes))
     sources = [gather.data if gather else part for part, gather in zip(parts, gathers, strict=True)]
@@ -114,6 +118,13 @@ def _absorb(block: Block, product: MatMulOp, recipes: Recipes) -> None:
     for op in dict.fromkeys((cast, joined, *gathers)):
         if isinstance(op, CastOp | ConcatOp | GatherOp) and op.result.first_use is None:
             block.erase_op(op)
+
+
+def _pays(product: MatMulOp, gathers: Sequence[GatherOp]) -> bool:
+    """Whether there are gathers, and picking takes longer than loading the weights of what was not picked."""
+    picked = sum(element_count(shape_of(gather.result)) for gather in gathers)
+    others = sum(shape_of(gather.data)[-1] - shape_of(gather.result)[-1] for gather in gathers)
+    return picked > 0 and PICKED_WEIGHTS * picked >= others * shape_of(product.result)[-1]
 
 
 def _absorbable(value: SSAValue, axis: int) -> GatherOp | None:

@@ -7,7 +7,7 @@ import pytest
 from neuron_dialects.graph import GatherOp, MatMulOp
 from neuron_dialects.graph.work import model_macs
 from passes.graph.absorb_gathers import GraphAbsorbGathersPass
-from tests.graph_level import check_same_results, main_of, parse
+from tests.graph_level import check_same_results, main_of, make_context, parse
 from tests.run_lines import ROOT
 
 FILECHECK = ROOT / "tests" / "filecheck" / "passes" / "graph-absorb-gathers.mlir"
@@ -47,3 +47,20 @@ def test_many_columns():
     ops = list(main_of(module).body.block.ops)
     assert not any(isinstance(op, GatherOp) for op in ops)
     assert [model_macs(op) for op in ops if isinstance(op, MatMulOp)] == [4 * 3 * 200]
+
+
+# One row: its elements are picked sooner than the weights of all others are loaded.
+def test_one_row_stays_picked():
+    text = """
+    func.func @main(%x: tensor<1x300xf32>) -> tensor<1x1000xf32> {
+      %j = graph.weight @j {neuron.range = [0 : i64, 299 : i64]} : tensor<100xi64>
+      %w = graph.weight @w : tensor<100x1000xf32>
+      %0 = graph.gather %x, %j axis 1 : (tensor<1x300xf32>, tensor<100xi64>) -> tensor<1x100xf32>
+      %1 = graph.matmul %0, %w : (tensor<1x100xf32>, tensor<100x1000xf32>) -> tensor<1x1000xf32>
+      func.return %1 : tensor<1x1000xf32>
+    }
+    """
+    for rows, stays in ((1, True), (64, False)):
+        module = parse(text.replace("1x300x", f"{rows}x300x").replace("<1x1", f"<{rows}x1"))
+        GraphAbsorbGathersPass().apply(make_context(), module)
+        assert any(isinstance(op, GatherOp) for op in main_of(module).body.block.ops) == stays
