@@ -89,3 +89,32 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 // CHECK-NEXT:     graph.yield %14 : tensor<5x3xf32>
 // CHECK-NEXT:   }
 // CHECK-NEXT: }
+
+// -----
+
+// Few of many columns stay picked, as do those that somebody else reads.
+builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
+  func.func @main(%x: tensor<4x9xf32>, %y: tensor<4x3xf32>) -> (tensor<4x3xf32>, tensor<4x2xf32>, tensor<4x3xf32>) {
+    %i = graph.constant dense [4, 0] : tensor<2xi64>
+    %w = graph.weight @w : tensor<2x3xf32>
+    %0 = graph.gather %x, %i axis 1 : (tensor<4x9xf32>, tensor<2xi64>) -> tensor<4x2xf32>
+    %1 = graph.matmul %0, %w : (tensor<4x2xf32>, tensor<2x3xf32>) -> tensor<4x3xf32>
+    %j = graph.constant dense [2, 0] : tensor<2xi64>
+    %2 = graph.gather %y, %j axis 1 : (tensor<4x3xf32>, tensor<2xi64>) -> tensor<4x2xf32>
+    %3 = graph.matmul %2, %w : (tensor<4x2xf32>, tensor<2x3xf32>) -> tensor<4x3xf32>
+    func.return %1, %2, %3 : tensor<4x3xf32>, tensor<4x2xf32>, tensor<4x3xf32>
+  }
+}
+
+// CHECK:      builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
+// CHECK-NEXT:   func.func @main(%x: tensor<4x9xf32>, %y: tensor<4x3xf32>) -> (tensor<4x3xf32>, tensor<4x2xf32>, tensor<4x3xf32>) {
+// CHECK-NEXT:     %i = graph.constant dense [4, 0] : tensor<2xi64>
+// CHECK-NEXT:     %w = graph.weight @w : tensor<2x3xf32>
+// CHECK-NEXT:     %0 = graph.gather %x, %i axis 1 : (tensor<4x9xf32>, tensor<2xi64>) -> tensor<4x2xf32>
+// CHECK-NEXT:     %1 = graph.matmul %0, %w : (tensor<4x2xf32>, tensor<2x3xf32>) -> tensor<4x3xf32>
+// CHECK-NEXT:     %j = graph.constant dense [2, 0] : tensor<2xi64>
+// CHECK-NEXT:     %2 = graph.gather %y, %j axis 1 : (tensor<4x3xf32>, tensor<2xi64>) -> tensor<4x2xf32>
+// CHECK-NEXT:     %3 = graph.matmul %2, %w : (tensor<4x2xf32>, tensor<2x3xf32>) -> tensor<4x3xf32>
+// CHECK-NEXT:     func.return %1, %2, %3 : tensor<4x3xf32>, tensor<4x2xf32>, tensor<4x3xf32>
+// CHECK-NEXT:   }
+// CHECK-NEXT: }
