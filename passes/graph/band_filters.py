@@ -28,7 +28,7 @@ from neuron_dialects.target import Target
 from passes.graph.conv_groups import LANES
 from passes.graph.kernel_layouts import BANDS, POINTWISE, anchor_of
 
-EXPOSED = 1.5
+EXPOSED = 1.8
 """How much longer a layer takes by bands than what keeps the DMA busy: transfers in wait for the layer before, and the
 next layer waits for those out."""
 
