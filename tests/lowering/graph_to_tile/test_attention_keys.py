@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 import ml_dtypes
 import numpy as np
 import pytest
+from xdsl.dialects.builtin import TensorType
 from xdsl.ir import Block, SSAValue
+from xdsl.rewriter import Rewriter
 
 from lowering.graph_to_tile import attention, attention_keys
 from lowering.graph_to_tile.attention_keys import KeyAttention
 from lowering.graph_to_tile.attention_plan import PlanFigures, keys_pay
 from neuron_dialects.dtypes import BF16
-from neuron_dialects.graph import AttentionOp, BinaryKind, BinaryOp, CastOp, MatMulOp, ReshapeOp
+from neuron_dialects.graph import AttentionOp, BinaryKind, BinaryOp, CastOp, LayerNormOp, MatMulOp, ReshapeOp, shape_of
+from neuron_dialects.graph.layout import LayoutAttr
 from neuron_dialects.target import load_target
 from passes.graph.fuse import fuse_block
 from passes.graph.layout import choose_layouts
@@ -32,8 +35,11 @@ def weights_of(width: int, gain: float = 1.0) -> dict[str, Array]:
     return made
 
 
-def projected(heads: int, length: int, width: int) -> Make:
-    """x [sequences * length, width] -> attention of its projections -> a product."""
+def projected(heads: int, length: int, width: int, values_of: str = "product") -> Make:
+    """x [sequences * length, width] -> attention of its projections -> a product.
+
+    `values_of`: what the values are: a projection as well, rows that are normalised on chip, or rows in DRAM.
+    """
 
     def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
         def product(x: SSAValue, number: int) -> SSAValue:
@@ -43,7 +49,14 @@ def projected(heads: int, length: int, width: int) -> Make:
             block.add_ops([matmul, biased, narrow])
             return narrow.result
 
-        parts = [ReshapeOp(product(arguments[0], i), (SEQUENCES, length, width)) for i in range(3)]
+        rows = [product(arguments[0], i) for i in range(2 if values_of != "product" else 3)]
+        if values_of == "norm":
+            norm = LayerNormOp(arguments[0], axis=1, epsilon=1e-5)
+            block.add_op(norm)
+            rows.append(norm.result)
+        elif values_of == "dram":
+            rows.append(arguments[0])
+        parts = [ReshapeOp(value, (SEQUENCES, length, width)) for value in rows]
         block.add_ops(parts)
         op = AttentionOp(*(part.result for part in parts), heads=heads, kv_heads=heads, scale=(heads / width) ** 0.5)
         together = ReshapeOp(op.result, (SEQUENCES * length, width))
@@ -56,6 +69,17 @@ def projected(heads: int, length: int, width: int) -> Make:
 def lay_out(block: Block) -> None:
     fuse_block(block)
     choose_layouts(block, 60000)
+
+
+def keep_values(block: Block) -> None:
+    """Layouts as they are chosen, and what is normalised stays on chip until attention reads it as its values."""
+    lay_out(block)
+    for op in block.ops:
+        if isinstance(op, LayerNormOp):
+            (rows,) = [use.operation for use in op.result.uses if isinstance(use.operation, ReshapeOp)]
+            for result, partition in ((op.result, 0), (rows.results[0], 1)):
+                resident = TensorType(BF16.type, shape_of(result), LayoutAttr.resident(partition))
+                Rewriter.replace_value_with_new_type(result, resident)
 
 
 @pytest.fixture
@@ -88,6 +112,14 @@ CASES = [
 def test_matches_the_graph_level(heads: int, length: int, width: int, target: str, taken: list[AttentionOp]) -> None:
     inputs = [("bf16", (SEQUENCES * length, width))]
     assert lowered_error(target, inputs, weights_of(width), projected(heads, length, width), lay_out) < 1e-2
+    assert len(taken) == 1
+
+
+# Values that lie with positions on partitions, and values in DRAM, of which a unit's heads are loaded at a time.
+@pytest.mark.parametrize("values_of", ["norm", "dram"])
+def test_values_that_are_not_projected(values_of: str, taken: list[AttentionOp]) -> None:
+    inputs, make = [("bf16", (SEQUENCES * 128, 384))], projected(12, 128, 384, values_of)
+    assert lowered_error("trn1", inputs, weights_of(384), make, keep_values) < 1e-2
     assert len(taken) == 1
 
 
