@@ -52,6 +52,9 @@ from neuron_dialects.graph import ConvOp, ConvTransposeOp, ints, shape_of
 from neuron_dialects.neuron import location_name
 from passes.graph.conv_groups import ConvGroups, plan_groups
 
+WEIGHT_SHARE = 8
+"""Weights are loaded in pieces of at most one part of so many of SBUF: while one is read, the next one is loaded."""
+
 LEAST_BLOCKS = 4
 """Blocks of rows that an image is loaded in at least, where it has so many tiles: nothing hides the first of them."""
 
@@ -213,7 +216,7 @@ class _ConvKernel:
         # Taps that are spread over partitions take no bytes of a row.
         taps = self.phase.taps if self.spread is None else self.spread.offsets
         row_bytes = ceil(channels / LANES) * len(taps) * dtype_by_name(self.packing.dtype).size_bytes
-        budget = int(self.k.target.sbuf_bytes_per_partition) // 6
+        budget = int(self.k.target.sbuf_bytes_per_partition) // WEIGHT_SHARE
         chunk = max(1, budget // max(1, row_bytes * step)) * step
         if self.uniform is not None or (self.k.pins_weights and self.packing.tensor.symbol is not None):
             chunk = ceil(outputs / step) * step

@@ -52,7 +52,7 @@ from passes.graph.image_copies import ImageCopies
 from passes.graph.kernel_layouts import POINTWISE, anchor_of
 from passes.graph.residence import Halo, resident_bytes
 
-RESIDENT_SHARE = 0.3
+RESIDENT_SHARE = 0.52
 """Part of SBUF above which a tensor is taken to lie in DRAM, however its images are folded."""
 
 
