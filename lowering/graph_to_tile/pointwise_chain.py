@@ -231,10 +231,12 @@ PATTERNS: tuple[Pattern, ...] = (
     Pattern("scalar_tensor_tensor", _scalar_tensor_length, _emit_scalar_tensor),
     Pattern("tensor_scalar", _scalars_length, _emit_scalars),
     Pattern("alu", lambda steps: 0 if steps[0].is_function else 1, _emit_alu),
+    Pattern("relu", _relu_length, _emit_relu),
 )
-"""What one instruction can do; of several that match equally many steps the first is taken."""
+"""What one instruction can do; of several that match equally many steps the first is taken: a relu goes to the scalar
+engine where the vector engine would need a second pass, as behind a normalisation."""
 
-EVICTION_PATTERNS: tuple[Pattern, ...] = (Pattern("relu", _relu_length, _emit_relu), *PATTERNS)
+EVICTION_PATTERNS: tuple[Pattern, ...] = (PATTERNS[-1], *PATTERNS)
 """The same for a source in PSUM: a relu goes to the scalar engine, which has its own path there and is rarely busy."""
 
 
