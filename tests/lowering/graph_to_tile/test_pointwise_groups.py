@@ -129,7 +129,8 @@ def test_patterns_take_as_many_steps_as_they_can() -> None:
     scale, shift, relu, function = Step("multiply", 2.0), Step("add", 1.0), Step("maximum", 0.0), Step("exp")
     assert names([scale, shift, function]) == [("activation", 3)]
     assert names([shift, scale, function]) == [("tensor_scalar", 2), ("activation", 1)]
-    assert names([scale, shift, relu]) == [("tensor_scalar", 2), ("alu", 1)]
+    assert names([scale, shift, relu]) == [("relu", 3)]
+    assert names([shift, relu]) == [("tensor_scalar", 2)]
     assert names([function, function, shift]) == [("activation", 1), ("activation", 1), ("alu", 1)]
     assert [pattern.name for pattern, _ in fused_chain([scale, shift, relu], from_psum=True)] == ["relu"]
 
