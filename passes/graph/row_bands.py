@@ -154,8 +154,8 @@ class Chain:
 def rows_of_bands(chain: Chain, first: int, end: int, bands: int) -> list[dict[int, Rows]] | None:
     """For each of `bands` equal bands the rows of every map that layers `first` to `end` - 1 make or read.
 
-    None where there are no such bands: rows do not divide, two readers want other rows, or a map that is read behind
-    these layers would be made twice in part.
+    None where there are no such bands: rows do not divide, a band would be made of padding alone, two readers want
+    other rows, or a map that is read behind these layers would be made twice in part.
     """
     layers = chain.layers[first:end]
     leaving = [number for layer in layers for number in layer.results if chain.leaves(number, end)]
@@ -178,7 +178,7 @@ def rows_of_bands(chain: Chain, first: int, end: int, bands: int) -> list[dict[i
                 if window.up > 1 and (made[0].first % window.up or made[0].end % window.up):
                     return None
                 needed = window.rows(made[0], chain.maps[number].rows)
-                if rows.setdefault(number, needed) != needed:
+                if needed.first >= needed.end or rows.setdefault(number, needed) != needed:
                     return None
         if any(rows[number] != range_ for number, range_ in exact.items()):
             return None

@@ -64,6 +64,11 @@ def test_no_bands_where_rows_do_not_divide_or_a_halo_would_be_given_out() -> Non
     assert rows_of_bands(replace(chain, outside=frozenset({2, 3})), 0, 3, 2) is not None
 
 
+def test_no_bands_that_would_be_made_of_padding_alone() -> None:
+    assert rows_of_bands(chain_of(RowWindow(1, 3, 40)), 0, 1, 1) is not None
+    assert rows_of_bands(chain_of(RowWindow(1, 3, 40)), 0, 1, 2) is None
+
+
 def test_a_run_is_cut_as_far_as_it_must_be_to_fit() -> None:
     # A map takes 64 x 64 x 2 bytes x 2 images = 16384; two are live at the second convolution.
     chain = chain_of(CONV, CONV, POOL)
