@@ -29,14 +29,14 @@ from benchmarks.models import ROOT, Missing, prepare
 from benchmarks.runner import Settings
 from lowering.compiler import CompileOptions, passes_for
 from lowering.graph_to_tile.choices import CHOICES
-from lowering.graph_to_tile.convert import ConvertGraphToTilePass, core_functions
+from lowering.graph_to_tile.convert import ConvertGraphToTilePass
 from lowering.nisa_to_neff import core_program
 from lowering.onnx_to_graph import import_onnx
 from lowering.onnx_to_graph.result import ImportInfo
 from lowering.optimization import SPEED_ONLY
 from lowering.pipeline import PHASES, make_pass, pass_name, run_passes
 from neuron_dialects.errors import NeuronError
-from neuron_dialects.neuron import TARGET_ATTRIBUTE, Executor, TargetAttr, target_of
+from neuron_dialects.neuron import TARGET_ATTRIBUTE, Executor, TargetAttr, core_functions, target_of
 from passes.graph.partition import partition_report
 from runtime.machine import Machine
 

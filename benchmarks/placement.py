@@ -22,8 +22,8 @@ from xdsl.context import Context
 from benchmarks.cases import Model
 from benchmarks.models import cache_folder, prepare
 from lowering.compiler import CompileOptions, compile_model
-from lowering.graph_to_tile.convert import core_functions
 from lowering.pipeline import run_passes
+from neuron_dialects.neuron import core_functions
 from neuron_dialects.target import load_target
 from passes.nisa.allocation import Interval, load_profile, place_tight
 from passes.nisa.canonical_placement import search_placement

@@ -14,11 +14,10 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.utils.arg_spec import parse_pipeline
 from xdsl.utils.exceptions import ArgSpecParseError
 
-from lowering.graph_to_tile.convert import core_functions
 from lowering.pipeline import LEVELS, make_pass, pass_name, pass_specs
 from lowering.search import Choice, Found, Knob, descend
 from neuron_dialects.errors import NeuronError
-from neuron_dialects.neuron import target_of
+from neuron_dialects.neuron import core_functions, target_of
 from passes.nisa.exact_placement import SOLVER_PACKAGE, has_solver
 
 OPTIMIZATION_LEVELS = (1, 2, 3)

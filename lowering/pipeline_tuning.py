@@ -23,9 +23,8 @@ from lowering.pipeline import run_passes
 from lowering.pipeline_profile import OperatorProfile, profile, profiles
 from lowering.pipeline_report import AUTO, StageTrial, core_times, pipeline_report
 from neuron_dialects.errors import NeuronError, in_segment
-from neuron_dialects.neuron import Executor, number_attribute, target_of
+from neuron_dialects.neuron import core_functions, number_attribute, target_of
 from neuron_dialects.target import Target
-from passes.graph.partition import functions_of
 from passes.graph.pipeline_cut import Chain, Costs, Level, Node, Stage
 from passes.graph.pipeline_fold import Cut, Cuts
 from passes.graph.pipeline_graph import (
@@ -223,7 +222,7 @@ class _Search:
         """Lower and run a copy of the stages; the error of one that does not fit or waits for too many others."""
         copy = self.module.clone()
         name = self.graph.function.sym_name.data
-        function = next(f for f in functions_of(copy, Executor.CORE) if f.sym_name.data == name)
+        function = next(f for f in core_functions(copy) if f.sym_name.data == name)
         graph = replace(read_chain(function, self.graph.target), costs=self.graph.costs)
         functions = [f.sym_name.data for f in apply_cut(copy, graph, cut)]
         try:
@@ -232,7 +231,7 @@ class _Search:
             if error.code == NO_SEMAPHORE or (error.code in NO_ROOM and error.segment in functions):
                 return error
             raise
-        by_name = {op.sym_name.data: op for op in functions_of(copy, Executor.CORE)}
+        by_name = {op.sym_name.data: op for op in core_functions(copy)}
         return [_measured(by_name[stage], self.graph.target) for stage in functions]
 
     def _give_room(self, cut: Cut, error: NeuronError) -> None:

@@ -104,6 +104,10 @@ class MemorySpace(StrEnum):
     PSUM = auto()
 
 
+EXECUTOR_ATTRIBUTE = "neuron.executor"
+"""Function attribute: who runs an outlined segment, an `ExecutorAttr`."""
+
+
 class Executor(StrEnum):
     """Who runs an outlined segment: a NeuronCore, or the host through onnxruntime."""
 
@@ -159,7 +163,7 @@ class MemorySpaceAttr(EnumAttribute[MemorySpace]):
 class ExecutorAttr(EnumAttribute[Executor]):
     """Who runs a launched segment: `#neuron.executor<core>` or `#neuron.executor<host>`."""
 
-    name = "neuron.executor"
+    name = EXECUTOR_ATTRIBUTE
 
     @classmethod
     def parse_parameter(cls, parser: AttrParser) -> Executor:
@@ -383,6 +387,17 @@ def number_attribute(op: Operation, name: str) -> int:
     """An integer attribute, 0 where there is none."""
     value = op.attributes.get(name)
     return value.value.data if isinstance(value, IntegerAttr) else 0
+
+
+def functions_of(module: ModuleOp, executor: Executor) -> list[FuncOp]:
+    """The outlined functions that run on `executor`, in the order in which they stand in the module."""
+    wanted = ExecutorAttr(executor)
+    return [op for op in module.ops if isinstance(op, FuncOp) and op.attributes.get(EXECUTOR_ATTRIBUTE) == wanted]
+
+
+def core_functions(module: ModuleOp) -> list[FuncOp]:
+    """Functions that run on a core, in module order."""
+    return functions_of(module, Executor.CORE)
 
 
 def core_groups(functions: Iterable[FuncOp]) -> list[list[FuncOp]]:

@@ -37,7 +37,7 @@ from neuron_dialects.graph import (
 )
 from neuron_dialects.graph.shapes import element_count, text
 from neuron_dialects.graph.work import model_macs
-from neuron_dialects.neuron import PIN_ATTRIBUTE, Executor, ExecutorAttr, location_name, target_of, working_target
+from neuron_dialects.neuron import PIN_ATTRIBUTE, core_functions, location_name, target_of, working_target
 from neuron_dialects.remarks import listening, remark
 from neuron_dialects.target import Target
 from neuron_dialects.tile import ParamOp
@@ -52,16 +52,6 @@ COMPULSORY_BYTES = "neuron.compulsory_bytes"
 """Function attribute: DRAM bytes that any program for the function must move."""
 
 INPUT_COUNT = "neuron.input_count"
-
-
-def core_functions(module: ModuleOp) -> list[func.FuncOp]:
-    """Functions that run on a core, in module order."""
-    core = ExecutorAttr(Executor.CORE)
-    return [
-        op
-        for op in module.body.block.ops
-        if isinstance(op, func.FuncOp) and op.attributes.get("neuron.executor") == core
-    ]
 
 
 def is_tensor_function(function: func.FuncOp) -> bool:

@@ -23,7 +23,7 @@ from neuron_dialects.access_ops import dtype_name_of, space_of
 from neuron_dialects.errors import NeuronError, in_segment
 from neuron_dialects.isa import INSTRUCTIONS, Instruction, Operand
 from neuron_dialects.loops import trip_count
-from neuron_dialects.neuron import Executor, ExecutorAttr, location_name, target_of
+from neuron_dialects.neuron import core_functions, location_name, target_of
 from neuron_dialects.target import Target
 
 LOAD_RINGS, STORE_RINGS = 4, 2
@@ -49,11 +49,9 @@ class ConvertTileToNisaPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Rebuild the body of every core function that holds tile ops."""
-        core = ExecutorAttr(Executor.CORE)
-        for function in op.body.block.ops:
-            if isinstance(function, func.FuncOp) and function.attributes.get("neuron.executor") == core:
-                with in_segment(function.sym_name.data):
-                    _Converter(target_of(op), self.balance).function(function)
+        for function in core_functions(op):
+            with in_segment(function.sym_name.data):
+                _Converter(target_of(op), self.balance).function(function)
 
 
 @dataclass

@@ -49,11 +49,10 @@ from neuron_dialects.graph import (
     tensor_type,
 )
 from neuron_dialects.graph.support import core_support
-from neuron_dialects.neuron import Executor, ExecutorAttr, location_name, target_of
+from neuron_dialects.neuron import EXECUTOR_ATTRIBUTE, Executor, ExecutorAttr, location_name, target_of
 from neuron_dialects.remarks import listening, remark
 from neuron_dialects.target import Target
 from passes.graph.intervals import EXACT_INTEGERS
-from passes.graph.partition import EXECUTOR_ATTRIBUTE
 from passes.graph.value_ranges import interval_of, product_sum, value_ranges
 
 CASTS_ATTRIBUTE = "neuron.casts"

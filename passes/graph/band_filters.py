@@ -17,12 +17,11 @@ from math import ceil, prod
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp, UnitAttr
-from xdsl.dialects.func import FuncOp
 from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from neuron_dialects.graph import ConvOp, FusedOp, WeightOp, YieldOp, ints, shape_of, spec_of
-from neuron_dialects.neuron import Executor, ExecutorAttr, target_of
+from neuron_dialects.neuron import core_functions, target_of
 from neuron_dialects.remarks import listening, remark
 from neuron_dialects.target import Target
 from passes.graph.conv_groups import LANES
@@ -136,10 +135,8 @@ class GraphBandFiltersPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Mark in every core function."""
-        core = ExecutorAttr(Executor.CORE)
-        for function in op.body.block.ops:
-            if isinstance(function, FuncOp) and function.attributes.get("neuron.executor") == core:
-                band_block(function.body.block, target_of(op))
+        for function in core_functions(op):
+            band_block(function.body.block, target_of(op))
 
 
 def band_block(block: Block, target: Target) -> None:

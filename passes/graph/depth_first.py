@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from math import ceil, prod
 
 from xdsl.context import Context
-from xdsl.dialects import func
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, Operation, SSAValue
 from xdsl.passes import ModulePass
@@ -29,7 +28,7 @@ from neuron_dialects.graph import (
     shape_of,
     spec_of,
 )
-from neuron_dialects.neuron import Executor, ExecutorAttr, target_of
+from neuron_dialects.neuron import core_functions, target_of
 from neuron_dialects.remarks import listening, remark
 from neuron_dialects.target import Target
 from passes.graph.band_copies import BandCopies
@@ -79,14 +78,12 @@ class GraphDepthFirstPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Cut layers into bands in every core function."""
-        core = ExecutorAttr(Executor.CORE)
         target = target_of(op)
         capacity = int(int(target.sbuf_bytes_per_partition) * self.budget_share)
         rate = min(target.dma_rate_bytes_per_ns, float(target.dram_bytes_per_ns))
         machine = Machine(capacity, rate, float(target.dma_start_ns + target.dma_completion_ns))
-        for function in op.body.block.ops:
-            if isinstance(function, func.FuncOp) and function.attributes.get("neuron.executor") == core:
-                run_in_bands(function.body.block, target, machine)
+        for function in core_functions(op):
+            run_in_bands(function.body.block, target, machine)
 
 
 def run_in_bands(block: Block, target: Target, machine: Machine) -> None:

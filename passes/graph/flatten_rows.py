@@ -14,7 +14,6 @@ from math import prod
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.dialects.func import FuncOp
 from xdsl.ir import Block, Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.transforms.dead_code_elimination import dce
@@ -35,7 +34,7 @@ from neuron_dialects.graph import (
     spec_of,
     tensor_type,
 )
-from neuron_dialects.neuron import Executor, ExecutorAttr
+from neuron_dialects.neuron import core_functions
 
 ELEMENTWISE = (UnaryOp, BinaryOp, ClipOp, CastOp)
 """Operators that follow the rows of their operands."""
@@ -63,10 +62,8 @@ class GraphFlattenRowsPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Flatten in every core function."""
-        core = ExecutorAttr(Executor.CORE)
-        for function in op.body.block.ops:
-            if isinstance(function, FuncOp) and function.attributes.get("neuron.executor") == core:
-                _Flattener(function.body.block).run()
+        for function in core_functions(op):
+            _Flattener(function.body.block).run()
         dce(op)
 
 

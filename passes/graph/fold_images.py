@@ -12,7 +12,6 @@ from itertools import accumulate
 from math import ceil, prod
 
 from xdsl.context import Context
-from xdsl.dialects import func
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 from xdsl.passes import ModulePass
@@ -34,7 +33,7 @@ from neuron_dialects.graph import (
     shape_of,
     spec_of,
 )
-from neuron_dialects.neuron import Executor, ExecutorAttr, target_of
+from neuron_dialects.neuron import core_functions, target_of
 from neuron_dialects.remarks import listening, remark
 from neuron_dialects.target import Target
 from passes.graph.conv_groups import LANES
@@ -74,10 +73,8 @@ class GraphFoldImagesPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Fold in every core function."""
-        core = ExecutorAttr(Executor.CORE)
-        for function in op.body.block.ops:
-            if isinstance(function, func.FuncOp) and function.attributes.get("neuron.executor") == core:
-                fold_block(function.body.block, target_of(op))
+        for function in core_functions(op):
+            fold_block(function.body.block, target_of(op))
 
 
 def fold_block(block: Block, target: Target) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from xdsl.context import Context
-from xdsl.dialects import func
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
@@ -33,7 +32,7 @@ from neuron_dialects.graph import (
     YieldOp,
     shape_of,
 )
-from neuron_dialects.neuron import Executor, ExecutorAttr
+from neuron_dialects.neuron import core_functions
 from neuron_dialects.remarks import listening, remark
 from passes.graph.gathered_sums import joined_sums
 from passes.graph.part_sums import convolutions_of
@@ -121,10 +120,8 @@ class GraphFusePass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Fuse in every core function."""
-        core = ExecutorAttr(Executor.CORE)
-        for function in op.body.block.ops:
-            if isinstance(function, func.FuncOp) and function.attributes.get("neuron.executor") == core:
-                fuse_block(function.body.block)
+        for function in core_functions(op):
+            fuse_block(function.body.block)
 
 
 def fuse_block(block: Block) -> None:

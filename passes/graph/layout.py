@@ -39,7 +39,7 @@ from neuron_dialects.graph import (
     shape_of,
     spec_of,
 )
-from neuron_dialects.neuron import PIN_ATTRIBUTE, Executor, ExecutorAttr, target_of, working_target
+from neuron_dialects.neuron import PIN_ATTRIBUTE, core_functions, target_of, working_target
 from neuron_dialects.remarks import listening
 from passes.graph.aliases import own_partition, readers, with_steps
 from passes.graph.joined import CHANNELS, joins, mark, marked, marked_place, places
@@ -270,14 +270,12 @@ class GraphLayoutPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Choose layouts in every core function."""
-        core = ExecutorAttr(Executor.CORE)
-        for function in op.body.block.ops:
-            if isinstance(function, func.FuncOp) and function.attributes.get("neuron.executor") == core:
-                target = working_target(function, target_of(op))
-                # Pinned weights have their place already.
-                share = max(self.budget_share, PINNED_SHARE if PIN_ATTRIBUTE in function.attributes else 0.0)
-                capacity = int(int(target.sbuf_bytes_per_partition) * share)
-                choose_layouts(function.body.block, capacity, bool(target.pe_transpose_exact))
+        for function in core_functions(op):
+            target = working_target(function, target_of(op))
+            # Pinned weights have their place already.
+            share = max(self.budget_share, PINNED_SHARE if PIN_ATTRIBUTE in function.attributes else 0.0)
+            capacity = int(int(target.sbuf_bytes_per_partition) * share)
+            choose_layouts(function.body.block, capacity, bool(target.pe_transpose_exact))
 
 
 def choose_layouts(block: Block, capacity_bytes: int, turns_f32: bool = True) -> None:

@@ -21,8 +21,7 @@ from neuron_dialects.dtypes import I32, I64, dtype_of_or_none
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import CastOp, ConstantOp, WeightOp, spec_of
 from neuron_dialects.graph.support import I32_LIMITS, fits_i32, saturates_constants
-from neuron_dialects.neuron import Executor, location_name
-from passes.graph.partition import functions_of
+from neuron_dialects.neuron import core_functions, location_name
 
 SATURATED_ATTRIBUTE = "neuron.saturated"
 """Attribute of a constant: the number that it was before it was made to fit 32 bits."""
@@ -53,7 +52,7 @@ class GraphNarrowIntegersPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Narrow every core function. NeuronError NX-PASS-002 for a constant that would change a result."""
-        for function in functions_of(op, Executor.CORE):
+        for function in core_functions(op):
             narrow_function(function)
 
 

@@ -14,10 +14,7 @@ from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Block, Operation, Region, SSAValue
 
 from neuron_dialects.graph import ConstantOp, WeightOp
-from neuron_dialects.neuron import Executor, LaunchOp
-
-EXECUTOR_ATTRIBUTE = "neuron.executor"
-"""Function attribute: who runs an outlined segment, an `ExecutorAttr`."""
+from neuron_dialects.neuron import EXECUTOR_ATTRIBUTE, Executor, LaunchOp
 
 SOURCES = (WeightOp, ConstantOp)
 """Operators that every segment has for itself."""

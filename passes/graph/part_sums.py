@@ -10,7 +10,6 @@ The sum needs no concatenation, and its kernel adds up in PSUM.
 from dataclasses import dataclass
 
 from xdsl.context import Context
-from xdsl.dialects import func
 from xdsl.dialects.builtin import ModuleOp, UnitAttr
 from xdsl.ir import Block, Operation, SSAValue
 from xdsl.passes import ModulePass
@@ -27,7 +26,7 @@ from neuron_dialects.graph import (
     ints,
     shape_of,
 )
-from neuron_dialects.neuron import Executor, ExecutorAttr
+from neuron_dialects.neuron import core_functions
 from passes.graph.conv_groups import LANES
 
 PART_SUM = "graph.part_sum"
@@ -60,10 +59,8 @@ class GraphPartSumsPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Rewrite in every core function."""
-        core = ExecutorAttr(Executor.CORE)
-        for function in op.body.block.ops:
-            if isinstance(function, func.FuncOp) and function.attributes.get("neuron.executor") == core:
-                take_apart(function.body.block)
+        for function in core_functions(op):
+            take_apart(function.body.block)
 
 
 def take_apart(block: Block) -> None:

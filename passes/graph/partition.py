@@ -20,18 +20,16 @@ from neuron_dialects.dtypes import I64, dtype_of_or_none
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import ConstantOp, ReshapeOp, WeightOp
 from neuron_dialects.graph.support import core_support
-from neuron_dialects.neuron import Executor, ExecutorAttr, LaunchOp, location_name, target_of
+from neuron_dialects.neuron import Executor, LaunchOp, location_name, target_of
 from neuron_dialects.remarks import remark
 from neuron_dialects.target import Target
 from passes.graph.executors import Controls, Decision, decide, operator_name
-from passes.graph.outline import EXECUTOR_ATTRIBUTE, SOURCES, Outline
+from passes.graph.outline import SOURCES, Outline
 
 __all__ = [
-    "EXECUTOR_ATTRIBUTE",
     "PARTITION_ATTRIBUTE",
     "GraphPartitionPass",
     "PartitionEntry",
-    "functions_of",
     "partition_report",
 ]
 
@@ -70,12 +68,6 @@ def partition_report(module: ModuleOp) -> list[PartitionEntry]:
     if not isinstance(entries, ArrayAttr):
         return []
     return [PartitionEntry.from_text(entry.data) for entry in entries if isinstance(entry, StringAttr)]
-
-
-def functions_of(module: ModuleOp, executor: Executor) -> list[FuncOp]:
-    """The outlined functions that run on `executor`, in the order in which they stand in the module."""
-    wanted = ExecutorAttr(executor)
-    return [op for op in module.ops if isinstance(op, FuncOp) and op.attributes.get(EXECUTOR_ATTRIBUTE) == wanted]
 
 
 @dataclass(frozen=True)

@@ -31,17 +31,13 @@ from neuron_dialects.graph import (
 from neuron_dialects.graph.base import spec_of
 from neuron_dialects.graph.shapes import element_count
 from neuron_dialects.graph.work import bytes_of
-from neuron_dialects.neuron import (
-    Executor,
-    location_name,
-)
+from neuron_dialects.neuron import core_functions, location_name
 from neuron_dialects.target import Target
 from passes.graph.conv_groups import LANES
 from passes.graph.executors import operator_times
 from passes.graph.layout import anchor_of
 from passes.graph.outline import SOURCES
 from passes.graph.output_parts import is_summed, output_axis
-from passes.graph.partition import functions_of
 from passes.graph.pipeline_cut import Chain, Costs, Level, Node, Value
 
 COST_ATTRIBUTE = "neuron.stage_cost"
@@ -89,7 +85,7 @@ class PipelineGraph:
 
 def heaviest_function(module: ModuleOp) -> FuncOp | None:
     """The core function with the most bytes of weights, the first of equals; None where nothing runs on cores."""
-    functions = functions_of(module, Executor.CORE)
+    functions = core_functions(module)
     return max(functions, key=_weight_bytes, default=None)
 
 

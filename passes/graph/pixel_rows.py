@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from math import prod
 
 from xdsl.context import Context
-from xdsl.dialects import func
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, Operation, SSAValue
 from xdsl.passes import ModulePass
@@ -36,7 +35,7 @@ from neuron_dialects.graph import (
     shape_of,
     spec_of,
 )
-from neuron_dialects.neuron import Executor, ExecutorAttr, target_of
+from neuron_dialects.neuron import core_functions, target_of
 from neuron_dialects.target import Target
 from passes.graph.conv_groups import LANES
 from passes.graph.fuse import grow_group, outline, split_bias
@@ -276,10 +275,9 @@ class GraphPixelRowsPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Outline in every core function."""
-        core, target = ExecutorAttr(Executor.CORE), target_of(op)
-        for function in op.body.block.ops:
-            if isinstance(function, func.FuncOp) and function.attributes.get("neuron.executor") == core:
-                outline_rows(function.body.block, target)
+        target = target_of(op)
+        for function in core_functions(op):
+            outline_rows(function.body.block, target)
 
 
 def outline_rows(block: Block, target: Target) -> None:

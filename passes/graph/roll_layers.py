@@ -22,11 +22,17 @@ from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import ConstantOp, WeightOp, spec_of
 from neuron_dialects.graph.source import RANGE_ATTRIBUTE
 from neuron_dialects.graph.work import bytes_of
-from neuron_dialects.neuron import LAYER_WEIGHTS_ATTRIBUTE, PART_ATTRIBUTE, Executor, LaunchOp
+from neuron_dialects.neuron import (
+    EXECUTOR_ATTRIBUTE,
+    LAYER_WEIGHTS_ATTRIBUTE,
+    PART_ATTRIBUTE,
+    Executor,
+    LaunchOp,
+    core_functions,
+)
 from neuron_dialects.remarks import remark
 from passes.graph.equal_layers import Given, Made, Node, Operand, Run, Weight, body_layers, find_layers, weight_rows
-from passes.graph.outline import EXECUTOR_ATTRIBUTE, SOURCES
-from passes.graph.partition import functions_of
+from passes.graph.outline import SOURCES
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class GraphRollLayersPass(ModulePass):
             raise NeuronError("NX-PASS-001", f"layers {self.layers} or least-layers {self.least_layers} is too small")
         launches = [child for child in op.walk() if isinstance(child, LaunchOp) and child.times is None]
         by_callee = {launch.callee.root_reference.data: launch for launch in launches}
-        for function in functions_of(op, Executor.CORE):
+        for function in core_functions(op):
             launch = by_callee.get(function.sym_name.data)
             if launch is not None and PART_ATTRIBUTE not in function.attributes:
                 self._roll(function, launch)

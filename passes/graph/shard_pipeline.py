@@ -30,13 +30,13 @@ from neuron_dialects.neuron import (
     WORKING_BYTES_ATTRIBUTE,
     Executor,
     LaunchOp,
+    core_functions,
     target_of,
 )
 from passes.graph.conv_groups import LANES
 from passes.graph.fold_weights import GraphFoldWeightsPass
 from passes.graph.outline import SOURCES
 from passes.graph.output_parts import add_to_sum, is_summed, make_part, make_sum, output_axis
-from passes.graph.partition import functions_of
 from passes.graph.pass_along import pass_along
 from passes.graph.pipeline_cut import Stage
 from passes.graph.pipeline_fold import Cut, Cuts
@@ -96,7 +96,7 @@ class GraphShardPipelinePass(ModulePass):
 
 def stages_of(module: ModuleOp, cores: int) -> int:
     """Stages of the heaviest core function when every other one has a core; NX-PIPE-002 when there are too few."""
-    others = len(functions_of(module, Executor.CORE)) - 1
+    others = len(core_functions(module)) - 1
     if cores <= others:
         raise NeuronError(
             "NX-PIPE-002",

@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from xdsl.context import Context
-from xdsl.dialects import func
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from neuron_dialects.graph import CastOp, ConcatOp, ConvOp, SliceOp, shape_of, spec_of
-from neuron_dialects.neuron import Executor, ExecutorAttr, target_of
+from neuron_dialects.neuron import core_functions, target_of
 from passes.graph.fold_images import folded_bytes, folds_of, keeps_images_apart
 from passes.graph.image_copies import ImageCopies
 from passes.graph.kernel_layouts import merge_halo, reads
@@ -75,11 +74,9 @@ class GraphSplitBatchPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Split in every core function."""
-        core = ExecutorAttr(Executor.CORE)
         capacity = int(int(target_of(op).sbuf_bytes_per_partition) * self.budget_share)
-        for function in op.body.block.ops:
-            if isinstance(function, func.FuncOp) and function.attributes.get("neuron.executor") == core:
-                split_block(function.body.block, capacity)
+        for function in core_functions(op):
+            split_block(function.body.block, capacity)
 
 
 def split_block(block: Block, capacity: int) -> None:

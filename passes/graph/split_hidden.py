@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xdsl.context import Context
-from xdsl.dialects import func
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, Operation, SSAValue
 from xdsl.passes import ModulePass
@@ -30,7 +29,7 @@ from neuron_dialects.graph import (
     spec_of,
     tensor_type,
 )
-from neuron_dialects.neuron import Executor, ExecutorAttr, target_of
+from neuron_dialects.neuron import core_functions, target_of
 from passes.graph.conv_groups import LANES
 from passes.graph.layout import BUDGET_SHARE
 from passes.graph.residence import resident_bytes
@@ -81,11 +80,9 @@ class GraphSplitHiddenPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Split in every core function."""
-        core = ExecutorAttr(Executor.CORE)
         capacity = int(int(target_of(op).sbuf_bytes_per_partition) * self.budget_share)
-        for function in op.body.block.ops:
-            if isinstance(function, func.FuncOp) and function.attributes.get("neuron.executor") == core:
-                split_block(function.body.block, capacity)
+        for function in core_functions(op):
+            split_block(function.body.block, capacity)
 
 
 def split_block(block: Block, capacity_bytes: int) -> None:

@@ -19,9 +19,8 @@ from dataclasses import dataclass, field, replace
 from math import ceil
 
 from xdsl.context import Context
-from xdsl.dialects import func
 from xdsl.dialects.builtin import IntegerAttr, MemRefType, ModuleOp, i64
-from xdsl.dialects.scf import ForOp, YieldOp
+from xdsl.dialects.scf import ForOp
 from xdsl.ir import Block, Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.utils.hints import isa
@@ -30,12 +29,12 @@ from neuron_dialects.access import AccessPattern
 from neuron_dialects.access_ops import dtype_name_of, space_of
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.loops import trip_count
-from neuron_dialects.neuron import Executor, ExecutorAttr, target_of
+from neuron_dialects.neuron import core_functions, target_of
 from neuron_dialects.target import Target
 from neuron_dialects.tile import AllocOp, TileOp
 from passes.tile.block_order import BlockOrder
 from passes.tile.footprint import Footprint, apart, stays_ahead
-from passes.tile.later_turns import turn_later
+from passes.tile.later_turns import move_body, turn_later
 
 MEMORY_SHARE = 0.97
 """Part of SBUF that a fused loop may take, with what lives across it."""
@@ -98,10 +97,8 @@ class TileFuseLoopsPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Fuse in every core function of tile ops."""
-        core = ExecutorAttr(Executor.CORE)
-        for function in op.body.block.ops:
-            if isinstance(function, func.FuncOp) and function.attributes.get("neuron.executor") == core:
-                _Fuser(function.body.block, target_of(op)).run()
+        for function in core_functions(op):
+            _Fuser(function.body.block, target_of(op)).run()
 
 
 class _Fuser:
@@ -230,14 +227,7 @@ def _merge(into: Operation, loop: Operation) -> None:
     """Append the body of one loop to the body of another."""
     assert isinstance(into, ForOp)
     assert isinstance(loop, ForOp)
-    target, source = into.body.block, loop.body.block
-    end = target.last_op
-    assert isinstance(end, YieldOp)
-    source.args[0].replace_all_uses_with(target.args[0])
-    for op in list(source.ops):
-        if not isinstance(op, YieldOp):
-            op.detach()
-            target.insert_op_before(op, end)
+    move_body(loop, into)
     loop.detach()
     loop.erase()
 

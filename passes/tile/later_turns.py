@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xdsl.dialects import arith
-from xdsl.dialects.builtin import DenseArrayBase, IndexType, IntegerAttr, i32
+from xdsl.dialects.builtin import IndexType, IntegerAttr
 from xdsl.dialects.scf import ForOp, YieldOp
 from xdsl.ir import Operation, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
@@ -32,16 +32,21 @@ def turn_later(products: ForOp, turns: ForOp, behind: int) -> tuple[list[Operati
     trips = trip_count(products)
     first = _iterations(products, 0, behind, InsertPoint.before(products))
     end = _iterations(turns, trips - behind, behind, InsertPoint.before(turns))
-    body, later = products.body.block, turns.body.block
     _move(products, behind)
-    stop = body.last_op
-    assert isinstance(stop, YieldOp)
-    later.args[0].replace_all_uses_with(body.args[0])
-    for op in list(later.ops):
+    move_body(turns, products)
+    return [*first, _bound(products, trips - behind)], end
+
+
+def move_body(loop: ForOp, into: ForOp) -> None:
+    """Append what a loop does to another one of as many iterations; the loop is left empty."""
+    target, source = into.body.block, loop.body.block
+    end = target.last_op
+    assert isinstance(end, YieldOp)
+    source.args[0].replace_all_uses_with(target.args[0])
+    for op in list(source.ops):
         if not isinstance(op, YieldOp):
             op.detach()
-            body.insert_op_before(op, stop)
-    return [*first, _bound(products, trips - behind)], end
+            target.insert_op_before(op, end)
 
 
 def _bound(loop: ForOp, trips: int) -> Operation:
@@ -109,13 +114,7 @@ def _replace(op: AccessOp, variable: SSAValue, value: Affine) -> None:
         type(op).normal_fields({name: change.field(field) for name, field in op.fields.data})
     )
     if value.is_constant:
-        op.operands = [*op.buffers, *indices]
-        _resize(op, len(indices))
-
-
-def _resize(op: AccessOp, indices: int) -> None:
-    """Write down how many loop variables an op has."""
-    op.properties["operandSegmentSizes"] = DenseArrayBase.from_list(i32, [len(op.access.data), indices])
+        op.set_operands(op.buffers, indices)
 
 
 class _Change:

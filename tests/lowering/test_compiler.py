@@ -13,9 +13,8 @@ from lowering.compiler import AUTO_CAST, AUTO_CAST_TYPES, CompileOptions, compil
 from lowering.onnx_to_graph import import_onnx
 from lowering.pipeline import LEVELS, pass_specs
 from neuron_dialects.errors import NeuronError
-from neuron_dialects.neuron import Executor
+from neuron_dialects.neuron import Executor, functions_of
 from neuron_dialects.target import load_target, target_names
-from passes.graph.partition import functions_of
 from tests.numerics.models import SHIPPED
 
 LENET, MLP = SHIPPED / "lenet5.onnx", SHIPPED / "mnist_mlp.onnx"

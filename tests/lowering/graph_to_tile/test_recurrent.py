@@ -13,9 +13,8 @@ from lowering.compiler import CompileOptions, compile_model
 from lowering.graph_to_tile import recurrent_plan
 from lowering.graph_to_tile.recurrent_plan import Recurrence, lanes_of, plan_recurrence
 from lowering.onnx_backend import NeuronBackend
-from neuron_dialects.neuron import Executor
+from neuron_dialects.neuron import Executor, functions_of
 from neuron_dialects.tile import TileOp
-from passes.graph.partition import functions_of
 from tests.graph_level import relative_l2
 from tests.lowering.recurrent_models import Layer
 from tests.onnx_models import onnxruntime_results

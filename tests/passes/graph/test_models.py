@@ -9,14 +9,14 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
 from neuron_dialects.graph import BatchNormOp, ComputeOp, ConvOp, ConvTransposeOp, MatMulOp, spec_of
-from neuron_dialects.neuron import TARGET_ATTRIBUTE, Executor, LaunchOp, TargetAttr, location_name
+from neuron_dialects.neuron import TARGET_ATTRIBUTE, Executor, LaunchOp, TargetAttr, functions_of, location_name
 from passes.graph.auto_cast import GraphAutoCastPass
 from passes.graph.canonicalize import GraphCanonicalizePass
 from passes.graph.decompose import GraphDecomposePass
 from passes.graph.fold_batch_norm import GraphFoldBatchNormPass
 from passes.graph.fold_weights import GraphFoldWeightsPass
 from passes.graph.narrow_integers import GraphNarrowIntegersPass
-from passes.graph.partition import GraphPartitionPass, functions_of, partition_report
+from passes.graph.partition import GraphPartitionPass, partition_report
 from runtime.graph_interpreter import WeightResolver, run_graph
 from tests.graph_level import Array, check_valid, main_of, make_context, relative_l2
 from tests.model_zoo import NEEDS_MODELS, ZooModel, load_model

@@ -8,9 +8,9 @@ from xdsl.dialects.builtin import ModuleOp
 
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import OnnxNodeOp
-from neuron_dialects.neuron import Executor, LaunchOp
+from neuron_dialects.neuron import Executor, LaunchOp, functions_of
 from passes.graph.narrow_integers import GraphNarrowIntegersPass
-from passes.graph.partition import GraphPartitionPass, PartitionEntry, functions_of, partition_report
+from passes.graph.partition import GraphPartitionPass, PartitionEntry, partition_report
 from tests.graph_level import check_same_results, main_of, make_context, onnx_node, parse
 
 MODULE = 'builtin.module attributes {{neuron.target = #neuron.target<"trn1">}} {{\n{}\n}}'

@@ -15,9 +15,8 @@ from lowering.nisa_to_neff.program import core_program
 from lowering.pipeline import run_passes
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import ConcatOp, MatMulOp
-from neuron_dialects.neuron import Executor, target_of
+from neuron_dialects.neuron import Executor, functions_of, target_of
 from passes.graph import pipeline_graph
-from passes.graph.partition import functions_of
 from passes.graph.pipeline_cut import Cutter
 from passes.graph.pipeline_fold import Cut
 from passes.graph.pipeline_graph import heaviest_function, read_chain
