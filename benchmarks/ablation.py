@@ -246,9 +246,16 @@ def _choices_listed() -> list[str]:
 
 
 def keep(stored: dict[str, Any]) -> None:
-    """Keep the figures in the clone and write the page."""
+    """Keep the figures in the clone and write the page; those of other cases stay if they are of the same revision."""
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+    measured = {row["case"] for row in stored["ablation"]}
+    others: Rows = []
+    if RESULTS.is_file():
+        before = json.loads(RESULTS.read_text(encoding="utf-8"))
+        if before["revision"] == stored["revision"]:
+            others = [row for row in before["ablation"] if row["case"] not in measured]
+    found = {"revision": stored["revision"], "ablation": [*others, *stored["ablation"]]}
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     write_page()
 
 

@@ -74,8 +74,8 @@ MODELS: tuple[Model, ...] = (
 ABLATED: tuple[Case, ...] = tuple(
     Case(model, batch, target)
     for name, batch, target in (
-        ("resnet50", 8, "trn1"), ("bert_base", 8, "trn1"), ("mobilenet_v2", 8, "trn1"), ("densenet121", 1, "trn1"),
-        ("lstm_lm", 64, "trn1"), ("dlrm", 128, "trn1"), ("resnet50", 1, "inf1"),
+        ("resnet50", 8, "trn1"), ("bert_base", 8, "trn1"), ("mobilenet_v2", 8, "trn1"), ("dlrm", 1024, "trn1"),
+        ("lstm_lm", 64, "trn1"), ("llama_1b_prefill", 8, "trn1"), ("convnext_tiny", 8, "trn1"), ("yolov5s", 8, "trn1"),
     )
     for model in MODELS
     if model.name == name

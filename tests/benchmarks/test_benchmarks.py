@@ -158,6 +158,18 @@ def _row(without: str, **figures: Any) -> dict[str, Any]:
     return {"case": "a", "without": without, "status": "ok", "message": "", **figures}
 
 
+# Cases can be measured one by one: those of the same revision stay on the page, those of another one go.
+def test_kept_ablations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablation, "RESULTS", tmp_path / "results" / "ablation.json")
+    monkeypatch.setattr(ablation, "PAGE", tmp_path / "ablation.md")
+    for revision, cases in (("r1", "a"), ("r2", "b"), ("r2", "c"), ("r2", "b")):
+        rows = [_row("", total_time=1e-6, host_operators=0) | {"case": case} for case in cases]
+        ablation.keep({"revision": revision, "ablation": rows})
+    kept = json.loads((tmp_path / "results" / "ablation.json").read_text())
+    assert (kept["revision"], [row["case"] for row in kept["ablation"]]) == ("r2", ["c", "b"])
+    assert "| | c | b | |" in (tmp_path / "ablation.md").read_text()
+
+
 # A thing left out: slower pays, faster costs, equal makes no difference; what does not compile or needs the host is
 # needed.
 def test_ablation_table() -> None:
