@@ -57,6 +57,7 @@ class AttentionSequence:
     def __init__(self, kernel: "Attention", batch: Affine):
         self.kernel, self.batch = kernel, batch
         self.results: dict[Tile, View] = {}
+        self.result_copies = 2
         self.masks: dict[Tile, View | None] = {}
 
     @cached_property
@@ -98,7 +99,7 @@ class AttentionSequence:
         if tile not in self.results:
             a, elements = self.kernel, self.kernel.heads * self.kernel.value_size
             ring = a.ring("context", (min(LANES, a.queries), elements), a.out_dtype, "sbuf", 2)
-            self.results[tile] = ring.take((tile.rows, elements), len(self.results))
+            self.results[tile] = ring.take((tile.rows, elements), len(self.results) % self.result_copies)
         return self.results[tile]
 
 
@@ -274,6 +275,9 @@ class Attention:
             return here, replace(units[unit[1]], tile=replace(tiles[0], start=unit[0] * step))
 
         here.prepare(tiles[0])
+        if len(tiles) > FEW_TILES:
+            # Units of a tile stand in two iterations of the loop over tiles, so that all tiles share one result.
+            here.result_copies = 1
         count = len(units)
         follows = here.batch + 1
         total = count * len(tiles)

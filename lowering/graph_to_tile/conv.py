@@ -52,7 +52,7 @@ from neuron_dialects.graph import ConvOp, ConvTransposeOp, ints, shape_of
 from neuron_dialects.neuron import location_name
 from passes.graph.conv_groups import ConvGroups, plan_groups
 
-WEIGHT_SHARE = 8
+WEIGHT_SHARE = 7
 """Weights are loaded in pieces of at most one part of so many of SBUF: while one is read, the next one is loaded."""
 
 LEAST_BLOCKS = 4

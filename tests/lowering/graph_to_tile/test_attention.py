@@ -35,6 +35,7 @@ CASES: dict[str, tuple[list[tuple[int, ...]], Make]] = {
     "one tile": ([(1, 128, 128)] * 3, attention(2)),
     "remainders": ([(2, 50, 192)] * 3, attention(3)),
     "two tiles of queries": ([(2, 197, 256)] * 3, attention(4)),
+    "a loop over tiles of several heads": ([(1, 512, 192)] * 3, attention(3)),
     "other keys": ([(1, 40, 128), (1, 300, 128), (1, 300, 128)], attention(2)),
     "large heads": ([(1, 64, 512)] * 3, attention(2, scale=0.06)),
     "small heads": ([(1, 64, 256)] * 3, attention(8, scale=0.2)),
