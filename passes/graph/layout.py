@@ -8,7 +8,7 @@ into it once (`shared_forms`). The choice is a plain greedy over values in progr
 writes it as encodings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
@@ -145,12 +145,7 @@ class _Chooser:
             # An image, cast or scaled: a few lanes of it on chip would cost the first convolution its fast form.
             return {}
         self.why_not = "its kernel, or one that reads it, has no form for a tensor in SBUF"
-        candidates = (self.wanted.get(value, 0 if len(shape) == 2 else 1), 1 if len(shape) > 2 else 0, len(shape) - 2)
-        if isinstance(owner, AttentionOp):
-            candidates = (2,)
-        elif any(is_sample_products(anchor_of(user)) for user, _ in readers(value, 0)):
-            candidates = (0, *candidates)
-        for partition in dict.fromkeys(candidates):
+        for partition in self._partitions(value, owner, len(shape)):
             uses = readers(value, partition)
             if partition == len(shape) - 1 and any(gives_out(user) for user, _ in uses):
                 # The DMA would store it element by element.
@@ -197,6 +192,15 @@ class _Chooser:
                 }
             self.why_not = f"SBUF is full: it would take {size} bytes of each partition"
         return {}
+
+    def _partitions(self, value: SSAValue, owner: Operation, rank: int) -> Iterable[int]:
+        """Dimensions of `value` that may lie on partitions, the best first."""
+        if isinstance(owner, AttentionOp):
+            return (2,)
+        usual = (self.wanted.get(value, 0 if rank == 2 else 1), 1 if rank > 2 else 0, rank - 2)
+        if any(is_sample_products(anchor_of(user)) for user, _ in readers(value, 0)):
+            return dict.fromkeys((0, *usual))
+        return dict.fromkeys(usual)
 
     def _has_room(self, owner: Operation, value: SSAValue, place: LayoutAttr, interval: Interval) -> bool:
         """Reserve room for a result, where a residual ends if it can; that of a convolution only if there is no other,
