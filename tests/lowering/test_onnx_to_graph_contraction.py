@@ -14,7 +14,7 @@ from lowering.onnx_to_graph.contraction import parse_equation
 from neuron_dialects.graph.shapes import ShapeError
 from runtime.session import Session
 from tests.graph_level import Array, assert_close
-from tests.lowering.test_onnx_to_graph_converters import case, check, floats, ints, model_and_feeds
+from tests.lowering.onnx_cases import case, check, floats, ints, model_and_feeds
 from tests.onnx_models import onnxruntime_results, results_of
 
 EQUATIONS: list[tuple[str, list[Array]]] = [

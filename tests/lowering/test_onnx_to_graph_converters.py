@@ -2,91 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from lowering.onnx_to_graph import import_onnx
 from lowering.onnx_to_graph.registry import converters
-from tests.graph_level import Array
+from tests.lowering.onnx_cases import (
+    IMAGE,
+    Case,
+    X,
+    bools,
+    case,
+    check,
+    floats,
+    ints,
+    listed,
+    model_and_feeds,
+    positive,
+    with_constants,
+)
+from tests.lowering.test_onnx_to_graph_movement import MOVEMENTS, RESIZES
 from tests.onnx_models import check_import, model_of, onnxruntime_results, operators, results_of
-
-
-def floats(*shape: int, seed: int = 0, dtype: Any = np.float32) -> Array:
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
-
-
-def positive(*shape: int) -> Array:
-    return np.abs(floats(*shape)) + np.float32(0.5)
-
-
-def ints(*shape: int, low: int = -9, high: int = 9, dtype: Any = np.int64, seed: int = 0) -> Array:
-    return np.random.default_rng(seed).integers(low, high, shape).astype(dtype)
-
-
-def bools(*shape: int, seed: int = 0) -> Array:
-    return np.random.default_rng(seed).random(shape) < 0.5
-
-
-def listed(*values: int) -> Array:
-    return np.array(values, np.int64)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One node: its inputs (arrays fed at run time), its constant inputs by position, its attributes."""
-
-    op_type: str
-    inputs: Sequence[Array | None]
-    constants: dict[int, Array] = field(default_factory=dict[int, Array])
-    attributes: dict[str, Any] = field(default_factory=dict[str, Any])
-    opset: int = 18
-    outputs: int = 1
-
-    def __str__(self) -> str:
-        shapes = "_".join("x".join(map(str, array.shape)) for array in self.inputs if array is not None)
-        attributes = ",".join(f"{name}={value}" for name, value in self.attributes.items())
-        return f"{self.op_type}-{self.opset}({shapes};{attributes})"
-
-
-def case(op_type: str, *inputs: Array | None, opset: int = 18, outputs: int = 1, **attributes: Any) -> Case:
-    return Case(op_type, inputs, {}, attributes, opset, outputs)
-
-
-def with_constants(made: Case, **constants: Array | np.generic) -> Case:
-    """The case with further inputs that are constants: `at1=array` is input 1."""
-    positions = {int(name.removeprefix("at")): np.asarray(array) for name, array in constants.items()}
-    return Case(made.op_type, made.inputs, positions, made.attributes, made.opset, made.outputs)
-
-
-def model_and_feeds(made: Case) -> tuple[ModelProto, dict[str, Array]]:
-    """The one-node model of a case, and what to feed it."""
-    count = max([len(made.inputs), *(position + 1 for position in made.constants)])
-    names = [
-        f"x{number}"
-        if number in made.constants or (number < len(made.inputs) and made.inputs[number] is not None)
-        else ""
-        for number in range(count)
-    ]
-    feeds = {name: array for name, array in zip(names, made.inputs, strict=False) if name and array is not None}
-    constants = {f"x{number}": array for number, array in made.constants.items()}
-    outputs = [f"y{number}" for number in range(made.outputs)]
-    node = helper.make_node(made.op_type, names, outputs, name="the node", **made.attributes)
-    return model_of([node], feeds, outputs, constants=constants, opset=made.opset), feeds
-
-
-def check(made: Case, tolerance: float = 1e-5) -> list[str]:
-    """Import the model of a case, compare it with onnxruntime; returns the graph operators."""
-    model, feeds = model_and_feeds(made)
-    return operators(check_import(model, feeds, tolerance=tolerance))
-
-
-X = floats(2, 3, 4)
 
 ELEMENTWISE = [
     *(case(name, X) for name in ("Abs", "Neg", "Exp", "Sigmoid", "Tanh", "Relu", "Erf", "Softplus", "Softsign")),
@@ -173,7 +113,6 @@ def test_swish() -> None:
     np.testing.assert_allclose(y, X / (1 + np.exp(-1.5 * X)), rtol=1e-5)
 
 
-IMAGE = floats(2, 4, 9, 8)
 WINDOWS = [
     case("Conv", IMAGE, floats(6, 4, 3, 3)),
     case("Conv", IMAGE, floats(6, 4, 3, 2), floats(6), strides=[2, 1], pads=[1, 0, 2, 1], dilations=[1, 2]),
@@ -317,123 +256,6 @@ def test_rms_normalization() -> None:
     assert y.dtype == np.float16
     np.testing.assert_allclose(y.astype(np.float32), expected.astype(np.float32), rtol=2e-3, atol=1e-3)
     assert operators(result).count("graph.cast") == 2
-
-
-MOVEMENTS = [
-    case("Identity", X),
-    case("Dropout", X, opset=11),
-    case("Dropout", X, opset=13),
-    case("Dropout", X, opset=13, outputs=2),
-    case("Transpose", X),
-    case("Transpose", X, perm=[1, 2, 0]),
-    with_constants(case("Reshape", X), at1=listed(0, -1, 2)),
-    with_constants(case("Reshape", X), at1=listed(24)),
-    with_constants(case("Reshape", floats(0, 3), allowzero=1), at1=listed(3, 0)),
-    case("Flatten", X),
-    case("Flatten", X, axis=0),
-    case("Flatten", X, axis=-1),
-    case("Flatten", X, axis=3),
-    case("Squeeze", floats(1, 3, 1)),
-    case("Squeeze", floats(1, 3, 1), opset=11, axes=[-1]),
-    with_constants(case("Squeeze", floats(1, 3, 1)), at1=listed(0, 2)),
-    case("Unsqueeze", X, opset=11, axes=[0, -1]),
-    with_constants(case("Unsqueeze", X), at1=listed(-1, 0)),
-    with_constants(case("Expand", floats(3, 1)), at1=listed(2, 1, 4)),
-    with_constants(case("Expand", floats(3, 4)), at1=listed(1)),
-    with_constants(case("Tile", X), at1=listed(1, 2, 3)),
-    with_constants(case("Tile", X), at1=listed(1, 1, 1)),
-    case("DepthToSpace", floats(1, 8, 2, 3), blocksize=2),
-    case("DepthToSpace", floats(1, 8, 2, 3), blocksize=2, mode="CRD"),
-    case("SpaceToDepth", floats(1, 2, 4, 6), blocksize=2),
-    case("Concat", X, floats(2, 5, 4, seed=1), X, axis=1),
-    case("Concat", X, axis=-1),
-    case("Concat", floats(0, 3), floats(2, 3), axis=0),
-    case("Split", floats(6, 4), opset=11, axis=0, outputs=3),
-    case("Split", floats(6, 4), opset=11, axis=-1, split=[1, 3], outputs=2),
-    with_constants(case("Split", floats(6, 4), opset=13, outputs=2), at1=listed(2, 4)),
-    case("Split", floats(7, 4), opset=18, num_outputs=3, outputs=3),
-    case("Slice", X, opset=9, starts=[1, 0], ends=[3, -1], axes=[1, 2]),
-    case("Slice", X, opset=9, starts=[0, 1], ends=[9, 3]),
-    with_constants(case("Slice", X), at1=listed(1), at2=listed(2**62), at3=listed(-1)),
-    with_constants(case("Slice", X), at1=listed(-1, 3), at2=listed(-(2**62), 0), at3=listed(1, 2), at4=listed(-1, -2)),
-    with_constants(case("Slice", X), at1=listed(2), at2=listed(1), at3=listed(0)),
-    case("Pad", X, opset=10, pads=[0, 1, 2, 0, 0, 1], value=1.5),
-    case("Pad", X, opset=10, pads=[0, 1, 2, 0, 0, 1], mode="reflect"),
-    with_constants(case("Pad", X, opset=13), at1=listed(0, 1, 2, 0, 0, 1), at2=np.float32(-2)),
-    # A value that is known only at run time.
-    Case("Pad", [X, None, np.array(1.25, np.float32)], {1: listed(0, 1, 2, 0, 0, 1)}, {}, 13),
-    Case("Pad", [ints(3, 4), None, np.array(2**24 + 1)], {1: listed(1, -1, 0, 2)}, {}, 13),
-    with_constants(case("Pad", X, opset=13, mode="edge"), at1=listed(0, 1, 2, 0, 0, 1)),
-    with_constants(case("Pad", X, opset=18), at1=listed(1, 2), at3=listed(-1)),
-    with_constants(case("Pad", X, opset=13), at1=listed(0, -1, 2, 0, 0, -1)),
-    with_constants(case("Pad", X, opset=19, mode="wrap"), at1=listed(0, 1, 2, 0, 0, 1)),
-    with_constants(case("Pad", ints(3), opset=13), at1=listed(1, 0), at2=np.int64(7)),
-    with_constants(case("Gather", X, axis=1), at1=listed(2, -1, 0)),
-    with_constants(case("Gather", X, axis=1), at1=np.array(-1, np.int64)),
-    with_constants(case("Gather", X, axis=-1), at1=np.array([[3]], np.int32)),
-    case("Gather", X, ints(2, 2, low=-3, high=3), axis=1),
-    with_constants(case("GatherND", X), at1=np.array([[0, 1], [1, -1]], np.int64)),
-    with_constants(case("GatherND", X), at1=np.array([[[0, 1, 2]], [[1, -1, -4]]], np.int64)),
-    case("Trilu", floats(2, 3, 4)),
-    with_constants(case("Trilu", floats(3, 4), upper=0), at1=np.array(1, np.int64)),
-]
-
-
-@pytest.mark.parametrize("made", MOVEMENTS, ids=str)
-def test_movement(made: Case) -> None:
-    check(made)
-
-
-# A single constant index is a slice, not a gather; an identity needs no operator at all.
-def test_cheap_forms() -> None:
-    assert check(with_constants(case("Gather", X, axis=1), at1=np.array(1, np.int64))) == [
-        "graph.slice",
-        "graph.reshape",
-    ]
-    assert check(with_constants(case("Slice", X), at1=listed(0), at2=listed(9), at3=listed(1))) == []
-    assert check(with_constants(case("Expand", X), at1=listed(1))) == []
-    assert check(case("Dropout", X)) == []
-
-
-def resize(mode: str, coordinates: str, sizes: Array | None = None, scales: Array | None = None, **more: Any) -> Case:
-    made = case("Resize", floats(1, 2, 5, 4), mode=mode, coordinate_transformation_mode=coordinates, **more)
-    return with_constants(made, at3=sizes) if sizes is not None else with_constants(made, at2=np.asarray(scales))
-
-
-TWICE = np.array([1, 1, 2, 2], np.float32)
-ODD = listed(1, 2, 8, 3)
-RESIZES = [
-    *(resize("nearest", "asymmetric", sizes=ODD, nearest_mode=mode) for mode in ("floor", "ceil", "round_prefer_ceil")),
-    *(resize("nearest", mode, sizes=ODD) for mode in ("half_pixel", "pytorch_half_pixel", "align_corners")),
-    *(
-        resize("linear", mode, sizes=ODD)
-        for mode in ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric")
-    ),
-    *(resize("cubic", mode, scales=TWICE) for mode in ("half_pixel", "align_corners", "asymmetric")),
-    resize("cubic", "half_pixel", sizes=ODD, cubic_coeff_a=-0.5, exclude_outside=1),
-    resize("linear", "half_pixel", scales=np.array([1, 1, 0.6, 1.7], np.float32)),
-    resize("nearest", "asymmetric", scales=TWICE, nearest_mode="floor"),
-    with_constants(case("Resize", IMAGE, opset=10, mode="nearest"), at1=TWICE),
-    with_constants(case("Resize", IMAGE, opset=10, mode="linear"), at1=TWICE),
-    with_constants(case("Upsample", IMAGE, opset=9, mode="nearest"), at1=TWICE),
-    with_constants(case("Upsample", IMAGE, opset=9, mode="linear"), at1=TWICE),
-    case("Upsample", IMAGE, opset=7, mode="nearest", scales=[1.0, 1.0, 2.0, 3.0]),
-    with_constants(case("Resize", floats(1, 2, 5), opset=13, mode="linear"), at2=np.array([1, 1, 2], np.float32)),
-    with_constants(
-        case("Resize", floats(1, 2, 3, 4, 5), opset=13, mode="linear"), at2=np.array([1, 1, 2, 2, 2], np.float32)
-    ),
-]
-
-
-@pytest.mark.parametrize("made", RESIZES, ids=str)
-def test_resize(made: Case) -> None:
-    check(made)
-
-
-# Twice as many elements, each repeated: no gather and no product.
-def test_nearest_by_a_whole_factor_is_a_broadcast() -> None:
-    made = resize("nearest", "asymmetric", scales=TWICE, nearest_mode="floor")
-    assert check(made) == ["graph.reshape", "graph.broadcast", "graph.reshape"]
 
 
 # Shapes are constants, whatever computes with them; a fill is one constant for all elements.

@@ -10,7 +10,7 @@ from onnx import TensorProto
 
 from lowering.onnx_to_graph import import_onnx
 from tests.graph_level import Array, assert_close
-from tests.lowering.test_onnx_to_graph_converters import Case, bools, case, check, floats, ints, model_and_feeds
+from tests.lowering.onnx_cases import Case, bools, case, check, floats, ints, model_and_feeds
 from tests.onnx_models import core_results, onnxruntime_results, results_of
 
 SMALL = np.array([0, 1e-20, -1e-6, 3e-4, -0.01], np.float32)

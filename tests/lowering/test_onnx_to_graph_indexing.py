@@ -15,7 +15,7 @@ from lowering.onnx_to_graph import import_onnx
 from neuron_dialects.errors import NeuronError
 from runtime.session import Session
 from tests.graph_level import Array, assert_close
-from tests.lowering.test_onnx_to_graph_converters import (
+from tests.lowering.onnx_cases import (
     Case,
     case,
     check,

@@ -14,7 +14,7 @@ from lowering.compiler import CompileOptions, compile_model
 from lowering.onnx_to_graph import import_onnx
 from runtime.session import Session
 from tests.graph_level import Array
-from tests.lowering.test_onnx_to_graph_converters import (
+from tests.lowering.onnx_cases import (
     Case,
     case,
     check,

@@ -13,7 +13,7 @@ from lowering.onnx_to_graph import import_onnx
 from lowering.onnx_to_graph.interpolation import Axis, antialiased_matrix, is_extrapolated, proportional
 from lowering.onnx_to_graph.spectral import transform_matrix
 from tests.graph_level import Array, assert_close
-from tests.lowering.test_onnx_to_graph_converters import (
+from tests.lowering.onnx_cases import (
     Case,
     case,
     check,

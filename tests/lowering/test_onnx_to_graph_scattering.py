@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from lowering.onnx_to_graph import import_onnx
 from lowering.onnx_to_graph.scattering import rounds_of
 from tests.graph_level import Array, assert_close
-from tests.lowering.test_onnx_to_graph_converters import (
+from tests.lowering.onnx_cases import (
     Case,
     case,
     check,
