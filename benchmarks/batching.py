@@ -138,12 +138,15 @@ class _Constants:
         node.input[position] = name
 
     def _set_shape(self, node: onnx.NodeProto, position: int, *, piece: bool = False) -> None:
-        """Let a shape begin with the batch where it begins with 1; a `piece` of a shape may be one element."""
+        """Let a shape begin with the batch where it begins with 1, or with as many times the rows of a sample where
+        every dimension that a Reshape makes is written down; a `piece` of a shape may be one element.
+        """
         name = node.input[position]
         value, producer = self._value(name), self.producers.get(name)
         if value is not None:
-            if value.ndim == 1 and value.size > (0 if piece else 1) and value[0] == 1:
-                self._replace(node, position, np.concatenate([np.full(1, self.batch, value.dtype), value[1:]]))
+            whole = not piece and node.op_type == "Reshape" and bool((value > 0).all())
+            if value.ndim == 1 and value.size > (0 if piece else 1) and (whole or value[0] == 1):
+                self._replace(node, position, np.concatenate([value[:1] * self.batch, value[1:]]))
         elif producer is not None:
             for step in _SHAPE_STEPS.get(producer.op_type, ()):
                 self._set_shape(producer, step, piece=piece or producer.op_type == "Concat")

@@ -57,7 +57,7 @@ MODELS: tuple[Model, ...] = (
     Model("yolov5s", batches=(1, 8)),
     Model("vit_base_16", batches=(1, 8)),
     Model("bert_base", batches=(1, 8), quick=True),
-    Model("gpt2_prefill"),
+    Model("gpt2_prefill", batches=(1, 8)),
     Model("dlrm", batches=(1, 1024)),
     Model("llama_1b_prefill", batches=(1, 8)),
     Model("lstm_lm", batches=(1, 64), batch_axis=1),

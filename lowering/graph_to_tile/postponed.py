@@ -28,7 +28,7 @@ def postponed_products(ops: Sequence[Operation], profile: Sequence[int], target:
     number = {op: i for i, op in enumerate(ops)}
     found: dict[Operation, list[Operation]] = {}
     for op in ops:
-        attention = _only_reader(op)
+        attention = _only_reader(op, target)
         if attention is not None:
             found.setdefault(attention, []).append(op)
     limit = int(int(target.sbuf_bytes_per_partition) * MEMORY_SHARE)
@@ -40,8 +40,11 @@ def postponed_products(ops: Sequence[Operation], profile: Sequence[int], target:
     return waiting
 
 
-def _only_reader(op: Operation) -> AttentionOp | None:
-    """The attention over several sequences that alone reads what a product of matrices leaves on chip."""
+def _only_reader(op: Operation, target: Target) -> AttentionOp | None:
+    """The attention over several sequences that alone reads what a product of matrices leaves on chip.
+
+    A sequence is one moving tile of the product, so it has to fit into one.
+    """
     if not op.results or not is_matrix_product(anchor_of(op)) or _operand(op) is None:
         return None
     if any((layout := layout_of(result)) is None or layout.partition_dimension != FEATURES for result in op.results):
@@ -53,7 +56,8 @@ def _only_reader(op: Operation) -> AttentionOp | None:
     projected = all((layout := layout_of(value)) is not None for value in (attention.q, attention.k, attention.v))
     sequences, length, _ = spec_of(attention.q)[1]
     same = length == spec_of(attention.k)[1][1] and spec_of(attention.v)[0] is spec_of(attention.result)[0]
-    return attention if projected and same and sequences >= LEAST_SEQUENCES else None
+    fits = sequences >= LEAST_SEQUENCES and length <= int(target.pe_moving_elements)
+    return attention if projected and same and fits else None
 
 
 def _operand(op: Operation) -> SSAValue | None:

@@ -27,6 +27,14 @@ KEPT = [
     helper.make_node("Where", ["is_kept", "ones", "wanted"], ["full"]),
 ]
 CASES: Mapping[str, tuple[list[onnx.NodeProto], Mapping[str, NDArray[np.generic]]]] = {
+    # Rows of all samples together, as a layer of rows wants them, and apart again.
+    "rows": (
+        [
+            helper.make_node("Reshape", ["x", "rows"], ["flat"]), helper.make_node("Relu", ["flat"], ["rectified"]),
+            helper.make_node("Reshape", ["rectified", "shape"], ["y"]),
+        ],
+        {"rows": np.array([3, 2]), "shape": SHAPE},
+    ),
     "reshape": ([helper.make_node("Reshape", ["x", "shape"], ["y"])], {"shape": SHAPE}),
     # The same constant is also added: there it stays what it is.
     "shared": (

@@ -267,3 +267,17 @@ def test_projections_of_later_sequences_fill_the_time_of_attention(target: str, 
 
     assert lowered_error(target, [("bf16", (520, 64))], weights, projected, lay) < BF16_TOLERANCE
     assert seen == [3, 0]
+
+
+# A sequence of more rows than a product moves at once does not wait: its projections are lowered where they stand.
+def test_projections_of_long_sequences_do_not_wait() -> None:
+    weights = weights_of((64, 64), *[(64, 64)] * 3, (64, 16))
+    seen: list[int] = []
+
+    def lay(block: Block) -> None:
+        lay_out(60000)(block)
+        ops = list(block.ops)
+        seen.append(len(postponed_products(ops, resident_profile(ops), load_target("trn1"))))
+
+    assert lowered_error("trn1", [("bf16", (4 * 516, 64))], weights, projected, lay) < BF16_TOLERANCE
+    assert seen == [0]
