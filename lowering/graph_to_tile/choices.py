@@ -8,6 +8,7 @@ from collections.abc import Mapping
 CHOICES: Mapping[str, str] = {
     "tap-rows": "an input of few channels has the rows of the filter side by side on partitions",
     "tap-columns": "columns of such a filter lie side by side too, copied there on chip",
+    "pixel-blocks": "a convolution of few output channels makes blocks of pixels, whose filters share the array",
     "diagonals": "depthwise filters are diagonal matrices that stay on chip for all pixels, most of them made there",
     "residual-products": "the tensor engine adds the residual of a convolution that gives it little else to do",
     "bias-products": "the tensor engine adds a bias along the columns of a result with rows on partitions",

@@ -11,19 +11,19 @@ output phase (position modulo stride).
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import ceil, prod
+from math import ceil
 
 from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.conv_bands import lower_bands, takes_bands
+from lowering.graph_to_tile.conv_blocks import PixelBlocks, take_blocks
 from lowering.graph_to_tile.conv_diagonals import Diagonals, blocks_at_once, is_depthwise
-from lowering.graph_to_tile.conv_interleave import interleaved
+from lowering.graph_to_tile.conv_interleave import interleaved, phases_beside
 from lowering.graph_to_tile.conv_parts import Part, take_parts
 from lowering.graph_to_tile.conv_phases import (
     Phase,
     Triple,
     conv_phase,
-    rows_beside,
     transposed_phases,
     triple,
     triple_pairs,
@@ -91,37 +91,18 @@ def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[
     parts, ops = take_parts(k, ops)
     results = [op.result if value.owner not in (op, *ops) else value for value in results] if parts else results
     residual, ops = take_residual(k, op, ops, results, groups, filter_taps(op.w))
-    merged = _phases_beside(k, op, ops, results, phases) if transposed else []
+    merged = phases_beside(k, op, ops, results, phases) if transposed else []
     phases = merged or phases
     epilogue = Epilogue(k, op.result, ops, results, 1, groups.lane_step, beside=1 + len(phases[0].beside))
     epilogue.prepare()
     if len(phases) == 1:
+        if residual is None and not parts and (blocks := take_blocks(k, op, epilogue, packing, phases[0])):
+            _ConvKernel(k, op, epilogue, blocks.groups, blocks.packing, blocks.phase, blocks=blocks).run()
+            return
         _ConvKernel(k, op, epilogue, groups, packing, phases[0], residual, parts).run()
         return
     for part, here in interleaved(k, epilogue, phases, n):
         _ConvKernel(k, op, here, groups, packing, part).run()
-
-
-def _phases_beside(
-    k: Kernel,
-    op: ConvOp | ConvTransposeOp,
-    ops: Sequence[Operation],
-    results: Sequence[SSAValue],
-    phases: Sequence[Phase],
-) -> list[Phase]:
-    """Phases of all rows at once, whose channels share the columns of the array; none where that is not possible.
-
-    It is for results in DRAM of few channels, and for what varies along the channels alone.
-    """
-    merged = rows_beside(phases)
-    shape, made = shape_of(op.result), {op.result, *(inner.results[0] for inner in ops)}
-    beside = 1 + len(merged[0].beside) if merged else 1
-    if beside == 1 or op.groups.value.data > 1 or shape[1] * beside > LANES or len(shape) < 4:
-        return []
-    others = [x for inner in ops for x in inner.operands if x not in made and k.scalar(x) is None]
-    columns = all(shape_of(x)[1 - len(shape) : 2 - len(shape)] == (prod(shape_of(x)),) == shape[1:2] for x in others)
-    in_dram = not any(value in k.residents or value in k.joined for value in results)
-    return merged if columns and in_dram and k.scalar(op.w) is None else []
 
 
 class _ConvKernel:
@@ -137,10 +118,11 @@ class _ConvKernel:
         phase: Phase,
         residual: Residual | None = None,
         parts: Sequence[Part] = (),
+        blocks: PixelBlocks | None = None,
     ):
         self.k, self.b, self.op, self.epilogue, self.packing = k, k.b, op, epilogue, packing
         self.groups = replace(groups, outputs=groups.outputs * (1 + len(phase.beside)))
-        self.parts = parts
+        self.parts, self.blocks = parts, blocks
         self.residual, self.phase, self.n = residual, phase, len(shape_of(op.w)) - 2
         self.uniform = k.scalar(op.w) if groups.groups == 1 else None
         x = k.tensor(op.x)
@@ -392,6 +374,9 @@ class _ConvKernel:
                     identity, added = self.residual.operands(here, lane, count)
                     b.matmul(bank, identity, with_three(added, self.n), 1)
                 parts.append((lane, self._logical(bank)))
+            if self.blocks is not None:
+                self.blocks.apply(parts[0][1], here)
+                return
             self.epilogue.apply(parts, here)
 
         b.tiles(outputs[1], self.groups.lane_step, output_tile_body)

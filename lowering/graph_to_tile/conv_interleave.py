@@ -6,15 +6,17 @@ row alone may leave their channels beside each other there.
 """
 
 from collections.abc import Iterator, Sequence
+from math import prod
 
-from xdsl.ir import SSAValue
+from xdsl.ir import Operation, SSAValue
 
-from lowering.graph_to_tile.conv_phases import Phase, phase_rows, spatial_part
+from lowering.graph_to_tile.conv_phases import Phase, phase_rows, rows_beside, spatial_part
 from lowering.graph_to_tile.epilogue import Epilogue
 from lowering.graph_to_tile.kernel import Kernel, store_in_pieces, write_out
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor
 from lowering.graph_to_tile.view import Buffer, View
 from neuron_dialects.dtypes import dtype_by_name
+from neuron_dialects.graph import ConvOp, ConvTransposeOp, shape_of
 
 STAGED_SHARE = 24
 """The rows of a result that are put together take at most this part (one over it) of SBUF."""
@@ -63,6 +65,28 @@ def interleaved(k: Kernel, epilogue: Epilogue, phases: Sequence[Phase], n: int) 
                 write_out(k.b, on_chip, place)
             else:
                 _write_rows(k, on_chip, place, height, beside)
+
+
+def phases_beside(
+    k: Kernel,
+    op: ConvOp | ConvTransposeOp,
+    ops: Sequence[Operation],
+    results: Sequence[SSAValue],
+    phases: Sequence[Phase],
+) -> list[Phase]:
+    """Phases of all rows at once, whose channels share the columns of the array; none where that is not possible.
+
+    It is for results in DRAM of few channels, and for what varies along the channels alone.
+    """
+    merged = rows_beside(phases)
+    shape, made = shape_of(op.result), {op.result, *(inner.results[0] for inner in ops)}
+    beside = 1 + len(merged[0].beside) if merged else 1
+    if beside == 1 or op.groups.value.data > 1 or shape[1] * beside > LANES or len(shape) < 4:
+        return []
+    others = [x for inner in ops for x in inner.operands if x not in made and k.scalar(x) is None]
+    columns = all(shape_of(x)[1 - len(shape) : 2 - len(shape)] == (prod(shape_of(x)),) == shape[1:2] for x in others)
+    in_dram = not any(value in k.residents or value in k.joined for value in results)
+    return merged if columns and in_dram and k.scalar(op.w) is None else []
 
 
 def _write_rows(k: Kernel, on_chip: SbufTensor, place: DramTensor, height: int, beside: int) -> None:

@@ -245,6 +245,10 @@ class Epilogue:
             return row.broadcast(free)
         tensor = self.k.tensor(operand)
         full = spec_of(self.source)[1]
+        if isinstance(tensor, SbufTensor) and self.window and self.lane_step == LANES:
+            starts, _, steps = self.window
+            if tensor.partition == self.partition and tensor.shape == full and starts[self.partition] == 0:
+                return ResidentWindow(tensor, starts, steps).store(self.k.b, self.partition, ranges)[0]
         if isinstance(tensor, SbufTensor) and (
             tensor.partition != self.partition or tensor.shape != full or self.window or self.lane_step != LANES
         ):

@@ -3,7 +3,8 @@
 Given core functions after `graph-fuse`. The feature maps of the first layers are the largest: of a whole batch they do
 not fit on chip, of some of its images they do. The pass finds the run of layers from the inputs to the last one whose
 live tensors exceed the budget, and leaves one copy of it for each part of the batch, between slices of the inputs and
-concatenations of what later layers read. `plan_split` is the choice as plain arithmetic; the pass applies it.
+concatenations of what later layers read. Concatenations of channels may be among the layers: all that they put
+together lies in one place, as `joined` has it. `plan_split` is the choice as plain arithmetic; the pass applies it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from neuron_dialects.graph import CastOp, ConcatOp, ConvOp, SliceOp, shape_of, s
 from neuron_dialects.neuron import core_functions, target_of
 from passes.graph.fold_images import folded_bytes, folds_of, keeps_images_apart
 from passes.graph.image_copies import ImageCopies
+from passes.graph.joined import CHANNELS, joins, source_of
 from passes.graph.kernel_layouts import merge_halo, reads
 from passes.graph.layout import BUDGET_SHARE
 from passes.graph.residence import Halo, inheritance
@@ -102,11 +104,18 @@ def _leading_layers(block: Block, batch: int) -> tuple[list[Operation], set[SSAV
     layers: list[Operation] = []
     for op in block.ops:
         if any(operand in inside for operand in op.operands):
-            if not keeps_images_apart(op, inside, batch):
+            if not (_joins_channels(op, inside, batch) or keeps_images_apart(op, inside, batch)):
                 break
             layers.append(op)
             inside.update(op.results)
     return layers, inside
+
+
+def _joins_channels(op: Operation, inside: set[SSAValue], batch: int) -> bool:
+    """Whether `op` puts channels of the same images together."""
+    if not isinstance(op, ConcatOp) or op.axis.value.data < 1:
+        return False
+    return all(x in inside and shape_of(x)[0] == batch for x in op.xs)
 
 
 def _live_bytes(layers: Sequence[Operation], parts: int) -> tuple[list[int], list[int]]:
@@ -117,25 +126,45 @@ def _live_bytes(layers: Sequence[Operation], parts: int) -> tuple[list[int], lis
     """
     number = {op: i for i, op in enumerate(layers)}
     live, crossing = [0] * len(layers), [0] * len(layers)
+
+    def take(first: int, last: int, size: int) -> None:
+        for i in range(first, min(last + 1, len(layers))):
+            live[i] += size
+            crossing[i] += size if i < last else 0
+
+    joined = set[SSAValue]()
+    for join in joins(layers):
+        # What is put together shares the place of the whole.
+        values = {source_of(value) for value in (*join.leaves, *(op.result for op in join.all))}
+        made = {value for value in values if value.owner in number}
+        joined |= made
+        users = [use.operation for value in made for use in value.uses]
+        first = min(number[value.owner] for value in made if isinstance(value.owner, Operation))
+        last = max((number.get(user, len(layers)) for user in users), default=first)
+        take(first, last, _part_bytes(join.whole.result, join.whole, parts))
     for first, op in enumerate(layers):
         for value in () if isinstance(op, CastOp) and isinstance(op.x, BlockArgument) else op.results:
+            if value in joined:
+                continue
             users = [use.operation for use in value.uses]
-            halo: Halo = ()
-            for user in users:
-                halo = merge_halo(halo, reads(user, value, 1) or ())
-            dtype, shape = spec_of(value)
-            part = (shape[0] // parts, *shape[1:])
-            size = min(folded_bytes(part, halo, dtype.size_bytes, fold) for fold in folds_of(op, parts))
             last = max((number.get(user, len(layers)) for user in users), default=first)
             # A sum takes the place of a residual that nobody reads afterwards.
             residual = inheritance(op, value)
             gone = residual is not None and all(
                 number.get(use.operation, len(layers)) <= first for use in residual.uses
             )
-            for i in range(first + int(gone), min(last + 1, len(layers))):
-                live[i] += size
-                crossing[i] += size if i < last else 0
+            take(first + int(gone), last, _part_bytes(value, op, parts))
     return live, crossing
+
+
+def _part_bytes(value: SSAValue, op: Operation, parts: int) -> int:
+    """Bytes of a partition of one of so many parts of a result of `op`, with what is padding for its readers."""
+    halo: Halo = ()
+    for use in value.uses:
+        halo = merge_halo(halo, reads(use.operation, value, CHANNELS) or ())
+    dtype, shape = spec_of(value)
+    part = (shape[0] // parts, *shape[1:])
+    return min(folded_bytes(part, halo, dtype.size_bytes, fold) for fold in folds_of(op, parts))
 
 
 def _apply(layers: Sequence[Operation], batch: int, images: int, inside: set[SSAValue]) -> None:

@@ -139,3 +139,36 @@ def test_what_mixes_images_is_not_split() -> None:
     module = core_module("trn1", INPUTS, WEIGHTS, make)
     split_block(core_function(module).body.block, 100)
     assert not any(isinstance(op, SliceOp) for op in module.walk())
+
+
+def dense_block(b: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+    """Layers of 16 channels, each of all before it."""
+
+    def add(op: ConvOp | ConcatOp | ReduceOp) -> SSAValue:
+        b.add_op(op)
+        return op.results[0]
+
+    def conv(x: SSAValue, weight: str) -> SSAValue:
+        return add(ConvOp(x, weights[weight], None, strides=[1, 1], pads=[1, 1, 1, 1], dilations=[1, 1]))
+
+    parts = [conv(arguments[0], "stem")]
+    for _ in range(3):
+        joined = add(ConcatOp(parts, 1)) if len(parts) > 1 else parts[0]
+        parts.append(conv(joined, f"w{len(parts)}"))
+    return [add(ReduceOp(ReduceKind.MEAN, add(ConcatOp(parts, 1)), axes=(2, 3), keep_dims=False))]
+
+
+# The 64 channels of an image take 256 bytes once, in whatever concatenation: three images fit into 800.
+def test_concatenated_channels_are_split_and_lie_in_one_place() -> None:
+    filters = {f"w{n}": np.full((16, 16 * n, 3, 3), 0.01, np.float32) for n in (1, 2, 3)}
+    weights = {"stem": WEIGHTS["stem"], **filters}
+    module = core_module("trn1", INPUTS, weights, dense_block)
+    (x,) = random_inputs(INPUTS)
+    (whole,) = run_graph(core_function(module), [x], lambda name: weights[name])
+    split_block(core_function(module).body.block, 800)
+    module.verify()
+    operations = list(core_function(module).body.block.ops)
+    assert [op.starts.get_values()[0] for op in operations if isinstance(op, SliceOp)] == [0, 3]
+    assert len([op for op in operations if isinstance(op, ConcatOp) and op.axis.value.data == 1]) == 6
+    (split,) = run_graph(core_function(module), [x], lambda name: weights[name])
+    np.testing.assert_allclose(split, whole, rtol=1e-5, atol=1e-5)
