@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 Control = Callable[[list[int], int], int]
 """(registers, position of the entry) -> position of the next entry; `HALTED` after halt."""
 HALTED = -1
+MOST_CHAINED = 16
+"""Control instructions that are executed as one."""
 
 
 def _reg_move(dst: int, value: int) -> Control:
@@ -78,3 +80,23 @@ _MAKERS: dict[str, Callable[..., Control]] = {
 def control_function(kind: str, numbers: Sequence[int]) -> Control:
     """The function of a control instruction of `CONTROL_KINDS` with its numbers; KeyError for an unknown kind."""
     return _MAKERS[kind](*numbers)
+
+
+def goes_on(kind: str) -> bool:
+    """Whether the next entry is the one behind it, always."""
+    return kind not in ("branch_less", "halt")
+
+
+def chained(controls: Sequence[Control]) -> Control:
+    """Several that stand one behind the other as one; all but the last go on with the entry behind them."""
+    if len(controls) == 1:
+        return controls[0]
+    *straight, last = controls
+    steps = tuple(straight)
+
+    def run(registers: list[int], position: int) -> int:
+        for step in steps:
+            position = step(registers, position)
+        return last(registers, position)
+
+    return run

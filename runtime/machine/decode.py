@@ -17,7 +17,7 @@ from neuron_dialects.isa import INSTRUCTIONS, Instruction, verify_instruction
 from neuron_dialects.isa.hand_over import hand_over_problem
 from neuron_dialects.isa.program import CONTROL_KINDS, CoreProgram, DramVariable, QueueEntry
 from neuron_dialects.target import Target
-from runtime.machine.control import Control, control_function
+from runtime.machine.control import Control, control_function, goes_on
 from runtime.views import affine_function, widened
 
 MemoryKey = str | int
@@ -78,7 +78,8 @@ class Entry:
     """One entry of a queue, decoded.
 
     Exactly one of `control` and `instruction` is set. `waits`: (semaphore, constant, register or -1). `signal` is -1
-    without a signal. `ring` is set for a DMA. `numbers`: functions of the registers for the loop-dependent fields.
+    without a signal. `goes_on`: the next entry is always the one behind it. `ring` is set for a DMA. `numbers`:
+    functions of the registers for the loop-dependent fields.
     """
 
     engine: str
@@ -88,6 +89,7 @@ class Entry:
     waits: tuple[tuple[int, int, int], ...]
     signal: int
     control: Control | None = None
+    goes_on: bool = True
     instruction: Instruction | None = None
     ring: str | None = None
     accesses: tuple[Access, ...] = ()
@@ -221,7 +223,7 @@ class _QueueDecoder:
             raise entry.error("NX-RUN-004", f"names a semaphore outside of 0 to {semaphores - 1}")
         entry.waits = tuple((number, *self._simple(entry, value)) for number, value in source.waits)
         if source.control is not None:
-            entry.control = self._control(entry, source)
+            entry.control, entry.goes_on = self._control(entry, source), goes_on(source.control)
         elif source.instruction is not None:
             self._instruction(entry, source.instruction, source.ring)
         else:

@@ -5,12 +5,13 @@ entry.
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from neuron_dialects.cost import dma_cost, issue_ns, latency_ns, matmul_macs, shared_ports, weight_load_ns
 from neuron_dialects.target import Target
-from runtime.machine.control import Control
+from runtime.machine.control import MOST_CHAINED, Control, chained
 from runtime.machine.decode import Access, DecodedProgram, Entry
 from runtime.semantics.functions import TABLE_SET_OF
 from runtime.semantics.registry import Kernel
@@ -18,6 +19,9 @@ from runtime.views import OperandView
 
 PORTS = ("sbuf", "psum")
 """Memories whose ports engines may share, by the number of the port."""
+
+Box = tuple[str | int, int, int, int, int]
+"""(memory, first partition, one past the last, first byte, one past the last)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -27,8 +31,10 @@ class Work:
     `prepare_ns`: from an instruction's dispatch to its earliest start (the tensor engine's weight load); `busy_ns`: how
     long the engine (or the DMA engines) cannot start anything else; `span_ns`: from start to end, which is longer than
     that for a transfer whose DMA engines start one after the other; `latency_ns`: from the end until the result can be
-    used. `waits`, `control` and `signal` are the entry's. `hazard_reads` / `hazard_writes`: accesses through which
-    instructions of this engine, or transfers of this ring, may depend on each other. `table`: function table that the
+    used. `waits`, `control` and `signal` are the entry's, but that `control` also executes `chained` more control
+    instructions behind it that neither wait nor signal. `hazard_reads` / `hazard_writes`: accesses through which
+    instructions of this engine, or transfers of this ring, may depend on each other; `fixed_hazards`: what they read
+    and write, where no register moves it. `table`: function table that the
     scalar engine needs, or "". `kernel` and `views` are set when data is computed. `hands_over`: a transfer of what is
     handed over to or from another core; `link_ns`: how long it has the link to other chips, where it goes to one.
     """
@@ -38,6 +44,7 @@ class Work:
     waits: tuple[tuple[int, int, int], ...]
     control: Control | None
     signal: int
+    chained: int = 0
     prepare_ns: float = 0.0
     busy_ns: float = 0.0
     span_ns: float = 0.0
@@ -46,6 +53,7 @@ class Work:
     table: str = ""
     hazard_reads: tuple[Access, ...] = ()
     hazard_writes: tuple[Access, ...] = ()
+    fixed_hazards: tuple[Sequence[Box], Sequence[Box]] | None = ((), ())
     bytes: int = 0
     hbm_read_bytes: int = 0
     hbm_write_bytes: int = 0
@@ -67,6 +75,7 @@ def plan_queues(decoded: DecodedProgram) -> dict[str, list[Work]]:
         if engine != "pe":
             # The tensor engine reads SBUF and writes PSUM: no instruction of it reads what another of it writes.
             _add_hazards([work for work in works if work.entry.instruction is not None and work.ring < 0])
+        _chain_controls(works)
         plans[engine] = works
     for ring in rings.values():
         _add_hazards([work for works in plans.values() for work in works if work.ring == ring])
@@ -95,6 +104,23 @@ def _work(entry: Entry, target: Target, rings: dict[str, int]) -> Work:
     )  # fmt: skip
 
 
+def _chain_controls(works: Sequence[Work]) -> None:
+    """Let control instructions that stand behind each other be executed as one."""
+    chain: list[Control] = []
+    for work in reversed(works):
+        control = work.control
+        if control is None:
+            chain = []
+            continue
+        # Where the entry behind is no part of it, what stands here begins a chain of its own.
+        if not work.entry.goes_on or work.signal >= 0 or len(chain) == MOST_CHAINED:
+            chain = []
+        chain = [control, *chain]
+        work.control, work.chained = chained(chain), len(chain) - 1
+        if work.waits or work.signal >= 0:
+            chain = []
+
+
 def _add_hazards(stream: list[Work]) -> None:
     """Keep the accesses by which the works of one stream can depend on each other: reads of a memory that it writes."""
     written = {a.memory for work in stream for a in work.entry.accesses if a.writes}
@@ -103,3 +129,20 @@ def _add_hazards(stream: list[Work]) -> None:
         accesses = work.entry.accesses
         work.hazard_reads = tuple(a for a in accesses if a.reads and a.memory in written)
         work.hazard_writes = tuple(a for a in accesses if a.writes and a.memory in read)
+        both = work.hazard_reads, work.hazard_writes
+        moves = any(access.register >= 0 for hazards in both for access in hazards)
+        work.fixed_hazards = None if moves else (boxes(work.hazard_reads, ()), boxes(work.hazard_writes, ()))
+
+
+def boxes(accesses: Sequence[Access], registers: Sequence[int]) -> Sequence[Box]:
+    """What accesses touch; NX-RUN-001 where that is out of bounds."""
+    found: list[Box] = []
+    for access in accesses:
+        low, high = access.low, access.high
+        if access.register >= 0:
+            shift = registers[access.register] * access.item_bytes
+            low, high = low + shift, high + shift
+        if low < access.floor or high > access.limit:
+            access.interval(registers)
+        found.append((access.memory, access.first_partition, access.last_partition, low, high))
+    return found

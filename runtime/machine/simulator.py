@@ -23,12 +23,12 @@ Whatever is shared (ports, DMA engines) is served in the order of time in every 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from heapq import heappop, heappush
+from math import inf
 from typing import Any, Protocol
 
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.target import Target
-from runtime.machine.decode import Access
-from runtime.machine.plan import Work
+from runtime.machine.plan import Box, Work, boxes
 from runtime.machine.schedule import NamedSchedule, Operands, Schedule
 from runtime.machine.trace import Trace
 
@@ -38,8 +38,6 @@ STEP_LIMIT = 100_000_000
 _COMPLETE, _START, _ARRIVE, _TRANSFER = range(4)
 """Kinds of events, in the order of events at the same time: what completes is written before anything is read."""
 
-Box = tuple[str | int, int, int, int, int]
-"""(memory, first partition, one past the last, first byte, one past the last)."""
 Bound = tuple[Operands | None, tuple[int, ...]]
 """Operands of one execution, and the bytes by which registers move each of its accesses; for a trace only these."""
 Dispatched = tuple[Work, float, Bound | None, Sequence[Box], Sequence[Box]]
@@ -47,7 +45,6 @@ Dispatched = tuple[Work, float, Bound | None, Sequence[Box], Sequence[Box]]
 Registers have been read then, memory has not."""
 Transfer = tuple[float, Bound | None, Sequence[Box], Sequence[Box]]
 """A transfer between its trigger and its ring: time of the trigger, operands, boxes it reads and writes."""
-_NONE: tuple[Box, ...] = ()
 
 
 class Neighbours(Protocol):
@@ -128,6 +125,7 @@ class Simulator:
         self._table_ns, self._dma_start_ns = float(target.act_table_load_ns), float(target.dma_start_ns)
         self._increments: list[list[float]] = [(arrived or {}).get(number, []) for number in range(len(semaphores))]
         self._waiting: list[list[tuple[int, Engine]]] = [[] for _ in semaphores]
+        self._wanted: list[float] = [inf] * len(semaphores)  # the least count that anybody waits for
         self._events: list[tuple[float, int, int, int, Any, Any]] = []
         self._sequence = 0
         self._port_free = [0.0, 0.0]
@@ -218,10 +216,9 @@ class Simulator:
     def _advance(self, engine: Engine) -> None:
         """Let a sequencer go on until it must wait for a semaphore or for its datapath, or halts."""
         works, registers, increments = engine.works, engine.registers, self._increments
-        control_ns, semaphore_ns, dispatched = self._control_ns, self._semaphore_ns, engine.dispatched
+        control_ns, semaphore_ns, limit = self._control_ns, self._semaphore_ns, self._step_limit
         position, time, count, trace = engine.position, engine.time, engine.control_count, self._trace
-        bound = self._data is not None or trace is not None
-        immediate = not (bound or engine.shares)
+        immediate = not (self._data is not None or trace is not None or engine.shares)
         try:
             while True:
                 work = works[position]
@@ -230,16 +227,20 @@ class Simulator:
                     if value > 0:
                         times = increments[semaphore]
                         if len(times) < value:
-                            self._waiting[semaphore].append((value, engine))
-                            engine.blocked_on = (semaphore, value)
+                            self._block(engine, semaphore, value)
                             return
                         seen = times[value - 1] + semaphore_ns
                         if seen > time:
                             if trace is not None:
                                 trace.wait(engine.name, position, semaphore, value, time, seen)
                             time = seen
-                if work.control is not None:
-                    position = work.control(registers, position)
+                control = work.control
+                if control is not None:
+                    position = control(registers, position)
+                    if work.chained:
+                        count += work.chained
+                        for _ in range(work.chained):
+                            time += control_ns
                     if position < 0:
                         engine.halted = True
                         return
@@ -249,29 +250,49 @@ class Simulator:
                         if trace is not None:
                             trace.signal(work.signal, time)
                         self._push(time, _COMPLETE, work.signal, None)
-                    if count > self._step_limit:
+                    if count > limit:
                         raise self._endless(engine)
                 elif work.ring >= 0:
                     time += control_ns
-                    operands = self._operands(work, registers) if bound else None
-                    transfer = (time, operands, *_hazards(work, registers))
-                    self._push(time + self._dma_start_ns, _ARRIVE, work, transfer, engine.index)
-                    engine.transfer_count += 1
+                    self._trigger(engine, work, time)
                     position += 1
                 elif immediate:
                     time = self._issue(engine, work, time)
                     position += 1
-                elif len(dispatched) < self._dispatch_depth:
-                    operands = self._operands(work, registers) if bound else None
-                    dispatched.append((work, time, operands, *_hazards(work, registers)))
-                    if len(dispatched) == 1:
-                        self._schedule(engine)
+                elif self._dispatch(engine, work, time):
                     position += 1
                 else:
                     engine.full = True
                     return
         finally:
             engine.position, engine.time, engine.control_count = position, time, count
+
+    def _block(self, engine: Engine, semaphore: int, value: int) -> None:
+        """A sequencer waits until a semaphore has been incremented `value` times."""
+        self._waiting[semaphore].append((value, engine))
+        engine.blocked_on = (semaphore, value)
+        if value < self._wanted[semaphore]:
+            self._wanted[semaphore] = value
+
+    def _trigger(self, engine: Engine, work: Work, time: float) -> None:
+        """Trigger a transfer."""
+        registers = engine.registers
+        operands = self._operands(work, registers) if self._data is not None or self._trace is not None else None
+        transfer = (time, operands, *_hazards(work, registers))
+        self._push(time + self._dma_start_ns, _ARRIVE, work, transfer, engine.index)
+        engine.transfer_count += 1
+
+    def _dispatch(self, engine: Engine, work: Work, time: float) -> bool:
+        """Hand an instruction to the datapath; false where that is as many instructions behind as it may be."""
+        dispatched = engine.dispatched
+        if len(dispatched) >= self._dispatch_depth:
+            return False
+        registers = engine.registers
+        operands = self._operands(work, registers) if self._data is not None or self._trace is not None else None
+        dispatched.append((work, time, operands, *_hazards(work, registers)))
+        if len(dispatched) == 1:
+            self._schedule(engine)
+        return True
 
     def _endless(self, engine: Engine) -> NeuronError:
         message = f"queue {engine.name} executed {self._step_limit} control instructions without an end"
@@ -307,7 +328,16 @@ class Simulator:
         engine.active_ns += work.busy_ns
         engine.instruction_count += 1
         work.executions += 1
-        self._completion(end + work.latency_ns, work.signal, None)
+        signal, completion = work.signal, end + work.latency_ns
+        if signal >= 0 and self._known_early[signal]:
+            if completion > self._last_ns:
+                self._last_ns = completion
+            times = self._increments[signal]
+            times.append(completion)
+            if len(times) >= self._wanted[signal]:
+                self._wake(signal, len(times))
+        else:
+            self._completion(completion, signal, None)
         return time
 
     def _schedule(self, engine: Engine) -> None:
@@ -331,7 +361,10 @@ class Simulator:
         work, dispatched_at, operands, _reads, writes = dispatched[0]
         busy = work.busy_ns
         if work.ports:
-            free = max(self._port_free[port] for port in work.ports)
+            free = time
+            for port in work.ports:
+                if self._port_free[port] > free:
+                    free = self._port_free[port]
             if free > time:
                 self._push(free, _START, engine, None, engine.index)
                 return
@@ -349,7 +382,7 @@ class Simulator:
         completion = end + work.latency_ns
         if writes:
             engine.in_flight.append((completion, writes))
-        execution = self._read(work, operands)
+        execution = None if operands is None else self._read(work, operands)
         if self._trace is not None and operands is not None:
             self._trace.event(work, dispatched_at, time, end, completion, operands[1])
         if dispatched:
@@ -374,15 +407,32 @@ class Simulator:
             return
         times = self._increments[signal]
         times.append(time)
+        if len(times) >= self._wanted[signal]:
+            self._wake(signal, len(times))
+
+    def _wake(self, signal: int, count: int) -> None:
+        """Let those go on that wait for no more than `count` increments."""
         waiting = self._waiting[signal]
-        if waiting:
-            count = len(times)
-            ready = [engine for value, engine in waiting if value <= count]
-            if ready:
-                waiting[:] = [item for item in waiting if item[0] > count]
-                for engine in ready:
-                    engine.blocked_on = None
-                    self._advance(engine)
+        if len(waiting) == 1:
+            _, engine = waiting.pop()
+            self._wanted[signal] = inf
+            engine.blocked_on = None
+            self._advance(engine)
+            return
+        ready: list[Engine] = []
+        least, position = inf, 0
+        while position < len(waiting):
+            value, engine = waiting[position]
+            if value <= count:
+                ready.append(engine)
+                del waiting[position]
+            else:
+                least = value if value < least else least
+                position += 1
+        self._wanted[signal] = least
+        for engine in ready:
+            engine.blocked_on = None
+            self._advance(engine)
 
     # -- DMA ----------------------------------------------------------------------------------------------------------
 
@@ -422,10 +472,9 @@ class Simulator:
 
 def _hazards(work: Work, registers: list[int]) -> tuple[Sequence[Box], Sequence[Box]]:
     """What an execution reads and writes of the memories through which its stream may depend on itself."""
-    return (
-        [_box(access, registers) for access in work.hazard_reads] if work.hazard_reads else _NONE,
-        [_box(access, registers) for access in work.hazard_writes] if work.hazard_writes else _NONE,
-    )
+    if work.fixed_hazards is not None:
+        return work.fixed_hazards
+    return boxes(work.hazard_reads, registers), boxes(work.hazard_writes, registers)
 
 
 def _one_stream_each(queues: dict[str, list[Work]], semaphores: int) -> list[bool]:
@@ -436,11 +485,6 @@ def _one_stream_each(queues: dict[str, list[Work]], semaphores: int) -> list[boo
             if work.signal >= 0:
                 streams[work.signal].add(None if work.control is not None else work.ring if work.ring >= 0 else engine)
     return [len(own) == 1 and None not in own for own in streams]
-
-
-def _box(access: Access, registers: list[int]) -> Box:
-    low, high = access.interval(registers)
-    return (access.memory, access.first_partition, access.last_partition, low, high)
 
 
 def _overlap(reads: Sequence[Box], writes: Sequence[Box]) -> bool:

@@ -155,3 +155,23 @@ def test_constant_sources():
         data[0] = 5.0
         effect()
         assert dst[0] == expected
+
+
+# A loop that jumps into the middle of a row of control instructions, over more of them than are executed as one: each
+# takes its time and has its effect, once.
+@pytest.mark.parametrize("length", [3, 40])
+def test_control_instructions_in_a_row(length: int):
+    target = load_target("trn1")
+    b = ProgramBuilder("trn1")
+    b.control("sp", "reg_move", 0, 0)
+    b.control("sp", "reg_add", 0, 0, 100)
+    middle = b.here("sp")
+    for _ in range(length):
+        b.control("sp", "reg_add", 0, 0, 1)
+    b.control("sp", "branch_less", 0, 100 + 3 * length, middle)
+    b.control("sp", "reg_add", 1, 0, 1)
+    b.control("sp", "halt")
+    timing = Machine(b.program(), target).run({}, {}, "timing").timing
+    assert timing is not None
+    assert timing.engines["sp"].control_count == 2 + 3 * (length + 1) + 1
+    assert timing.total_time == pytest.approx(timing.engines["sp"].control_count * target.control_ns * 1e-9)
