@@ -47,6 +47,7 @@ PHASES: tuple[Phase, ...] = (
             "graph-auto-cast{{mode={auto_cast} type={auto_cast_type} saturate={saturate}}}",
             "graph-canonicalize",
             "graph-part-sums",
+            "graph-join-sequences",
             "graph-fold-weights",
             "graph-roll-layers",
             "graph-flatten-rows",

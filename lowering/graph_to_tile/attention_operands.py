@@ -11,12 +11,13 @@ from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.k_major import KMajor
 from lowering.graph_to_tile.kernel import Kernel
+from lowering.graph_to_tile.relayout import copy_window
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor
 from lowering.graph_to_tile.turning import Bank, blocks_per_bank, turn_blocks, turn_rows
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import F32, dtype_by_name
-from neuron_dialects.graph import AttentionOp, CompareKind, CompareOp, ConstantOp, SelectOp
+from neuron_dialects.graph import AttentionOp, CompareKind, CompareOp, ConstantOp, SelectOp, spec_of
 from neuron_dialects.graph.attention import packs_heads
 
 FEATURES = 2
@@ -120,6 +121,22 @@ class Operands:
             self.k.b.tiles(full, per_bank, lambda first, tiles: blocks(first, tiles, LANES))
         if rest:
             blocks(Affine(full), 1, rest)
+
+
+def repeated_mask(k: Kernel, op: AttentionOp) -> DramTensor:
+    """The mask in DRAM; one that repeats after some sequences of the batch, written out for all of them."""
+    assert op.mask is not None
+    window, sequences, period = k.dram(op.mask), spec_of(op.q)[1][0], op.mask_period
+    if period in (1, sequences):
+        return window
+    shape = (sequences // period, *window.shape)
+    dense = DramTensor.dense(k.b.alloc_outer(shape, window.dtype, "dram"), shape)
+    apart = window.reshape((1, *window.shape))
+    assert apart is not None
+    copy_window(k, apart.broadcast(shape), dense)
+    whole = dense.reshape((sequences, *window.shape[1:]))
+    assert whole is not None
+    return whole
 
 
 def load_triangle(k: Kernel) -> View:

@@ -97,3 +97,20 @@ class HeadGroup:
     def head(self) -> Affine:
         """The first head."""
         return self.turn * self.period + self.first
+
+
+LEAST_UNITS, MOST_UNITS = 4, 16
+"""Units of an iteration over several short sequences: so many that its stages overlap, and at most so many."""
+
+
+def sequences_in_iteration(sequences: int, period: int, units: int) -> int:
+    """How many of `sequences` sequences of `units` units each one iteration works on.
+
+    It is a multiple of `period`, after which masks repeat, or a divisor of it: then a loop goes over each period.
+    """
+    whole = [n for n in range(period, sequences + 1, period) if sequences % n == 0]
+    chosen = next((n for n in whole if n * units >= LEAST_UNITS), whole[-1])
+    if chosen * units <= MOST_UNITS or period == 1:
+        return chosen
+    parts = [n for n in range(1, period + 1) if period % n == 0]
+    return next((n for n in parts if n * units >= LEAST_UNITS), period)

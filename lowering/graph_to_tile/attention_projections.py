@@ -32,11 +32,11 @@ class Projections:
     def __bool__(self) -> bool:
         return bool(self.products)
 
-    def begin(self, count: int) -> None:
-        """The rows of the first `count` sequences."""
+    def begin(self, count: int, first: Affine | int = 0) -> None:
+        """The rows of `count` sequences from `first` on."""
         if self.products:
             with self.b.loop(count) as i:
-                for piece in self._pieces(i):
+                for piece in self._pieces(i + first):
                     piece()
 
     def stages(self, units: int, ahead: int, place: Callable[[Unit], tuple[Affine, int]]) -> list[Stage]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil
 
-from lowering.graph_to_tile.attention_operands import FEATURES, Operands, load_triangle
+from lowering.graph_to_tile.attention_operands import FEATURES, Operands, load_triangle, repeated_mask
 from lowering.graph_to_tile.attention_plan import HeadGroup, HeadGroups, Tile, even_tiles, heads_per_tile
 from lowering.graph_to_tile.attention_projections import Projections
 from lowering.graph_to_tile.emitter import Emitter
@@ -131,7 +131,7 @@ class Attention:
         if self.op.mask is not None:
             tensor = self.k.tensor(self.op.mask)
             if not isinstance(tensor, SbufTensor) or tensor.partition != QUERIES:
-                window = self.k.dram(self.op.mask)
+                window = repeated_mask(self.k, self.op)
                 tensor = window.broadcast((self.batch, self.heads, self.queries, self.keys))
             self.mask = tensor
         if self.op.causal:

@@ -15,6 +15,7 @@ CHOICES: Mapping[str, str] = {
     "counted-rows": "sums of gathered rows count the rows of small tables, which stay on chip, and do not fetch them",
     "postponed-products": "products wait for the attention that reads them, and fill the tensor engine's time there",
     "key-scores": "attention makes its scores once more with keys on partitions, instead of turning their powers",
+    "short-sequences": "attention works on several short sequences at a time, and the tensor engine adds their masks",
     "casting-loads": "a cast of a tensor in DRAM is part of its loads",
     "rotation": "buffers in loops have several copies, so that iterations overlap",
 }

@@ -28,9 +28,10 @@ class AttentionOp(ComputeOp):
 
     q: [B, Sq, heads * d]; k: [B, Sk, kv_heads * d]; v: [B, Sk, kv_heads * e]: the heads lie side by side, as
     projections leave them. mask: f32 or q's type, broadcast to [B, heads, Sq, Sk], added to the scaled scores;
-    optional. With `causal`, query i sees the keys up to i + Sk - Sq alone. Query head h reads key head
-    h // (heads / kv_heads). result: [B, Sq, heads * e], of q's element type, or f32 where that is narrower. Scores and
-    softmax are f32; probabilities are rounded to v's type before they are multiplied.
+    optional. Of a mask of n sequences, n a divisor of B, sequence b sees the one with number b mod n. With `causal`,
+    query i sees the keys up to i + Sk - Sq alone. Query head h reads key head h // (heads / kv_heads). result:
+    [B, Sq, heads * e], of q's element type, or f32 where that is narrower. Scores and softmax are f32; probabilities
+    are rounded to v's type before they are multiplied.
     """
 
     name = "graph.attention"
@@ -95,7 +96,13 @@ class AttentionOp(ComputeOp):
         for mask_dtype, shape in mask:
             require_dtype(mask_dtype in (dtype, F32), "the mask of attention", mask_dtype)
             wanted = (q[0], heads, q[1], k[1])
-            if len(shape) > 4 or any(n not in (1, w) for n, w in zip(shape, wanted[4 - len(shape) :], strict=True)):
+            repeats = len(shape) == 4 and shape[0] > 0 and q[0] % shape[0] == 0
+            own = (
+                zip(shape[1:], wanted[1:], strict=True)
+                if repeats
+                else zip(shape, wanted[4 - len(shape) :], strict=False)
+            )
+            if len(shape) > 4 or any(n not in (1, w) for n, w in own):
                 raise ShapeError(f"mask {text(shape)} does not broadcast to {text(wanted)}")
         narrow = accumulate_f32 and dtype is not F32
         return (F32 if narrow else dtype), (q[0], q[1], heads * (v[2] // kv_heads))
@@ -103,6 +110,12 @@ class AttentionOp(ComputeOp):
     def inferred(self) -> TensorSpec:
         operands = [spec_of(value) for value in self.operands]
         return self.infer(operands, self.heads.value.data, self.kv_heads.value.data, spec_of(self.result)[0] is F32)
+
+    @property
+    def mask_period(self) -> int:
+        """After how many sequences the mask repeats; 1 where it is the same for all, or there is none."""
+        shape = () if self.mask is None else spec_of(self.mask)[1]
+        return shape[0] if len(shape) == 4 else 1
 
     @property
     def head_size(self) -> int:

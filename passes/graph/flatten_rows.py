@@ -91,8 +91,10 @@ class _Flattener:
     def _rows(self, value: SSAValue, user: Operation) -> SSAValue:
         """`value` [..., n] as [rows, n]."""
         if value not in self.flat:
-            shape = shape_of(value)
-            reshape = ReshapeOp(value, (prod(shape[:-1]), shape[-1]))
+            shape, source = shape_of(value), value
+            while isinstance(owner := source.owner, ReshapeOp):
+                source = owner.x
+            reshape = ReshapeOp(source, (prod(shape[:-1]), shape[-1]))
             self._insert(reshape, user)
             self.flat[value] = reshape.result
         return self.flat[value]
@@ -150,6 +152,13 @@ class _Flattener:
             self.flat[op.result] = op.x
         elif len(after) == 2 and op.x in self.flat:
             op.result.replace_all_uses_with(self.flat[op.x])
+            self.block.erase_op(op)
+        elif len(after) > 2 and op.x in self.flat:
+            again = ReshapeOp(self.flat[op.x], after)
+            self._insert(again, op)
+            again.result.name_hint = op.result.name_hint
+            self.flat[again.result] = self.flat[op.x]
+            op.result.replace_all_uses_with(again.result)
             self.block.erase_op(op)
 
     def _elementwise(self, op: Operation) -> None:

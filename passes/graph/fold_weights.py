@@ -105,6 +105,10 @@ class Recipes:
             self._module.body.block.add_op(recipe)
         return self._names[key]
 
+    def add_of(self, root: Operation) -> str:
+        """The name of the weight that `root` computes, of weights and constants alone."""
+        return self.add(_recipe_body(root), root)
+
     def drop_unused(self) -> None:
         """Erase the recipes that no function refers to, directly or through other recipes."""
         recipes = {op.sym_name.data: op for op in self._module.ops if isinstance(op, DerivedWeightOp)}
@@ -152,7 +156,7 @@ def fold_block(block: Block, recipes: Recipes) -> None:
             known.add(op)
     roots = [op for op in block.ops if op in known and isinstance(op, ComputeOp) and _is_root(op, known)]
     for root in roots:
-        weight = WeightOp(recipes.add(_recipe_body(root), root), root.results[0].type)
+        weight = WeightOp(recipes.add_of(root), root.results[0].type)
         weight.location = root.location
         weight.result.name_hint = root.results[0].name_hint
         block.insert_op_before(weight, root)

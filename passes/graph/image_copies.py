@@ -11,7 +11,9 @@ from xdsl.dialects.builtin import IntegerAttr, TensorType
 from xdsl.ir import Block, Operation, SSAValue
 from xdsl.rewriter import Rewriter
 
-from neuron_dialects.graph import ConcatOp, ConvOp, FusedOp, shape_of
+from neuron_dialects.graph import ConcatOp, ConvOp, FusedOp, SliceOp, ints, shape_of
+from neuron_dialects.graph.attrs import ints_attr
+from neuron_dialects.graph.work import MODEL_MACS
 
 
 @dataclass
@@ -67,6 +69,11 @@ class ImageCopies:
         if isinstance(op, ConvOp):
             old = op.groups
             op.properties["groups"] = IntegerAttr(old.value.data * self.together, old.type)
+        if isinstance(op, SliceOp):
+            sizes = ints(op.sizes)
+            op.properties["sizes"] = ints_attr((sizes[0] // self.parts, *sizes[1:]))
+        if isinstance(known := op.attributes.get(MODEL_MACS), IntegerAttr):
+            op.attributes[MODEL_MACS] = IntegerAttr(known.value.data // self.parts, known.type)
 
     def _constants(self, op: Operation, mapping: dict[SSAValue, SSAValue]) -> dict[SSAValue, SSAValue]:
         """Constants that `op` reads along the channels -> the same for all images that are together."""

@@ -203,7 +203,8 @@ def _is_shared_mask(op: AttentionOp) -> bool:
     assert op.mask is not None
     shape, queries, keys = shape_of(op.mask), shape_of(op.q)[1], shape_of(op.k)[1]
     tiled = queries <= LANES or queries % LANES == 0
-    return len(shape) == 4 and shape[1:] == (1, queries, keys) and tiled
+    own = len(shape) == 4 and shape[0] in (1, shape_of(op.q)[0])
+    return own and shape[1:] == (1, queries, keys) and tiled
 
 
 def _reduces_beside(op: ReduceOp, partition: int) -> bool:

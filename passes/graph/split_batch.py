@@ -1,13 +1,14 @@
-"""`graph-split-batch`: run the first layers of a convolutional network for a few images at a time.
+"""`graph-split-batch`: run the first layers of an image network for a few images at a time.
 
-Given core functions after `graph-fuse`. The feature maps of the first layers are the largest: of a whole batch they do
-not fit on chip, of some of its images they do. The pass finds the run of layers from the inputs to the last one whose
+Given core functions after `graph-fuse`. The feature maps of the first layers are the largest, in convolutional networks
+and in those that attend in windows: of a whole batch they do not fit on chip, of some of its images they do. The pass
+finds the run of layers from the inputs to the last one whose
 live tensors exceed the budget, and leaves one copy of it for each part of the batch, between slices of the inputs and
 concatenations of what later layers read. Concatenations of channels may be among the layers: all that they put
 together lies in one place, as `joined` has it. `plan_split` is the choice as plain arithmetic; the pass applies it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from xdsl.context import Context
@@ -15,14 +16,21 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 from xdsl.passes import ModulePass
 
-from neuron_dialects.graph import CastOp, ConcatOp, ConvOp, SliceOp, shape_of, spec_of
+from neuron_dialects.graph import AttentionOp, CastOp, ConcatOp, ConvOp, SliceOp, shape_of, spec_of
 from neuron_dialects.neuron import core_functions, target_of
 from passes.graph.fold_images import folded_bytes, folds_of, keeps_images_apart
 from passes.graph.image_copies import ImageCopies
+from passes.graph.image_rows import keeps_rows_apart, live_row_bytes
 from passes.graph.joined import CHANNELS, joins, source_of
 from passes.graph.kernel_layouts import merge_halo, reads
 from passes.graph.layout import BUDGET_SHARE
 from passes.graph.residence import Halo, inheritance
+
+Apart = Callable[[Operation, set[SSAValue], int], bool]
+"""Whether an operator keeps the images of a batch apart, given the values that have one part for each image."""
+
+Room = Callable[[Sequence[Operation], int], tuple[list[int], list[int]]]
+"""Bytes of a partition that are live at each layer for one of so many parts of the batch, and that cross its end."""
 
 MAX_PARTS = 5
 """Most parts of a batch: each is a copy of the code."""
@@ -86,17 +94,19 @@ def split_block(block: Block, capacity: int) -> None:
     batches = {shape_of(argument)[0] for argument in block.args if shape_of(argument)}
     if len(batches) != 1 or (batch := batches.pop()) < 2:
         return
-    layers, inside = _leading_layers(block, batch)
-    if not any(isinstance(inner, ConvOp) for layer in layers for inner in layer.walk()):
-        return
     parts = [count for count in range(1, min(batch, MAX_PARTS) + 1) if batch % count == 0]
-    live = {count: _live_bytes(layers, count)[0] for count in parts}
-    plan = plan_split(batch, live, _live_bytes(layers, 1)[1], capacity)
-    if plan is not None:
-        _apply(layers[: plan.layers], batch, plan.images, inside)
+    for mark, apart, room in KINDS:
+        layers, inside = _leading_layers(block, batch, apart)
+        if not any(isinstance(inner, mark) for layer in layers for inner in layer.walk()):
+            continue
+        live = {count: room(layers, count)[0] for count in parts}
+        plan = plan_split(batch, live, room(layers, 1)[1], capacity)
+        if plan is not None:
+            _apply(layers[: plan.layers], batch, plan.images, inside)
+            return
 
 
-def _leading_layers(block: Block, batch: int) -> tuple[list[Operation], set[SSAValue]]:
+def _leading_layers(block: Block, batch: int, apart: Apart) -> tuple[list[Operation], set[SSAValue]]:
     """The ops, up to the first that mixes images, that compute on the function's arguments; and what they read and make
     of each image.
     """
@@ -104,7 +114,7 @@ def _leading_layers(block: Block, batch: int) -> tuple[list[Operation], set[SSAV
     layers: list[Operation] = []
     for op in block.ops:
         if any(operand in inside for operand in op.operands):
-            if not (_joins_channels(op, inside, batch) or keeps_images_apart(op, inside, batch)):
+            if not apart(op, inside, batch):
                 break
             layers.append(op)
             inside.update(op.results)
@@ -165,6 +175,23 @@ def _part_bytes(value: SSAValue, op: Operation, parts: int) -> int:
     dtype, shape = spec_of(value)
     part = (shape[0] // parts, *shape[1:])
     return min(folded_bytes(part, halo, dtype.size_bytes, fold) for fold in folds_of(op, parts))
+
+
+def _keeps_images(op: Operation, inside: set[SSAValue], batch: int) -> bool:
+    """Whether `op` keeps images apart, or puts their channels together."""
+    return _joins_channels(op, inside, batch) or keeps_images_apart(op, inside, batch)
+
+
+def _keeps_apart(op: Operation, inside: set[SSAValue], batch: int) -> bool:
+    """Whether `op` keeps images apart, or rows of them."""
+    return keeps_images_apart(op, inside, batch) or keeps_rows_apart(op, inside, batch)
+
+
+KINDS: tuple[tuple[type[Operation], Apart, Room], ...] = (
+    (ConvOp, _keeps_images, _live_bytes),
+    (AttentionOp, _keeps_apart, live_row_bytes),
+)
+"""For each kind of network: what it has among its layers, which of them keep images apart, what room these take."""
 
 
 def _apply(layers: Sequence[Operation], batch: int, images: int, inside: set[SSAValue]) -> None:

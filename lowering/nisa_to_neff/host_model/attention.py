@@ -23,7 +23,9 @@ def attention(writer: ModelWriter, op: AttentionOp, names: Sequence[str]) -> str
     scores = writer.node("MatMul", queries, turned)
     scores = writer.node("Mul", scores, writer.constant(np.array(op.scale.value.data, np.float32)))
     if mask:
-        scores = writer.node("Add", scores, mask[0])
+        repeats = shape_of(op.q)[0] // op.mask_period if op.mask_period > 1 else 1
+        whole = writer.node("Tile", mask[0], writer.integers((repeats, 1, 1, 1))) if repeats > 1 else mask[0]
+        scores = writer.node("Add", scores, whole)
     if op.causal:
         rows, columns = shape_of(op.q)[1], shape_of(op.k)[1]
         hidden = np.arange(columns)[None, :] > np.arange(rows)[:, None] + (columns - rows)

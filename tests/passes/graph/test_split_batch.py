@@ -9,20 +9,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Block, SSAValue
+from xdsl.ir import Block, Operation, SSAValue
 
 from neuron_dialects.graph import (
+    AttentionOp,
     BinaryKind,
     BinaryOp,
     ConcatOp,
     ConvOp,
+    LayerNormOp,
+    MatMulOp,
     PoolKind,
     PoolOp,
     ReduceKind,
     ReduceOp,
+    ReshapeOp,
     SliceOp,
+    TransposeOp,
     UnaryKind,
     UnaryOp,
+    shape_of,
 )
 from neuron_dialects.ssa_order import check_ssa_order
 from passes.graph.fuse import fuse_block
@@ -171,4 +177,41 @@ def test_concatenated_channels_are_split_and_lie_in_one_place() -> None:
     assert [op.starts.get_values()[0] for op in operations if isinstance(op, SliceOp)] == [0, 3]
     assert len([op for op in operations if isinstance(op, ConcatOp) and op.axis.value.data == 1]) == 6
     (split,) = run_graph(core_function(module), [x], lambda name: weights[name])
+    np.testing.assert_allclose(split, whole, rtol=1e-5, atol=1e-5)
+
+
+def windows(b: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+    """A projection of positions, attention in windows of them that overlap the rows of an image, and a residual."""
+
+    def add(op: Operation) -> SSAValue:
+        b.add_op(op)
+        return op.results[0]
+
+    x = add(ReshapeOp(arguments[0], (4 * 64, 16)))
+    x = add(LayerNormOp(x, weights["scale"], None, axis=1, epsilon=1e-5))
+    apart = add(ReshapeOp(add(MatMulOp(x, weights["w"])), (4, 8, 8, 16)))
+    low, high = (add(SliceOp(apart, (0, s, 0, 0), (4, n, 8, 16), (1, 1, 1, 1))) for s, n in ((2, 6), (0, 2)))
+    rolled = add(ReshapeOp(add(ConcatOp([low, high], 1)), (4, 2, 4, 8, 16)))
+    tiles = add(ReshapeOp(add(TransposeOp(rolled, (0, 2, 1, 3, 4))), (4 * 4, 16, 16)))
+    mixed = add(AttentionOp(tiles, tiles, tiles, weights["mask"], heads=2, kv_heads=2, scale=0.3))
+    return [add(BinaryOp(BinaryKind.ADD, add(ReshapeOp(mixed, (4 * 64, 16))), x))]
+
+
+def test_rows_of_images_are_split() -> None:
+    rng = np.random.default_rng(4)
+    shapes = {"w": (16, 16), "scale": (16,), "mask": (2, 2, 16, 16)}
+    given = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    inputs = [("f32", (4, 64, 16))]
+
+    def results(capacity: int) -> tuple[ModuleOp, list[Array]]:
+        module = core_module("trn1", inputs, given, windows)
+        split_block(core_function(module).body.block, capacity)
+        module.verify()
+        return module, run_graph(core_function(module), random_inputs(inputs), lambda name: given[name])
+
+    _, (whole,) = results(1 << 20)
+    # A tensor of 64 positions in f32 takes 256 bytes of a partition for each image; four are live at the attention.
+    module, (split,) = results(2048)
+    sequences = [shape_of(op.q)[0] for op in module.walk() if isinstance(op, AttentionOp)]
+    assert sequences == [8, 8]
     np.testing.assert_allclose(split, whole, rtol=1e-5, atol=1e-5)

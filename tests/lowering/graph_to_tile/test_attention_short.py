@@ -1,0 +1,115 @@
+"""Attention over many short sequences, against the graph level: masks that repeat, heads in groups, projections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from xdsl.ir import Block, SSAValue
+
+from lowering.graph_to_tile import attention
+from lowering.graph_to_tile.attention_plan import sequences_in_iteration
+from lowering.graph_to_tile.attention_short import ShortAttention
+from neuron_dialects.graph import AttentionOp, MatMulOp, ReshapeOp
+from passes.graph.layout import choose_layouts
+from tests.core_kernels import Array, Make, lowered_error
+
+BF16_TOLERANCE = 6e-3
+"""Probabilities and result rounded to bf16."""
+
+
+def windows(sequences: int, length: int, heads: int, width: int, scale: float) -> Make:
+    """x [sequences * length, width] -> attention of its projections, as a matrix again -> a product."""
+
+    def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        def product(x: SSAValue, name: str) -> SSAValue:
+            op = MatMulOp(x, values[name])
+            block.add_op(op)
+            return op.result
+
+        def shaped(x: SSAValue, *shape: int) -> SSAValue:
+            op = ReshapeOp(x, shape)
+            block.add_op(op)
+            return op.result
+
+        q, k, v = (shaped(product(arguments[0], name), sequences, length, width) for name in "qkv")
+        op = AttentionOp(q, k, v, values.get("mask"), heads=heads, kv_heads=heads, scale=scale)
+        block.add_op(op)
+        return [product(shaped(op.result, sequences * length, width), "o")]
+
+    return make
+
+
+def weights_of(width: int, mask: tuple[int, ...], gain: float) -> dict[str, Array]:
+    rng = np.random.default_rng(3)
+    made: dict[str, Array] = {name: rng.standard_normal((width, width)) / width**0.5 for name in "kvo"}
+    made["q"] = gain * rng.standard_normal((width, width)) / width**0.5
+    if mask:
+        # The last keys are hidden, some of the others nearly so.
+        made["mask"] = 2 * rng.standard_normal(mask) - 100 * (rng.random(mask) < 0.2)
+        made["mask"][..., -3:] = -1e30
+    return {name: array.astype(ml_dtypes.bfloat16) for name, array in made.items()}
+
+
+CASES = {
+    "one mask": (16, 98, 3, 96, (1, 3, 98, 98), 1.0),
+    "a mask for two sequences": (16, 50, 3, 96, (2, 3, 50, 50), 1.0),
+    "masks for many sequences": (64, 20, 3, 96, (32, 3, 20, 20), 1.0),
+    "several groups of heads": (16, 98, 6, 192, (2, 6, 98, 98), 1.0),
+    "a mask that heads share": (16, 64, 2, 128, (4, 1, 64, 64), 1.0),
+    "no mask": (18, 33, 4, 128, (), 1.0),
+    "large scores": (16, 49, 3, 96, (1, 3, 49, 49), 300.0),
+}
+
+
+NIGHTLY_CASES = {"five units in an iteration": (20, 110, 20, 640, (1, 1, 110, 110), 1.0)}
+
+
+@pytest.mark.parametrize("case", [*CASES, *(pytest.param(name, marks=pytest.mark.nightly) for name in NIGHTLY_CASES)])
+def test_short_sequences_match_the_graph_level(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sequences, length, heads, width, mask, gain = {**CASES, **NIGHTLY_CASES}[case]
+    taken: list[object] = []
+
+    class Seen(ShortAttention):
+        def run(self) -> None:
+            taken.append(self)
+            super().run()
+
+    monkeypatch.setattr(attention, "ShortAttention", Seen)
+    make = windows(sequences, length, heads, width, (width // heads) ** -0.5)
+    inputs = [("bf16", (sequences * length, width))]
+    tolerance = BF16_TOLERANCE if gain == 1.0 else 3 * BF16_TOLERANCE
+    assert (
+        lowered_error("trn1", inputs, weights_of(width, mask, gain), make, lambda block: choose_layouts(block, 135000))
+        < tolerance
+    )
+    assert taken
+
+
+# A narrow array, masks in f32 and operands in DRAM take another kernel; a mask repeats there too.
+@pytest.mark.parametrize(("target", "dtype"), [("inf1", "bf16"), ("trn1", "f32")])
+def test_masks_repeat_in_other_kernels(target: str, dtype: str) -> None:
+    mask = (
+        np.random.default_rng(1)
+        .standard_normal((4, 2, 40, 40))
+        .astype(np.float32 if dtype == "f32" else ml_dtypes.bfloat16)
+    )
+
+    def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        q, k, v = arguments
+        op = AttentionOp(q, k, v, values["mask"], heads=2, kv_heads=2, scale=0.2)
+        block.add_op(op)
+        return [op.result]
+
+    assert lowered_error(target, [("bf16", (8, 40, 64))] * 3, {"mask": mask}, make) < BF16_TOLERANCE
+
+
+@given(st.integers(1, 16), st.integers(1, 40), st.integers(1, 40))
+def test_iterations_share_the_sequences_out(repeats: int, period: int, units: int) -> None:
+    together = sequences_in_iteration(repeats * period, period, units)
+    assert (repeats * period) % together == 0
+    assert together % period == 0 or period % together == 0
