@@ -14,6 +14,7 @@ CHOICES: Mapping[str, str] = {
     "bias-products": "the tensor engine adds a bias along the columns of a result with rows on partitions",
     "counted-rows": "sums of gathered rows count the rows of small tables, which stay on chip, and do not fetch them",
     "postponed-products": "products wait for the attention that reads them, and fill the tensor engine's time there",
+    "blocks-ahead": "pointwise convolutions are emitted a block of channels ahead of the depthwise one that reads them",
     "key-scores": "attention makes its scores once more with keys on partitions, instead of turning their powers",
     "short-sequences": "attention works on several short sequences at a time, and the tensor engine adds their masks",
     "casting-loads": "a cast of a tensor in DRAM is part of its loads",

@@ -11,10 +11,11 @@ output phase (position modulo stride).
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import ceil
+from math import ceil, prod
 
 from xdsl.ir import Operation, SSAValue
 
+from lowering.graph_to_tile.conv_ahead import BlocksAhead, with_following
 from lowering.graph_to_tile.conv_bands import lower_bands, takes_bands
 from lowering.graph_to_tile.conv_blocks import PixelBlocks, take_blocks
 from lowering.graph_to_tile.conv_diagonals import Diagonals, blocks_at_once, is_depthwise
@@ -28,13 +29,14 @@ from lowering.graph_to_tile.conv_phases import (
     triple,
     triple_pairs,
 )
-from lowering.graph_to_tile.conv_pixels import Range, dram_pixels, with_three
+from lowering.graph_to_tile.conv_pixels import Place, Range, plain_pixels, resident_pixels, with_three
 from lowering.graph_to_tile.conv_residual import Residual, take_residual
-from lowering.graph_to_tile.conv_taps import Place, SpreadTaps, spread_taps, widened
+from lowering.graph_to_tile.conv_taps import SpreadTaps, spread_taps, widened
 from lowering.graph_to_tile.conv_weights import (
     Stationary,
     WeightPacking,
     filter_taps,
+    from_output,
     is_packable,
     load_taps,
     stationary_of,
@@ -42,9 +44,10 @@ from lowering.graph_to_tile.conv_weights import (
 )
 from lowering.graph_to_tile.epilogue import Epilogue
 from lowering.graph_to_tile.kernel import Kernel
-from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, transfer
+from lowering.graph_to_tile.movement import brought
+from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor
 from lowering.graph_to_tile.view import View
-from lowering.graph_to_tile.windows import Segment, output_tile, segments
+from lowering.graph_to_tile.windows import Segment, output_tile, segments, without_padding
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.errors import NeuronError
@@ -99,7 +102,11 @@ def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[
         if residual is None and not parts and (blocks := take_blocks(k, op, epilogue, packing, phases[0])):
             _ConvKernel(k, op, epilogue, blocks.groups, blocks.packing, blocks.phase, blocks=blocks).run()
             return
-        _ConvKernel(k, op, epilogue, groups, packing, phases[0], residual, parts).run()
+        kernel = _ConvKernel(k, op, epilogue, groups, packing, phases[0], residual, parts)
+        if isinstance(op, ConvOp) and k.blocks_for is not None and (ahead := kernel.ahead()) is not None:
+            k.ahead[k.blocks_for] = ahead
+            return
+        kernel.run()
         return
     for part, here in interleaved(k, epilogue, phases, n):
         _ConvKernel(k, op, here, groups, packing, part).run()
@@ -125,13 +132,18 @@ class _ConvKernel:
         self.parts, self.blocks = parts, blocks
         self.residual, self.phase, self.n = residual, phase, len(shape_of(op.w)) - 2
         self.uniform = k.scalar(op.w) if groups.groups == 1 else None
+        self.blocks_ahead, self.following = k.ahead.pop(op, None), None
         x = k.tensor(op.x)
         self.batch, self.channels = x.shape[:2]
         self.extents = triple(x.shape[2:], 1)
         bank = min(int(k.target.pe_moving_elements), int(k.target.psum_bank_bytes) // 4)
-        self.tile = output_tile((self.batch, *phase.sizes), bank)
+        # What is put off makes as many pixels for each of a tile as the strides step over, in one bank too.
+        share = bank // prod(phase.stride) if self.blocks_ahead is not None else bank
+        self.tile = output_tile((self.batch, *phase.sizes), share)
         self.segments = self._segments()
         self.x = self._readable(x)
+        if isinstance(self.x, SbufTensor):
+            self.segments = [without_padding(cut) for cut in self.segments]
         plan = spread_taps(k, op, self.x, groups, phase) if isinstance(self.x, DramTensor) else None
         self.spread: SpreadTaps | None = None
         if plan is not None and isinstance(self.x, DramTensor):
@@ -158,6 +170,7 @@ class _ConvKernel:
         aligned = self.groups.blocks == 1 or self.groups.block_inputs % LANES == 0
         if fits and aligned and x.partition == 1:
             return x
+        self._catch_up()
         return next(self.k.dram(v) for v, t in self.k.tensors.items() if t is x)
 
     # -- loops ---------------------------------------------------------------------------------------------------------
@@ -177,37 +190,76 @@ class _ConvKernel:
             if step:
                 self._depthwise(self.op, step)
                 return
+        self._catch_up()
         self.b.tiles(groups.groups, groups.per_block, block)
 
+    def _catch_up(self) -> None:
+        """Emit what was put off to be emitted here, as if it had not been."""
+        if self.blocks_ahead is not None:
+            self.blocks_ahead.all()
+            self.blocks_ahead = None
+
+    def ahead(self) -> BlocksAhead | None:
+        """What the convolution behind this one, of one tap, can emit; None where weights come in chunks."""
+        outputs = self.groups.outputs * self.groups.groups
+        plain = self.residual is None and not self.parts and self.spread is None and self.uniform is None
+        if not plain or self.groups.blocks > 1 or self._chunk(self.channels, outputs) < outputs:
+            return None
+        self.x = x = self.x if isinstance(self.x, SbufTensor) else brought(self.k, self.x)
+        inputs = (Affine(0), self.channels)
+        weights = self._load_weights(Affine(0), self.channels, Affine(0), outputs)
+        assert weights is not None
+
+        def emit(channels: Range, images: Range, ranges: Sequence[Range]) -> None:
+            moving = resident_pixels(x, inputs, images, ranges, self.phase.stride)
+            self._tile(from_output(weights, channels[0]), inputs, channels, images, ranges, moving)
+
+        def whole() -> None:
+            self._pixels(weights, *inputs, Affine(0), outputs)
+
+        return BlocksAhead(self.b, self.b.location, (self.batch, *self.phase.sizes), prod(self.tile), emit, whole)
+
     def _depthwise(self, op: ConvOp, step: int) -> None:
-        """All channels, the filters of `step` blocks at once."""
-        groups = self.groups
+        """All channels, the filters of `step` blocks at once, and one block behind what was put off."""
+        groups, per_block = self.groups, self.groups.per_block
+        if self.blocks_ahead is not None:
+            self.blocks_ahead.block((Affine(0), min(per_block, groups.groups)))
         for first in range(0, groups.blocks, step):
             diagonals = Diagonals(self.k, op, groups, first, min(step, groups.blocks - first))
-            low = first * groups.per_block
+            low = first * per_block
+            most = min(step * per_block, groups.groups - low)
 
-            def block(start: Affine, count: int, diagonals: Diagonals = diagonals, low: int = low) -> None:
-                weights = diagonals.stationary(start.divided(groups.per_block))
-                self._pixels(weights, start + low, count, start + low, count)
+            def block(
+                start: Affine, count: int, following: int, diagonals: Diagonals = diagonals, low: int = low
+            ) -> None:
+                if following:
+                    self.following = (start + (low + count), following)
+                begin = start + low
+                self._pixels(diagonals.stationary(start.divided(per_block)), begin, count, begin, count)
+                self.following = None
 
-            self.b.tiles(min(step * groups.per_block, groups.groups - low), groups.per_block, block)
+            with_following(self.b, most, per_block, groups.groups - low, self.blocks_ahead is not None, block)
 
     def _block(self, index: Affine, c_start: Affine, channels: int, o_start: Affine, outputs: int) -> None:
         """One block: its weights stay on chip while the pixels stream past, in chunks of outputs that fit."""
-        step = self.groups.lane_step
-        # Taps that are spread over partitions take no bytes of a row.
-        taps = self.phase.taps if self.spread is None else self.spread.offsets
-        row_bytes = ceil(channels / LANES) * len(taps) * dtype_by_name(self.packing.dtype).size_bytes
-        budget = int(self.k.target.sbuf_bytes_per_partition) // WEIGHT_SHARE
-        chunk = max(1, budget // max(1, row_bytes * step)) * step
-        if self.uniform is not None or (self.k.pins_weights and self.packing.tensor.symbol is not None):
-            chunk = ceil(outputs / step) * step
+        chunk = self._chunk(channels, outputs)
 
         def outputs_chunk(start: Affine, size: int) -> None:
             weights = self._load_weights(index, channels, start, size)
             self._pixels(weights, c_start, channels, o_start + start, size)
 
         self.b.tiles(outputs, min(chunk, outputs), outputs_chunk)
+
+    def _chunk(self, channels: int, outputs: int) -> int:
+        """How many outputs have their weights on chip together."""
+        step = self.groups.lane_step
+        # Taps that are spread over partitions take no bytes of a row.
+        taps = self.phase.taps if self.spread is None else self.spread.offsets
+        row_bytes = ceil(channels / LANES) * len(taps) * dtype_by_name(self.packing.dtype).size_bytes
+        if self.uniform is not None or (self.k.pins_weights and self.packing.tensor.symbol is not None):
+            return ceil(outputs / step) * step
+        budget = int(self.k.target.sbuf_bytes_per_partition) // WEIGHT_SHARE
+        return max(1, budget // max(1, row_bytes * step)) * step
 
     def _load_weights(self, block: Affine, channels: int, start: Affine, outputs: int) -> Stationary | None:
         """Weights on chip as [c, c tiles, taps, o], or [lanes, 1, products, o] where taps are on partitions too."""
@@ -271,9 +323,7 @@ class _ConvKernel:
                 if isinstance(self.x, DramTensor):
                     self._block_of_rows(weights, inputs, results, images, at)
                 else:
-                    ranges = [(segment.start + i * segment.size, segment.size) for segment, i in at]
-                    moving = self._resident_pixels(self.x, inputs, images, at)
-                    self._tile(weights, inputs, results, images, ranges, moving)
+                    self._resident_tile(weights, inputs, results, images, at)
                 return
             turns = 1 if self.spread is None or d != 1 else self.spread.turns
             for segment in cuts[d]:
@@ -311,6 +361,23 @@ class _ConvKernel:
         size = ceil(tiles / blocks) * self.tile[2]
         return segments(phase.sizes[1], size, phase.stride[1], phase.reach[1], phase.pad_low[1], self.extents[1])
 
+    def _resident_tile(
+        self, weights: Stationary | None, channels: Range, outputs: Range, images: Range, at: list[Place]
+    ) -> None:
+        """One tile of pixels of a resident input, and the same pixels of the block that was put off before it."""
+        assert isinstance(self.x, SbufTensor)
+        strides = self.phase.stride
+        ranges = [(segment.start + i * segment.size, segment.size) for segment, i in at]
+        if self.blocks_ahead is not None and self.following is not None:
+            read = [(start * stride, size * stride) for (start, size), stride in zip(ranges, strides, strict=True)]
+            self.blocks_ahead.pixels(self.following, [images, *read])
+        read = [
+            (i * (segment.size * step) + segment.input_start, segment.size)
+            for (segment, i), step in zip(at, strides, strict=True)
+        ]
+        moving = resident_pixels(self.x, channels, images, read, strides)
+        self._tile(weights, channels, outputs, images, ranges, moving)
+
     def _block_of_rows(
         self, weights: Stationary | None, channels: Range, outputs: Range, images: Range, at: list[Place]
     ) -> None:
@@ -320,7 +387,7 @@ class _ConvKernel:
         if self.spread is not None:
             block = self.spread.load(images, at)
         else:
-            block = self._plain_pixels(self.x, channels, images, at)
+            block = plain_pixels(self.b, self.x, channels, images, at, strides)
         (depth, d), (height, h), (width, w) = at
         first = height.start + h * height.size
 
@@ -420,52 +487,6 @@ class _ConvKernel:
                 left = weights(Affine(full), rest, t, start, lanes)
                 b.matmul(bank, left, pixels(Affine(full), rest, offset), 1 if full or t else 0)
         return bank
-
-    # -- input pixels --------------------------------------------------------------------------------------------------
-
-    def _resident_pixels(
-        self, x: SbufTensor, channels: Range, images: Range, at: list[Place]
-    ) -> "Callable[[Affine, int, Triple], View]":
-        halo = triple_pairs([x.halo[1 + d] if x.halo else (0, 0) for d in range(self.n)])
-        strides = self.phase.stride
-
-        def moving(c_tile: Affine, lanes: int, offset: Triple) -> View:
-            view = x.view({1: (channels[0] + c_tile * LANES, lanes)}, with_halo=True)
-            view = view.slice(1, images[0] + (x.halo[0][0] if x.halo else 0), images[1])
-            view = with_three(view, self.n)
-            for d, (segment, i) in enumerate(at):
-                start = i * (segment.size * strides[d]) + (segment.input_start + halo[d][0] + offset[d])
-                view = view.slice(2 + d, start, segment.size, strides[d])
-            return view
-
-        return moving
-
-    def _plain_pixels(self, x: DramTensor, channels: Range, images: Range, at: list[Place]) -> View:
-        """[c, c tiles, n, d, h, w] with the border of the tile filled with zeros."""
-        b, strides = self.b, self.phase.stride
-        count = channels[1]
-        tiles = ceil(count / LANES)
-        extents = [segment.extent for segment, _ in at]
-        tile = b.alloc((min(LANES, count), tiles, images[1], *extents), x.dtype, "sbuf", 2, "pixels").view()
-        inner, ranges = tile, {}
-        for d, (segment, i) in enumerate(at):
-            real = segment.extent - segment.low - segment.high
-            if segment.low:
-                b.memset(inner.slice(3 + d, 0, segment.low), 0.0)
-            if segment.high:
-                b.memset(inner.slice(3 + d, segment.low + real, segment.high), 0.0)
-            if real < 1:
-                return tile
-            inner = inner.slice(3 + d, segment.low, real)
-            ranges[d] = (i * (segment.size * strides[d]) + (segment.input_start + segment.low), real)
-        full, rest = divmod(count, LANES)
-        if full:
-            source = dram_pixels(x, ranges, images, channels[0], LANES, full)
-            transfer(b, b.load, inner.slice(1, 0, full), source)
-        if rest:
-            source = dram_pixels(x, ranges, images, channels[0] + full * LANES, rest, 1)
-            transfer(b, b.load, inner.slice(0, 0, rest).slice(1, full, 1), source)
-        return tile
 
 
 def _alone(k: Kernel, op: Operation) -> None:

@@ -12,7 +12,7 @@ from math import ceil
 from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.conv_phases import Phase, triple
-from lowering.graph_to_tile.conv_pixels import Range, dram_pixels
+from lowering.graph_to_tile.conv_pixels import Place, Range, dram_pixels
 from lowering.graph_to_tile.conv_weights import WeightPacking, is_packable
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.tap_plan import Filter, TapPlan, plan_taps
@@ -27,9 +27,6 @@ from passes.graph.kernel_layouts import THIN_CHANNELS
 
 SLOTS = 2
 """Blocks of rows on chip: one is loaded while another one is multiplied, and begins with the last rows of that one."""
-
-Place = tuple[Segment, Affine]
-"""A tile of a segment along one dimension."""
 
 
 def spread_taps(

@@ -36,6 +36,11 @@ Stationary = Callable[[Affine, int, int, Affine, int], View]
 """(channel tile, lanes of it, tap, first output, outputs) -> the weights [lanes, outputs]."""
 
 
+def from_output(weights: Stationary, first: Affine) -> Stationary:
+    """The filters of the outputs from `first` on."""
+    return lambda tile, lanes, tap, start, outputs: weights(tile, lanes, tap, start + first, outputs)
+
+
 def stationary_of(weights: View) -> Stationary:
     """The weights that lie as [c, channel tiles, taps, o] on chip."""
 

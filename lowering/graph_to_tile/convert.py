@@ -18,6 +18,7 @@ from xdsl.passes import ModulePass
 
 from lowering.graph_to_tile.builder import KernelBuilder, buffer_type
 from lowering.graph_to_tile.choices import check_choices
+from lowering.graph_to_tile.conv_ahead import followed_blocks
 from lowering.graph_to_tile.epilogue import lower_fused
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.movement import forward_destinations, materialize
@@ -171,8 +172,9 @@ def lower_function(
     forward_destinations(k, ops)
     profile = resident_profile(ops)
     waiting = postponed_products(ops, profile, k.target) if k.takes("postponed-products") else {}
+    followed = followed_blocks(ops, profile, k.target) if k.takes("blocks-ahead") else {}
     for op, resident_bytes in zip(ops, profile, strict=True):
-        k.resident_bytes, k.postpones_for = resident_bytes, waiting.get(op)
+        k.resident_bytes, k.postpones_for, k.blocks_for = resident_bytes, waiting.get(op), followed.get(op)
         lower_op(k, op)
     finish_outputs(k, pending)
     erase_unused_parameters(block)

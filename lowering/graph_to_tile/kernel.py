@@ -9,6 +9,7 @@ from xdsl.dialects.builtin import ModuleOp, TensorType
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from lowering.graph_to_tile.builder import KernelBuilder
+from lowering.graph_to_tile.conv_ahead import BlocksAhead
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, transfer
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
@@ -58,6 +59,8 @@ class Kernel:
     filled: set[tuple[int, int]] = field(default_factory=set)
     postponed: dict[Operation, list[RowProduct]] = field(default_factory=dict)
     postpones_for: Operation | None = None
+    ahead: dict[Operation, BlocksAhead] = field(default_factory=dict)
+    blocks_for: Operation | None = None
     constants: dict[SSAValue, float] = field(default_factory=dict)
     derived: dict[str, DramTensor] = field(default_factory=dict)
     recipes: dict[str, DerivedWeightOp] = field(default_factory=dict)

@@ -149,6 +149,14 @@ def load_resident(k: Kernel, window: DramTensor, resident: SbufTensor, axis: int
         k.b.tiles(size - head, LANES, lambda position, count: one(position + head, count))
 
 
+def brought(k: Kernel, window: DramTensor) -> SbufTensor:
+    """A copy of a feature map on chip, channels on partitions, without a halo."""
+    shape = window.shape
+    resident = SbufTensor(k.b.alloc_outer(SbufTensor.buffer_shape(shape, 1), window.dtype, "sbuf", "brought"), shape, 1)
+    load_resident(k, window, resident)
+    return resident
+
+
 def copy_resident(k: Kernel, source: SbufTensor, resident: SbufTensor, axis: int, first: int) -> None:
     """Copy a resident tensor into the part of another one, of the same lanes, that starts at `first` of `axis`."""
     partition = resident.partition

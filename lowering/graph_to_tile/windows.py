@@ -53,6 +53,18 @@ def segments(output: int, tile: int, stride: int, reach: int, pad_low: int, inpu
     return grouped
 
 
+def without_padding(cut: list[Segment]) -> list[Segment]:
+    """The same tiles, where padding is memory like any other: those of one size are all alike."""
+    merged: list[Segment] = []
+    for segment in cut:
+        last = merged[-1] if merged else None
+        if last and last.size == segment.size:
+            merged[-1] = replace(last, count=last.count + segment.count)
+        else:
+            merged.append(replace(segment, low=0, high=0))
+    return merged
+
+
 def with_last_apart(cut: list[Segment], strides: int) -> list[Segment]:
     """The same tiles, the last one in a segment of its own."""
     *before, last = cut

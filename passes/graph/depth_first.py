@@ -8,6 +8,7 @@ what later layers read. Where the windows of a layer reach over the end of a ban
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import ceil, prod
 
 from xdsl.context import Context
@@ -295,6 +296,9 @@ def _apply(block: Block, layers: Sequence[Operation], described: _Described, run
         value.replace_uses_with_if(result, lambda use: use.operation not in chosen)
     for op in reversed(layers):
         block.erase_op(op)
+    for whole in [value.owner for value in inputs]:
+        if isinstance(whole, ConcatOp) and whole.result.first_use is None:
+            block.erase_op(whole)
 
 
 def _put_together(parts: Sequence[Sequence[SSAValue]], like: Operation) -> list[Operation]:
@@ -318,8 +322,20 @@ def _cut(value: SSAValue, first: int, images: int, rows: Rows, like: Operation, 
     all_images, channels, size, columns = shape_of(value)
     if (images, rows) == (all_images, Rows(0, size)):
         return value
+    if rows == Rows(0, size) and (part := joined_images(value, first, images)) is not None:
+        return part
     starts, sizes = (first, 0, rows.first, 0), (images, channels, rows.end - rows.first, columns)
     cut = SliceOp(value, starts, sizes, (1, 1, 1, 1))
     cut.location = like.location
     new.append(cut)
     return cut.result
+
+
+def joined_images(value: SSAValue, first: int, images: int) -> SSAValue | None:
+    """What some images of a value are in the concatenation that it is the result of, if they are one operand there."""
+    whole = value.owner
+    if not isinstance(whole, ConcatOp) or whole.axis.value.data != 0:
+        return None
+    begins = accumulate((shape_of(part)[0] for part in whole.xs), initial=0)
+    parts = {(begin, shape_of(part)[0]): part for part, begin in zip(whole.xs, begins, strict=False)}
+    return parts.get((first, images))

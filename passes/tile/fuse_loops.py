@@ -5,7 +5,8 @@ vector engine evicts the last row of the product before it normalises the first.
 the tensor engine is at the next one. Given core functions of tile ops, leaves fewer, longer loops.
 
 A loop moves up to an earlier one of as many trips when no iteration of it is needed by, or meets, a later iteration of
-that one; what stands between the two, and is needed, moves up before both. Loops stay apart where one order of both
+that one; what stands between the two, and is needed, moves up before both. Where the earlier one has one trip less, the
+last iteration of the later one stays behind. Loops stay apart where one order of both
 would make engines wait: where the later one loads from DRAM what the earlier one stores there, or multiplies what
 other engines make of the earlier one's products. A loop that only turns that follows long products some
 iterations behind (`later_turns.py`).
@@ -34,7 +35,7 @@ from neuron_dialects.target import Target
 from neuron_dialects.tile import AllocOp, TileOp
 from passes.tile.block_order import BlockOrder
 from passes.tile.footprint import Footprint, apart, stays_ahead
-from passes.tile.later_turns import move_body, turn_later
+from passes.tile.later_turns import move_body, peel_last, turn_later
 
 MEMORY_SHARE = 0.97
 """Part of SBUF that a fused loop may take, with what lives across it."""
@@ -47,6 +48,9 @@ LEAST_PRODUCT_NS = 4000.0
 
 MOST_BEHIND = 3
 """At most so many iterations lie between; as many products are written out before the loop."""
+
+LEAST_TRIPS = 3
+"""A loop that leaves an iteration behind has more than one to be fused."""
 
 TENSOR_ENGINE = ("tile.matmul", "tile.transpose")
 
@@ -72,6 +76,14 @@ class _Statement:
         self.own_bytes += other.own_bytes
         self.own_banks += other.own_banks
         self.product_columns += other.product_columns
+
+    def shorter(self) -> _Statement:
+        """What a loop does without its last iteration."""
+        touches = {
+            buffer: [(writes, replace(footprint, trips=self.trips - 1)) for writes, footprint in found]
+            for buffer, found in self.touches.items()
+        }
+        return replace(self, trips=self.trips - 1, touches=touches)
 
     def writes(self, buffer: SSAValue) -> bool:
         """Whether it writes a buffer."""
@@ -124,10 +136,28 @@ class _Fuser:
             op = statement.op
             self._meet(statement)
             index = self._partner(statement) if isinstance(op, ForOp) else None
-            if index is None:
+            if index is not None:
+                self._fuse(index, statement)
+            elif not self._fuse_but_last(statement):
                 self.done.append(statement)
-                continue
-            self._fuse(index, statement)
+
+    def _fuse_but_last(self, statement: _Statement) -> bool:
+        """Fuse all but the last iteration into an earlier loop, where one iteration of that stands behind it."""
+        loop = statement.op
+        if not isinstance(loop, ForOp) or statement.trips < LEAST_TRIPS:
+            return False
+        shorter = statement.shorter()
+        index = self._partner(shorter)
+        if index is None or not _gains(self.done[index], shorter):
+            return False
+        made = peel_last(loop)
+        for op in made:
+            self.order.added_before(op, loop)
+        last = [_statement(op) for op in made if isinstance(op, TileOp | ForOp)]
+        self.touching.update(buffer for part in last for buffer in part.touches)
+        self._fuse(index, shorter)
+        self.done.extend(last)
+        return True
 
     def _meet(self, statement: _Statement) -> None:
         """Count a statement among those that are done, which it is about to be."""

@@ -37,6 +37,13 @@ def turn_later(products: ForOp, turns: ForOp, behind: int) -> tuple[list[Operati
     return [*first, _bound(products, trips - behind)], end
 
 
+def peel_last(loop: ForOp) -> list[Operation]:
+    """Let a loop run once less; gives the new operations before it, the last iteration and the bound."""
+    trips = trip_count(loop)
+    last = _iterations(loop, trips - 1, 1, InsertPoint.before(loop))
+    return [*last, _bound(loop, trips - 1)]
+
+
 def move_body(loop: ForOp, into: ForOp) -> None:
     """Append what a loop does to another one of as many iterations; the loop is left empty."""
     target, source = into.body.block, loop.body.block

@@ -16,7 +16,7 @@ from xdsl.ir import Block, SSAValue
 from lowering.graph_to_tile.conv_diagonals import taps_made
 from lowering.graph_to_tile.conv_phases import rows_beside, transposed_phases
 from lowering.graph_to_tile.convert import ConvertGraphToTilePass
-from lowering.graph_to_tile.windows import output_tile, segments, with_last_apart
+from lowering.graph_to_tile.windows import output_tile, segments, with_last_apart, without_padding
 from neuron_dialects.dtypes import BF16
 from neuron_dialects.graph import (
     BinaryKind,
@@ -284,3 +284,12 @@ def test_pixels_of_patches_are_loaded_once() -> None:
     loads = [op for op in body.walk() if isinstance(op, TileOp) and op.name == "tile.load"]
     pixels = [op for op in loads if op.views["src"][0] is body.args[0]]
     assert sum(executions(op) * op.views["src"][1].elements for op in pixels) == 2 * 3 * 64 * 64
+
+
+# 56 rows in tiles of 8 with a border: the first and the last read it, which makes no difference where it is memory.
+def test_tiles_are_alike_where_padding_is_memory() -> None:
+    cut = segments(56, 8, 1, 3, 1, 56)
+    assert [segment.count for segment in cut] == [1, 5, 1]
+    (alike,) = without_padding(cut)
+    assert (alike.count, alike.input_start, alike.low, alike.high) == (7, -1, 0, 0)
+    assert [segment.size for segment in without_padding(segments(20, 8, 1, 3, 1, 20))] == [8, 4]

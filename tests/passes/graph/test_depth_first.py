@@ -10,6 +10,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, Operation, SSAValue
 
 from lowering.graph_to_tile import kernel
+from neuron_dialects.dtypes import BF16
 from neuron_dialects.graph import (
     BinaryKind,
     BinaryOp,
@@ -26,10 +27,11 @@ from neuron_dialects.graph import (
     UnaryOp,
     layout_of,
     shape_of,
+    tensor_type,
 )
 from neuron_dialects.ssa_order import check_ssa_order
 from neuron_dialects.target import load_target
-from passes.graph.depth_first import run_in_bands
+from passes.graph.depth_first import joined_images, run_in_bands
 from passes.graph.fold_images import fold_block
 from passes.graph.fuse import fuse_block
 from passes.graph.layout import choose_layouts
@@ -150,3 +152,12 @@ def test_what_mixes_rows_is_left_alone() -> None:
     module = core_module("trn1", INPUTS, {}, make)
     run_in_bands(core_function(module).body.block, TRN1, machine(100))
     assert not any(isinstance(op, SliceOp) for op in module.walk())
+
+
+# Two and three images put together: the last three are what was put there, any others are none of both.
+def test_images_that_were_put_together_are_taken_from_where_they_were() -> None:
+    block = Block(arg_types=[tensor_type(BF16, (images, 8, 4, 4)) for images in (2, 3)])
+    whole = ConcatOp(block.args, 0)
+    assert joined_images(whole.result, 2, 3) is block.args[1]
+    assert joined_images(whole.result, 1, 3) is None
+    assert joined_images(block.args[1], 0, 3) is None

@@ -1,0 +1,73 @@
+"""A loop of one iteration more than the one before it: all but its last become part of that."""
+
+import numpy as np
+import pytest
+from xdsl.context import Context
+from xdsl.dialects.arith import Arith
+from xdsl.dialects.builtin import Builtin
+from xdsl.dialects.func import Func, FuncOp
+from xdsl.dialects.scf import ForOp, Scf
+from xdsl.parser import Parser
+
+from neuron_dialects.loops import trip_count
+from neuron_dialects.neuron import Neuron
+from neuron_dialects.tile import Tile
+from passes.tile.fuse_loops import TileFuseLoopsPass
+from runtime.program_interpreter import run_function
+
+# Tiles that are doubled, the last one behind the loop, and their sums of all tiles in another loop.
+TEXT = """
+builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
+  func.func private @neuron_0(
+    %x: memref<128xCOLUMNSxf32, #neuron.space<dram>>, %y: memref<128xTILESxf32, #neuron.space<dram>>
+  ) attributes {neuron.executor = #neuron.executor<core>, neuron.input_count = 1 : i64} {
+    %c0 = arith.constant 0 : index
+    %c1 = arith.constant 1 : index
+    %before = arith.constant BEFORE : index
+    %tiles = arith.constant TILES : index
+    %in = tile.alloc : memref<128xCOLUMNSxf32, #neuron.space<sbuf>>
+    tile.load dst %in[0:128][0 : COLUMNS] src %x[0 : 128 step COLUMNS, COLUMNS]
+    %twice = tile.alloc : memref<128xCOLUMNSxf32, #neuron.space<sbuf>>
+    scf.for %i = %c0 to %before step %c1 {
+      tile.tensor_scalar dst %twice[0:128][16*%i : 16] data %in[0:128][16*%i : 16] {op0 = multiply, scalar0 = 2.0}
+    }
+    tile.tensor_scalar dst %twice[0:128][LAST : 16] data %in[0:128][LAST : 16] {op0 = multiply, scalar0 = 2.0}
+    %sums = tile.alloc : memref<128xTILESxf32, #neuron.space<sbuf>>
+    scf.for %j = %c0 to %tiles step %c1 {
+      tile.reduce dst %sums[0:128][1*%j : 1] data %twice[0:128][16*%j : 16] {op = add, axes = 1}
+    }
+    tile.store dst %y[0 : 128 step TILES, TILES] src %sums[0:128][0 : TILES]
+    func.return
+  }
+}
+"""
+
+
+def program(tiles: int) -> FuncOp:
+    """The function for so many tiles."""
+    numbers = {"COLUMNS": 16 * tiles, "BEFORE": tiles - 1, "LAST": 16 * (tiles - 1), "TILES": tiles}
+    text = TEXT
+    for name, number in numbers.items():
+        text = text.replace(name, str(number))
+    context = Context()
+    for dialect in (Arith, Builtin, Func, Neuron, Scf, Tile):
+        context.load_dialect(dialect)
+    module = Parser(context, text).parse_module()
+    module.verify()
+    (function,) = (op for op in module.ops if isinstance(op, FuncOp))
+    return function
+
+
+@pytest.mark.parametrize(("tiles", "loops"), [(5, [4]), (3, [2])])
+def test_the_last_iteration_stays_behind(tiles: int, loops: list[int]) -> None:
+    x = np.random.default_rng(0).standard_normal((128, 16 * tiles)).astype(np.float32)
+    function = program(tiles)
+    (expected,) = run_function(function, [x], lambda *_: x)
+    module = function.parent_op()
+    assert module is not None
+    TileFuseLoopsPass().apply(Context(), module)  # pyright: ignore[reportArgumentType]
+    module.verify()
+    assert [trip_count(op) for op in function.body.block.ops if isinstance(op, ForOp)] == loops
+    (result,) = run_function(function, [x], lambda *_: x)
+    assert np.array_equal(result, expected)
+    assert np.allclose(expected, 2 * x.reshape(128, tiles, 16).sum(2), atol=1e-4)
