@@ -2,8 +2,8 @@
 
 All keep scores, softmax and context on chip. `attention_rows.py` makes the scores of a query in a row, and turns
 their powers for the context; it takes masks, the causal form, any operands. `attention_keys.py` makes them once more
-with keys on partitions, where their powers are at once what the context is made of. `attention_short.py` takes several
-short sequences in an iteration, and their masks through the tensor engine.
+with keys on partitions, where their powers are at once what the context is made of; masks it takes in 16 bits.
+`attention_short.py` takes several short sequences in an iteration, and their masks through the tensor engine.
 """
 
 from collections.abc import Callable

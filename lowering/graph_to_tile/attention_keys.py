@@ -10,6 +10,7 @@ For each tile of queries and each group of heads whose scores fill one PSUM bank
 
 Against `attention_rows.py` the tensor engine makes the scores twice and adds the maxima, but turns no powers, and
 powers do not pass through PSUM a second time: where engines take turns at PSUM, that is what attention waits for.
+A mask of 16 bits is added to both by the tensor engine (`attention_masks.py`), for free as far as the others go.
 
 The maxima of all heads of a tile are turned together, as two 16-bit rows for each head whose sum they are: exact
 enough, as any number near the greatest score serves if all keys of a query see the same.
@@ -22,13 +23,14 @@ from math import ceil
 import numpy as np
 from xdsl.ir import Operation
 
+from lowering.graph_to_tile.attention_masks import AddedMask
 from lowering.graph_to_tile.attention_operands import FEATURES
-from lowering.graph_to_tile.attention_plan import HeadGroup, HeadGroups, PlanFigures, keys_pay
-from lowering.graph_to_tile.attention_projections import Projections
+from lowering.graph_to_tile.attention_plan import HeadGroup, HeadGroups, PlanFigures, keys_pay, sequences_together
+from lowering.graph_to_tile.attention_projections import SUM_BANKS, Projections
 from lowering.graph_to_tile.attention_rows import Attention, AttentionSequence
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.pipelining import Ring, Stage, Unit, neighbours_apart, pipelined
-from lowering.graph_to_tile.tensors import LANES, SbufTensor
+from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor
 from lowering.graph_to_tile.turning import Bank, turn_rows
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
@@ -47,6 +49,9 @@ MOST_UNITS = 12
 POWERS_AHEAD = 3
 """How many units the powers are made ahead of the step in which a unit is finished; its context one unit ahead."""
 
+MASK_AHEAD = POWERS_AHEAD + 2
+"""The same of the maxima beyond the units of a tile of queries, if these take turns; masks two units earlier."""
+
 TURNING_SLOTS = 4
 """Parts of a bank of PSUM at most: 256 elements of 16 bits each."""
 
@@ -56,33 +61,50 @@ SCORE_BANKS = 3
 
 def keys_on_partitions(k: Kernel, op: AttentionOp) -> bool:
     """Whether this kernel can lower the attention, and is estimated to be faster."""
-    if not k.takes("key-scores") or op.mask is not None or op.causal or op.scale.value.data <= 0:
+    if not k.takes("key-scores") or op.causal or op.scale.value.data <= 0 or not _mask_fits(k, op):
         return False
     if any(spec_of(value)[0].name != "bf16" for value in (op.q, op.k, op.v)):
         return False
     places = (k.tensor(value) for value in (op.q, op.k))
     if not all(isinstance(place, SbufTensor) and place.partition == FEATURES for place in places):
         return False
-    (_, queries, _), keys = spec_of(op.q)[1], spec_of(op.k)[1][1]
+    (batch, queries, _), keys = spec_of(op.q)[1], spec_of(op.k)[1][1]
     heads, kv_heads = op.heads.value.data, op.kv_heads.value.data
     bank = int(k.target.psum_bank_bytes) // F32.size_bytes
     groups = HeadGroups.plan(heads, kv_heads, op.head_size, op.value_size, keys, bank)
     rows, group = min(LANES, queries), groups.group
     fits = max(keys, rows, op.value_size + 1) * group <= bank
-    units = ceil(queries / LANES) * ceil(heads / group)
+    tile_units = ceil(heads / group)
+    units = ceil(queries / LANES) * tile_units
+    least = POWERS_AHEAD if op.mask is None else MASK_AHEAD + tile_units
     whole = heads == kv_heads and heads % group == 0 and group * op.value_size % LANES == 0
     if (
         not fits
         or not whole
-        or not POWERS_AHEAD <= units <= MOST_UNITS
+        or sequences_together(batch, units, least, MOST_UNITS) is None
         or PARTS * heads > min(LANES, int(k.target.pe_columns))
     ):
         return False
-    return keys_pay(PlanFigures(rows, keys, op.value_size), k.target)
+    return keys_pay(PlanFigures(rows, keys, op.value_size, op.mask is not None), k.target)
+
+
+def _mask_fits(k: Kernel, op: AttentionOp) -> bool:
+    """Whether the tensor engine can add the mask, if there is one."""
+    if op.mask is None:
+        return True
+    if spec_of(op.mask)[0].name != "bf16" or op.scale.value.data != 1.0 or k.target.pe_columns < LANES:
+        return False
+    return not isinstance(k.tensor(op.mask), SbufTensor)
 
 
 class KeyAttention(Attention):
-    """Emits one attention."""
+    """Emits one attention.
+
+    `added`: its mask. `tiles_in_turn`: tiles of queries of an iteration, which goes over one sequence or several.
+    """
+
+    added: AddedMask | None = None
+    tiles_in_turn: int = 1
 
     def turning(self, dtype: str) -> Bank:
         """Parts of one bank of PSUM through which turned blocks leave the array."""
@@ -137,26 +159,55 @@ class KeyAttention(Attention):
         tiles = self._tiles()
         units = [unit for tile in tiles for unit in self._units(tile)]
         each = len(units) // len(tiles)
+        together = self._sequences_together(len(units), each)
+        count = together * len(units)
+        self.tiles_in_turn = together * len(tiles)
         # Where tiles of queries take turns at their maxima, these are turned a step earlier.
-        first = each + POWERS_AHEAD + 1 + int(len(tiles) > 1)
+        first = each + POWERS_AHEAD + 1 + int(self.tiles_in_turn > 1)
         waiting = self.k.postponed.pop(self.op, [])
         made = Projections(
-            self.b, waiting, self.keys, lambda: self.ring("sum", (LANES, self.bank), "f32", "psum", 2).take
+            self.b, waiting, self.keys, lambda: self.ring("sum", (LANES, self.bank), "f32", "psum", SUM_BANKS).take
         )
-        others = made.stages_in_order(self.batch, len(units), first + made.units_ahead(len(units), each))
+        if isinstance(self.mask, DramTensor):
+            self.added = AddedMask(
+                self.k, self.mask, min(LANES, self.queries), self.groups.group, neighbours_apart(count, first - 1)
+            )
+            self.added.prepare()
+
+        def place(unit: Unit) -> Unit:
+            """The sequence of a unit, and its number there."""
+            return unit[0] * together + unit[1] // len(units), unit[1] % len(units)
+
+        others = made.stages_in_order(self.batch, len(units), first + made.units_ahead(len(units), each), place)
         known: dict[Affine, AttentionSequence] = {}
 
         def at(unit: Unit) -> tuple[AttentionSequence, HeadGroup]:
-            return known.setdefault(unit[0], AttentionSequence(self, unit[0])), units[unit[1]]
+            sequence, number = place(unit)
+            return known.setdefault(sequence, AttentionSequence(self, sequence)), units[number]
 
-        pipelined(self.b, self.batch, len(units), self._stages(at, others, each, len(units), first), deep=True)
+        stages = self._stages(at, others, each, count, first)
+        pipelined(self.b, self.batch // together, count, stages, deep=True)
+
+    def _sequences_together(self, units: int, each: int) -> int:
+        """Sequences of one iteration, each of `units` units."""
+        least = POWERS_AHEAD if self.mask is None else MASK_AHEAD + each
+        return sequences_together(self.batch, units, least, MOST_UNITS) or 1
 
     def _stages(self, at: At, others: Sequence[Stage], each: int, count: int, first: int) -> tuple[Stage, ...]:
         """The stages of a unit; `each`: units of a tile of queries, `first`: how far ahead maxima are made."""
-        copies = neighbours_apart(count, POWERS_AHEAD - 1)
+        copies, added = neighbours_apart(count, POWERS_AHEAD - 1), self.added
+
+        def mask(unit: Unit) -> None:
+            if added is not None:
+                here, own = at(unit)
+                added.load(here.batch, own, unit[1])
+
+        def bound(unit: Unit) -> None:
+            if added is not None:
+                added.bound(at(unit)[1], unit[1])
 
         def top(unit: Unit) -> None:
-            self._top(*at(unit), unit[1] // each)
+            self._top(*at(unit), unit[1], unit[1] // each)
 
         def part(unit: Unit) -> None:
             if at(unit)[1].last:
@@ -170,10 +221,12 @@ class KeyAttention(Attention):
             self._turned_powers(*at(unit), unit[1], copies, unit[1] // each)
 
         def values(unit: Unit) -> None:
-            if unit[1] < each:
+            if at(unit)[1].tile.start == Affine(0):
                 self._bring_values(*at(unit))
 
+        masks = () if added is None else (Stage(mask, first + 2), Stage(bound, first + 1))
         return (
+            *masks,
             *others[:1],
             Stage(part, first - 1),
             Stage(power, POWERS_AHEAD),
@@ -189,16 +242,18 @@ class KeyAttention(Attention):
     @cached_property
     def _tiles_apart(self) -> int:
         """Copies of what tiles of queries take in turn."""
-        return neighbours_apart(len(self._tiles()))
+        return neighbours_apart(self.tiles_in_turn)
 
     # -- maxima --------------------------------------------------------------------------------------------------------
 
-    def _top(self, here: AttentionSequence, unit: HeadGroup, tile: int) -> None:
-        """Minus the greatest score of each query of a unit."""
+    def _top(self, here: AttentionSequence, unit: HeadGroup, number: int, tile: int) -> None:
+        """Minus the greatest score of each query of a unit, which has `number` and is of `tile` of the iteration."""
         rows, group = unit.tile.rows, unit.group
         scores = self._score_bank((rows, group, self.keys))
         for j in range(group):
             self._products(scores.at(1, j), here, unit, j, (Affine(0), self.keys))
+        if self.added is not None:
+            self.added.add(scores, unit, number)
         target = self._tops(rows, tile).slice(1, unit.head, group)
         self.b.reduce(target, scores, "maximum", negate=True)
 
@@ -253,6 +308,8 @@ class KeyAttention(Attention):
                 with self.b.loop(count) as i:
                     scores = bank.split(0, (group, count, rows)).at(1, j).at(1, i)
                     self._lowered_products(scores, here, unit, j, (i + start) * LANES, tile)
+                    if self.added is not None:
+                        self.added.add_turned(scores, unit, number, j, (i + start) * LANES)
         for (_, _, lanes, place), bank in zip(pieces, banks, strict=True):
             target = powers.slice(0, 0, lanes).slice(1, place, bank.free_elements)
             self.b.activation(target, bank, "exp", self.op.scale.value.data)
@@ -352,7 +409,7 @@ class KeyAttention(Attention):
         tiles = unit.group * self.value_size // LANES
         place = (unit.head * self.value_size).divided(LANES)
         panel = self.out.whole.at(2, here.batch).slice(1, place, tiles).slice(2, unit.tile.start, unit.tile.rows)
-        turn_rows(self.k, panel, self._rows(here, unit, number, copies), parts=tiles, bank=self.turning(self.out_dtype))
+        turn_rows(self.k, panel, self._rows(here, unit, number, copies), bank=self.turning(self.out_dtype))
 
 
 def _same_head(heads: int) -> list[Operation]:

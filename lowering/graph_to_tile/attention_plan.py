@@ -49,11 +49,21 @@ def even_tiles(extent: int, most: int) -> tuple[int, int, int] | None:
 
 @dataclass(frozen=True)
 class PlanFigures:
-    """One head of a tile of queries: `rows` queries, all `keys` of its sequence, `value_size` elements of a value."""
+    """One head of a tile of queries: `rows` queries, all `keys` of its sequence, `value_size` elements of a value.
+
+    `masked`: a mask is added to its scores.
+    """
 
     rows: int
     keys: int
     value_size: int
+    masked: bool = False
+
+
+def sequences_together(batch: int, units: int, least: int, most: int) -> int | None:
+    """The fewest sequences of `units` units each, a divisor of `batch`, that have `least` to `most`; None if none."""
+    numbers = (n for n in range(1, batch + 1) if batch % n == 0)
+    return next((n for n in numbers if least <= n * units <= most), None)
 
 
 def keys_pay(figures: PlanFigures, target: Target) -> bool:
@@ -69,7 +79,9 @@ def keys_pay(figures: PlanFigures, target: Target) -> bool:
         readers = (act / target.clock_ghz("act"), dve / target.clock_ghz("dve"))
         return max(pe / target.clock_ghz("pe"), sum(readers) if target.shared_psum_port else max(readers))
 
-    twice = busiest(keys + 2 * turned + context + tiles * least, turned, keys + size + least)
+    # A mask is added by the array in both orders; else by dve, as scores leave PSUM.
+    masks = keys + turned if figures.masked else 0
+    twice = busiest(keys + 2 * turned + context + tiles * least + masks, turned, keys + size + least)
     return twice < busiest(keys + turned + context, keys + least + turned, keys + size)
 
 

@@ -17,6 +17,9 @@ from neuron_dialects.access import Affine
 Pieces = list[Callable[[], None]]
 """What emits a tile of columns each."""
 
+SUM_BANKS = 2
+"""Banks of PSUM that an attention has for these products."""
+
 PARTS = 3
 """Places in the step of a unit where tiles are made, so that what evicts them does its other work between."""
 
@@ -48,7 +51,9 @@ class Projections:
 
         return self._stages(ahead, shares)
 
-    def stages_in_order(self, sequences: int, units: int, ahead: int) -> list[Stage]:
+    def stages_in_order(
+        self, sequences: int, units: int, ahead: int, place: Callable[[Unit], tuple[Affine, int]]
+    ) -> list[Stage]:
         """The same, columns of all products side by side; what is made before the first step is emitted at once."""
         if not self.products:
             return []
@@ -57,7 +62,7 @@ class Projections:
         for number in range(rest if whole < sequences else 0):
             for piece in self._share((Affine(whole), number), units):
                 piece()
-        return self._stages(ahead, lambda unit: self._share(unit, units))
+        return self._stages(ahead, lambda unit: self._share(place(unit), units))
 
     def units_ahead(self, units: int, blocks: int) -> int:
         """How many units ahead of the first one that reads them columns are to be made, in order, if each of the first

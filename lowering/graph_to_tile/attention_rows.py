@@ -23,7 +23,7 @@ from math import ceil
 
 from lowering.graph_to_tile.attention_operands import FEATURES, Operands, load_triangle, repeated_mask
 from lowering.graph_to_tile.attention_plan import HeadGroup, HeadGroups, Tile, even_tiles, heads_per_tile
-from lowering.graph_to_tile.attention_projections import Projections
+from lowering.graph_to_tile.attention_projections import SUM_BANKS, Projections
 from lowering.graph_to_tile.emitter import Emitter
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.pipelining import Ring, Stage, Unit, neighbours_apart, pipelined
@@ -158,7 +158,7 @@ class Attention:
         units = [unit for tile in tiles for unit in self._units(tile)]
         waiting = self.k.postponed.pop(self.op, [])
         made = Projections(
-            self.b, waiting, self.keys, lambda: self.ring("sum", (LANES, self.bank), "f32", "psum", 2).take
+            self.b, waiting, self.keys, lambda: self.ring("sum", (LANES, self.bank), "f32", "psum", SUM_BANKS).take
         )
         if len(units) > MOST_UNITS:
             ahead = 1 if made and self._written_out(tiles) else self.batch

@@ -2,7 +2,7 @@
 
 The tensor engine has little to do while the other engines are at softmax. Projections of later sequences fill its time:
 a product whose only reader is one attention over several sequences is not lowered where it stands, but handed to that
-attention, which emits its columns between its own stages.
+attention, which emits its columns between its own stages. Where these are few, it is lowered in front of it after all.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,8 @@ from math import ceil
 
 from xdsl.ir import Operation, SSAValue
 
+from lowering.graph_to_tile.attention_projections import SUM_BANKS
+from neuron_dialects.cost import latency_ns
 from neuron_dialects.graph import AttentionOp, WeightOp, layout_of, spec_of
 from neuron_dialects.target import Target
 from passes.graph.aliases import readers
@@ -29,7 +31,7 @@ def postponed_products(ops: Sequence[Operation], profile: Sequence[int], target:
     found: dict[Operation, list[Operation]] = {}
     for op in ops:
         attention = _only_reader(op, target)
-        if attention is not None:
+        if attention is not None and _fills_evictions(op, attention, target):
             found.setdefault(attention, []).append(op)
     limit = int(int(target.sbuf_bytes_per_partition) * MEMORY_SHARE)
     waiting: dict[Operation, Operation] = {}
@@ -58,6 +60,19 @@ def _only_reader(op: Operation, target: Target) -> AttentionOp | None:
     same = length == spec_of(attention.k)[1][1] and spec_of(attention.v)[0] is spec_of(attention.result)[0]
     fits = sequences >= LEAST_SEQUENCES and length <= int(target.pe_moving_elements)
     return attention if projected and same and fits else None
+
+
+def _fills_evictions(op: Operation, attention: AttentionOp, target: Target) -> bool:
+    """Whether the columns of one sequence keep the tensor engine as long as those before are on their way out of PSUM.
+
+    Else it is quicker to make wider tiles, of the columns of several sequences, in front of the attention.
+    """
+    operand = _operand(op)
+    assert operand is not None
+    length, features = spec_of(attention.q)[1][1], spec_of(operand)[1][1]
+    product_ns = ceil(features / LANES) * length / target.clock_ghz("pe")
+    eviction_ns = latency_ns("pe", target) + length / target.clock_ghz("act") + latency_ns("act", target)
+    return SUM_BANKS * product_ns >= eviction_ns
 
 
 def _operand(op: Operation) -> SSAValue | None:

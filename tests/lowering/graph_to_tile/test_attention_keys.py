@@ -35,10 +35,11 @@ def weights_of(width: int, gain: float = 1.0) -> dict[str, Array]:
     return made
 
 
-def projected(heads: int, length: int, width: int, values_of: str = "product") -> Make:
+def projected(heads: int, length: int, width: int, values_of: str = "product", masked: bool = False) -> Make:
     """x [sequences * length, width] -> attention of its projections -> a product.
 
-    `values_of`: what the values are: a projection as well, rows that are normalised on chip, or rows in DRAM.
+    `values_of`: what the values are: a projection as well, rows that are normalised on chip, or rows in DRAM. `masked`:
+    with the weight "mask" added to scores that are not scaled.
     """
 
     def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
@@ -58,7 +59,8 @@ def projected(heads: int, length: int, width: int, values_of: str = "product") -
             rows.append(arguments[0])
         parts = [ReshapeOp(value, (SEQUENCES, length, width)) for value in rows]
         block.add_ops(parts)
-        op = AttentionOp(*(part.result for part in parts), heads=heads, kv_heads=heads, scale=(heads / width) ** 0.5)
+        operands = [*(part.result for part in parts), *([values["mask"]] if masked else [])]
+        op = AttentionOp(*operands, heads=heads, kv_heads=heads, scale=1.0 if masked else (heads / width) ** 0.5)
         together = ReshapeOp(op.result, (SEQUENCES * length, width))
         block.add_ops([op, together])
         return [product(together.result, 3)]
@@ -130,6 +132,31 @@ def test_scores_far_from_zero(taken: list[AttentionOp]) -> None:
     inputs = [("bf16", (SEQUENCES * length, width))]
     # One key takes nearly all weight: where two are about as good, rounding of q and k decides between them.
     assert lowered_error("trn1", inputs, weights, projected(4, length, width), lay_out) < 0.1
+    assert len(taken) == 1
+
+
+# Masks of each head and query, of all heads, of keys alone, of each head alone, and the same for all sequences; in
+# iterations over three sequences. Hidden keys, a sequence of which all keys are hidden alike, and large biases.
+@pytest.mark.parametrize(
+    ("heads", "length", "shape"),
+    [
+        (12, 128, (SEQUENCES, 12, 128, 128)),
+        (12, 128, (SEQUENCES, 1, 1, 128)),
+        (12, 128, (1, 12, 1, 128)),
+        (4, 197, (SEQUENCES, 1, 197, 197)),
+        (4, 197, (1, 4, 197, 197)),
+    ],
+)
+def test_masks(heads: int, length: int, shape: tuple[int, ...], taken: list[AttentionOp]) -> None:
+    width, rng = 32 * heads if heads == 12 else 256, np.random.default_rng(7)
+    mask = 20.0 * rng.standard_normal(shape)
+    mask[..., rng.permutation(length)[: length // 3]] = -np.inf
+    mask[-1, ..., length // 2 :] = -np.inf
+    if shape[0] == SEQUENCES:
+        mask[0] = ml_dtypes.finfo(ml_dtypes.bfloat16).min
+    weights = weights_of(width, gain=(heads / width) ** 0.25) | {"mask": mask.astype(ml_dtypes.bfloat16)}
+    make = projected(heads, length, width, masked=True)
+    assert lowered_error("trn1", [("bf16", (SEQUENCES * length, width))], weights, make, lay_out) < 1e-2
     assert len(taken) == 1
 
 

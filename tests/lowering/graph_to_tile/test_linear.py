@@ -252,10 +252,11 @@ def projected(block: Block, arguments: Sequence[SSAValue], values: Values) -> Se
     return [layer(block, together.result, values, 4, cast=False)]
 
 
-# Projections wait for the attention and are made a sequence at a time, between its stages; where there is room.
+# Projections wait for the attention and are made a sequence at a time, between its stages; where there is room, and
+# where a sequence keeps the array longer than its columns take out of PSUM (trn1: 3 * 130 / 2.8 = 139 ns, 378 / 2).
 # 6 heads are 4 units in all, 10 heads are 5 units in each of two tiles of queries.
-@pytest.mark.parametrize(("target", "width"), [("trn1", 384), ("inf1", 384), ("trn1", 640)])
-def test_projections_of_later_sequences_fill_the_time_of_attention(target: str, width: int) -> None:
+@pytest.mark.parametrize(("target", "width", "waiting"), [("trn1", 384, 0), ("inf1", 384, 3), ("trn1", 640, 3)])
+def test_projections_of_later_sequences_fill_the_time_of_attention(target: str, width: int, waiting: int) -> None:
     weights = weights_of((64, width), *[(width, width)] * 3, (width, 100))
     seen: list[int] = []
 
@@ -266,7 +267,7 @@ def test_projections_of_later_sequences_fill_the_time_of_attention(target: str, 
         seen.append(len(postponed_products(ops, [int(machine.sbuf_bytes_per_partition)] * len(ops), machine)))
 
     assert lowered_error(target, [("bf16", (520, 64))], weights, projected, lay) < BF16_TOLERANCE
-    assert seen == [3, 0]
+    assert seen == [waiting, 0]
 
 
 # A sequence of more rows than a product moves at once does not wait: its projections are lowered where they stand.
