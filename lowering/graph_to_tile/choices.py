@@ -12,7 +12,7 @@ CHOICES: Mapping[str, str] = {
     "diagonals": "depthwise filters are diagonal matrices that stay on chip for all pixels, most of them made there",
     "residual-products": "the tensor engine adds the residual of a convolution that gives it little else to do",
     "bias-products": "the tensor engine adds a bias along the columns of a result with rows on partitions",
-    "counted-rows": "sums of gathered rows count the rows of small tables, which stay on chip, and do not fetch them",
+    "local-rows": "gpsimd gathers the rows of small tables, which stay on chip, for sums of gathered rows",
     "postponed-products": "products wait for the attention that reads them, and fill the tensor engine's time there",
     "blocks-ahead": "pointwise convolutions are emitted a block of channels ahead of the depthwise one that reads them",
     "key-scores": "attention makes its scores once more with keys on partitions, instead of turning their powers",

@@ -6,8 +6,8 @@ Samples lie on partitions. For each of the `count` indices of a sample one indir
 the vector engine adds them up where they lie, into the place of the sum in the result. All parts of 128 samples are
 made before those of the next ones, so that what reads the result starts while further rows are fetched.
 
-An indirect DMA takes as long for a row of two bytes as for one of two hundred, and all tables share the DMA. So the
-rows of the smallest tables are not fetched, but counted (`counted_rows`).
+An indirect DMA takes as long for a row of two bytes as for one of two hundred, and all tables share the DMA. So small
+tables stay on chip, where gpsimd gathers their rows (`local_rows`).
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,17 @@ from math import prod
 
 from xdsl.ir import SSAValue
 
-from lowering.graph_to_tile.counted_rows import Lookup, RowCounts, counted_tables
 from lowering.graph_to_tile.gather import flat_indices, indirect
 from lowering.graph_to_tile.kernel import Kernel
+from lowering.graph_to_tile.local_rows import (
+    TABLE_SHARE,
+    USABLE_SHARE,
+    LocalRows,
+    Lookup,
+    identity_matrix,
+    is_parameter,
+    local_groups,
+)
 from lowering.graph_to_tile.relayout import copy_window
 from lowering.graph_to_tile.sample_indices import SampleIndices
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, transfer
@@ -38,13 +46,10 @@ order in which they were asked for."""
 
 @dataclass(frozen=True)
 class _Sum:
-    """A part that is gathered: table `number` of those of the kernel; `rows`: the table on chip where its rows are
-    counted, [128, row tiles, width].
-    """
+    """A part that is gathered: table `number` of those of the kernel."""
 
     number: int
     table: DramTensor
-    rows: View | None
 
 
 def lower(k: Kernel, sums: JoinedSums) -> None:
@@ -54,13 +59,15 @@ def lower(k: Kernel, sums: JoinedSums) -> None:
 
 @dataclass
 class _Kernel:
-    """The loop over tiles of samples. `fetched`: buffers of rows that are used in turn, by type and shape."""
+    """The loop over tiles of samples. `fetched`: buffers of rows that are used in turn, by type and shape; `groups`:
+    numbers of the tables whose rows gpsimd gathers, and what holds them.
+    """
 
     k: Kernel
     sums: JoinedSums
     fetched: dict[tuple[str, int, int], list[View]] = field(default_factory=dict)
     indices: SampleIndices = field(init=False)
-    counts: RowCounts | None = None
+    groups: list[tuple[tuple[int, ...], LocalRows]] = field(default_factory=list)
 
     def run(self) -> None:
         """Emit everything."""
@@ -70,19 +77,21 @@ class _Kernel:
         parts = self._operands()
         widths = [part.table.shape[1] if isinstance(part, _Sum) else part.shape[1] for part in parts]
         firsts = [0, *accumulate(widths)]
-        order = _interleaved([isinstance(part, _Sum) and part.rows is not None for part in parts])
+        place_of = {part.number: i for i, part in enumerate(parts) if isinstance(part, _Sum)}
 
         def tile(start: Affine, size: int) -> None:
             if isinstance(out, SbufTensor):
                 rows = out.view({SAMPLES: (start, size)}).flat()
             else:
                 rows = k.b.alloc((size, prod(rest)), out.dtype, "sbuf", 2, "joined").view()
-            if self.counts is not None:
-                self.counts.begin()
-            for number in order:
-                self._part(parts[number], rows.slice(1, firsts[number], widths[number]), start, size)
-            if self.counts is not None:
-                self.counts.finish()
+            places = [rows.slice(1, first, width) for first, width in zip(firsts, widths, strict=False)]
+            made: set[int] = set()
+            for numbers, local in self.groups if size == LANES else ():
+                local.add(start, [places[place_of[number]] for number in numbers])
+                made.update(place_of[number] for number in numbers)
+            for i, part in enumerate(parts):
+                if i not in made:
+                    self._part(part, places[i], start, size)
             if isinstance(out, DramTensor):
                 transfer(k.b, k.b.store, out.view({SAMPLES: (start, size)}), rows.split(0, rest))
 
@@ -93,33 +102,39 @@ class _Kernel:
         k = self.k
         gathered = [part for part in self.sums.parts if isinstance(part, GatheredSum)]
         tables = [k.dram(part.table) for part in gathered]
-        lookups = [Lookup(table.shape[0], part.count, part.width) for part, table in zip(gathered, tables, strict=True)]
-        counted = counted_tables(lookups, k.target) if k.takes("counted-rows") else set[int]()
-        self.indices = SampleIndices(k, [_indices(k, part) for part in gathered], [x.rows for x in lookups], counted)
+        indices = [_indices(k, part) for part in gathered]
+        groups = self._local_groups(gathered, tables) if k.takes("local-rows") else []
+        local = {number for group in groups for number in group}
+        self.indices = SampleIndices(k, indices, [table.shape[0] for table in tables], local)
         self.indices.load()
-        if counted:
-            self.counts = RowCounts(k, tables[0].dtype, max(lookups[number].rows for number in counted))
-        operands: list[_Sum | DramTensor] = []
+        if groups:
+            identity = identity_matrix(k, tables[groups[0][0]].dtype)
+            for group in groups:
+                own = ([tables[number] for number in group], [indices[number] for number in group])
+                self.groups.append((group, LocalRows(k, *own, identity)))
         numbers = count()
-        for part in self.sums.parts:
-            if isinstance(part, GatheredSum):
-                number = next(numbers)
-                rows = self.counts.table(tables[number]) if self.counts and number in counted else None
-                operands.append(_Sum(number, tables[number], rows))
-            else:
-                operands.append(_flat(k, part))
-        return operands
+        return [
+            _Sum(number := next(numbers), tables[number]) if isinstance(part, GatheredSum) else _flat(k, part)
+            for part in self.sums.parts
+        ]
+
+    def _local_groups(self, gathered: Sequence[GatheredSum], tables: Sequence[DramTensor]) -> list[tuple[int, ...]]:
+        """Numbers of the tables that stay on chip, by the instruction that gathers from them."""
+        k = self.k
+        lookups = [
+            Lookup(table.shape[0], part.count, part.width, table.dtype, is_parameter(k, table))
+            for part, table in zip(gathered, tables, strict=True)
+        ]
+        sbuf = int(k.target.sbuf_bytes_per_partition)
+        room = min(int(sbuf * TABLE_SHARE), int(sbuf * USABLE_SHARE) - k.resident_bytes)
+        return local_groups(lookups, self.sums.samples, room, k.target)
 
     def _part(self, part: _Sum | DramTensor, place: View, start: Affine, size: int) -> None:
         """Fill the place of a part, [samples, width]."""
         if isinstance(part, DramTensor):
             self.k.b.load(place, part.view({SAMPLES: (start, size)}))
-            return
-        column = self.indices.columns(part.number, start, size)
-        if part.rows is not None and self.counts is not None:
-            self.counts.add(part.rows, part.table.shape[0], column, place)
         else:
-            self._fetch(part, place, column)
+            self._fetch(part, place, self.indices.columns(part.number, start, size))
 
     def _fetch(self, part: _Sum, place: View, column: View) -> None:
         """Fetch the rows of some samples, and add them up."""
@@ -142,13 +157,6 @@ class _Kernel:
             return buffers[-1]
         buffers.append(buffers.pop(0))
         return buffers[-1]
-
-
-def _interleaved(kinds: Sequence[bool]) -> list[int]:
-    """Numbers of all elements in an order in which those of both kinds are spread evenly."""
-    of_kind = [[number for number, kind in enumerate(kinds) if kind is wanted] for wanted in (False, True)]
-    places = [((position + 0.5) / len(numbers), n) for numbers in of_kind for position, n in enumerate(numbers)]
-    return [number for _, number in sorted(places)]
 
 
 def _indices(k: Kernel, part: GatheredSum) -> DramTensor:

@@ -36,13 +36,13 @@ def side_by_side(tensors: Sequence[DramTensor]) -> list[list[int]]:
 @dataclass
 class SampleIndices:
     """The indices of several tables. `tensors`: those of each, [samples, count]; `rows`: its rows, from whose end
-    negative ones count; `compared`: the tables whose indices are wanted as f32.
+    negative ones count; `local`: the tables whose indices are not wanted for whole tiles of samples.
     """
 
     k: Kernel
     tensors: Sequence[DramTensor]
     rows: Sequence[int]
-    compared: Collection[int] = ()
+    local: Collection[int] = ()
     whole: dict[int, View] = field(default_factory=dict)
     rest: dict[int, View] = field(default_factory=dict)
 
@@ -50,20 +50,26 @@ class SampleIndices:
         """Bring the indices of all whole tiles of samples on chip."""
         tiles = self.tensors[0].shape[0] // LANES if self.tensors else 0
         if tiles:
-            self.whole = self._load(Affine(0), ((1, LANES), (LANES, tiles)))
+            wanted = [number for number in range(len(self.tensors)) if number not in self.local]
+            self.whole = self._load(wanted, Affine(0), ((1, LANES), (LANES, tiles)))
 
     def columns(self, number: int, start: Affine, size: int) -> View:
         """The indices of a table for a tile of samples, [samples, count]."""
         if size == LANES:
             return self.whole[number].at(1, start.divided(LANES))
         if not self.rest:
-            self.rest = self._load(start, ((1, size),))
+            self.rest = self._load(range(len(self.tensors)), start, ((1, size),))
         return self.rest[number]
 
-    def _load(self, start: Affine, samples: Sequence[tuple[int, int]]) -> dict[int, View]:
-        """All indices of some samples: (samples between positions, positions) of each dimension, lanes first."""
+    def _load(self, wanted: Collection[int], start: Affine, samples: Sequence[tuple[int, int]]) -> dict[int, View]:
+        """The `wanted` indices of some samples: (samples between positions, positions) of each dimension, lanes first.
+
+        What is not wanted comes with its neighbours.
+        """
         b, raw = self.k.b, dict[int, View]()
         for group in side_by_side(self.tensors):
+            if not any(number in wanted for number in group):
+                continue
             first, last = self.tensors[group[0]], self.tensors[group[-1]]
             stride, each = first.strides
             total = sum(self.tensors[number].shape[1] for number in group)
@@ -73,12 +79,8 @@ class SampleIndices:
             b.load(arrived, source)
             done = 0
             for number in group:
-                raw[number] = arrived.slice(len(dims) - 1, done, self.tensors[number].shape[1])
+                if number in wanted:
+                    raw[number] = arrived.slice(len(dims) - 1, done, self.tensors[number].shape[1])
                 done += self.tensors[number].shape[1]
         columns = all_counted_from_start(self.k, [(view, self.rows[number]) for number, view in raw.items()])
-        found = dict(zip(raw, columns, strict=True))
-        for number in sorted(self.compared):
-            column = b.alloc(found[number].shape, "f32", "sbuf", 1, "compared").view()
-            b.copy(column, found[number])
-            found[number] = column
-        return found
+        return dict(zip(raw, columns, strict=True))

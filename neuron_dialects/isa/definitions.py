@@ -6,9 +6,11 @@ published, "toolkit" what the public material leaves open (register and semaphor
 """
 
 from neuron_dialects.access import Affine
+from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.isa.limits import (
     CHECKS_COMMON,
     ge_one_dimension,
+    local_gather_shapes,
     matmul_shapes,
     not_both_psum,
     partition_reduce_shapes,
@@ -118,6 +120,13 @@ def cost_transpose(instruction: Instruction, target: Target) -> float:
 def cost_pool_start(instruction: Instruction, target: Target) -> float:
     """150 + N."""
     return 150.0 + _elements(instruction)
+
+
+def cost_local_gather(instruction: Instruction, target: Target) -> float:
+    """150 + N * (28 + 4E) / 4E / min(4 / bytes, E), for N elements of dst, E of them fetched with each index."""
+    elements, size = int(instruction.field("elements")), dtype_by_name(instruction.operands["data"].dtype).size_bytes
+    each = (28 + 4 * elements) / (4 * elements) / min(4 / size, elements)
+    return 150.0 + instruction.operands["dst"].pattern.free_elements * each
 
 
 def cost_dma(instruction: Instruction, target: Target) -> float:
@@ -277,8 +286,10 @@ _DEFINITIONS = (
     ),
     InstructionDef(
         "local_gather", 22, ("pool",),
-        (_tile("dst", "out", SBUF), _tile("data", spaces=SBUF), _tile("indices", spaces=SBUF)), (),
-        "dst[p, i] = data[p, indices[p, i]]", "ISA (nc_n_gather)", cost_pool_start, (same_elements("dst", "indices"),),
+        (_tile("dst", "out", SBUF), _tile("data", spaces=SBUF), _tile("indices", spaces=SBUF)),
+        (FieldDef("elements", "i32", 1, "elements that an index fetches: 1, 2, 4, 8, 16 or 32"),),
+        "dst[p, i, :] = the elements of data[p, :] from index i on; index i of 16 partitions from 16c on, which share"
+        " theirs, is indices[16c + i % 16, i / 16]", "ISA", cost_local_gather, (local_gather_shapes,),
     ),
     InstructionDef(
         "partition_reduce", 23, ("pool",), (_tile("dst", "out", SBUF), _tile("data", spaces=SBUF)),

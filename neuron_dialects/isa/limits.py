@@ -13,6 +13,12 @@ MAX_DMA_DIMS = 5
 MAX_SIZE = 65535
 MAX_PARTITIONS = 128
 """Partitions of SBUF and PSUM, and columns of the tensor engine, where no target is known."""
+CORE_PARTITIONS = 16
+"""Partitions that one core of gpsimd works on."""
+GATHERED_ELEMENTS = (1, 2, 4, 8, 16, 32)
+"""How many elements an index of a local gather may fetch."""
+MAX_LOCAL_INDICES = 4096
+"""Indices that a core of gpsimd takes in one local gather."""
 LEGAL_STARTS = ((128, 64, (0,)), (64, 32, (0, 64)), (32, 0, (0, 32, 64, 96)))
 """(at most, more than, legal first partitions): the start-partition rule of the compute engines."""
 
@@ -191,6 +197,25 @@ def reduce_axes(instruction: Instruction, target: Target | None) -> str | None:
         kept *= size
     have = instruction.operands["dst"].pattern.free_elements
     return None if have == kept else f"dst has {have} elements per partition, the reduction leaves {kept}"
+
+
+def local_gather_shapes(instruction: Instruction, target: Target | None) -> str | None:
+    """Whole gpsimd cores of 16 partitions, at most 4096 16-bit indices each, that fetch 1 to 32 elements; no cast."""
+    dst, data, indices = (instruction.operands[n] for n in ("dst", "data", "indices"))
+    elements, width = int(instruction.field("elements")), data.pattern.free_elements
+    if dst.pattern.partitions % CORE_PARTITIONS:
+        return f"dst has {dst.pattern.partitions} partitions, must be a multiple of {CORE_PARTITIONS}"
+    if elements not in GATHERED_ELEMENTS:
+        return f"an index fetches {elements} elements, must be one of {', '.join(map(str, GATHERED_ELEMENTS))}"
+    if indices.dtype != "ui16" or dst.dtype != data.dtype:
+        return f"indices are {indices.dtype}, must be ui16; dst is {dst.dtype}, must be {data.dtype} as data"
+    count, rest = divmod(dst.pattern.free_elements, elements)
+    if rest or not 0 <= indices.pattern.free_elements * CORE_PARTITIONS - count < CORE_PARTITIONS:
+        listed = indices.pattern.free_elements * CORE_PARTITIONS
+        return f"dst has room for what {dst.pattern.free_elements} / {elements} indices fetch, {listed} are listed"
+    if count > MAX_LOCAL_INDICES:
+        return f"{count} indices, at most {MAX_LOCAL_INDICES}"
+    return f"data has {width} elements, at most {MAX_SIZE + 1}" if width > MAX_SIZE + 1 else None
 
 
 def partition_reduce_shapes(instruction: Instruction, target: Target | None) -> str | None:

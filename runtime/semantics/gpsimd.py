@@ -3,6 +3,7 @@
 import numpy as np
 
 from neuron_dialects.errors import NeuronError
+from neuron_dialects.isa.limits import CORE_PARTITIONS
 from runtime.semantics.alu import BITWISE, domain_of, operator_of
 from runtime.semantics.elementwise import REDUCTIONS
 from runtime.semantics.numerics import converter, integer_reader, reader, wrapping_writer, writer
@@ -46,17 +47,24 @@ def affine_select(case: Case) -> Kernel:
 
 @meaning("local_gather")
 def local_gather(case: Case) -> Kernel:
-    """dst[p, i] = data[p, indices[p, i]]. An index outside of the row raises NX-RUN-002."""
+    """dst[p, i, :] = the `elements` of data[p, :] from index i on, which the 16 partitions of a core share: it is
+    indices[16c + i % 16, i / 16] for those from 16c on. One that reaches out of the row raises NX-RUN-002.
+    """
     take, put = converter(case.dtypes["data"], case.dtypes["dst"])
     read_indices = integer_reader(case.dtypes["indices"])
-    elements = int(np.prod(case.shapes["data"][1:]))
+    width, partitions = int(np.prod(case.shapes["data"][1:])), case.shapes["dst"][0]
+    together, cores = int(case.field("elements")), partitions // CORE_PARTITIONS
+    count = int(np.prod(case.shapes["dst"][1:])) // together
+    within = np.arange(together, dtype=np.int64)
 
     def kernel(views: Views, numbers: Numbers) -> Effect:
-        indices = read_indices(views["indices"]).reshape(case.shapes["indices"][0], -1)
-        check_indices(case, indices, elements, "elements of the row")
-        values = take(views["data"])
-        result = np.take_along_axis(values.reshape(values.shape[0], -1), indices, axis=1)
-        return lambda: put(views["dst"], result)
+        listed = read_indices(views["indices"]).reshape(cores, CORE_PARTITIONS, -1)
+        indices = listed.transpose(0, 2, 1).reshape(cores, -1)[:, :count]
+        check_indices(case, indices, width - together + 1, f"places for {together} elements in the row")
+        places = (indices[:, :, np.newaxis] + within).reshape(cores, 1, -1)
+        rows = take(views["data"]).reshape(cores, CORE_PARTITIONS, width)
+        result = np.take_along_axis(rows, places, axis=2)
+        return lambda: put(views["dst"], result.reshape(case.shapes["dst"]))
 
     return kernel
 

@@ -52,6 +52,12 @@ def one(
     return Instruction(name, engine, {"dst": dst, "data": tile(128, n, dtype)}, fields)
 
 
+def local_gather(count: int, elements: int, dtype: str) -> Instruction:
+    operands = {"dst": tile(128, count * elements, dtype), "data": tile(128, 9000, dtype)}
+    operands["indices"] = tile(128, count // 16, "ui16")
+    return Instruction("local_gather", "pool", operands, {"elements": elements})
+
+
 def memset(n: int, value: float, dtype: str) -> Instruction:
     return Instruction("memset", "dve", {"dst": tile(128, n, dtype)}, {"value": value})
 
@@ -65,6 +71,8 @@ def memset(n: int, value: float, dtype: str) -> Instruction:
         (matmul(16, 32), 32),
         (matmul(128, 512, "f32"), 4 * 512),
         (one("nc_transpose", 128, "pe", "bf16"), 128),
+        (local_gather(512, 4, "bf16"), 150 + 2048 * 1.375),
+        (local_gather(512, 1, "f32"), 150 + 512 * 8),
         (instruction("nc_transpose", "pe", dst=tile(16, 32, "bf16", "psum"), data=tile(32, 16, "bf16")), 32),
         (instruction("nc_transpose", "dve", dst=tile(32, 32), data=tile(32, 32)), MIN_II),
         (one("activation", 4096, "act"), 4096),

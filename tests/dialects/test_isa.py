@@ -11,6 +11,7 @@ from neuron_dialects.isa import ENUMS, INSTRUCTIONS, OPCODES, Instruction, Opera
 from neuron_dialects.isa.limits import (
     CHECKS_COMMON,
     ge_one_dimension,
+    local_gather_shapes,
     matmul_shapes,
     not_both_psum,
     partition_reduce_shapes,
@@ -64,6 +65,11 @@ def named(name: str, engine: str, fields: Mapping[str, Any] | None = None, **ope
     return Instruction(name, engine, operands, fields or {})
 
 
+def local_gather(dst: Operand, data: Operand, indices: Operand, elements: int = 1) -> Instruction:
+    return named("local_gather", "pool", {"elements": elements}, dst=dst, data=data, indices=indices)
+
+
+U16 = sbuf(16, 1, dtype="ui16")
 TILE = sbuf(128, 512)
 GOOD_MATMUL = matmul(psum(128, 512), sbuf(128, 128, dtype="bf16"), sbuf(128, 512, dtype="bf16"))
 
@@ -86,6 +92,7 @@ LEGAL = {
     "bn_stats": named("bn_stats", "dve", dst=sbuf(128, 6), data=sbuf(128, 512)),
     "sum of SBUF and PSUM": named("tensor_tensor", "dve", dst=TILE, data=TILE, other=psum(128, 512)),
     "activation with bias": named("activation", "act", {"func": "exp"}, dst=TILE, data=TILE, bias=sbuf(128, 1)),
+    "local gather": local_gather(sbuf(48, 34, 2), sbuf(48, 9, 2), sbuf(48, 3, dtype="ui16"), 2),
     "gather": named("dma_gather", "dma", dst=TILE, table=dram((1, 512)), indices=sbuf(128, 1, dtype="i32")),
 }
 
@@ -145,6 +152,15 @@ def test_common_limits(instruction: Instruction, message: str):
         (named("tensor_reduce", "dve", dst=sbuf(8, 3), data=sbuf(8, 2, 2)),
          "dst has 3 elements per partition, the reduction leaves 2"),
         (named("partition_reduce", "pool", dst=sbuf(1, 7), data=sbuf(128, 8)), "dst is 1 x 7, must be 1 x 8"),
+        (local_gather(sbuf(24, 16), sbuf(24, 8), sbuf(24, 1, dtype="ui16")),
+         "dst has 24 partitions, must be a multiple of 16"),
+        (local_gather(sbuf(16, 48), sbuf(16, 8), U16, 3), "fetches 3 elements, must be one of 1, 2, 4, 8, 16, 32"),
+        (local_gather(sbuf(16, 16), sbuf(16, 8), sbuf(16, 1)), "indices are f32, must be ui16"),
+        (local_gather(sbuf(16, 16, dtype="bf16"), sbuf(16, 8), U16), "dst is bf16, must be f32 as data"),
+        (local_gather(sbuf(16, 17), sbuf(16, 8), U16), "dst has room for what 17 / 1 indices fetch, 16 are listed"),
+        (local_gather(sbuf(16, 33), sbuf(16, 8), U16, 2), "dst has room for what 33 / 2 indices fetch, 16 are listed"),
+        (local_gather(sbuf(16, 4112), sbuf(16, 8), sbuf(16, 257, dtype="ui16")), "4112 indices, at most 4096"),
+        (local_gather(sbuf(16, 16), sbuf(16, 8, 8193), U16), "data has 65544 elements, at most 65536"),
         (matmul(psum(8, 8), sbuf(16, 8), sbuf(17, 8)), "stationary has K = 16, moving has K = 17"),
         (matmul(psum(8, 9), sbuf(16, 8), sbuf(16, 8)), "dst is 8 x 9, must be 8 x 8"),
         (matmul(psum(8, 8, dtype="bf16"), sbuf(16, 8), sbuf(16, 8)), "dst is bf16, must be f32"),
@@ -236,7 +252,7 @@ def test_arithmetic_on_the_scalar_engine_needs_v3():
 # Every check that the table refers to is one of those tested above.
 def test_no_check_is_left_out():
     tested = {same_elements, not_both_psum, row_limit, ge_one_dimension, reduce_axes, partition_reduce_shapes}
-    names = {f.__name__ for f in (*tested, matmul_shapes, transpose_shapes)}
+    names = {f.__name__ for f in (*tested, local_gather_shapes, matmul_shapes, transpose_shapes)}
     used = {c.__qualname__.split(".")[0] for d in INSTRUCTIONS.values() for c in d.checks}
     assert used <= names
     assert len(CHECKS_COMMON) == 6

@@ -86,12 +86,21 @@ def test_rows_of_other_lengths_are_refused():
         SEMANTICS["dma_gather"](Case("dma_gather", "dma", dtypes, {"dst": (2, 4), "table": (9, 4), "indices": (3, 1)}))
 
 
+# Two cores of 16 partitions with indices of their own, 17 each: they lie partition by partition.
 def test_local_gather():
-    data, indices = typed("bf16", [[1, 2, 3], [4, 5, 6]]), typed("ui16", [[2, 2, 0, 1], [0, 1, 2, 0]])
-    out = run("local_gather", empty("bf16", 2, 4), "pool", data=data, indices=indices)
-    assert out.astype(int).tolist() == [[3, 3, 1, 2], [4, 5, 6, 4]]
-    with pytest.raises(NeuronError, match=r"index 3 at position \[0, 0\] of the indices, there are 3 elements"):
-        run("local_gather", empty("bf16", 2, 1), "pool", data=data, indices=typed("ui16", [[3], [0]]))
+    rng = np.random.default_rng(0)
+    data, listed = rng.integers(-99, 99, (32, 8, 2)), rng.integers(0, 8, (2, 17))
+    wanted = np.concatenate([data[:16, listed[0]], data[16:, listed[1]]])
+    laid = np.zeros((2, 32), int)
+    laid[:, :17] = 2 * listed
+    indices = laid.reshape(2, 2, 16).transpose(0, 2, 1).reshape(32, 2)
+    fields, typed_data = {"elements": 2}, typed("bf16", data.reshape(32, 16))
+    out = run("local_gather", empty("bf16", 32, 34), "pool", fields, data=typed_data, indices=typed("ui16", indices))
+    assert out.astype(int).reshape(32, 17, 2).tolist() == wanted.tolist()
+    message = r"index 15 at position \[1, 16\] of the indices, there are 15 places for 2 elements in the row"
+    indices[16, 1] = 15
+    with pytest.raises(NeuronError, match=message):
+        run("local_gather", empty("bf16", 32, 34), "pool", fields, data=typed_data, indices=typed("ui16", indices))
 
 
 @pytest.mark.parametrize("dtype", ["i32", "f32", "ui8"])

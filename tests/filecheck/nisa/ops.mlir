@@ -20,6 +20,7 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
     // CHECK-NEXT: %a = nisa.alloc copies 2 : memref<128x512xf32, #neuron.space<sbuf>>
     // CHECK-NEXT: %b = nisa.alloc copies 2 at 0, 4096 stride 1024 : memref<128x4x128xbf16, #neuron.space<sbuf>>
     // CHECK-NEXT: %u = nisa.alloc at 0, 8192 : memref<128x512xui32, #neuron.space<sbuf>>
+    // CHECK-NEXT: %g = nisa.alloc at 0, 24576 : memref<128x8xui16, #neuron.space<sbuf>>
     // CHECK-NEXT: %i = nisa.alloc at 32, 0 : memref<32x1xi32, #neuron.space<sbuf>>
     // CHECK-NEXT: %r = nisa.alloc : memref<128x8xf32, #neuron.space<sbuf>>
     // CHECK-NEXT: %p = nisa.alloc : memref<128x512xf32, #neuron.space<psum>>
@@ -29,6 +30,7 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
     %a = nisa.alloc copies 2 : memref<128x512xf32, #neuron.space<sbuf>>
     %b = nisa.alloc copies 2 at 0, 4096 stride 1024 : memref<128x4x128xbf16, #neuron.space<sbuf>>
     %u = nisa.alloc at 0, 8192 : memref<128x512xui32, #neuron.space<sbuf>>
+    %g = nisa.alloc at 0, 24576 : memref<128x8xui16, #neuron.space<sbuf>>
     %i = nisa.alloc at 32, 0 : memref<32x1xi32, #neuron.space<sbuf>>
     %r = nisa.alloc : memref<128x8xf32, #neuron.space<sbuf>>
     %p = nisa.alloc : memref<128x512xf32, #neuron.space<psum>>
@@ -105,11 +107,11 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
     // The pool engine's own.
     // CHECK-NEXT: nisa.iota on pool dst %u[0:128][0 : 512] {channel_multiplier = 4}
     // CHECK-NEXT: nisa.affine_select on pool dst %a[0:128][0 : 512] data %a[0:128][0 : 512] {step = -1, channel_multiplier = 1, fill = -1.0e+30}
-    // CHECK-NEXT: nisa.local_gather on pool dst %a[0:128][0 : 8] data %a[0:128][0 : 512] indices %u[0:128][0 : 8]
+    // CHECK-NEXT: nisa.local_gather on pool dst %a[0:128][0 : 128] data %a[0:128][0 : 512] indices %g[0:128][0 : 8]
     // CHECK-NEXT: nisa.partition_reduce on pool dst %a[0:1][0 : 512] data %a[0:128][0 : 512] {op = multiply}
     nisa.iota on pool dst %u[0:128][0 : 512] {channel_multiplier = 4}
     nisa.affine_select on pool dst %a[0:128][0 : 512] data %a[0:128][0 : 512] {step = -1, channel_multiplier = 1, fill = -1.0e+30}
-    nisa.local_gather on pool dst %a[0:128][0 : 8] data %a[0:128][0 : 512] indices %u[0:128][0 : 8]
+    nisa.local_gather on pool dst %a[0:128][0 : 128] data %a[0:128][0 : 512] indices %g[0:128][0 : 8]
     nisa.partition_reduce on pool dst %a[0:1][0 : 512] data %a[0:128][0 : 512] {op = multiply}
 
     // The queue of one engine with its registers allocated: $i of a view or a wait is register i.

@@ -21,6 +21,7 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
     // CHECK-NEXT: %a = tile.alloc : memref<128x512xf32, #neuron.space<sbuf>>
     // CHECK-NEXT: %b = tile.alloc : memref<128x4x128xbf16, #neuron.space<sbuf>>
     // CHECK-NEXT: %u = tile.alloc : memref<128x512xui32, #neuron.space<sbuf>>
+    // CHECK-NEXT: %g = tile.alloc : memref<128x8xui16, #neuron.space<sbuf>>
     // CHECK-NEXT: %i = tile.alloc : memref<128x1xi32, #neuron.space<sbuf>>
     // CHECK-NEXT: %r = tile.alloc : memref<128x8xf32, #neuron.space<sbuf>>
     // CHECK-NEXT: %p = tile.alloc copies 2 : memref<128x512xf32, #neuron.space<psum>>
@@ -30,6 +31,7 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
     %a = tile.alloc : memref<128x512xf32, #neuron.space<sbuf>>
     %b = tile.alloc : memref<128x4x128xbf16, #neuron.space<sbuf>>
     %u = tile.alloc : memref<128x512xui32, #neuron.space<sbuf>>
+    %g = tile.alloc : memref<128x8xui16, #neuron.space<sbuf>>
     %i = tile.alloc : memref<128x1xi32, #neuron.space<sbuf>>
     %r = tile.alloc : memref<128x8xf32, #neuron.space<sbuf>>
     %p = tile.alloc copies 2 : memref<128x512xf32, #neuron.space<psum>>
@@ -107,12 +109,12 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
     // What follows the position of an element, and what crosses partitions.
     // CHECK-NEXT: tile.iota dst %i[0:128][0 : 1] {channel_multiplier = 4}
     // CHECK-NEXT: tile.affine_select dst %a[0:128][0 : 512] data %a[0:128][0 : 512] {step = -1, channel_multiplier = 1, fill = -1.0e+30}
-    // CHECK-NEXT: tile.local_gather dst %a[0:128][0 : 8] data %a[0:128][0 : 512] indices %u[0:128][0 : 8]
+    // CHECK-NEXT: tile.local_gather dst %a[0:128][0 : 128] data %a[0:128][0 : 512] indices %g[0:128][0 : 8]
     // CHECK-NEXT: tile.partition_reduce dst %a[0:1][0 : 512] data %a[0:128][0 : 512] {op = multiply}
     // GENERIC: fields = #tile.fields<"channel_multiplier i32 4">
     tile.iota dst %i[0:128][0 : 1] {channel_multiplier = 4}
     tile.affine_select dst %a[0:128][0 : 512] data %a[0:128][0 : 512] {step = -1, channel_multiplier = 1, fill = -1.0e+30}
-    tile.local_gather dst %a[0:128][0 : 8] data %a[0:128][0 : 512] indices %u[0:128][0 : 8]
+    tile.local_gather dst %a[0:128][0 : 128] data %a[0:128][0 : 512] indices %g[0:128][0 : 8]
     tile.partition_reduce dst %a[0:1][0 : 512] data %a[0:128][0 : 512] {op = multiply}
 
     // CHECK-NEXT: func.return

@@ -10,11 +10,23 @@ import numpy as np
 import pytest
 from xdsl.ir import SSAValue
 
-from lowering.graph_to_tile.counted_rows import MOST_COUNTED, Lookup, counted_tables
+from lowering.graph_to_tile.local_rows import Lookup, local_groups
 from lowering.graph_to_tile.sample_indices import side_by_side
 from lowering.graph_to_tile.tensors import DramTensor
 from lowering.graph_to_tile.view import Buffer
-from neuron_dialects.graph import ConcatOp, FusedOp, GatherOp, ReduceKind, ReduceOp, ReshapeOp, SliceOp
+from neuron_dialects.dtypes import dtype_of_numpy
+from neuron_dialects.errors import NeuronError
+from neuron_dialects.graph import (
+    ConcatOp,
+    FusedOp,
+    GatherOp,
+    ReduceKind,
+    ReduceOp,
+    ReshapeOp,
+    SliceOp,
+    WeightOp,
+    tensor_type,
+)
 from neuron_dialects.target import load_target
 from neuron_dialects.weights import WeightStore
 from passes.graph.fuse import fuse_block
@@ -76,39 +88,76 @@ def test_joined_sums(target: str, dtype: Any):
     check(fused(joined(130, (4, 1), 24)), *given, target=target)
 
 
-# Rows of small tables are counted, more of them than one PSUM bank takes, while those of the large one are fetched.
-# All tables' indices are slices of one tensor.
-@pytest.mark.parametrize("dtype", [np.float32, BF16])
-def test_counted_rows(dtype: Any):
-    samples, width, sizes, count = 130, 16, (3, 40, 700, 5000, 6000), 6
-    rng = np.random.default_rng(0)
-    tables = [random((size, width), dtype, size) for size in sizes]
-    named = np.stack([rng.integers(-size, size, (samples, count)) for size in sizes], axis=1).astype(np.int32)
+SIZES = (3, 40, 700, 300, 3000, 500, 8, 90, 70, 5, 20000)
+LOCAL_SAMPLES, LOCAL_WIDTH, LOCAL_COUNT = 130, 32, 9
+
+
+def run_looked_up(named: Array, dtype: Any) -> tuple[Array, Array, list[str]]:
+    """What the kernel gives and what it should give for sums of rows of weights, joined, by indices that are slices of
+    `named`; and the names of its ops.
+    """
+    kind = dtype_of_numpy(np.dtype(dtype))
+    tables = [random((size, LOCAL_WIDTH), dtype, size) for size in SIZES]
 
     def make(all_indices: SSAValue, *given: SSAValue) -> Any:
+        weights = [WeightOp(f"t{n}", tensor_type(kind, table.shape)).result for n, table in enumerate(tables)]
         parts: list[SSAValue] = []
-        for number, table in enumerate(given):
-            cut = SliceOp(all_indices, (0, number, 0), (samples, 1, count), (1, 1, 1)).result
-            parts.append(summed(table, ReshapeOp(cut, (samples, count)).result, samples, count, width))
+        for number, table in enumerate(given or weights):
+            cut = SliceOp(all_indices, (0, number, 0), (len(named), 1, LOCAL_COUNT), (1, 1, 1)).result
+            listed = ReshapeOp(cut, (len(named), LOCAL_COUNT)).result
+            parts.append(summed(table, listed, len(named), LOCAL_COUNT, LOCAL_WIDTH))
         return ConcatOp(parts, 1)
 
-    module, function = core_module(make, [named, *tables])
+    module, function = core_module(make, [named])
     fuse_block(function.body.block)
+    store = WeightStore()
+    for number, table in enumerate(tables):
+        store.add(f"t{number}", table)
     tiles = lowered(module)
-    # One instruction for whole tiles of samples, one for the rest of them.
-    assert [op.name for op in tile_ops(tiles)].count("tile.gather") == 2 * 2
-    (have,) = run_function(tiles, [named, *tables], WeightResolver(module, WeightStore()))
+    (have,) = run_function(tiles, [named], WeightResolver(module, store))
     (want,) = expected(make, named, *tables)
+    return have, want, [op.name for op in tile_ops(tiles)]
+
+
+def some_indices() -> Array:
+    rng = np.random.default_rng(0)
+    columns = [rng.integers(-size, size, (LOCAL_SAMPLES, LOCAL_COUNT)) for size in SIZES]
+    return np.stack(columns, axis=1).astype(np.int32)
+
+
+# Rows of small tables are gathered on chip, of eight by one instruction and of two more by another, where two bytes an
+# element make that fast enough; those of larger tables are fetched. All tables' indices are slices of one tensor. What
+# is left of the samples is fetched as well.
+@pytest.mark.parametrize(("dtype", "groups", "fetched"), [(np.float32, 1, 3), (BF16, 2, 1)])
+def test_local_rows(dtype: Any, groups: int, fetched: int):
+    have, want, names = run_looked_up(some_indices(), dtype)
     assert_near(have, want, 2e-6)
+    assert names.count("tile.local_gather") == groups
+    assert names.count("tile.gather") == fetched + len(SIZES)
 
 
-def test_small_tables_are_counted_while_the_vector_engine_has_less_to_do():
-    target = load_target("trn1")
-    many = [Lookup(10**5, 4, 64)] * 6
-    assert counted_tables([*many, Lookup(300, 4, 64), Lookup(20, 4, 64)], target) == {6, 7}
-    assert counted_tables([Lookup(20, 4, 64)], target) == set()
-    assert counted_tables([*many, Lookup(MOST_COUNTED + 1, 4, 64)], target) == set()
-    assert counted_tables([*many, Lookup(20, 4, 64)], load_target("inf1")) == set()
+# An index outside of its own table is refused, also where a larger table lies beside it, below 0 as well.
+@pytest.mark.parametrize(("table", "index"), [(0, 3), (0, -4), (2, 700), (4, 3000), (4, -(10**6)), (7, 2**31 - 1)])
+def test_local_rows_that_are_not_there(table: int, index: int):
+    named = some_indices()
+    named[77, table, 2] = index
+    with pytest.raises(NeuronError, match="local_gather: index 65535 at position") as caught:
+        run_looked_up(named, BF16)
+    assert caught.value.code == "NX-RUN-002"
+
+
+def test_small_tables_stay_while_gpsimd_has_less_to_do():
+    target, room = load_target("trn1"), 54000
+    many = [Lookup(10**5, 4, 64, "bf16")] * 6
+    small = [Lookup(size, 4, 64, "bf16") for size in (300, 20, 5600, 400, 4, 8, 90, 7)]
+    assert local_groups([*many, *small], 256, room, target) == [(10, 13, 11, 7, 12, 6, 9, 8)]
+    assert local_groups([*many, *small], 256, 44000, target) == [(10, 13, 11, 7, 12, 6, 9)]
+    assert local_groups([*many, *small], 100, room, target) == []
+    assert local_groups(small[:1], 256, room, target) == []
+    assert local_groups([*many, *small], 256, room, load_target("inf1")) == []
+    # Widths that cores cannot share, and tables that are not there when the program is made.
+    assert local_groups([Lookup(300, 4, 40, "bf16")] * 9, 256, room, target) == []
+    assert local_groups([Lookup(300, 4, 64, "bf16", packs=False)] * 9, 256, room, target) == []
 
 
 def test_indices_side_by_side():
