@@ -8,7 +8,8 @@ conflict that would not be ordered without it is tested on the boxes, and waits 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from passes.nisa.known_waits import drop_known
@@ -26,8 +27,7 @@ def minimal_waits(trace: Trace, sets: Sequence[WaitSet], accesses: Sequence[list
     if any(replay.orders_all({number}, active) for number in sorted(verdicts.needed - verdicts.guarding)):
         # A wait that guards nothing goes. Those that its text implied may be needed then, so begin with all of them.
         replay = WaitReplay(trace, sets, accesses)
-        verdicts = _without_idle_waits(replay, careful=False) or _without_idle_waits(replay, careful=True)
-        assert verdicts is not None
+        verdicts = without_idle_waits(replay)
     kept = [WaitSet(wait_set.statement) for wait_set in sets]
     for wait in replay.waits:
         if wait.number in verdicts.needed:
@@ -35,17 +35,35 @@ def minimal_waits(trace: Trace, sets: Sequence[WaitSet], accesses: Sequence[list
     return kept
 
 
-def _without_idle_waits(replay: WaitReplay, careful: bool) -> Verdicts | None:
+def without_idle_waits(replay: WaitReplay) -> Verdicts:
     """The verdicts on the waits that are left when those that guard nothing are removed, one after the other.
 
     The conflicts of a wait that was removed rely on other waits. When one of those goes, its own stream is checked at
-    once and all streams at the end (None: a conflict was lost); if `careful`, all streams are checked at once.
+    once, and all streams at the end. Where a conflict was lost, the first removal that lost one is looked for: it does
+    not take place, and what came after it is tried anew.
     """
-    removal = _Removal(replay, careful, {wait.number for wait in replay.waits})
+    outcomes: list[bool] = []
+    known: dict[frozenset[int], Verdicts] = {}
+    good = 0
+    while True:
+        removal = _Removal(replay, {wait.number for wait in replay.waits}, outcomes)
+        verdicts = _remove_idle_waits(replay, removal, known)
+        good = removal.first_lost(good)
+        if good == len(removal.journal):
+            return verdicts
+        del outcomes[removal.journal[good].attempt :]
+        outcomes.append(False)
+
+
+def _remove_idle_waits(replay: WaitReplay, removal: _Removal, known: dict[frozenset[int], Verdicts]) -> Verdicts:
+    """Replay and remove until nothing more goes. `known`: verdicts by the waits that were there."""
     # A wait that guards something does so all the more when others are gone.
     guarding: set[int] = set()
     while True:
-        verdicts = replay.run(removal.active)
+        active = frozenset(removal.active)
+        if active not in known:
+            known[active] = replay.run(active)
+        verdicts = known[active]
         guarding |= verdicts.guarding
         by_stream: dict[int, list[int]] = {}
         for number in sorted(verdicts.needed - guarding):
@@ -53,40 +71,60 @@ def _without_idle_waits(replay: WaitReplay, careful: bool) -> Verdicts | None:
         kept = {number for numbers in by_stream.values() for number in removal.remove(numbers, replay.history())}
         guarding |= kept
         if sum(map(len, by_stream.values())) == len(kept):
-            break
-    return verdicts if careful or _all_ordered(replay, removal.removed.values(), removal.active) else None
+            return verdicts
+
+
+@dataclass(frozen=True)
+class _Removed:
+    """What there was after a removal, which was attempt number `attempt`: waits still there, removed ones by stream."""
+
+    attempt: int
+    active: set[int]
+    removed: dict[int, set[int]]
 
 
 @dataclass
 class _Removal:
-    """Waits that are still there, and by stream those that were removed."""
+    """Waits that are still there. `outcomes`: of each attempt to remove some, in order, whether they went; the first
+    are known. `journal`: the removals.
+    """
 
     replay: WaitReplay
-    careful: bool
     active: set[int]
+    outcomes: list[bool]
     removed: dict[int, set[int]] = field(default_factory=dict)
+    journal: list[_Removed] = field(default_factory=list)
+    attempts: int = 0
 
     def remove(self, numbers: Sequence[int], history: History) -> list[int]:
-        """Remove of these waits of one stream those without which all conflicts stay ordered; returns the others.
+        """Remove of these waits of one stream those without which its conflicts stay ordered; returns the others.
 
         All together are tried first, then halves: what can go one after the other can go at once, and replays are dear.
         `history`: that of the stream, as far as it is known.
         """
         stream = self.replay.waits[numbers[0]].stream
-        affected = {**self.removed, stream: self.removed.get(stream, set()) | set(numbers)}
-        remaining = self.active - set(numbers)
-        ordered = self.replay.orders_all(affected[stream], self.active, history, set(numbers))
-        if ordered and self.careful:
-            ordered = _all_ordered(self.replay, affected.values(), remaining)
-            history.cut(0, 0)
-        if ordered:
-            self.active, self.removed = remaining, affected
+        watched = self.removed.get(stream, set()) | set(numbers)
+        attempt, self.attempts = self.attempts, self.attempts + 1
+        if attempt == len(self.outcomes):
+            self.outcomes.append(self.replay.orders_all(watched, self.active, history, set(numbers)))
+        if self.outcomes[attempt]:
+            self.active, self.removed = self.active - set(numbers), {**self.removed, stream: watched}
+            self.journal.append(_Removed(attempt, self.active, self.removed))
             return []
         if len(numbers) == 1:
             return list(numbers)
         half = len(numbers) // 2
         return [*self.remove(numbers[:half], history), *self.remove(numbers[half:], history)]
 
+    def first_lost(self, good: int) -> int:
+        """The first removal in the journal that lost a conflict; its length if none did, nor the first `good` ones."""
 
-def _all_ordered(replay: WaitReplay, groups: Iterable[set[int]], active: set[int]) -> bool:
-    return all(replay.orders_all(group, active) for group in groups)
+        def lost(place: int) -> bool:
+            state = self.journal[place]
+            return not all(self.replay.orders_all(group, state.active) for group in state.removed.values())
+
+        last = len(self.journal) - 1
+        if good > last or not lost(last):
+            return last + 1
+        # With fewer waits there, no more is ordered.
+        return bisect_left(range(last), True, lo=good, key=lost)

@@ -8,10 +8,9 @@ instructions.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
-from itertools import groupby, pairwise
-from operator import itemgetter
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -134,6 +133,8 @@ class WaitReplay:
             for pair, numbers in pairs.items()
         }
         self._stream_of, self._queue_of = [w.stream for w in self.waits], [w.queue for w in self.waits]
+        self._streams, self._waiters = (np.array(own, dtype=np.int64) for own in (self._stream_of, self._queue_of))
+        self._owners = np.array([self._queues[stream] for stream in self._stream_of], dtype=np.int64)
         self._looked: dict[tuple[int, int], tuple[int, bool]] = {}
         self._tests = [0] * len(self.waits)
 
@@ -193,12 +194,12 @@ class WaitReplay:
         clocks: list[Clock] = [start for _ in self._queues]
         history: list[tuple[list[int], list[Clock]]] = [([-1], [start]) for _ in self._queues]
         waits = self.waits
-        for events in _by_instruction(_as_events(self._rows[:, self._teaching(self._flags(active))])):
-            queue = waits[events[0].wait].queue
+        for queue, events in self._instructions(self._rows[:, self._teaching(self._flags(active))]):
             clock = clocks[queue]
-            unknown = [event for event in events if clock[waits[event.wait].stream] < event.least]
+            unknown = [event for event in events if clock[self._stream_of[event[1]]] < event[2]]
             if not unknown:
                 continue
+            unknown = list(map(Event._make, unknown))
             # What is known once each of the waits is over, besides what is known already.
             learned: list[Clock] = []
             for event in unknown:
@@ -210,10 +211,18 @@ class WaitReplay:
             for other in learned:
                 clock = tuple(map(max, clock, other))
             clocks[queue] = clock
-            history[queue][0].append(events[0].position)
+            history[queue][0].append(unknown[0].position)
             history[queue][1].append(clock)
         self._break_ties(judgement)
         return judgement.verdicts
+
+    def _instructions(self, rows: Rows) -> Iterator[tuple[int, list[tuple[int, int, int, int, int]]]]:
+        """By instruction that waits: its queue, and its events among these rows."""
+        events = list(zip(*rows.tolist(), strict=True))
+        queues = self._waiters[rows[1]].tolist()
+        starts = np.flatnonzero(np.diff(rows[0], prepend=-1)).tolist()
+        for first, last in pairwise([*starts, len(events)]):
+            yield queues[first], events[first:last]
 
     def _judge(self, events: Sequence[Event], learned: Sequence[Clock], clock: Clock, judgement: _Judgement) -> None:
         """Decide for each of an instruction's waits, unknown to the clock, whether its other waits imply it."""
@@ -309,33 +318,55 @@ class WaitReplay:
 
         Only what is known of the one stream matters, so that clocks are single numbers.
         """
-        positions, numbers, streams, queues = self._positions, self._numbers, self._stream_of, self._queue_of
-        stream = streams[min(watched)]
+        queues, conflicts = self._queue_of, self._conflicts
+        stream = self._stream_of[min(watched)]
         changes, values = history.changes, history.values
         known = [own[-1] for own in values]
-        counts = counted.tolist()
         waiting: list[Event] = []
-        for row in (rows + begin).tolist():
-            position, wait = positions[row], numbers[row]
-            if waiting and waiting[0].position != position:
-                # All waits of that instruction are over now.
-                if any(self._conflicts(event, known[queues[event.wait]]) for event in waiting):
-                    return False
-                waiting.clear()
-            if counts[wait]:
-                least = self._least[row]
-                if streams[wait] != stream:
-                    owner = self._queues[streams[wait]]
-                    least = values[owner][bisect_right(changes[owner], self._awaited[row]) - 1]
-                queue = queues[wait]
-                if least > known[queue]:
-                    known[queue] = least
-                    changes[queue].append(position)
-                    values[queue].append(least)
-            elif wait in watched:
-                event = Event(position, wait, self._least[row], self._instances[row], self._awaited[row])
-                waiting.append(event)
-        return not any(self._conflicts(event, known[queues[event.wait]]) for event in waiting)
+        at = 0
+        for position, wait, least, instance, awaited, teaches, owner, queue in self._lessons(
+            rows + begin, stream, watched, counted
+        ):
+            if position != at:
+                # All waits of the instruction before are over now.
+                at = position
+                if waiting:
+                    if any(conflicts(event, known[queues[event.wait]]) for event in waiting):
+                        return False
+                    waiting = []
+            if not teaches:
+                waiting.append(Event(position, wait, least, instance, awaited))
+                continue
+            if owner >= 0:
+                if known[owner] <= known[queue]:
+                    continue
+                least = values[owner][bisect_right(changes[owner], awaited) - 1]
+            if least > known[queue]:
+                known[queue] = least
+                changes[queue].append(position)
+                values[queue].append(least)
+        return not any(conflicts(event, known[queues[event.wait]]) for event in waiting)
+
+    def _lessons(
+        self, rows: Rows, stream: int, watched: Set[int], counted: Flags
+    ) -> Iterator[tuple[int, int, int, int, int, bool, int, int]]:
+        """What is to be learned of a stream from these rows, without events that neither count nor are watched.
+
+        Of each the event, whether it counts, whose knowledge it passes on (-1: it is of the stream itself), to whom.
+        """
+        waits = self._rows[1, rows]
+        concerns = counted | self._flags(watched)
+        rows = rows[concerns[waits]]
+        events = self._rows[:, rows]
+        waits = events[1]
+        owners = np.where(self._streams[waits] == stream, -1, self._owners[waits])
+        return zip(
+            *events.tolist(),
+            counted[waits].tolist(),
+            owners.tolist(),
+            self._waiters[waits].tolist(),
+            strict=True,
+        )
 
     def _conflicts(self, event: Event, known: int) -> bool:
         """Whether an instruction between the first `known` ones and the awaited one conflicts with the waiting one."""
@@ -356,13 +387,3 @@ class WaitReplay:
                 done -= 0 if found else 1
             self._looked[key] = (done, found)
         return found and done > known
-
-
-def _as_events(rows: Rows) -> list[Event]:
-    return list(map(Event._make, zip(*rows.tolist(), strict=True)))
-
-
-def _by_instruction(events: Iterable[Event]) -> Iterator[list[Event]]:
-    """The events grouped by the instruction that waits."""
-    for _, group in groupby(events, key=itemgetter(0)):
-        yield list(group)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from dataclasses import dataclass
+from typing import cast
 from unittest.mock import patch
 
 from hypothesis import given, settings
@@ -16,8 +18,8 @@ from passes.nisa.program_tree import ProgramTree, read_function
 from passes.nisa.progress import Progress
 from passes.nisa.trace import Trace
 from passes.nisa.wait_generation import generate_waits
-from passes.nisa.wait_reduction import minimal_waits
-from passes.nisa.wait_replay import History, WaitReplay
+from passes.nisa.wait_reduction import minimal_waits, without_idle_waits
+from passes.nisa.wait_replay import History, Verdicts, WaitReplay
 from tests.passes.nisa.random_programs import parse, programs
 
 
@@ -63,3 +65,38 @@ def test_equal_pairs_are_looked_at_once(text: str) -> None:
             if producer is not consumer and producer.memory == consumer.memory:
                 alone = Dependences(progress).required_counts(producer, consumer)
                 assert together.required_counts(producer, consumer) == alone
+
+
+@dataclass
+class Waits:
+    """Waits that guard nothing by themselves. `relies`: wait -> the one that orders its conflicts when it is gone."""
+
+    streams: list[int]
+    relies: dict[int, int]
+
+    @dataclass
+    class Wait:
+        number: int
+        stream: int
+
+    @property
+    def waits(self) -> list[Wait]:
+        return [self.Wait(number, stream) for number, stream in enumerate(self.streams)]
+
+    def run(self, active: Set[int]) -> Verdicts:
+        return Verdicts(needed=set(active))
+
+    def history(self) -> None:
+        return None
+
+    def orders_all(self, watched: Set[int], active: Set[int], *_: object) -> bool:
+        return all(self.relies[wait] in active - watched for wait in watched if wait in self.relies)
+
+
+# Conflicts of the first wait rely on the third one, of another stream, whose own conflicts are ordered without it: it
+# is removed, which shows at the end; then it stays, and those that were removed with it and behind it still go.
+def test_a_wait_that_another_stream_relies_on_stays():
+    replay = Waits([0, 1, 1, 1, 2], {0: 2})
+    assert without_idle_waits(cast("WaitReplay", replay)).needed == {2}
+    replay = Waits([0, 1, 1, 1, 2], {0: 2, 1: 4})
+    assert without_idle_waits(cast("WaitReplay", replay)).needed == {2, 4}
