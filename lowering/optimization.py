@@ -36,6 +36,7 @@ SPEED_ONLY = (
     "graph-split-hidden",
     "graph-split-batch",
     "graph-depth-first",
+    "graph-pair-rows",
     "graph-fold-images",
     "graph-band-filters",
     "tile-fuse-loops",

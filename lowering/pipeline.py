@@ -57,6 +57,7 @@ PHASES: tuple[Phase, ...] = (
             "graph-fuse",
             "graph-split-batch",
             "graph-depth-first",
+            "graph-pair-rows",
             "graph-fold-images",
             "graph-fold-weights",
             "graph-band-filters",

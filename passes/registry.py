@@ -14,6 +14,7 @@ PASSES: dict[str, str] = {
     "graph-auto-cast": "passes.graph.auto_cast:GraphAutoCastPass",
     "graph-absorb-gathers": "passes.graph.absorb_gathers:GraphAbsorbGathersPass",
     "graph-canonicalize": "passes.graph.canonicalize:GraphCanonicalizePass",
+    "graph-pair-rows": "passes.graph.pair_rows:GraphPairRowsPass",
     "graph-band-filters": "passes.graph.band_filters:GraphBandFiltersPass",
     "graph-channels-first": "passes.graph.channels_first:GraphChannelsFirstPass",
     "graph-decompose": "passes.graph.decompose:GraphDecomposePass",

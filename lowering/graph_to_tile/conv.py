@@ -20,15 +20,9 @@ from lowering.graph_to_tile.conv_bands import lower_bands, takes_bands
 from lowering.graph_to_tile.conv_blocks import PixelBlocks, take_blocks
 from lowering.graph_to_tile.conv_diagonals import Diagonals, blocks_at_once, is_depthwise
 from lowering.graph_to_tile.conv_interleave import interleaved, phases_beside
+from lowering.graph_to_tile.conv_pairs import in_pairs, takes_pairs
 from lowering.graph_to_tile.conv_parts import Part, take_parts
-from lowering.graph_to_tile.conv_phases import (
-    Phase,
-    Triple,
-    conv_phase,
-    transposed_phases,
-    triple,
-    triple_pairs,
-)
+from lowering.graph_to_tile.conv_phases import Phase, Triple, conv_phase, transposed_phases, triple, triple_pairs
 from lowering.graph_to_tile.conv_pixels import Place, Range, plain_pixels, resident_pixels, with_three
 from lowering.graph_to_tile.conv_residual import Residual, take_residual
 from lowering.graph_to_tile.conv_taps import SpreadTaps, spread_taps, widened
@@ -78,6 +72,10 @@ def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[
     if isinstance(op, ConvOp) and takes_bands(k, op):
         lower_bands(k, op, ops, results)
         return
+    if isinstance(op, ConvOp) and takes_pairs(k, op, results):
+        for plain in in_pairs(k, op, ops, results):
+            _ConvKernel(k, *plain).run()
+        return
     transposed = isinstance(op, ConvTransposeOp)
     n = len(shape_of(op.w)) - 2
     settings = (
@@ -105,8 +103,8 @@ def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[
         kernel = _ConvKernel(k, op, epilogue, groups, packing, phases[0], residual, parts)
         if isinstance(op, ConvOp) and k.blocks_for is not None and (ahead := kernel.ahead()) is not None:
             k.ahead[k.blocks_for] = ahead
-            return
-        kernel.run()
+        else:
+            kernel.run()
         return
     for part, here in interleaved(k, epilogue, phases, n):
         _ConvKernel(k, op, here, groups, packing, part).run()

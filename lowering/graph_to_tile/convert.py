@@ -229,7 +229,9 @@ def lower_op(k: Kernel, op: Operation) -> None:
     k.b.location = op.location
     for result in op.results:
         layout = layout_of(result)
-        if layout is not None:
+        if layout is not None and layout.is_paired:
+            k.pair_places[result] = layout.halo_pairs
+        elif layout is not None:
             k.residents[result] = (layout.partition_dimension, layout.halo_pairs)
     if isinstance(op, WeightOp):
         dtype, shape = spec_of(op.result)

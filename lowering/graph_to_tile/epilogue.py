@@ -283,7 +283,9 @@ def lower_fused(k: Kernel, op: FusedOp) -> None:
     for argument, operand in zip(block.args, op.operands, strict=True):
         if operand in k.constants:
             k.constants[argument] = k.constants[operand]
-        if operand in k.tensors:
+        if operand in k.pairs:
+            k.pairs[argument] = k.pairs[operand]
+        elif operand in k.tensors:
             k.tensors[argument] = k.tensors[operand]
         elif k.scalar(operand) is None or _is_multiplied(argument):
             k.tensors[argument] = k.tensor(operand)
@@ -294,6 +296,8 @@ def lower_fused(k: Kernel, op: FusedOp) -> None:
             k.destinations[value] = k.destinations[result]
         if result in k.residents:
             k.residents[value] = k.residents[result]
+        if result in k.pair_places:
+            k.pair_places[value] = k.pair_places[result]
         if result in k.joined:
             k.joined[value] = k.joined[result]
         if result in overwrites(op):
@@ -312,7 +316,10 @@ def lower_fused(k: Kernel, op: FusedOp) -> None:
     else:
         elementwise.lower_group(k, ops, results)
     for value, result in zip(terminator.values, op.results, strict=True):
-        k.tensors[result] = k.tensors[value]
+        if value in k.pairs:
+            k.pairs[result] = k.pairs[value]
+        else:
+            k.tensors[result] = k.tensors[value]
 
 
 def _is_multiplied(value: SSAValue) -> bool:

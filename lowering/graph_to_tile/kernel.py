@@ -10,11 +10,13 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from lowering.graph_to_tile.builder import KernelBuilder
 from lowering.graph_to_tile.conv_ahead import BlocksAhead
+from lowering.graph_to_tile.row_pairs import RowPairs, new_pairs, windows_of
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, transfer
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import ConstantOp, DerivedWeightOp, WeightOp, YieldOp, layout_of, spec_of
+from neuron_dialects.graph.layout import ROWS_OF_PAIR
 from neuron_dialects.target import Target
 
 STORE_BYTES = 1 << 19
@@ -38,13 +40,13 @@ class Kernel:
     """State of one core function: `tensors` maps graph values to where they live.
 
     `destinations` holds function outputs that a value must end up in (set before lowering starts); `residents` the
-    layouts that the layout pass chose for values that stay in SBUF: (partition dimension, halo); `inherits` the value
-    whose memory such a value takes; `joined` for what lies in the buffer of a concatenation that concatenation and the
-    first channel there, `wholes` these buffers, `filled` what was loaded there (buffer, first channel). `recipes` are
-    the derived weights that kernels have added to the module, shared by all of its functions. `resident_bytes` are the
-    SBUF bytes per partition that resident tensors take while the op at hand runs. `pins_weights`: what is loaded of
-    weights will stay on chip, so that holding more of them at once takes no more room. `without`: choices that are left
-    out.
+    layouts that the layout pass chose for values that stay in SBUF: (partition dimension, halo); `pair_places` the
+    halos of those whose rows lie in pairs, and `pairs` where these are; `inherits` the value whose memory such a value
+    takes; `joined` for what lies in the buffer of a concatenation that concatenation and the first channel there,
+    `wholes` these buffers, `filled` what was loaded there (buffer, first channel). `recipes` are the derived weights
+    that kernels have added to the module, shared by all of its functions. `resident_bytes` are the SBUF bytes per
+    partition that resident tensors take while the op at hand runs. `pins_weights`: what is loaded of weights will stay
+    on chip, so that holding more of them at once takes no more room. `without`: choices that are left out.
     """
 
     b: KernelBuilder
@@ -53,6 +55,8 @@ class Kernel:
     tensors: dict[SSAValue, Tensor] = field(default_factory=dict)
     destinations: dict[SSAValue, DramTensor] = field(default_factory=dict)
     residents: dict[SSAValue, tuple[int, tuple[tuple[int, int], ...]]] = field(default_factory=dict)
+    pair_places: dict[SSAValue, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+    pairs: dict[SSAValue, RowPairs] = field(default_factory=dict)
     inherits: dict[SSAValue, SSAValue] = field(default_factory=dict)
     joined: dict[SSAValue, tuple[SSAValue, int]] = field(default_factory=dict)
     wholes: dict[SSAValue, SbufTensor] = field(default_factory=dict)
@@ -74,7 +78,13 @@ class Kernel:
         return choice not in self.without
 
     def tensor(self, value: SSAValue) -> Tensor:
-        """Where an operand lives; a constant becomes a parameter when a kernel wants it as a tensor."""
+        """Where an operand lives; a constant becomes a parameter when a kernel wants it as a tensor.
+
+        What lies in pairs of rows is stored for a kernel that does not know these.
+        """
+        if value not in self.tensors and value in self.pairs:
+            self.tensors[value] = stored = self.scratch(value)
+            write_pairs(self.b, self.pairs[value], stored)
         if value not in self.tensors and isinstance(value.owner, ConstantOp):
             self.tensors[value] = self._constant_tensor(value, value.owner)
         return self.tensors[value]
@@ -142,6 +152,11 @@ class Kernel:
         """Where the kernel must write `value`: a function output, a resident buffer, or DRAM scratch. Registers it."""
         if value in self.destinations:
             tensor: Tensor = self.destinations[value]
+        elif value in self.pair_places:
+            dtype, shape = spec_of(value)
+            self.pairs[value] = new_pairs(self.b, shape, self.pair_places[value], dtype.name)
+            clear_halo(self.b, self.pairs[value].tensor)
+            return self.pairs[value].tensor
         elif value in self.residents and value in self.joined:
             tensor = self.part_of_whole(value)
         elif value in self.residents:
@@ -181,6 +196,7 @@ class Kernel:
     def hand_place(self, value: SSAValue, instead: SSAValue) -> None:
         """What was decided about the place of `value` goes for `instead`, which takes its part."""
         _hand(self.residents, value, instead)
+        _hand(self.pair_places, value, instead)
         _hand(self.destinations, value, instead)
         _hand(self.inherits, value, instead)
         _hand(self.joined, value, instead)
@@ -224,13 +240,25 @@ def write_out(b: KernelBuilder, tensor: SbufTensor, destination: DramTensor) -> 
     b.tiles(tensor.shape[tensor.partition], LANES, one)
 
 
-def store_in_pieces(b: KernelBuilder, pairs: Sequence[tuple[View, View]]) -> None:
-    """Store to each DRAM view [lanes, others...] of a list the SBUF view beside it, all of one shape, in pieces.
+def write_pairs(b: KernelBuilder, pairs: RowPairs, destination: DramTensor) -> None:
+    """Store a tensor in pairs of rows to DRAM, an image after the other, some rows of both halves at a time."""
+    with b.loop(destination.shape[0]) as image:
+        windows = [(place.at(1, image), source.at(1, image)) for place, source in windows_of(pairs, destination)]
+        if len({source.shape for _, source in windows}) == 1:
+            store_in_pieces(b, windows, ROWS_OF_PAIR * STORE_BYTES)
+            return
+        for window in windows:
+            store_in_pieces(b, [window])
+
+
+def store_in_pieces(b: KernelBuilder, pairs: Sequence[tuple[View, View]], most: int = STORE_BYTES) -> None:
+    """Store to each DRAM view [lanes, others...] of a list the SBUF view beside it, all of one shape, in pieces
+    of at most `most` bytes of all together.
 
     A piece begins as soon as its rows have been computed, and what is loaded meanwhile waits for no more than a piece.
     """
     shape, dtype = pairs[0][1].shape, pairs[0][1].buffer.dtype
-    pieces = ceil(prod(shape) * len(pairs) * dtype_by_name(dtype).size_bytes / STORE_BYTES)
+    pieces = ceil(prod(shape) * len(pairs) * dtype_by_name(dtype).size_bytes / most)
     cut = next((d for d in range(1, len(shape)) if shape[d] > 1), None)
     if pieces < 2 or cut is None:
         for place, source in pairs:
@@ -238,7 +266,8 @@ def store_in_pieces(b: KernelBuilder, pairs: Sequence[tuple[View, View]]) -> Non
         return
 
     def piece(start: Affine, size: int) -> None:
-        store_in_pieces(b, [(place.slice(cut, start, size), source.slice(cut, start, size)) for place, source in pairs])
+        cuts = [(place.slice(cut, start, size), source.slice(cut, start, size)) for place, source in pairs]
+        store_in_pieces(b, cuts, most)
 
     size = ceil(shape[cut] / min(pieces, shape[cut]))
     # The last piece waits for what was computed last, which may not stand in a loop with the rest.

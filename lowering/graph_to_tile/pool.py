@@ -20,6 +20,7 @@ from lowering.graph_to_tile.emitter import Emitter
 from lowering.graph_to_tile.iteration import balanced, collapse, overlapping_limit
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.pointwise import require_supported
+from lowering.graph_to_tile.row_pairs import pool_pairs
 from lowering.graph_to_tile.row_space import agreed_lane, reduce_rows
 from lowering.graph_to_tile.tensors import LANES, DramTensor, Ranges, SbufTensor, Tensor, transfer
 from lowering.graph_to_tile.view import View
@@ -31,6 +32,7 @@ from neuron_dialects.graph import PoolKind, PoolOp, ints, shape_of
 from neuron_dialects.graph.shapes import window_extent
 from neuron_dialects.graph.support import pool_window_limit
 from neuron_dialects.neuron import location_name
+from passes.graph.row_pairs import halves_rows
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,9 @@ def lower_pool(k: Kernel, op: PoolOp) -> None:
     shape = shape_of(op.x)
     if 0 in shape:
         k.output(op.result)
+        return
+    if op.x in k.pairs and halves_rows(op):
+        pool_pairs(k.b, k.pairs[op.x], k.output(op.result), k.row_budget_elements)
         return
     lane = agreed_lane(k, op.x, op.result, (0, *range(2, len(shape))), range(len(shape)))
     x: Tensor = k.tensor(op.x)

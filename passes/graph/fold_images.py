@@ -50,6 +50,7 @@ from passes.graph.fold_plan import (
 from passes.graph.image_copies import ImageCopies
 from passes.graph.kernel_layouts import POINTWISE, anchor_of
 from passes.graph.residence import Halo, resident_bytes
+from passes.graph.row_pairs import paired_layout
 
 RESIDENT_SHARE = 0.52
 """Part of SBUF above which a tensor is taken to lie in DRAM, however its images are folded."""
@@ -79,7 +80,7 @@ class GraphFoldImagesPass(ModulePass):
 
 def fold_block(block: Block, target: Target) -> None:
     """Fold images in one block."""
-    layers = [op for op in block.ops if is_layer(op) and not _moves_images(op, target)]
+    layers = [op for op in block.ops if is_layer(op) and not _moves_images(op, target) and not _has_pairs(op)]
     if not any(images_of(op) > 1 for op in layers):
         return
     chosen = plan_folds([_costs(op, target) for op in layers], _switches(layers, target))
@@ -91,6 +92,11 @@ def is_layer(op: Operation) -> bool:
     if not op.results or isinstance(op, WeightOp | ConstantOp) or _moves_rows(op):
         return False
     return not all(is_constant(operand) for operand in op.operands)
+
+
+def _has_pairs(op: Operation) -> bool:
+    """Whether rows of what an op reads or makes lie in pairs on partitions, instead of images."""
+    return any(paired_layout(value) is not None for value in (*op.operands, *op.results))
 
 
 def _moves_rows(op: Operation) -> bool:

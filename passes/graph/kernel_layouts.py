@@ -41,6 +41,7 @@ from neuron_dialects.graph.attention import packs_heads
 from passes.graph.conv_groups import LANES, plan_groups
 from passes.graph.gathered_sums import sums_of_group
 from passes.graph.residence import Halo
+from passes.graph.row_pairs import halo_for_pairs
 
 ROWS, FEATURES = 0, 1
 """Dimensions of a matrix."""
@@ -122,7 +123,8 @@ def reads(op: Operation, operand: SSAValue, partition: int) -> Halo | None:
     if isinstance(op, ConvOp):
         groups = plan_groups(shape_of(op.x)[1], shape_of(op.result)[1], op.groups.value.data)
         aligned = groups.blocks == 1 or groups.block_inputs % LANES == 0
-        return conv_halo(op) if operand is op.x and operand is not op.w and partition == 1 and aligned else None
+        plain = operand is op.x and operand is not op.w and partition == 1
+        return halo_for_pairs(op, conv_halo(op)) if plain and aligned else None
     if isinstance(op, ConvTransposeOp):
         plain = operand is op.x and operand is not op.w and partition == 1 and op.groups.value.data == 1
         return transposed_halo(op) if plain else None

@@ -60,6 +60,7 @@ from passes.graph.kernel_layouts import (
 )
 from passes.graph.layout_remarks import tell_layout
 from passes.graph.residence import Budget, Halo, Interval, inheritance, overwrites, resident_bytes, set_overwrites
+from passes.graph.row_pairs import paired_bytes, paired_layout
 from passes.graph.shared_forms import drop_idle, gives_out, keep_arguments, keep_parts, keep_results, share_turned
 
 BUDGET_SHARE = 0.75
@@ -95,7 +96,7 @@ def resident_profile(ops: Sequence[Operation]) -> list[int]:
                 continue
             partition, (dtype, shape) = layout.partition_dimension, spec_of(value)
             end = max((number[user] for user, _ in readers(value, partition)), default=start)
-            size = resident_bytes(shape, partition, layout.halo_pairs, dtype.size_bytes)
+            size = resident_bytes(shape, partition, layout.halo_pairs, dtype.size_bytes, layout.rows.value.data)
             # A result that takes the memory of an operand needs none of its own before the operand has gone.
             first = start + 1 if value in overwrites(op) else start
             changes[first] += size
@@ -121,6 +122,14 @@ class _Chooser:
     partition_of: dict[Operation, int] = field(default_factory=dict)
     why_not: str = ""  # why the tensor that was asked for last does not stay on chip
 
+    def reserve_pairs(self) -> None:
+        """Reserve room for what `graph-pair-rows` decided, which was found to fit."""
+        for op in self.ops:
+            for value in op.results:
+                if (layout := paired_layout(value)) is not None:
+                    last = max((self.number[use.operation] for use in value.uses), default=self.number[op])
+                    self.budget.admit(Interval(self.number[op], last, paired_bytes(value, layout)))
+
     def join(self) -> None:
         """Reserve room for concatenations of channels, and write the layouts of those that have it."""
         for join in joins(self.ops):
@@ -131,7 +140,7 @@ class _Chooser:
             self.partition_of.update(dict.fromkeys(place.kernels, CHANNELS))
             mark(join, place.in_place)
             for value in place.values:
-                _encode(value, place.layout)
+                encode(value, place.layout)
 
     def choose(self, value: SSAValue) -> dict[SSAValue, LayoutAttr]:
         """The layouts of `value` and its aliases if it can stay on chip."""
@@ -294,6 +303,7 @@ def choose_layouts(block: Block, capacity_bytes: int, turns_f32: bool = True) ->
     capacity = [roomier if is_matrix_product(anchor_of(op)) else capacity_bytes for op in ops]
     budget = Budget(capacity, [0] * len(ops))
     chooser = _Chooser(ops, budget, wanted_partitions(ops), turns_f32, number, capacity_bytes)
+    chooser.reserve_pairs()
     chooser.join()
     for op in ops:
         for index in range(len(op.results)):
@@ -303,11 +313,11 @@ def choose_layouts(block: Block, capacity_bytes: int, turns_f32: bool = True) ->
             if listening():
                 tell_layout(op.results[index], chosen.get(op.results[index]), chooser.why_not)
             for value, layout in chosen.items():
-                _encode(value, layout)
+                encode(value, layout)
     drop_idle(block)
 
 
-def _encode(value: SSAValue, layout: LayoutAttr) -> None:
+def encode(value: SSAValue, layout: LayoutAttr) -> None:
     """Write a layout into the value's type, inside fused groups too."""
     type_ = value.type
     assert isinstance(type_, TensorType)

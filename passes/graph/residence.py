@@ -47,12 +47,12 @@ class Budget:
         return True
 
 
-def resident_bytes(shape: Sequence[int], partition: int, halo: Halo, element_bytes: int) -> int:
-    """SBUF bytes per partition of a resident tensor."""
+def resident_bytes(shape: Sequence[int], partition: int, halo: Halo, element_bytes: int, rows: int = 1) -> int:
+    """SBUF bytes per partition of a resident tensor; `rows` of them lie beside each other on partitions."""
     others = [n for d, n in enumerate(shape) if d != partition]
     if halo:
         others = [n + low + high for n, (low, high) in zip(others, halo, strict=True)]
-    return ceil(shape[partition] / LANES) * prod(others) * element_bytes
+    return ceil(shape[partition] * rows / LANES) * (prod(others) // rows) * element_bytes
 
 
 def inheritance(op: Operation, result: SSAValue) -> SSAValue | None:

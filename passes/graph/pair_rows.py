@@ -1,0 +1,220 @@
+"""`graph-pair-rows`: feature maps of few channels that lie on chip with two rows beside each other on partitions.
+
+Given core functions after `graph-depth-first`, the pass looks for chains of convolutions of up to 64 channels: what one
+makes of them, and others read, can lie in pairs of rows (`row_pairs`). A chain gets that layout where its convolutions
+are estimated to be faster together than with as many images beside each other as would be best, and where there is
+room; `graph-fold-images` then leaves them alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import ceil, prod
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Block, BlockArgument, Operation, SSAValue
+from xdsl.passes import ModulePass
+
+from neuron_dialects.graph import (
+    ConcatOp,
+    ConvOp,
+    FusedOp,
+    LayoutAttr,
+    PoolOp,
+    WeightOp,
+    YieldOp,
+    ints,
+    shape_of,
+)
+from neuron_dialects.graph.layout import ROWS_OF_PAIR
+from neuron_dialects.neuron import core_functions, target_of
+from neuron_dialects.remarks import listening, remark
+from neuron_dialects.target import Target
+from passes.graph.conv_groups import LANES
+from passes.graph.fold_images import comes_from_dram, engine_ns
+from passes.graph.kernel_layouts import POINTWISE, THIN_CHANNELS, anchor_of, conv_halo, merge_halo
+from passes.graph.layout import BUDGET_SHARE, encode
+from passes.graph.residence import Budget, Halo, Interval
+from passes.graph.row_pairs import ROW_HALO, ROWS, RowHalo, halo_of_rows, halves_rows, paired_bytes, window_of
+
+WORTH = 0.95
+"""Pairs are made where convolutions then take less than this share of the time."""
+
+QUADRANT = 32
+"""Engines start on every so many lanes: rows of a pair begin there."""
+
+
+@dataclass(frozen=True)
+class GraphPairRowsPass(ModulePass):
+    """Give chains of thin feature maps layouts in pairs of rows.
+
+        %1 = graph.conv %x, %w ... : (...) -> tensor<2x64x128x256xbf16>
+        %2 = graph.conv %1, %v ... pads [1, 1, 1, 1] ... : (...) -> tensor<2x64x128x256xbf16>
+        %3 = graph.pool max %2 kernel [2, 2] strides [2, 2] ...
+
+    becomes
+
+        %1 = graph.conv %x, %w ... : (...)
+            -> tensor<2x64x128x256xbf16, #graph.layout<sbuf, partition 1, rows 2, halo [0, 0, 1, 1, 1, 1]>>
+        %2 = graph.conv %1, %v ... pads [1, 1, 1, 1] ... : (...)
+            -> tensor<2x64x128x256xbf16, #graph.layout<sbuf, partition 1, rows 2>>
+        %3 = graph.pool max %2 kernel [2, 2] strides [2, 2] ...
+    """
+
+    name = "graph-pair-rows"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        """Decide in every core function."""
+        for function in core_functions(op):
+            pair_block(function.body.block, target_of(op))
+
+
+def pair_block(block: Block, target: Target) -> None:
+    """Decide in one block."""
+    ops = list(block.ops)
+    number = {op: i for i, op in enumerate(ops)}
+    capacity = int(int(target.sbuf_bytes_per_partition) * BUDGET_SHARE)
+    budget = Budget([capacity] * len(ops), [0] * len(ops))
+    for chain in reversed(_chains(ops)):
+        plain = sum(engine_ns(op, target) for op in chain.kernels)
+        paired = sum(_paired_ns(op, chain.layouts, target) for op in chain.kernels)
+        if paired >= WORTH * plain:
+            continue
+        before = list(budget.used)
+        if not all(budget.admit(_interval(value, layout, number)) for value, layout in chain.layouts.items()):
+            budget.used = before
+            continue
+        for value, layout in chain.layouts.items():
+            encode(value, layout)
+        if listening():
+            why = f"rows lie in pairs between {len(chain.kernels)} convolutions: {paired:.0f} ns instead of {plain:.0f}"
+            remark("passed", "row-pairs", why, op=min(chain.kernels, key=lambda op: number[op]))
+
+
+# -- chains ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Chain:
+    """Values that lie in pairs of rows together, and the convolutions that make or read them."""
+
+    layouts: dict[SSAValue, LayoutAttr] = field(default_factory=dict)
+    kernels: dict[Operation, None] = field(default_factory=dict)
+
+    def take(self, other: _Chain) -> None:
+        self.layouts |= other.layouts
+        self.kernels |= other.kernels
+
+
+def _chains(ops: Sequence[Operation]) -> list[_Chain]:
+    """The longest chains, the last ones first."""
+    chain_of: dict[Operation, _Chain] = {}
+    found: dict[int, _Chain] = {}
+    made: dict[SSAValue, RowHalo] = {}
+    for op in reversed(ops):
+        if not is_pairable(op) or (layout := _layout(op.results[0], made)) is None:
+            continue
+        value = op.results[0]
+        made[value] = halo_of_rows(shape_of(value)[ROWS], layout)
+        chain = _Chain({value: layout}, {op: None})
+        for user in dict.fromkeys(use.operation for use in value.uses):
+            if isinstance(anchor_of(user), ConvOp):
+                chain.kernels[user] = None
+                if (joined := chain_of.get(user)) is not None and joined is not chain:
+                    chain.take(joined)
+                    found.pop(id(joined))
+        found[id(chain)] = chain
+        chain_of.update(dict.fromkeys(chain.kernels, chain))
+    return list(found.values())
+
+
+def is_pairable(op: Operation) -> bool:
+    """Whether a kernel is a convolution that can read or make pairs of rows."""
+    conv = anchor_of(op) if isinstance(op, ConvOp | FusedOp) else None
+    if not isinstance(conv, ConvOp) or conv.bias is not None or len(op.results) != 1 or len(shape_of(conv.x)) != 4:
+        return False
+    weight, result = conv.w, shape_of(conv.result)
+    if isinstance(op, FusedOp):
+        weight = op.operands[weight.index] if isinstance(weight, BlockArgument) else weight
+        if not all(_keeps_channels(inner, conv, result) for inner in op.body.block.ops):
+            return False
+    plain = conv.groups.value.data == 1 and isinstance(weight.owner, WeightOp)
+    return plain and set(ints(conv.strides)) == {1} and ints(conv.dilations)[0] == 1
+
+
+def _keeps_channels(op: Operation, conv: ConvOp, shape: Sequence[int]) -> bool:
+    """Whether an operator behind the convolution takes what is made there, numbers, and one for each channel."""
+    if op is conv or isinstance(op, YieldOp):
+        return True
+    if not isinstance(op, POINTWISE) or shape_of(op.results[0]) != shape:
+        return False
+    return all(
+        not isinstance(value, BlockArgument)
+        or prod(shape_of(value)) == 1
+        or (prod(shape_of(value)) == shape[1] and shape_of(value)[-3:] == (shape[1], 1, 1))
+        for value in op.operands
+    )
+
+
+def _layout(value: SSAValue, made: dict[SSAValue, RowHalo]) -> LayoutAttr | None:
+    """How a value lies in pairs, given the results in pairs behind it; None where its readers cannot have that."""
+    _, channels, rows, _ = shape_of(value)
+    if channels * ROWS_OF_PAIR > LANES or channels % QUADRANT:
+        return None
+    halo: Halo = ((0, 0),) * 3
+    needed = list[RowHalo]()
+    for use in value.uses:
+        user = use.operation
+        if isinstance(user, PoolOp) and halves_rows(user):
+            needed.append(RowHalo(rows))
+        elif is_pairable(user) and use.index == 0 and [*user.operands].count(value) == 1:
+            result, conv = user.results[0], anchor_of(user)
+            assert isinstance(conv, ConvOp)
+            if result not in made and shape_of(result)[ROWS] % ROWS_OF_PAIR:
+                return None
+            behind = made.get(result, RowHalo(shape_of(result)[ROWS]))
+            needed.append(window_of(conv).paired_halo(behind, rows))
+            halo = merge_halo(halo, conv_halo(conv))
+        elif not isinstance(user, ConcatOp) or user.axis.value.data == 1:
+            return None
+    if len({one.low % ROWS_OF_PAIR for one in needed}) != 1:
+        return None
+    low, high = max(one.low for one in needed), max(one.high for one in needed)
+    high += (low + rows + high) % ROWS_OF_PAIR
+    pairs = tuple((low, high) if d == ROW_HALO else pair for d, pair in enumerate(halo))
+    return LayoutAttr.resident(1, pairs, ROWS_OF_PAIR)
+
+
+# -- estimates ---------------------------------------------------------------------------------------------------------
+
+
+def _interval(value: SSAValue, layout: LayoutAttr, number: dict[Operation, int]) -> Interval:
+    """While what is made is read on chip; what is put together with others in DRAM is stored at once."""
+    assert isinstance(value.owner, Operation)
+    kernels = [use.operation for use in value.uses if not isinstance(use.operation, ConcatOp)]
+    return Interval(number[value.owner], max(number[kernel] for kernel in kernels), paired_bytes(value, layout))
+
+
+def _paired_ns(op: Operation, layouts: dict[SSAValue, LayoutAttr], target: Target) -> float:
+    """Time of the busiest engine for a convolution that reads or makes pairs of rows."""
+    conv, result = anchor_of(op), op.results[0]
+    assert isinstance(conv, ConvOp)
+    images, outputs, rows, columns = shape_of(result)
+    x = op.operands[conv.x.index] if isinstance(conv.x, BlockArgument) and isinstance(op, FusedOp) else conv.x
+    channels, window, across = shape_of(x)[1], window_of(conv), shape_of(conv.w)[3]
+    if x in layouts:
+        products = window.pairs_read * ceil(channels * ROWS_OF_PAIR / LANES)
+    elif comes_from_dram(x) and channels <= THIN_CHANNELS and channels * window.rows_read <= LANES:
+        products = 1
+    else:
+        products = window.rows_read * ceil(channels / LANES)
+    pairs, tiles = ceil(rows / ROWS_OF_PAIR), ROWS_OF_PAIR * ceil(outputs / LANES)
+    if result in layouts:
+        pairs, tiles = halo_of_rows(rows, layouts[result]).pairs, 1
+    elif outputs * ROWS_OF_PAIR <= LANES and all(isinstance(use.operation, ConcatOp) for use in result.uses):
+        tiles = 1  # stored, two rows at once
+    moving = images * pairs * columns
+    swept = tiles * moving / (target.clock_ghz("act") + target.clock_ghz("dve"))
+    return max(swept, products * across * tiles * moving / target.clock_ghz("pe"))

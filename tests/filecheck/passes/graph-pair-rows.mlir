@@ -1,0 +1,30 @@
+// RUN: neuron-opt %s -p graph-pair-rows | filecheck %s
+
+// Two layers of 64 channels in front of a pool lie in pairs of rows; one of 128 outputs, and what a pool alone reads of
+// it, does not.
+builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
+  func.func @neuron_0(%x: tensor<2x3x64x64xbf16>) -> tensor<2x128x16x16xbf16> attributes {neuron.executor = #neuron.executor<core>} {
+    %u = graph.weight @u : tensor<64x3x3x3xbf16>
+    %v = graph.weight @v : tensor<64x64x3x3xbf16>
+    %w = graph.weight @w : tensor<128x64x3x3xbf16>
+    %0 = graph.conv %x, %u strides [1, 1] pads [1, 1, 1, 1] dilations [1, 1] groups 1 : (tensor<2x3x64x64xbf16>, tensor<64x3x3x3xbf16>) -> tensor<2x64x64x64xbf16>
+    %1 = graph.conv %0, %v strides [1, 1] pads [1, 1, 1, 1] dilations [1, 1] groups 1 : (tensor<2x64x64x64xbf16>, tensor<64x64x3x3xbf16>) -> tensor<2x64x64x64xbf16>
+    %2 = graph.pool max %1 kernel [2, 2] strides [2, 2] pads [0, 0, 0, 0] dilations [1, 1] : (tensor<2x64x64x64xbf16>) -> tensor<2x64x32x32xbf16>
+    %3 = graph.conv %2, %w strides [1, 1] pads [1, 1, 1, 1] dilations [1, 1] groups 1 : (tensor<2x64x32x32xbf16>, tensor<128x64x3x3xbf16>) -> tensor<2x128x32x32xbf16>
+    %4 = graph.pool max %3 kernel [2, 2] strides [2, 2] pads [0, 0, 0, 0] dilations [1, 1] : (tensor<2x128x32x32xbf16>) -> tensor<2x128x16x16xbf16>
+    func.return %4 : tensor<2x128x16x16xbf16>
+  }
+}
+// CHECK:      builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
+// CHECK-NEXT:   func.func @neuron_0(%x: tensor<2x3x64x64xbf16>) -> tensor<2x128x16x16xbf16> attributes {neuron.executor = #neuron.executor<core>} {
+// CHECK-NEXT:     %u = graph.weight @u : tensor<64x3x3x3xbf16>
+// CHECK-NEXT:     %v = graph.weight @v : tensor<64x64x3x3xbf16>
+// CHECK-NEXT:     %w = graph.weight @w : tensor<128x64x3x3xbf16>
+// CHECK-NEXT:     %0 = graph.conv %x, %u strides [1, 1] pads [1, 1, 1, 1] dilations [1, 1] groups 1 : (tensor<2x3x64x64xbf16>, tensor<64x3x3x3xbf16>) -> tensor<2x64x64x64xbf16, #graph.layout<sbuf, partition 1, rows 2, halo [0, 0, 1, 1, 1, 1]>>
+// CHECK-NEXT:     %1 = graph.conv %0, %v strides [1, 1] pads [1, 1, 1, 1] dilations [1, 1] groups 1 : (tensor<2x64x64x64xbf16, #graph.layout<sbuf, partition 1, rows 2, halo [0, 0, 1, 1, 1, 1]>>, tensor<64x64x3x3xbf16>) -> tensor<2x64x64x64xbf16, #graph.layout<sbuf, partition 1, rows 2>>
+// CHECK-NEXT:     %2 = graph.pool max %1 kernel [2, 2] strides [2, 2] pads [0, 0, 0, 0] dilations [1, 1] : (tensor<2x64x64x64xbf16, #graph.layout<sbuf, partition 1, rows 2>>) -> tensor<2x64x32x32xbf16>
+// CHECK-NEXT:     %3 = graph.conv %2, %w strides [1, 1] pads [1, 1, 1, 1] dilations [1, 1] groups 1 : (tensor<2x64x32x32xbf16>, tensor<128x64x3x3xbf16>) -> tensor<2x128x32x32xbf16>
+// CHECK-NEXT:     %4 = graph.pool max %3 kernel [2, 2] strides [2, 2] pads [0, 0, 0, 0] dilations [1, 1] : (tensor<2x128x32x32xbf16>) -> tensor<2x128x16x16xbf16>
+// CHECK-NEXT:     func.return %4 : tensor<2x128x16x16xbf16>
+// CHECK-NEXT:   }
+// CHECK-NEXT: }

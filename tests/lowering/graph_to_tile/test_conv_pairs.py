@@ -1,0 +1,95 @@
+"""Convolutions and pools of feature maps in pairs of rows against the graph level."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import ml_dtypes
+import numpy as np
+import pytest
+from xdsl.ir import Block, SSAValue
+
+from neuron_dialects.graph import (
+    BinaryKind,
+    BinaryOp,
+    ConcatOp,
+    ConvOp,
+    FusedOp,
+    PoolKind,
+    PoolOp,
+    UnaryKind,
+    UnaryOp,
+    layout_of,
+)
+from neuron_dialects.target import load_target
+from passes.graph import pair_rows
+from passes.graph.fuse import fuse_block
+from passes.graph.layout import choose_layouts
+from passes.graph.pair_rows import pair_block
+from tests.core_kernels import Array, lowered_error
+
+TRN1 = load_target("trn1")
+TOLERANCE = 8e-3
+
+Layer = tuple[int, int, tuple[int, int, int, int]]
+"""Outputs, rows and columns of the filter, padding."""
+
+SAME = (1, 1, 1, 1)
+NONE = (0, 0, 0, 0)
+
+CASES: dict[str, tuple[tuple[int, ...], tuple[Layer, ...], bool, int]] = {
+    # input, layers, whether a pool follows, values that lie in pairs
+    "an image to a pool": ((2, 3, 12, 10), ((64, 3, SAME), (64, 3, SAME)), True, 2),
+    "the upper band of an image": ((1, 3, 11, 10), ((64, 3, (1, 1, 0, 1)), (64, 3, (1, 1, 0, 1))), True, 2),
+    "the lower band of an image": ((1, 3, 11, 10), ((64, 3, (0, 1, 1, 1)), (64, 3, (0, 1, 1, 1))), True, 2),
+    "an inner band, an odd number of rows": ((1, 3, 13, 6), ((64, 3, (0, 1, 0, 1)), (64, 3, (0, 1, 0, 1))), True, 2),
+    "three layers in pairs": (
+        (1, 128, 10, 7),
+        ((64, 3, SAME), (64, 3, SAME), (64, 3, SAME), (8, 1, NONE)),
+        False,
+        3,
+    ),
+    "a wider result": ((1, 16, 10, 9), ((32, 3, SAME), (160, 3, SAME)), False, 1),
+    "five rows, none beside": ((2, 4, 12, 9), ((64, 5, (2, 2, 2, 2)), (32, 5, (2, 0, 2, 0))), False, 1),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_pairs_match_the_graph_level(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape, layers, pooled, count = CASES[case]
+    rng = np.random.default_rng(len(case))
+    weights: dict[str, Array] = {}
+    channels = shape[1]
+    for number, (outputs, taps, _) in enumerate(layers):
+        scale = 1 / np.sqrt(channels * taps)
+        weights[f"w{number}"] = rng.standard_normal((outputs, channels, taps, taps)) * scale
+        weights[f"b{number}"] = rng.standard_normal((outputs, 1, 1)) + 0.5
+        channels = outputs
+    rounded = {name: array.astype(ml_dtypes.bfloat16) for name, array in weights.items()}
+    monkeypatch.setattr(pair_rows, "WORTH", float("inf"))
+
+    def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        x = arguments[0]
+        for number, (_, _, pads) in enumerate(layers):
+            conv = ConvOp(x, values[f"w{number}"], strides=(1, 1), pads=pads, dilations=(1, 1))
+            total = BinaryOp(BinaryKind.ADD, conv.result, values[f"b{number}"])
+            relu = UnaryOp(UnaryKind.RELU, total.result)
+            block.add_ops([conv, total, relu])
+            x = relu.result
+        # The result goes elsewhere too, as to the other side of a network.
+        whole = ConcatOp([x, x], 2)
+        block.add_op(whole)
+        if not pooled:
+            return [whole.result]
+        pool = PoolOp(PoolKind.MAX, x, kernel=(2, 2), strides=(2, 2), pads=(0, 0, 0, 0), dilations=(1, 1))
+        block.add_op(pool)
+        return [whole.result, pool.result]
+
+    def lay_out(block: Block) -> None:
+        fuse_block(block)
+        pair_block(block, TRN1)
+        choose_layouts(block, 100000)
+        layouts = [layout_of(op.results[0]) for op in block.ops if isinstance(op, FusedOp)]
+        assert sum(layout is not None and layout.is_paired for layout in layouts) == count
+
+    assert lowered_error("trn1", [("bf16", shape)], rounded, make, lay_out) < TOLERANCE
