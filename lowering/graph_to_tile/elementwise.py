@@ -12,6 +12,7 @@ from math import prod
 
 from xdsl.ir import Operation, SSAValue
 
+from lowering.graph_to_tile.columns import resident_column
 from lowering.graph_to_tile.emitter import Operand
 from lowering.graph_to_tile.footprint import group_bytes_per_element
 from lowering.graph_to_tile.iteration import (
@@ -116,9 +117,18 @@ class _Group:
         space = Space(self.shape, partition)
         self._sweep(
             space,
-            {value: self._access(self.k.tensor(value)) for value in self.inputs},
+            {value: self._access(self._whole_column(self.k.tensor(value), partition)) for value in self.inputs},
             {value: self._access(tensor) for value, tensor in outputs.items()},
         )
+
+    def _whole_column(self, tensor: DramTensor | SbufTensor, partition: int) -> DramTensor | SbufTensor:
+        """A column of floats for several tiles of lanes on chip, all of it; any other tensor as it is."""
+        if not isinstance(tensor, DramTensor) or self.shape[partition] <= LANES:
+            return tensor
+        lane, is_float = partition - len(self.shape) + len(tensor.shape), dtype_by_name(tensor.dtype).is_float
+        if lane < 0 or not is_float or (prod(tensor.shape), tensor.shape[lane]) != (self.shape[partition],) * 2:
+            return tensor
+        return resident_column(self.k, tensor, lane)
 
     def _access(self, tensor: DramTensor | SbufTensor) -> Access:
         if isinstance(tensor, SbufTensor):

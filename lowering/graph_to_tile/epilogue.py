@@ -11,6 +11,7 @@ from math import prod
 
 from xdsl.ir import Operation, SSAValue
 
+from lowering.graph_to_tile.columns import load_column
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.pointwise import Pointwise
 from lowering.graph_to_tile.spread_rows import is_spread, spread_rows
@@ -127,26 +128,11 @@ class Epilogue:
             return
         size = window.shape[self.partition]
         stride = window.strides[self.partition]
-        lanes = self.lane_step
-        full, rest = divmod(size, lanes)
-        b = self.k.b
         if self.beside > 1:
             column = View(window.buffer, Affine(), 0, Affine(window.offset), ((stride, size), (0, 1)))
             self.columns[operand] = self._repeated_column(column)
             return
-        buffer = b.alloc_outer((min(lanes, size), full + bool(rest)), "f32", "sbuf", "column").view()
-        if (packed := self._packed_column(tensor, size)) is not None:
-            transfer(b, b.load, buffer, packed)
-            self.columns[operand] = buffer
-            return
-        source = window.buffer
-        if full:
-            view = View(source, Affine(), 0, Affine(window.offset), ((stride, lanes), (stride * lanes, full)))
-            transfer(b, b.load, buffer.slice(1, 0, full), view)
-        if rest:
-            view = View(source, Affine(), 0, Affine(window.offset + full * lanes * stride), ((stride, rest), (0, 1)))
-            b.load(buffer.slice(0, 0, rest).slice(1, full, 1), view)
-        self.columns[operand] = buffer
+        self.columns[operand] = load_column(self.k, replace(tensor, offset=window.offset), size, stride, self.lane_step)
 
     def _repeated_column(self, source: View) -> View:
         """A column for each of the rows whose channels lie beside each other."""
@@ -155,24 +141,6 @@ class Epilogue:
         for first in range(0, size * self.beside, size):
             b.load(buffer.slice(0, first, size), source)
         return buffer
-
-    def _packed_column(self, tensor: DramTensor, size: int) -> View | None:
-        """A long column of a weight as [lanes, tiles], packed so that a lane's elements are one run.
-
-        Where elements lie one after the other each is a descriptor of the DMA, which is what loading it costs then.
-        """
-        k, lanes, tiles = self.k, self.lane_step, size // self.lane_step
-        scattered_ns = size / int(k.target.dma_engines) * k.target.dma_descriptor_ns
-        start_ns = int(k.target.dma_engines) * k.target.dma_stagger_ns
-        plain = tensor.symbol in k.weight_types and tensor.is_dense and tensor.offset == 0 and not tensor.element
-        if not plain or tensor.symbol is None or size % lanes or prod(tensor.shape) != size or scattered_ns <= start_ns:
-            return None
-
-        def pack(values: list[SSAValue]) -> list[Operation]:
-            matrix = ReshapeOp(values[0], (tiles, lanes))
-            return [matrix, TransposeOp(matrix.result, permutation=(1, 0))]
-
-        return k.derive(f"{tensor.symbol}.lanes{lanes}", [tensor.symbol], pack).view()
 
     def _prepare_row(self, operand: SSAValue) -> None:
         """Keep an operand that is the same all along the partition dimension, where several tiles read it, or where the
