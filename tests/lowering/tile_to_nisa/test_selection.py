@@ -188,6 +188,20 @@ def test_balance_counts_what_a_shared_port_takes() -> None:
     assert balance.choose(evictions, 1).engine == "dve"
 
 
+# A sweep that act alone can do runs beside what follows: as much then leaves PSUM by dve, and act is the quicker again.
+def test_balance_owes_an_engine_what_a_sweep_takes() -> None:
+    target = load_target("trn1")
+    evictions = choices(instruction("tensor_copy", "sbuf psum"), target)
+    balance = EngineBalance(target)
+    balance.choose(choices(instruction("activation", func="exp"), target), 6)
+    chosen: list[set[str]] = []
+    for _ in range(4):
+        balance.new_kernel()
+        chosen.append({balance.choose(evictions, 1).engine for _ in range(3)})
+    assert chosen[0] == {"dve"} <= chosen[1]
+    assert chosen[-1] == {"act"}
+
+
 # An instruction in a loop counts as often as it is executed.
 def test_balance_counts_executions() -> None:
     target = load_target("trn1")
