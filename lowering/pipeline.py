@@ -51,6 +51,7 @@ PHASES: tuple[Phase, ...] = (
             "graph-fold-weights",
             "graph-roll-layers",
             "graph-flatten-rows",
+            "graph-reorder-rows",
             "graph-split-hidden",
             "graph-absorb-gathers",
             "graph-pixel-rows",

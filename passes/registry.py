@@ -8,6 +8,7 @@ each entry leads to a pass of that name, and that no pass is missing.
 PASSES: dict[str, str] = {
     "convert-tile-to-nisa": "lowering.tile_to_nisa.convert:ConvertTileToNisaPass",
     "graph-join-sequences": "passes.graph.join_sequences:GraphJoinSequencesPass",
+    "graph-reorder-rows": "passes.graph.reorder_rows:GraphReorderRowsPass",
     "graph-layout": "passes.graph.layout:GraphLayoutPass",
     "graph-fuse": "passes.graph.fuse:GraphFusePass",
     "convert-graph-to-tile": "lowering.graph_to_tile.convert:ConvertGraphToTilePass",

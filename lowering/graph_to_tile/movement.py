@@ -18,6 +18,7 @@ from xdsl.ir import Operation, SSAValue
 from lowering.graph_to_tile.copy_plan import direct_busy_ns, plan_copy
 from lowering.graph_to_tile.kernel import Kernel, store_in_pieces, write_out, write_pairs
 from lowering.graph_to_tile.relayout import copy_task, copy_window, fill_window, transposed_copy
+from lowering.graph_to_tile.reorder import lower_reorder_rows
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, row_major, transfer
 from lowering.graph_to_tile.turning import lower_turned, wants_turning
 from lowering.graph_to_tile.view import View
@@ -31,6 +32,7 @@ from neuron_dialects.graph import (
     PadMode,
     PadOp,
     RelayoutOp,
+    ReorderRowsOp,
     ReshapeOp,
     SliceOp,
     TransposeOp,
@@ -495,6 +497,7 @@ def _writes(k: Kernel, value: SSAValue) -> bool:
 
 KERNELS: dict[type[Operation], Callable[[Kernel, Any], None]] = {
     RelayoutOp: lower_relayout,
+    ReorderRowsOp: lower_reorder_rows,
     ReshapeOp: lower_reshape,
     TransposeOp: lower_transpose,
     SliceOp: lower_slice,

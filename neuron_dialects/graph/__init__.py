@@ -45,6 +45,7 @@ from neuron_dialects.graph.movement import (
 )
 from neuron_dialects.graph.recurrent import CellKind, CellKindAttr, GateFunction, GateFunctionAttr, RecurrentOp
 from neuron_dialects.graph.reduction import BatchNormOp, LayerNormOp, ReduceOp, SoftmaxOp
+from neuron_dialects.graph.reorder import ReorderRowsOp
 from neuron_dialects.graph.shapes import Shape, ShapeError
 from neuron_dialects.graph.source import MAX_CONSTANT_BYTES, ConstantOp, DerivedWeightOp, WeightOp
 from neuron_dialects.graph.structure import FusedOp, OnnxNodeOp, YieldOp
@@ -71,6 +72,7 @@ Graph = Dialect(
         TransposeOp,
         ReshapeOp,
         RelayoutOp,
+        ReorderRowsOp,
         BroadcastOp,
         ConcatOp,
         SliceOp,
@@ -141,6 +143,7 @@ __all__ = [
     "ReduceKindAttr",
     "ReduceOp",
     "RelayoutOp",
+    "ReorderRowsOp",
     "ReshapeOp",
     "ScatterOp",
     "SelectOp",

@@ -19,9 +19,10 @@ from neuron_dialects.graph.linear import ConvOp, ConvTransposeOp, MatMulOp
 from neuron_dialects.graph.movement import BroadcastOp, ConcatOp, GatherOp, PadOp, ReshapeOp, SliceOp, TransposeOp
 from neuron_dialects.graph.recurrent import RecurrentOp
 from neuron_dialects.graph.reduction import ReduceOp
+from neuron_dialects.graph.reorder import ReorderRowsOp
 from neuron_dialects.graph.structure import FusedOp, OnnxNodeOp
 
-MOVING = (ReshapeOp, TransposeOp, BroadcastOp, ConcatOp, SliceOp, PadOp, CastOp)
+MOVING = (ReshapeOp, TransposeOp, BroadcastOp, ConcatOp, SliceOp, PadOp, CastOp, ReorderRowsOp)
 """Operators that compute nothing: they may as well run on the host when only the host needs them."""
 
 _MULTIPLIES = frozenset(("MatMul", "MatMulInteger", "QLinearMatMul", "Gemm"))

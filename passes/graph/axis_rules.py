@@ -114,6 +114,10 @@ def _transpose(op: Operation, operands: Operands, _: int) -> Tracked:
     return transposed(_only_first(operands), ints(op.permutation))
 
 
+def _reorder_rows(op: Operation, operands: Operands, _: int) -> Tracked:
+    return kept(_only_first(operands), [0], "moves positions along")
+
+
 def _reshape(op: Operation, operands: Operands, size: int) -> Tracked:
     return reshaped(_only_first(operands), static_shape(op.operands[0]), static_shape(op.results[0]), size)
 
@@ -170,6 +174,7 @@ RULES: dict[type[Operation], Rule] = {
     graph.AttentionOp: _attention,
     graph.TransposeOp: _transpose,
     graph.ReshapeOp: _reshape,
+    graph.ReorderRowsOp: _reorder_rows,
     graph.ConcatOp: _concat,
     graph.SliceOp: _slice,
     graph.PadOp: _pad,

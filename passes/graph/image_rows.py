@@ -16,6 +16,7 @@ from neuron_dialects.graph import (
     FusedOp,
     LayerNormOp,
     MatMulOp,
+    ReorderRowsOp,
     ReshapeOp,
     SliceOp,
     TransposeOp,
@@ -60,6 +61,8 @@ def _keeps_order(op: Operation, inside: set[SSAValue], batch: int) -> bool:
     match op:
         case ReshapeOp():
             return True
+        case ReorderRowsOp():
+            return shape_of(op.x)[0] // batch % op.period.value.data == 0
         case TransposeOp():
             return ints(op.permutation)[0] == 0
         case SliceOp():

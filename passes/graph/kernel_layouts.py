@@ -26,6 +26,7 @@ from neuron_dialects.graph import (
     PoolOp,
     ReduceOp,
     RelayoutOp,
+    ReorderRowsOp,
     ReshapeOp,
     SelectOp,
     SliceOp,
@@ -34,6 +35,7 @@ from neuron_dialects.graph import (
     UnaryOp,
     YieldOp,
     ints,
+    layout_of,
     shape_of,
     spec_of,
 )
@@ -134,6 +136,8 @@ def reads(op: Operation, operand: SSAValue, partition: int) -> Halo | None:
         return () if partition == 2 and packs_heads(op.head_size) else None
     if isinstance(op, RelayoutOp):
         return ()
+    if isinstance(op, ReorderRowsOp):
+        return () if partition == FEATURES else None
     if isinstance(op, ReshapeOp):
         return () if partition == 1 and images_apart(op) is not None and _is_part(op.result) else None
     if isinstance(op, SliceOp):
@@ -328,6 +332,9 @@ def writes(op: Operation, partition: int) -> bool:
         return _repeats_beside(anchor, partition)
     if isinstance(anchor, PoolOp | MatMulOp):
         return partition == kernel_partition(op)
+    if isinstance(anchor, ReorderRowsOp):
+        source = layout_of(anchor.x)
+        return partition == FEATURES and source is not None and source.partition_dimension == FEATURES
     if isinstance(anchor, SoftmaxOp):
         return partition != anchor.axis.value.data
     if isinstance(anchor, LayerNormOp):

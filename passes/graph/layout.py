@@ -29,6 +29,7 @@ from neuron_dialects.graph import (
     FusedOp,
     LayerNormOp,
     LayoutAttr,
+    ReorderRowsOp,
     ReshapeOp,
     SelectOp,
     SliceOp,
@@ -164,8 +165,11 @@ class _Chooser:
                 continue
             if not uses or any(isinstance(user, func.ReturnOp) for user, _ in uses) or not writes(owner, partition):
                 continue
-            bound = [user for user, operand in uses if not multiplied(user, operand) and not turns(user)]
-            kernels = [owner, *bound]
+            kernels = {owner: partition} | {
+                user: own_partition(operand, partition, value)
+                for user, operand in uses
+                if not multiplied(user, operand) and not turns(user)
+            }
             if (
                 len(shape) > 2
                 and shape[partition] <= FEW_LANES
@@ -173,7 +177,7 @@ class _Chooser:
             ):
                 # Most of a sweep's lanes would have nothing to do.
                 continue
-            if any(self.partition_of.get(kernel, partition) != partition for kernel in kernels):
+            if any(self.partition_of.get(kernel, own) != own for kernel, own in kernels.items()):
                 self.why_not = "another tensor of its kernels lies with another dimension on partitions"
                 continue
             if turns(owner) and partition == ROWS and self.wanted.get(owner.results[0]) == FEATURES:
@@ -193,7 +197,7 @@ class _Chooser:
                 continue
             place = LayoutAttr.resident(partition, halo)
             if self._has_room(owner, value, place, Interval(self.number[owner], last, size)):
-                self.partition_of.update(dict.fromkeys(kernels, partition))
+                self.partition_of.update(kernels)
                 aliases = {operand for _, operand in uses} | {value}
                 return {
                     alias: LayoutAttr.resident(own_partition(alias, partition, value), halo)
@@ -254,7 +258,7 @@ def wanted_partitions(ops: list[Operation]) -> dict[SSAValue, int]:
 
 def _vote(user: Operation, operand: SSAValue, wanted: dict[SSAValue, int]) -> int | None:
     """What one reader of a matrix wants on partitions; None where it does not matter."""
-    if isinstance(user, AttentionOp) or multiplied(user, operand):
+    if isinstance(user, AttentionOp | ReorderRowsOp) or multiplied(user, operand):
         return FEATURES
     if isinstance(user, func.ReturnOp | LayerNormOp | SoftmaxOp) or turns(user):
         return ROWS

@@ -11,7 +11,7 @@ from xdsl.dialects import func
 from xdsl.ir import Block, Operation, SSAValue, Use
 from xdsl.rewriter import Rewriter
 
-from neuron_dialects.graph import ConcatOp, RelayoutOp, ReshapeOp, SliceOp, layout_of, shape_of
+from neuron_dialects.graph import ConcatOp, RelayoutOp, ReorderRowsOp, ReshapeOp, SliceOp, layout_of, shape_of
 from passes.graph.kernel_layouts import anchor_of, is_matrix_product, multiplied, turns
 
 
@@ -25,7 +25,11 @@ def share_turned(block: Block) -> None:
     for value in [*block.args, *(result for op in made for result in op.results)]:
         products = [use for use in value.uses if multiplied(use.operation, value)]
         if len(shape_of(value)) == 2 and len(products) > 1:
-            _share(block, value, products)
+            if isinstance(value.owner, ReorderRowsOp):
+                # Features are on partitions before rows change their order within each lane.
+                _share(block, value.owner.x, [Use(value.owner, 0)])
+            else:
+                _share(block, value, products)
 
 
 def keep_arguments(block: Block) -> None:

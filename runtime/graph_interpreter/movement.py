@@ -12,6 +12,7 @@ from neuron_dialects.graph import (
     PadMode,
     PadOp,
     RelayoutOp,
+    ReorderRowsOp,
     ReshapeOp,
     ScatterOp,
     SliceOp,
@@ -31,6 +32,12 @@ def transpose(op: TransposeOp, x: Array) -> Array:
 def reshape(op: ReshapeOp | RelayoutOp, x: Array) -> Array:
     """`graph.reshape`."""
     return x.reshape(shape_of(op.result))
+
+
+def reorder_rows(op: ReorderRowsOp, x: Array) -> Array:
+    """`graph.reorder_rows`."""
+    apart = x.reshape(-1, op.period.value.data, x.shape[1])
+    return apart[:, op.order()].reshape(x.shape)
 
 
 def broadcast(op: BroadcastOp, x: Array) -> Array:

@@ -15,6 +15,7 @@ from neuron_dialects.graph import (
     PadMode,
     PadOp,
     RelayoutOp,
+    ReorderRowsOp,
     ReshapeOp,
     ScatterOp,
     SliceOp,
@@ -38,6 +39,14 @@ def transpose(writer: ModelWriter, op: TransposeOp, names: Sequence[str]) -> str
 def reshape(writer: ModelWriter, op: ReshapeOp | RelayoutOp, names: Sequence[str]) -> str:
     """`graph.reshape`."""
     return writer.node("Reshape", names[0], writer.integers(shape_of(op.result)), allowzero=1)
+
+
+def reorder_rows(writer: ModelWriter, op: ReorderRowsOp, names: Sequence[str]) -> str:
+    """`graph.reorder_rows`: a gather within each period."""
+    (rows, features), period = shape_of(op.result), op.period.value.data
+    apart = writer.node("Reshape", names[0], writer.integers((rows // period, period, features)), allowzero=1)
+    moved = writer.node("Gather", apart, writer.integers(op.order().tolist()), axis=1)
+    return writer.node("Reshape", moved, writer.integers((rows, features)), allowzero=1)
 
 
 def broadcast(writer: ModelWriter, op: BroadcastOp, names: Sequence[str]) -> str:
