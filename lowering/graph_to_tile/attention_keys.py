@@ -14,9 +14,13 @@ A mask of 16 bits is added to both by the tensor engine (`attention_masks.py`), 
 
 The maxima of all heads of a tile are turned together, as two 16-bit rows for each head whose sum they are: exact
 enough, as any number near the greatest score serves if all keys of a query see the same.
+
+Where the scores of a head fill several banks, a unit is one head, maxima are taken bank by bank, and a loop goes over
+the tiles of queries.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from math import ceil
 
@@ -25,7 +29,15 @@ from xdsl.ir import Operation
 
 from lowering.graph_to_tile.attention_masks import AddedMask
 from lowering.graph_to_tile.attention_operands import FEATURES
-from lowering.graph_to_tile.attention_plan import HeadGroup, HeadGroups, PlanFigures, keys_pay, sequences_together
+from lowering.graph_to_tile.attention_plan import (
+    HeadGroup,
+    HeadGroups,
+    PlanFigures,
+    Tile,
+    even_tiles,
+    keys_pay,
+    sequences_together,
+)
 from lowering.graph_to_tile.attention_projections import SUM_BANKS, Projections
 from lowering.graph_to_tile.attention_rows import Attention, AttentionSequence
 from lowering.graph_to_tile.kernel import Kernel
@@ -45,6 +57,9 @@ PARTS = 2
 
 MOST_UNITS = 12
 """Units of a sequence that are written out one by one."""
+
+MOST_LONG_UNITS = 16
+"""The same of a tile of queries whose keys fill several banks of PSUM: a loop goes over these tiles."""
 
 POWERS_AHEAD = 3
 """How many units the powers are made ahead of the step in which a unit is finished; its context one unit ahead."""
@@ -73,17 +88,16 @@ def keys_on_partitions(k: Kernel, op: AttentionOp) -> bool:
     bank = int(k.target.psum_bank_bytes) // F32.size_bytes
     groups = HeadGroups.plan(heads, kv_heads, op.head_size, op.value_size, keys, bank)
     rows, group = min(LANES, queries), groups.group
-    fits = max(keys, rows, op.value_size + 1) * group <= bank
-    tile_units = ceil(heads / group)
-    units = ceil(queries / LANES) * tile_units
+    fits = max(min(keys, bank), rows, op.value_size + 1) * group <= bank
+    tile_units, together = ceil(heads / group), _heads_together(group, op.value_size)
     least = POWERS_AHEAD if op.mask is None else MASK_AHEAD + tile_units
-    whole = heads == kv_heads and heads % group == 0 and group * op.value_size % LANES == 0
-    if (
-        not fits
-        or not whole
-        or sequences_together(batch, units, least, MOST_UNITS) is None
-        or PARTS * heads > min(LANES, int(k.target.pe_columns))
-    ):
+    if keys > bank:
+        even = op.mask is None and even_tiles(queries, LANES) is not None
+        written = even and POWERS_AHEAD <= tile_units <= MOST_LONG_UNITS
+    else:
+        written = sequences_together(batch, ceil(queries / LANES) * tile_units, least, MOST_UNITS) is not None
+    whole = heads == kv_heads and together > 0 and heads % together == 0
+    if not (fits and whole and written) or PARTS * heads > min(LANES, int(k.target.pe_columns)):
         return False
     return keys_pay(PlanFigures(rows, keys, op.value_size, op.mask is not None), k.target)
 
@@ -111,11 +125,17 @@ class KeyAttention(Attention):
         if "slots" not in self.rings:
             elements = int(self.k.target.psum_bank_bytes) // dtype_by_name(dtype).size_bytes
             bank = self.b.alloc_outer((min(LANES, self.columns), elements), dtype, "psum", "turned").view()
-            # The values of a unit are turned together; maxima and results take no more than 128 elements.
-            slots = elements // max(elements // TURNING_SLOTS, self.groups.group * self.value_size)
-            size, numbers = elements // slots, iter(range(slots))
-            self.rings["slots"] = Ring(lambda: bank.slice(1, next(numbers) * size, size), slots)
+            slots, numbers = elements // self._slot_elements, iter(range(elements))
+            self.rings["slots"] = Ring(
+                lambda: bank.slice(1, next(numbers) * self._slot_elements, self._slot_elements), slots
+            )
         return self.rings["slots"].take
+
+    @property
+    def _slot_elements(self) -> int:
+        """Elements of a part: the values of a unit, which are turned together, and no fewer than a tile of a result."""
+        elements = int(self.k.target.psum_bank_bytes) // dtype_by_name(self.dtype).size_bytes
+        return elements // (elements // max(elements // TURNING_SLOTS, self.groups.group * self.value_size))
 
     @property
     def _turned_elements(self) -> int:
@@ -154,9 +174,18 @@ class KeyAttention(Attention):
         return panel
 
     def run(self) -> None:
-        """All sequences, one after the other without a gap."""
+        """All sequences, one after the other; without a gap where a bank of PSUM holds the scores of all keys."""
         _ = self._selector, self._panel or self._ones
         tiles = self._tiles()
+        waiting = self.k.postponed.pop(self.op, [])
+        made = Projections(
+            self.b, waiting, self.keys, lambda: self.ring("sum", (LANES, self.bank), "f32", "psum", SUM_BANKS).take
+        )
+        if self.keys > self.bank:
+            made.begin(self.batch)
+            with self.b.loop(self.batch) as i:
+                self._long_sequence(AttentionSequence(self, i), tiles, None)
+            return
         units = [unit for tile in tiles for unit in self._units(tile)]
         each = len(units) // len(tiles)
         together = self._sequences_together(len(units), each)
@@ -164,10 +193,6 @@ class KeyAttention(Attention):
         self.tiles_in_turn = together * len(tiles)
         # Where tiles of queries take turns at their maxima, these are turned a step earlier.
         first = each + POWERS_AHEAD + 1 + int(self.tiles_in_turn > 1)
-        waiting = self.k.postponed.pop(self.op, [])
-        made = Projections(
-            self.b, waiting, self.keys, lambda: self.ring("sum", (LANES, self.bank), "f32", "psum", SUM_BANKS).take
-        )
         if isinstance(self.mask, DramTensor):
             self.added = AddedMask(
                 self.k, self.mask, min(LANES, self.queries), self.groups.group, neighbours_apart(count, first - 1)
@@ -187,6 +212,19 @@ class KeyAttention(Attention):
 
         stages = self._stages(at, others, each, count, first)
         pipelined(self.b, self.batch // together, count, stages, deep=True)
+
+    def _long_sequence(self, here: AttentionSequence, tiles: Sequence[Tile], made: Projections | None) -> None:
+        """One sequence, a loop over its tiles of queries."""
+        step, units = tiles[1].start.constant if len(tiles) > 1 else 0, self._units(tiles[0])
+
+        def at(unit: Unit) -> tuple[AttentionSequence, HeadGroup]:
+            return here, replace(units[unit[1]], tile=replace(tiles[0], start=unit[0] * step))
+
+        count = len(units)
+        # Units of a tile stand in several iterations of the loop, so that all tiles share one result.
+        here.result_copies = 1
+        stages = self._stages(at, (), count, count, count + POWERS_AHEAD + 1)
+        pipelined(self.b, len(tiles), count, stages, deep=True)
 
     def _sequences_together(self, units: int, each: int) -> int:
         """Sequences of one iteration, each of `units` units."""
@@ -249,13 +287,28 @@ class KeyAttention(Attention):
     def _top(self, here: AttentionSequence, unit: HeadGroup, number: int, tile: int) -> None:
         """Minus the greatest score of each query of a unit, which has `number` and is of `tile` of the iteration."""
         rows, group = unit.tile.rows, unit.group
+        target = self._tops(rows, tile).slice(1, unit.head, group)
+        if self.keys > self.bank:
+            self._long_top(here, unit, target)
+            return
         scores = self._score_bank((rows, group, self.keys))
         for j in range(group):
             self._products(scores.at(1, j), here, unit, j, (Affine(0), self.keys))
         if self.added is not None:
             self.added.add(scores, unit, number)
-        target = self._tops(rows, tile).slice(1, unit.head, group)
         self.b.reduce(target, scores, "maximum", negate=True)
+
+    def _long_top(self, here: AttentionSequence, unit: HeadGroup, target: View) -> None:
+        """The same of a unit of one head whose scores fill several banks."""
+        rows, parts = unit.tile.rows, ceil(self.keys / self.bank)
+        size = ceil(self.keys / parts)
+        greatest = self.ring("greatest", (min(LANES, self.queries), parts), "f32", "sbuf", 2).take((rows, parts))
+        for number, start in enumerate(range(0, self.keys, size)):
+            count = min(size, self.keys - start)
+            scores = self._score_bank((rows, count))
+            self._products(scores, here, unit, 0, (Affine(start), count))
+            self.b.reduce(greatest.slice(1, number, 1), scores, "maximum")
+        self.b.reduce(target, greatest, "maximum", negate=True)
 
     def _score_bank(self, shape: tuple[int, ...]) -> View:
         return self.ring("scores", (LANES, self.bank), "f32", "psum", SCORE_BANKS).take(shape)
@@ -294,23 +347,19 @@ class KeyAttention(Attention):
     def _turned_powers(self, here: AttentionSequence, unit: HeadGroup, number: int, copies: int, tile: int) -> None:
         """exp of the scores of a unit less their maxima, keys on partitions."""
         powers, (rows, group) = self._turned(unit, number, copies), (unit.tile.rows, unit.group)
-        pieces = self._pieces(unit)
         whole = rows * group * ceil(self.keys / LANES)
         shared = self._score_bank((min(LANES, self.keys), whole)) if whole <= self.bank else None
-        banks: list[View] = []
-        for start, count, lanes, place in pieces:
+        for start, count, lanes, place in self._pieces(unit):
             width = group * count * rows
             bank = (
                 self._score_bank((lanes, width)) if shared is None else shared.slice(0, 0, lanes).slice(1, place, width)
             )
-            banks.append(bank)
             for j in range(group):
                 with self.b.loop(count) as i:
                     scores = bank.split(0, (group, count, rows)).at(1, j).at(1, i)
                     self._lowered_products(scores, here, unit, j, (i + start) * LANES, tile)
                     if self.added is not None:
                         self.added.add_turned(scores, unit, number, j, (i + start) * LANES)
-        for (_, _, lanes, place), bank in zip(pieces, banks, strict=True):
             target = powers.slice(0, 0, lanes).slice(1, place, bank.free_elements)
             self.b.activation(target, bank, "exp", self.op.scale.value.data)
 
@@ -338,29 +387,38 @@ class KeyAttention(Attention):
         panel, tensor = self._panel, self.k.tensor(self.op.v)
         if panel is None:
             return
-        first, elements = unit.head * self.value_size, unit.group * self.value_size
+        together = _heads_together(unit.group, self.value_size)
+        if unit.first % together:
+            return
+        first, elements = unit.head * self.value_size, together * self.value_size
+        heads = panel.slice(2, unit.head, together).slice(3, 0, self.value_size)
+        if isinstance(tensor, SbufTensor):
+            blocks = tensor.whole.at(2, here.batch).slice(1, first.divided(LANES), elements // LANES)
+            full, rest = divmod(self.keys, LANES)
+            most = max(1, self._slot_elements // elements)
+            for start in range(0, full, most):
+                self._turn_values(heads.slice(1, start, min(most, full - start)), blocks, start * LANES)
+            if rest:
+                self._turn_values(heads.slice(0, 0, rest).slice(1, full, 1), blocks, full * LANES)
+            return
 
         def rows(start: Affine, count: int) -> None:
-            place = panel.slice(0, 0, count).at(1, start.divided(LANES))
-            place = place.slice(1, unit.head, unit.group).slice(2, 0, self.value_size)
-            if isinstance(tensor, SbufTensor):
-                blocks = tensor.whole.at(2, here.batch).slice(1, first.divided(LANES), elements // LANES)
-                self._turn_values(place, blocks, start, count)
-            else:
-                part = tensor.view({0: (here.batch, 1), 1: (start, count), FEATURES: (first, elements)}, [1, FEATURES])
-                self.b.load(place, part)
+            part = tensor.view({0: (here.batch, 1), 1: (start, count), FEATURES: (first, elements)}, [1, FEATURES])
+            self.b.load(heads.slice(0, 0, count).at(1, start.divided(LANES)), part)
 
         self.b.tiles(self.keys, LANES, rows)
 
-    def _turn_values(self, place: View, blocks: View, start: Affine, count: int) -> None:
-        """place [count positions, heads, size] from `blocks` [128 features, tiles, positions]."""
-        tiles = blocks.shape[1]
-        for low in range(0, count, self.columns):
-            width = min(self.columns, count - low)
-            turned = self.turning(self.dtype)((width, tiles, LANES))
-            with self.b.loop(tiles) as j:
-                self.b.transpose(turned.at(1, j), blocks.at(1, j).slice(1, start + low, width))
-            self.b.copy(place.slice(0, low, width), turned.flat().split(0, place.shape[1:]))
+    def _turn_values(self, place: View, blocks: View, start: int) -> None:
+        """place [positions, tiles of them, heads, size] from `blocks` [128 features, tiles, positions] at `start`."""
+        (lanes, count, *heads), tiles = place.shape, blocks.shape[1]
+        for low in range(0, lanes, self.columns):
+            width = min(self.columns, lanes - low)
+            turned = self.turning(self.dtype)((width, count, tiles, LANES))
+            for i in range(count):
+                with self.b.loop(tiles) as j:
+                    block = blocks.at(1, j).slice(1, start + i * LANES + low, width)
+                    self.b.transpose(turned.at(1, i).at(1, j), block)
+            self.b.copy(place.slice(0, low, width), turned.flat().split(0, (count, *heads)))
 
     def _context(self, here: AttentionSequence, unit: HeadGroup, number: int, copies: int) -> None:
         """The rows of the result of one unit: powers . v / powers . 1."""
@@ -395,7 +453,7 @@ class KeyAttention(Attention):
     def _rows(self, here: AttentionSequence, unit: HeadGroup, number: int, copies: int) -> View:
         """Where the rows of the result of a unit go, [rows, group * size]."""
         elements = self.groups.group * self.value_size
-        if not isinstance(self.out, SbufTensor):
+        if not isinstance(self.out, SbufTensor) or elements % LANES:
             return here.result(unit.tile).slice(1, unit.head * self.value_size, elements)
         ring = self.ring("context", (min(LANES, self.queries), elements), self.out_dtype, "sbuf", copies)
         return ring.take((unit.tile.rows, elements), number)
@@ -406,10 +464,23 @@ class KeyAttention(Attention):
             if unit.last:
                 self._finish(here, unit.tile)
             return
+        if unit.group * self.value_size % LANES:
+            if unit.last:
+                panel = self.out.whole.at(2, here.batch).slice(2, unit.tile.start, unit.tile.rows)
+                tiles = self.heads * self.value_size // LANES
+                parts = ceil(tiles * unit.tile.rows / self._slot_elements)
+                turn_rows(self.k, panel, here.result(unit.tile), parts=parts, bank=self.turning(self.out_dtype))
+            return
         tiles = unit.group * self.value_size // LANES
         place = (unit.head * self.value_size).divided(LANES)
         panel = self.out.whole.at(2, here.batch).slice(1, place, tiles).slice(2, unit.tile.start, unit.tile.rows)
         turn_rows(self.k, panel, self._rows(here, unit, number, copies), bank=self.turning(self.out_dtype))
+
+
+def _heads_together(group: int, value_size: int) -> int:
+    """Heads whose values fill whole tiles of partitions, a group or several; 0 where none do."""
+    elements = group * value_size
+    return group * max(1, LANES // elements) if elements % LANES == 0 or LANES % elements == 0 else 0
 
 
 def _same_head(heads: int) -> list[Operation]:

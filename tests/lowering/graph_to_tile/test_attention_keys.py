@@ -100,13 +100,15 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[AttentionOp]:
 
 
 # (heads, positions, features, target): two tiles of queries that overlap and two of keys; heads of 32 features, four in
-# a unit, positions on partitions in place or not; heads of 128 features and three tiles of queries.
+# a unit, positions on partitions in place or not; heads of 128 features and three tiles of queries. More keys than a
+# bank of PSUM takes: five tiles of 104 queries in a loop.
 CASES = [
     (4, 197, 256, "trn1"),
     (4, 197, 256, "inf1"),
     (12, 128, 384, "trn1"),
     (2, 260, 256, "trn1"),
     (9, 50, 1152, "trn1"),
+    (4, 520, 256, "trn1"),
 ]
 
 
