@@ -34,6 +34,7 @@ from lowering.pipeline_report import AUTO
 from lowering.pipeline_tuning import TunedPipelinePass
 from lowering.refusals import run_with_refusals
 from lowering.segment_report import segment_report
+from lowering.weights_ahead import WeightsAhead
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.neuron import TARGET_ATTRIBUTE, TargetAttr
 from neuron_dialects.target import load_target
@@ -183,7 +184,7 @@ def _compile(source: "str | Path | ModelProto", options: CompileOptions, progres
         _refuse_equal_buckets([*(c.info for c in compiled), one.info])
         if emission is not None:
             emission.add(one)
-        compiled.append(one if not compiled else replace(one, module=None, weights=None))
+        compiled.append(one if not compiled else replace(one, module=None, weights=None, ahead=None))
     first = compiled[0]
     assert first.module is not None
     assert first.weights is not None
@@ -207,6 +208,8 @@ class _Compiled:
     weights: WeightStore | None
     info: "ImportInfo"
     report: dict[str, Any]
+    ahead: WeightsAhead | None = None
+    """What is being computed of the weights, where the NEFF is wanted."""
 
 
 class _Clock:
@@ -266,6 +269,7 @@ def _compile_at(
     clock: _Clock,
 ) -> _Compiled:
     """Import the model with these shapes and run the pipeline with these settings."""
+    from lowering.graph_to_tile.convert import ConvertGraphToTilePass
     from lowering.onnx_to_graph import import_onnx
 
     clock.tell("import")
@@ -275,20 +279,31 @@ def _compile_at(
     module.attributes[TARGET_ATTRIBUTE] = TargetAttr(options.target)
     clock.seconds["import"] = clock.seconds.get("import", 0.0) + time.perf_counter() - begun
     placed: dict[str, Any] = {"segments": [], "transfers": []}
+    ahead: WeightsAhead | None = None
 
     def done(name: str, elapsed: float, module: ModuleOp) -> None:
+        nonlocal ahead
         clock.done(name, elapsed)
+        if name == ConvertGraphToTilePass.name and options.emit == "neff":
+            if ahead is not None:
+                ahead.stop()
+            ahead = WeightsAhead(module, imported.weights)
         if name == PARTITION:
             # The numbers of what the last partition left, before operators become loops.
             placed.update(segment_report(module))
 
     passes = passes_for(options, imported.info, settings)
-    module = run_with_refusals(Context(), module, passes, done)
+    try:
+        module = run_with_refusals(Context(), module, passes, done)
+    except BaseException:
+        if ahead is not None:
+            ahead.stop()
+        raise
     report = _report(module, options, imported.info) | placed
     for given in passes:
         if isinstance(given, TunedPipelinePass):
             report["pipeline"] = dict(given.report)
-    return _Compiled(module, imported.weights, imported.info, report)
+    return _Compiled(module, imported.weights, imported.info, report, ahead)
 
 
 def passes_for(
@@ -342,7 +357,8 @@ class _Emission:
         assert compiled.module is not None
         assert compiled.weights is not None
         begun, known = time.perf_counter(), len(self.emitter.cores)
-        self.emitter.add(compiled.module, compiled.weights)
+        computed = compiled.ahead.arrays() if compiled.ahead is not None else None
+        self.emitter.add(compiled.module, compiled.weights, computed)
         compiled.report["instruction_bytes"] = sum(
             len(encode_queue(entries))
             for image in self.emitter.cores[known:]

@@ -67,8 +67,8 @@ class NeffEmitter:
         self.hosts: dict[bytes, int] = {}
         self._parameters = _SharedParameters()
 
-    def add(self, module: ModuleOp, store: WeightStore) -> None:
-        """Emit the model at one more set of shapes. Raises as `emit_neff`."""
+    def add(self, module: ModuleOp, store: WeightStore, known: Mapping[str, Array] | None = None) -> None:
+        """Emit the model at one more set of shapes. Raises as `emit_neff`. `known`: weights computed before."""
         functions = {f.sym_name.data: f for f in module.body.block.ops if isinstance(f, func.FuncOp)}
         if "main" not in functions:
             raise NeuronError("NX-IR-002", "the module has no function @main")
@@ -77,7 +77,7 @@ class NeffEmitter:
         launches = [op for op in main.body.block.ops if isinstance(op, LaunchOp) and op.executor.data == Executor.CORE]
         launched = dict.fromkeys(launch.callee.root_reference.data for launch in launches)
         numbers = {callee: len(self.cores) + position for position, callee in enumerate(launched)}
-        segments = _Segments(functions, target_of(module), WeightResolver(module, store), self, numbers)
+        segments = _Segments(functions, target_of(module), WeightResolver(module, store, known), self, numbers)
         nodes: list[GraphNode] = []
         for op in main.body.block.ops:
             if isinstance(op, LaunchOp):

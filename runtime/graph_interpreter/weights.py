@@ -8,6 +8,7 @@ holds it.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 
 from xdsl.dialects.builtin import ModuleOp
 
@@ -29,15 +30,22 @@ def evaluate_derived(op: DerivedWeightOp, weights: Weights) -> Array:
 class WeightResolver:
     """All weights of a module, by name: NeuronError NX-WEIGHT-003 for one that there is not."""
 
-    def __init__(self, module: ModuleOp, store: WeightStore) -> None:
-        """`module` is read once, now: make a new resolver after passes have changed its derived weights."""
+    def __init__(self, module: ModuleOp, store: WeightStore, known: Mapping[str, Array] | None = None) -> None:
+        """`module` is read once, now: make a new resolver after passes have changed its derived weights.
+
+        `known`: what another resolver computed of weights that are still made in the same way.
+        """
         self._derived = {op.sym_name.data: op for op in module.ops if isinstance(op, DerivedWeightOp)}
         self._store = store
+        self._known = known or {}
         self._computed: weakref.WeakValueDictionary[str, Array] = weakref.WeakValueDictionary()
         self._computing: list[str] = []
 
     def __call__(self, name: str) -> Array:
         """The array of a weight, read-only. Not to be called from two threads at once."""
+        known = self._known.get(name)
+        if known is not None:
+            return known
         op = self._derived.get(name)
         if op is None:
             return self._store.get(name)

@@ -12,6 +12,7 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -64,11 +65,19 @@ def neff_bytes(neff: Neff, *, compress: bool = False) -> bytes:
     return stream.getvalue()
 
 
-class _PayloadWriter:
-    """Passes the archive on to a stream, compressed on the way or not, counting and hashing what is stored."""
+LARGE_BYTES = 1 << 20
+"""Pieces of this size or more are worth another thread."""
 
-    def __init__(self, stream: BinaryIO, compress: bool) -> None:
+
+class _PayloadWriter:
+    """Passes the archive on to a stream, compressed on the way or not, counting and hashing what is stored.
+
+    `beside`: where large pieces are hashed while they are written.
+    """
+
+    def __init__(self, stream: BinaryIO, compress: bool, beside: Executor) -> None:
         self.stream = stream
+        self.beside = beside
         self.digest = hashlib.sha256()
         self.size = 0
         self.compressor = zlib.compressobj(6, zlib.DEFLATED, 31) if compress else None
@@ -81,21 +90,29 @@ class _PayloadWriter:
             self._store(self.compressor.flush())
 
     def _store(self, data: bytes | memoryview) -> None:
-        self.stream.write(data)
-        self.digest.update(data)
-        self.size += memoryview(data).nbytes
+        size = memoryview(data).nbytes
+        if size < LARGE_BYTES:
+            self.stream.write(data)
+            self.digest.update(data)
+        else:
+            # Both let other threads run.
+            hashed = self.beside.submit(self.digest.update, data)
+            self.stream.write(data)
+            hashed.result()
+        self.size += size
 
 
 def _write(neff: Neff, stream: BinaryIO, compress: bool) -> None:
     small = _small_members(neff)
     stream.write(bytes(HEADER_BYTES))
-    payload = _PayloadWriter(stream, compress)
-    for name, data in small.items():
-        write_member(payload.write, name, data)
-    for name, data in _parameter_members(neff):
-        write_member(payload.write, name, data)
-    payload.write(END_OF_ARCHIVE)
-    payload.finish()
+    with ThreadPoolExecutor(1, "neuron-neff") as beside:
+        payload = _PayloadWriter(stream, compress, beside)
+        for name, data in small.items():
+            write_member(payload.write, name, data)
+        for name, data in _parameter_members(neff):
+            write_member(payload.write, name, data)
+        payload.write(END_OF_ARCHIVE)
+        payload.finish()
     header = NeffHeader(header_name(neff.name), neff.cores, payload.digest.digest(), payload.size)
     stream.seek(0)
     stream.write(header.pack())
