@@ -40,6 +40,7 @@ SPEED_ONLY = (
     "graph-fold-images",
     "graph-band-filters",
     "tile-fuse-loops",
+    "tile-interleave-parts",
     "nisa-schedule",
 )
 """Passes that only make programs faster and that no later pass needs; `-O1` leaves them out."""

@@ -45,5 +45,6 @@ PASSES: dict[str, str] = {
     "nisa-synchronize": "passes.nisa.synchronize:NisaSynchronizePass",
     "nisa-verify": "passes.nisa.verify:NisaVerifyPass",
     "tile-fuse-loops": "passes.tile.fuse_loops:TileFuseLoopsPass",
+    "tile-interleave-parts": "passes.tile.interleave_parts:TileInterleavePartsPass",
 }
 """Pass name -> "module:Class"."""

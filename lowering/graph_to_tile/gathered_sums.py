@@ -74,27 +74,40 @@ class _Kernel:
         k, sums = self.k, self.sums
         samples, *rest = shape_of(sums.result)
         out = k.output(sums.result)
+        # Products of a part of the samples are made while rows of the next one are fetched.
+        k.parted_rows.add(samples)
         parts = self._operands()
         widths = [part.table.shape[1] if isinstance(part, _Sum) else part.shape[1] for part in parts]
         firsts = [0, *accumulate(widths)]
         place_of = {part.number: i for i, part in enumerate(parts) if isinstance(part, _Sum)}
+        local = {place_of[number] for numbers, _ in self.groups for number in numbers}
+        # What other kernels make comes last: it may not be there yet.
+        order = sorted(range(len(parts)), key=lambda i: (isinstance(parts[i], DramTensor), i))
+
+        def place(rows: View, i: int) -> View:
+            return rows.slice(1, firsts[i], widths[i])
+
+        def add_local(rows: View, start: Affine) -> None:
+            for numbers, group in self.groups:
+                group.add(start, [place(rows, place_of[number]) for number in numbers])
 
         def tile(start: Affine, size: int) -> None:
             if isinstance(out, SbufTensor):
                 rows = out.view({SAMPLES: (start, size)}).flat()
             else:
                 rows = k.b.alloc((size, prod(rest)), out.dtype, "sbuf", 2, "joined").view()
-            places = [rows.slice(1, first, width) for first, width in zip(firsts, widths, strict=False)]
-            made: set[int] = set()
-            for numbers, local in self.groups if size == LANES else ():
-                local.add(start, [places[place_of[number]] for number in numbers])
-                made.update(place_of[number] for number in numbers)
-            for i, part in enumerate(parts):
-                if i not in made:
-                    self._part(part, places[i], start, size)
+                if size == LANES:
+                    add_local(rows, start)
+            for i in order:
+                if i not in local or size < LANES:
+                    self._part(parts[i], place(rows, i), start, size)
             if isinstance(out, DramTensor):
                 transfer(k.b, k.b.store, out.view({SAMPLES: (start, size)}), rows.split(0, rest))
 
+        if isinstance(out, SbufTensor) and self.groups:
+            # Ahead of rows that are fetched: gpsimd needs nothing that the DMA does for them.
+            with k.b.loop(samples // LANES) as i:
+                add_local(out.view({SAMPLES: (i * LANES, LANES)}).flat(), i * LANES)
         k.b.tiles(samples, LANES, tile)
 
     def _operands(self) -> list[_Sum | DramTensor]:

@@ -47,6 +47,7 @@ class Kernel:
     that kernels have added to the module, shared by all of its functions. `resident_bytes` are the SBUF bytes per
     partition that resident tensors take while the op at hand runs. `pins_weights`: what is loaded of weights will stay
     on chip, so that holding more of them at once takes no more room. `without`: choices that are left out.
+    `parted_rows`: numbers of rows that products take in several parts, all columns of one after the other.
     """
 
     b: KernelBuilder
@@ -65,6 +66,7 @@ class Kernel:
     postpones_for: Operation | None = None
     ahead: dict[Operation, BlocksAhead] = field(default_factory=dict)
     blocks_for: Operation | None = None
+    parted_rows: set[int] = field(default_factory=set)
     constants: dict[SSAValue, float] = field(default_factory=dict)
     derived: dict[str, DramTensor] = field(default_factory=dict)
     recipes: dict[str, DerivedWeightOp] = field(default_factory=dict)

@@ -35,6 +35,9 @@ _Range = tuple[Affine, int]
 ROWS, FEATURES = 0, 1
 """Dimensions of the matrices."""
 
+ROW_PARTS = 4
+"""In so many parts rows are multiplied at least where they are wanted in parts (`Kernel.parted_rows`)."""
+
 WEIGHT_SHARE = 0.25
 """Part of SBUF that the weights of one layer may take to stay for all rows."""
 
@@ -146,6 +149,9 @@ class _Linear:
         most = share // (self.tiles * element_bytes)
         if self.k.pins_weights and self.weight.symbol is not None:
             most = self.columns
+        if self._in_parts and most >= self.columns:
+            self._chunk(Affine(0), self.columns)
+            return
         if self._streams and most >= 2 * self.width:
             self.b.tiles(self.columns, self.width, self._chunk)
             return
@@ -169,6 +175,11 @@ class _Linear:
         self.width = load_width(self.columns, streamed)
         chunk = max(self.width, streamed // self.width * self.width)
         self.b.tiles(self.columns, chunk, self._chunk)
+
+    @property
+    def _in_parts(self) -> bool:
+        """Whether rows are wanted in several parts."""
+        return self.rows in self.k.parted_rows and self.rows % (ROW_PARTS * LANES) == 0
 
     @property
     def _streams(self) -> bool:
@@ -213,6 +224,8 @@ class _Linear:
         """Rows that are multiplied at a time: as many in each block where they need not come in tiles of 128."""
         if not self.turned:
             return LANES
+        if self._in_parts:
+            return min(self.rows // ROW_PARTS, self.moving)
         blocks = ceil(self.rows / self.moving)
         in_place = self.features is not None or (isinstance(self.x, SbufTensor) and self.x.partition == FEATURES)
         return self.rows // blocks if in_place and self.rows % blocks == 0 else self.moving

@@ -15,27 +15,24 @@ iterations behind (`later_turns.py`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import ceil
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import IntegerAttr, MemRefType, ModuleOp, i64
+from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
 from xdsl.dialects.scf import ForOp
 from xdsl.ir import Block, Operation, SSAValue
 from xdsl.passes import ModulePass
-from xdsl.utils.hints import isa
 
-from neuron_dialects.access import AccessPattern
-from neuron_dialects.access_ops import dtype_name_of, space_of
-from neuron_dialects.dtypes import dtype_by_name
-from neuron_dialects.loops import trip_count
+from neuron_dialects.access_ops import space_of
 from neuron_dialects.neuron import core_functions, target_of
 from neuron_dialects.target import Target
 from neuron_dialects.tile import AllocOp, TileOp
 from passes.tile.block_order import BlockOrder
-from passes.tile.footprint import Footprint, apart, stays_ahead
+from passes.tile.footprint import stays_ahead
 from passes.tile.later_turns import move_body, peel_last, turn_later
+from passes.tile.statements import TENSOR_ENGINE, Statement, conflict, hoist_definitions, row_bytes, statement_of
 
 MEMORY_SHARE = 0.97
 """Part of SBUF that a fused loop may take, with what lives across it."""
@@ -51,43 +48,6 @@ MOST_BEHIND = 3
 
 LEAST_TRIPS = 3
 """A loop that leaves an iteration behind has more than one to be fused."""
-
-TENSOR_ENGINE = ("tile.matmul", "tile.transpose")
-
-
-@dataclass(eq=False)
-class _Statement:
-    """A top-level op of the function with what it touches: buffer -> (writes, footprint) of every operand."""
-
-    op: Operation
-    trips: int
-    touches: dict[SSAValue, list[tuple[bool, Footprint]]] = field(default_factory=dict)
-    kinds: set[str] = field(default_factory=set)
-    own_bytes: int = 0
-    own_banks: int = 0
-    product_columns: int = 0
-    """Moving columns of the products of one iteration."""
-
-    def joined(self, other: _Statement) -> None:
-        """Take in what another statement does, which becomes part of this one."""
-        for buffer, touches in other.touches.items():
-            self.touches.setdefault(buffer, []).extend(touches)
-        self.kinds |= other.kinds
-        self.own_bytes += other.own_bytes
-        self.own_banks += other.own_banks
-        self.product_columns += other.product_columns
-
-    def shorter(self) -> _Statement:
-        """What a loop does without its last iteration."""
-        touches = {
-            buffer: [(writes, replace(footprint, trips=self.trips - 1)) for writes, footprint in found]
-            for buffer, found in self.touches.items()
-        }
-        return replace(self, trips=self.trips - 1, touches=touches)
-
-    def writes(self, buffer: SSAValue) -> bool:
-        """Whether it writes a buffer."""
-        return any(write for write, _ in self.touches.get(buffer, ()))
 
 
 @dataclass(frozen=True)
@@ -119,7 +79,7 @@ class _Fuser:
     def __init__(self, block: Block, target: Target):
         self.block, self.target = block, target
         self.capacity = int(int(target.sbuf_bytes_per_partition) * MEMORY_SHARE)
-        self.done: list[_Statement] = []
+        self.done: list[Statement] = []
         self.order = BlockOrder(block)
         self.touching = Counter[SSAValue]()
         """How many of the statements that are done touch a buffer."""
@@ -130,7 +90,7 @@ class _Fuser:
 
     def run(self) -> None:
         """Fuse each loop into an earlier one where that can and should be."""
-        statements = [_statement(op) for op in self.block.ops if isinstance(op, TileOp | ForOp)]
+        statements = [statement_of(op) for op in self.block.ops if isinstance(op, TileOp | ForOp)]
         self.coming = Counter(buffer for statement in statements for buffer in statement.touches)
         for statement in statements:
             op = statement.op
@@ -141,7 +101,7 @@ class _Fuser:
             elif not self._fuse_but_last(statement):
                 self.done.append(statement)
 
-    def _fuse_but_last(self, statement: _Statement) -> bool:
+    def _fuse_but_last(self, statement: Statement) -> bool:
         """Fuse all but the last iteration into an earlier loop, where one iteration of that stands behind it."""
         loop = statement.op
         if not isinstance(loop, ForOp) or statement.trips < LEAST_TRIPS:
@@ -153,30 +113,30 @@ class _Fuser:
         made = peel_last(loop)
         for op in made:
             self.order.added_before(op, loop)
-        last = [_statement(op) for op in made if isinstance(op, TileOp | ForOp)]
+        last = [statement_of(op) for op in made if isinstance(op, TileOp | ForOp)]
         self.touching.update(buffer for part in last for buffer in part.touches)
         self._fuse(index, shorter)
         self.done.extend(last)
         return True
 
-    def _meet(self, statement: _Statement) -> None:
+    def _meet(self, statement: Statement) -> None:
         """Count a statement among those that are done, which it is about to be."""
         for buffer in statement.touches:
             self.touching[buffer] += 1
             self.coming[buffer] -= 1
             (self.alive.add if self.coming[buffer] else self.alive.discard)(buffer)
 
-    def _partner(self, loop: _Statement) -> int | None:
+    def _partner(self, loop: Statement) -> int | None:
         """The statement that `loop` can become a part of, the latest there is; None where there is none."""
-        needed: list[_Statement] = []
+        needed: list[Statement] = []
         for index in range(len(self.done) - 1, max(-1, len(self.done) - 1 - LOOK_BACK), -1):
             earlier = self.done[index]
             if isinstance(earlier.op, ForOp) and earlier.trips == loop.trips:
-                if any(_conflict(earlier, statement) for statement in needed):
+                if any(conflict(earlier, statement) for statement in needed):
                     return None
                 gains = _gains(earlier, loop) or self._turns_later(earlier, loop)
                 return index if gains and _ordered(earlier, loop) and self._fits(earlier, loop) else None
-            depends = [statement for statement in (loop, *needed) if _conflict(earlier, statement)]
+            depends = [statement for statement in (loop, *needed) if conflict(earlier, statement)]
             if not depends:
                 continue
             # It has to stay before the loop, and so must come before the partner.
@@ -185,18 +145,18 @@ class _Fuser:
             needed.insert(0, earlier)
         return None
 
-    def _turns_later(self, earlier: _Statement, loop: _Statement) -> bool:
+    def _turns_later(self, earlier: Statement, loop: Statement) -> bool:
         """Whether `loop` turns what products of `earlier` end in, and these are long enough to turn it beside them."""
         if not _feeds(earlier, loop) or loop.kinds & set(TENSOR_ENGINE) != {"tile.transpose"}:
             return False
         return 0 < self._behind(earlier) <= min(MOST_BEHIND, loop.trips - 2)
 
-    def _behind(self, products: _Statement) -> int:
+    def _behind(self, products: Statement) -> int:
         """How many iterations of products it takes until what the other engines make of one is there."""
         product_ns = products.product_columns / self.target.clock_ghz("pe")
         return ceil(LEAST_PRODUCT_NS / product_ns) if product_ns else 0
 
-    def _fits(self, earlier: _Statement, loop: _Statement) -> bool:
+    def _fits(self, earlier: Statement, loop: Statement) -> bool:
         """Whether both loops and what they share, or what lives across them, fit on chip."""
         if earlier.own_banks + loop.own_banks > int(self.target.psum_banks):
             return False
@@ -205,17 +165,17 @@ class _Fuser:
         here = Counter(buffer for statement in (*window, loop) for buffer in statement.touches)
         after = {buffer for statement in window[1:] for buffer in statement.touches} | self.alive
         shared |= {buffer for buffer in after if self.touching[buffer] > here[buffer]}
-        live = sum(_row_bytes(buffer) for buffer in shared if space_of(buffer) == "sbuf")
+        live = sum(row_bytes(buffer) for buffer in shared if space_of(buffer) == "sbuf")
         return live + earlier.own_bytes + loop.own_bytes <= self.capacity
 
-    def _fuse(self, index: int, loop: _Statement) -> None:
+    def _fuse(self, index: int, loop: Statement) -> None:
         """Make `loop` the end of the body of statement `index`; what it needs from between moves up before both."""
         partner, between = self.done[index], self.done[index + 1 :]
-        needed: list[_Statement] = []
+        needed: list[Statement] = []
         for statement in reversed(between):
-            if any(_conflict(statement, other) for other in (loop, *needed)):
+            if any(conflict(statement, other) for other in (loop, *needed)):
                 needed.insert(0, statement)
-        _hoist_definitions(self.order, partner.op, [loop.op, *(s.op for s in needed)])
+        hoist_definitions(self.order, partner.op, [loop.op, *(s.op for s in needed)])
         for statement in needed:
             self.order.move_before(statement.op, partner.op)
         stay = [statement for statement in between if statement not in needed]
@@ -228,9 +188,7 @@ class _Fuser:
         self.touching.subtract(partner.touches.keys() & loop.touches.keys())
         partner.joined(loop)
 
-    def _fuse_later(
-        self, index: int, needed: Sequence[_Statement], loop: _Statement, stay: Sequence[_Statement]
-    ) -> None:
+    def _fuse_later(self, index: int, needed: Sequence[Statement], loop: Statement, stay: Sequence[Statement]) -> None:
         """Make `loop`, which turns tiles, a part of statement `index`, some iterations behind."""
         partner = self.done[index]
         assert isinstance(partner.op, ForOp)
@@ -245,8 +203,8 @@ class _Fuser:
             self.order.added_before(op, loop.op)
         loop.op.detach()
         loop.op.erase()
-        first, last = ([_statement(op) for op in ops if isinstance(op, TileOp | ForOp)] for ops in (ahead, behind))
-        both = _statement(partner.op)
+        first, last = ([statement_of(op) for op in ops if isinstance(op, TileOp | ForOp)] for ops in (ahead, behind))
+        both = statement_of(partner.op)
         self.touching.subtract(partner.touches.keys())
         self.touching.subtract(loop.touches.keys())
         self.touching.update(buffer for statement in (*first, both, *last) for buffer in statement.touches)
@@ -269,98 +227,7 @@ def _double_banks(loop: Operation) -> None:
             op.copies = IntegerAttr(2 * op.copies.value.data, i64)
 
 
-def _hoist_definitions(order: BlockOrder, before: Operation, ops: Sequence[Operation]) -> None:
-    """Move allocations and constants of the function that `ops` use, and that stand behind `before`, up to it."""
-    for op in ops:
-        for inner in op.walk():
-            for operand in inner.operands:
-                owner = operand.owner
-                if isinstance(owner, Operation) and order.is_before(before, owner):
-                    order.move_before(owner, before)
-
-
-def _row_bytes(buffer: SSAValue) -> int:
-    """SBUF bytes per partition of one copy."""
-    assert isa(buffer.type, MemRefType)
-    elements = 1
-    for size in buffer.type.get_shape()[1:]:
-        elements *= size
-    return elements * dtype_by_name(dtype_name_of(buffer)).size_bytes
-
-
-def _statement(op: Operation) -> _Statement:
-    """What a top-level op touches, seen from the function."""
-    trips = trip_count(op) if isinstance(op, ForOp) else 1
-    statement = _Statement(op, trips)
-    own: set[SSAValue] = set()
-    for inner in op.walk():
-        if isinstance(inner, AllocOp):
-            own.add(inner.buffer)
-            size = _row_bytes(inner.buffer) * inner.copies.value.data
-            if space_of(inner.buffer) == "sbuf":
-                statement.own_bytes += size
-            elif space_of(inner.buffer) == "psum":
-                statement.own_banks += inner.copies.value.data
-        elif isinstance(inner, TileOp):
-            statement.kinds.add(inner.name)
-            if inner.name == "tile.matmul":
-                statement.product_columns += inner.views["moving"][1].free_elements * _trips_inside(inner, op)
-            for buffer, writes, footprint in _operands(inner, op):
-                if buffer not in own:
-                    statement.touches.setdefault(buffer, []).append((writes, footprint))
-    return statement
-
-
-def _trips_inside(op: Operation, outer: Operation) -> int:
-    """How often an op is executed in one iteration of `outer`."""
-    trips, loop = 1, op.parent_op()
-    while op is not outer and isinstance(loop, ForOp) and loop is not outer:
-        trips, loop = trips * trip_count(loop), loop.parent_op()
-    return trips
-
-
-def _operands(op: TileOp, outer: Operation) -> Iterator[tuple[SSAValue, bool, Footprint]]:
-    """(buffer, written, footprint over the loops inside of `outer`) of every operand; `outer` itself is the step."""
-    trips: list[tuple[int, bool]] = []
-    for index in op.indices:
-        owner = index.owner
-        assert isinstance(owner, Block)
-        loop = owner.parent_op()
-        assert isinstance(loop, ForOp)
-        trips.append((trip_count(loop), loop is outer))
-    roles = {role.name: role for role in op.ROLES}
-    for role, (buffer, pattern) in op.views.items():
-        writes = roles[role].writes
-        footprint = _footprint(pattern, trips)
-        yield buffer, writes, replace(footprint, everything=True) if role == "table" else footprint
-
-
-def _footprint(pattern: AccessPattern, trips: Sequence[tuple[int, bool]]) -> Footprint:
-    step, count, strides = 0, 1, list(pattern.dims)
-    for variable, coefficient in pattern.offset.terms:
-        times, is_outer = trips[variable]
-        if is_outer:
-            step = coefficient
-        else:
-            strides.append((coefficient, times))
-    count = next((times for times, is_outer in trips if is_outer), 1)
-    first, last = pattern.partition.bounds({v: times for v, (times, _) in enumerate(trips)})
-    partitions = last + pattern.partitions - first if pattern.partitions else 0
-    kept = tuple((stride, size) for stride, size in strides if size > 1 and stride)
-    return Footprint(first, partitions, pattern.offset.constant, kept, step, count)
-
-
-def _conflict(a: _Statement, b: _Statement) -> bool:
-    """Whether the two statements, over all of their iterations, may touch an element that one of them writes."""
-    for buffer in a.touches.keys() & b.touches.keys():
-        for writes, footprint in a.touches[buffer]:
-            for other_writes, other in b.touches[buffer]:
-                if (writes or other_writes) and not apart(footprint.over_loop, other.over_loop):
-                    return True
-    return False
-
-
-def _ordered(earlier: _Statement, loop: _Statement) -> bool:
+def _ordered(earlier: Statement, loop: Statement) -> bool:
     """Whether iteration j of `loop` may follow iteration j of `earlier` at once."""
     for buffer in earlier.touches.keys() & loop.touches.keys():
         for writes, footprint in earlier.touches[buffer]:
@@ -371,9 +238,10 @@ def _ordered(earlier: _Statement, loop: _Statement) -> bool:
     return True
 
 
-def _gains(earlier: _Statement, loop: _Statement) -> bool:
+def _gains(earlier: Statement, loop: Statement) -> bool:
     """Whether one loop makes no engine wait for another that did not wait before; see the module's head."""
-    if not _feeds(earlier, loop):
+    # What fetches rows waits for no engine, and would.
+    if not _feeds(earlier, loop) or "tile.gather" in loop.kinds:
         return False
     # What follows turning at once waits for no more than the copy out of PSUM; the rest would wait for a whole tile.
     only_turns = earlier.kinds & set(TENSOR_ENGINE) == {"tile.transpose"}
@@ -381,7 +249,7 @@ def _gains(earlier: _Statement, loop: _Statement) -> bool:
     return only_turns or "tile.gather" in earlier.kinds or not loop.kinds & set(TENSOR_ENGINE)
 
 
-def _feeds(earlier: _Statement, loop: _Statement) -> bool:
+def _feeds(earlier: Statement, loop: Statement) -> bool:
     """Whether `loop` needs on chip, and only there, what `earlier` makes."""
     shared = earlier.touches.keys() & loop.touches.keys()
     spaces = {space_of(buffer) for buffer in shared if earlier.writes(buffer)}

@@ -30,8 +30,8 @@ def turn_later(products: ForOp, turns: ForOp, behind: int) -> tuple[list[Operati
     first products, and those of the last turns, which stand before `turns`. That loop is left empty.
     """
     trips = trip_count(products)
-    first = _iterations(products, 0, behind, InsertPoint.before(products))
-    end = _iterations(turns, trips - behind, behind, InsertPoint.before(turns))
+    first = iterations(products, 0, behind, InsertPoint.before(products))
+    end = iterations(turns, trips - behind, behind, InsertPoint.before(turns))
     _move(products, behind)
     move_body(turns, products)
     return [*first, _bound(products, trips - behind)], end
@@ -40,7 +40,7 @@ def turn_later(products: ForOp, turns: ForOp, behind: int) -> tuple[list[Operati
 def peel_last(loop: ForOp) -> list[Operation]:
     """Let a loop run once less; gives the new operations before it, the last iteration and the bound."""
     trips = trip_count(loop)
-    last = _iterations(loop, trips - 1, 1, InsertPoint.before(loop))
+    last = iterations(loop, trips - 1, 1, InsertPoint.before(loop))
     return [*last, _bound(loop, trips - 1)]
 
 
@@ -64,7 +64,7 @@ def _bound(loop: ForOp, trips: int) -> Operation:
     return bound
 
 
-def _iterations(loop: ForOp, start: int, number: int, place: InsertPoint) -> list[Operation]:
+def iterations(loop: ForOp, start: int, number: int, place: InsertPoint) -> list[Operation]:
     """Copies of `number` iterations of a loop from `start` on, at `place`: a loop where there are several."""
     if number == 1:
         return _at_iteration(loop, start, place)
