@@ -12,7 +12,7 @@ from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.conv_phases import Phase, phase_rows, rows_beside, spatial_part
 from lowering.graph_to_tile.epilogue import Epilogue
-from lowering.graph_to_tile.kernel import Kernel, store_in_pieces, write_out
+from lowering.graph_to_tile.kernel import Kernel, store_beside, store_in_pieces, write_out
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor
 from lowering.graph_to_tile.view import Buffer, View
 from neuron_dialects.dtypes import dtype_by_name
@@ -91,6 +91,9 @@ def phases_beside(
 
 def _write_rows(k: Kernel, on_chip: SbufTensor, place: DramTensor, height: int, beside: int) -> None:
     """Store rows that lie `beside` each other as channels."""
+    if len(place.shape) == 4:
+        store_beside(k.b, place, on_chip.view({}), beside)
+        return
     channels, others = place.shape[1], [d for d in range(len(place.shape)) if d != 1]
     pairs: list[tuple[View, View]] = []
     for row in range(beside):

@@ -243,24 +243,46 @@ def write_out(b: KernelBuilder, tensor: SbufTensor, destination: DramTensor) -> 
 
 
 def write_pairs(b: KernelBuilder, pairs: RowPairs, destination: DramTensor) -> None:
-    """Store a tensor in pairs of rows to DRAM, an image after the other, some rows of both halves at a time."""
+    """Store a tensor in pairs of rows to DRAM, an image after the other, some rows at a time."""
+    windows = windows_of(pairs, destination)
+    whole = pairs.whole_pairs
     with b.loop(destination.shape[0]) as image:
-        windows = [(place.at(1, image), source.at(1, image)) for place, source in windows_of(pairs, destination)]
-        if len({source.shape for _, source in windows}) == 1:
-            store_in_pieces(b, windows, ROWS_OF_PAIR * STORE_BYTES)
+        if whole is not None:
+            store_beside(b, destination, whole, ROWS_OF_PAIR, image)
             return
-        for window in windows:
-            store_in_pieces(b, [window])
+        for place, source in windows:
+            store_in_pieces(b, [(place.at(1, image), source.at(1, image))])
 
 
-def store_in_pieces(b: KernelBuilder, pairs: Sequence[tuple[View, View]], most: int = STORE_BYTES) -> None:
-    """Store to each DRAM view [lanes, others...] of a list the SBUF view beside it, all of one shape, in pieces
-    of at most `most` bytes of all together.
+def store_beside(b: KernelBuilder, place: DramTensor, source: View, beside: int, image: Affine | None = None) -> None:
+    """Store rows that lie `beside` each other as channels, [beside * channels, images, rows / beside, columns], to
+    [images, channels, rows, columns] in DRAM: all images, or one, in pieces.
+    """
+    images, channels, rows, columns = place.shape
+    image_step, channel_step, row_step, step = place.strides
+    images = images if image is None else 1
+    first = place.offset + (image or Affine(0)) * image_step
+
+    def piece(start: Affine, size: int) -> None:
+        dims = ((row_step, beside), (channel_step, channels), (image_step, images), (row_step * beside, size))
+        dram = View(place.buffer, Affine(), 0, first + start * (row_step * beside), (*dims, (step, columns)))
+        transfer(b, b.store, dram, source.slice(1, image or 0, images).slice(2, start, size))
+
+    pieces = ceil(images * channels * rows * columns * dtype_by_name(place.dtype).size_bytes / STORE_BYTES)
+    size = ceil(rows // beside / min(pieces, rows // beside))
+    # The last piece waits for what was computed last, which may not stand in a loop with the rest.
+    head = (rows // beside - 1) // size * size
+    b.tiles(head, size, piece)
+    piece(Affine(head), rows // beside - head)
+
+
+def store_in_pieces(b: KernelBuilder, pairs: Sequence[tuple[View, View]]) -> None:
+    """Store to each DRAM view [lanes, others...] of a list the SBUF view beside it, all of one shape, in pieces.
 
     A piece begins as soon as its rows have been computed, and what is loaded meanwhile waits for no more than a piece.
     """
     shape, dtype = pairs[0][1].shape, pairs[0][1].buffer.dtype
-    pieces = ceil(prod(shape) * len(pairs) * dtype_by_name(dtype).size_bytes / most)
+    pieces = ceil(prod(shape) * len(pairs) * dtype_by_name(dtype).size_bytes / STORE_BYTES)
     cut = next((d for d in range(1, len(shape)) if shape[d] > 1), None)
     if pieces < 2 or cut is None:
         for place, source in pairs:
@@ -268,8 +290,7 @@ def store_in_pieces(b: KernelBuilder, pairs: Sequence[tuple[View, View]], most: 
         return
 
     def piece(start: Affine, size: int) -> None:
-        cuts = [(place.slice(cut, start, size), source.slice(cut, start, size)) for place, source in pairs]
-        store_in_pieces(b, cuts, most)
+        store_in_pieces(b, [(place.slice(cut, start, size), source.slice(cut, start, size)) for place, source in pairs])
 
     size = ceil(shape[cut] / min(pieces, shape[cut]))
     # The last piece waits for what was computed last, which may not stand in a loop with the rest.

@@ -40,6 +40,12 @@ class RowPairs:
         """[channels, images, pairs, columns] of the first or second rows of the pairs."""
         return self.tensor.view({}).slice(0, row * self.channels, self.channels)
 
+    @property
+    def whole_pairs(self) -> View | None:
+        """[2 * channels, images, pairs, columns] without the halo; None where a pair is only half of the feature map."""
+        (first, count, pair), (_, other, _) = self.rows_of(0), self.rows_of(1)
+        return self.tensor.view({ROWS: (pair, count)}) if not first and count == other else None
+
     def rows_of(self, half: int) -> tuple[int, int, int]:
         """(first row, rows, first pair) of what half of the pairs hold, without those of the halo."""
         first = (half - self.rows.low) % ROWS_OF_PAIR
