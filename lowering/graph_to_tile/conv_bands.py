@@ -15,10 +15,11 @@ from math import ceil
 from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.conv_weights import is_packable
-from lowering.graph_to_tile.kernel import Kernel, write_out
+from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.movement import load_resident
 from lowering.graph_to_tile.pointwise import Pointwise
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, transfer
+from lowering.graph_to_tile.transfers import write_out
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name

@@ -12,8 +12,9 @@ from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.conv_phases import Phase, phase_rows, rows_beside, spatial_part
 from lowering.graph_to_tile.epilogue import Epilogue
-from lowering.graph_to_tile.kernel import Kernel, store_beside, store_in_pieces, write_out
+from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor
+from lowering.graph_to_tile.transfers import store_beside, store_in_pieces, write_out
 from lowering.graph_to_tile.view import Buffer, View
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import ConvOp, ConvTransposeOp, shape_of

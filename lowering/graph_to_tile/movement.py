@@ -16,10 +16,11 @@ from typing import Any
 from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.copy_plan import direct_busy_ns, plan_copy
-from lowering.graph_to_tile.kernel import Kernel, store_in_pieces, write_out, write_pairs
+from lowering.graph_to_tile.kernel import Kernel, relayout_pairs
 from lowering.graph_to_tile.relayout import copy_task, copy_window, fill_window, transposed_copy
 from lowering.graph_to_tile.reorder import lower_reorder_rows
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, row_major, transfer
+from lowering.graph_to_tile.transfers import store_in_pieces, write_out
 from lowering.graph_to_tile.turning import lower_turned, wants_turning
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine, merge_dims
@@ -267,10 +268,7 @@ def _repeat_on_chip(k: Kernel, op: BroadcastOp, x: Tensor, partition: int) -> No
 
 def lower_relayout(k: Kernel, op: RelayoutOp) -> None:
     """The same tensor where its layout wants it."""
-    if op.x in k.pairs and op.result in k.destinations:
-        output = k.output(op.result)
-        assert isinstance(output, DramTensor)
-        write_pairs(k.b, k.pairs[op.x], output)
+    if relayout_pairs(k, op.x, op.result):
         return
     x = k.tensor(op.x)
     if wants_turning(k, op):

@@ -42,7 +42,7 @@ class RowPairs:
 
     @property
     def whole_pairs(self) -> View | None:
-        """[2 * channels, images, pairs, columns] without the halo; None where a pair is only half of the feature map."""
+        """[2 * channels, images, pairs, columns] without the halo; None where that begins or ends within a pair."""
         (first, count, pair), (_, other, _) = self.rows_of(0), self.rows_of(1)
         return self.tensor.view({ROWS: (pair, count)}) if not first and count == other else None
 

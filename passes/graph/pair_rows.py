@@ -16,6 +16,7 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 from xdsl.passes import ModulePass
+from xdsl.rewriter import Rewriter
 
 from neuron_dialects.graph import (
     ConcatOp,
@@ -23,6 +24,8 @@ from neuron_dialects.graph import (
     FusedOp,
     LayoutAttr,
     PoolOp,
+    RelayoutOp,
+    SliceOp,
     WeightOp,
     YieldOp,
     ints,
@@ -37,7 +40,16 @@ from passes.graph.fold_images import comes_from_dram, engine_ns
 from passes.graph.kernel_layouts import POINTWISE, THIN_CHANNELS, anchor_of, conv_halo, merge_halo
 from passes.graph.layout import BUDGET_SHARE, encode
 from passes.graph.residence import Budget, Halo, Interval
-from passes.graph.row_pairs import ROW_HALO, ROWS, RowHalo, halo_of_rows, halves_rows, paired_bytes, window_of
+from passes.graph.row_pairs import (
+    ROW_HALO,
+    ROWS,
+    RowHalo,
+    halo_of_rows,
+    halves_rows,
+    paired_bytes,
+    paired_layout,
+    window_of,
+)
 
 WORTH = 0.95
 """Pairs are made where convolutions then take less than this share of the time."""
@@ -73,6 +85,7 @@ class GraphPairRowsPass(ModulePass):
 
 def pair_block(block: Block, target: Target) -> None:
     """Decide in one block."""
+    _bring_on_chip(block)
     ops = list(block.ops)
     number = {op: i for i, op in enumerate(ops)}
     capacity = int(int(target.sbuf_bytes_per_partition) * BUDGET_SHARE)
@@ -91,6 +104,27 @@ def pair_block(block: Block, target: Target) -> None:
         if listening():
             why = f"rows lie in pairs between {len(chain.kernels)} convolutions: {paired:.0f} ns instead of {plain:.0f}"
             remark("passed", "row-pairs", why, op=min(chain.kernels, key=lambda op: number[op]))
+    for op in ops:
+        if _is_brought(op) and paired_layout(op.results[0]) is None:
+            Rewriter.replace_op(op, [], [op.operands[0]])
+
+
+def _bring_on_chip(block: Block) -> None:
+    """Give convolutions of parts of feature maps, which lie in DRAM, forms of these that may lie in pairs."""
+    for op in list(block.ops):
+        if not is_pairable(op) or not isinstance(part := op.operands[0].owner, SliceOp):
+            continue
+        whole, shape = shape_of(part.x), shape_of(part.result)
+        if (whole[0], whole[ROWS]) != (shape[0], shape[ROWS]) and whole[1] == shape[1] and part.result.has_one_use():
+            relayout = RelayoutOp(part.result)
+            relayout.location = op.location
+            block.insert_op_before(relayout, op)
+            op.operands[0] = relayout.result
+
+
+def _is_brought(op: Operation) -> bool:
+    """Whether an op brings a part of a feature map on chip."""
+    return isinstance(op, RelayoutOp) and isinstance(op.x.owner, SliceOp)
 
 
 # -- chains ------------------------------------------------------------------------------------------------------------
@@ -114,11 +148,11 @@ def _chains(ops: Sequence[Operation]) -> list[_Chain]:
     found: dict[int, _Chain] = {}
     made: dict[SSAValue, RowHalo] = {}
     for op in reversed(ops):
-        if not is_pairable(op) or (layout := _layout(op.results[0], made)) is None:
+        if not (is_pairable(op) or _is_brought(op)) or (layout := _layout(op.results[0], made)) is None:
             continue
         value = op.results[0]
         made[value] = halo_of_rows(shape_of(value)[ROWS], layout)
-        chain = _Chain({value: layout}, {op: None})
+        chain = _Chain({value: layout}, {} if _is_brought(op) else {op: None})
         for user in dict.fromkeys(use.operation for use in value.uses):
             if isinstance(anchor_of(user), ConvOp):
                 chain.kernels[user] = None
@@ -137,6 +171,8 @@ def is_pairable(op: Operation) -> bool:
         return False
     weight, result = conv.w, shape_of(conv.result)
     if isinstance(op, FusedOp):
+        if not isinstance(conv.x, BlockArgument) or conv.x.index:
+            return False
         weight = op.operands[weight.index] if isinstance(weight, BlockArgument) else weight
         if not all(_keeps_channels(inner, conv, result) for inner in op.body.block.ops):
             return False

@@ -1,4 +1,4 @@
-// RUN: neuron-opt %s -p graph-pair-rows | filecheck %s
+// RUN: neuron-opt %s -p graph-pair-rows --split-input-file | filecheck %s
 
 // Two layers of 64 channels in front of a pool lie in pairs of rows; one of 128 outputs, and what a pool alone reads of
 // it, does not.
@@ -26,5 +26,32 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 // CHECK-NEXT:     %3 = graph.conv %2, %w strides [1, 1] pads [1, 1, 1, 1] dilations [1, 1] groups 1 : (tensor<2x64x32x32xbf16>, tensor<128x64x3x3xbf16>) -> tensor<2x128x32x32xbf16>
 // CHECK-NEXT:     %4 = graph.pool max %3 kernel [2, 2] strides [2, 2] pads [0, 0, 0, 0] dilations [1, 1] : (tensor<2x128x32x32xbf16>) -> tensor<2x128x16x16xbf16>
 // CHECK-NEXT:     func.return %4 : tensor<2x128x16x16xbf16>
+// CHECK-NEXT:   }
+// CHECK-NEXT: }
+
+// -----
+
+// A part of a feature map in DRAM comes on chip in pairs for a layer of 64 channels, not for one of 128.
+builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
+  func.func @neuron_0(%x: tensor<2x64x64x64xbf16>, %y: tensor<2x128x64x64xbf16>) -> (tensor<2x128x32x64xbf16>, tensor<2x128x32x64xbf16>) attributes {neuron.executor = #neuron.executor<core>} {
+    %u = graph.weight @u : tensor<128x64x3x3xbf16>
+    %v = graph.weight @v : tensor<128x128x3x3xbf16>
+    %0 = graph.slice %x starts [0, 0, 0, 0] sizes [2, 64, 33, 64] steps [1, 1, 1, 1] : (tensor<2x64x64x64xbf16>) -> tensor<2x64x33x64xbf16>
+    %1 = graph.conv %0, %u strides [1, 1] pads [1, 1, 0, 1] dilations [1, 1] groups 1 : (tensor<2x64x33x64xbf16>, tensor<128x64x3x3xbf16>) -> tensor<2x128x32x64xbf16>
+    %2 = graph.slice %y starts [0, 0, 0, 0] sizes [2, 128, 33, 64] steps [1, 1, 1, 1] : (tensor<2x128x64x64xbf16>) -> tensor<2x128x33x64xbf16>
+    %3 = graph.conv %2, %v strides [1, 1] pads [1, 1, 0, 1] dilations [1, 1] groups 1 : (tensor<2x128x33x64xbf16>, tensor<128x128x3x3xbf16>) -> tensor<2x128x32x64xbf16>
+    func.return %1, %3 : tensor<2x128x32x64xbf16>, tensor<2x128x32x64xbf16>
+  }
+}
+// CHECK:      builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
+// CHECK-NEXT:   func.func @neuron_0(%x: tensor<2x64x64x64xbf16>, %y: tensor<2x128x64x64xbf16>) -> (tensor<2x128x32x64xbf16>, tensor<2x128x32x64xbf16>) attributes {neuron.executor = #neuron.executor<core>} {
+// CHECK-NEXT:     %u = graph.weight @u : tensor<128x64x3x3xbf16>
+// CHECK-NEXT:     %v = graph.weight @v : tensor<128x128x3x3xbf16>
+// CHECK-NEXT:     %0 = graph.slice %x starts [0, 0, 0, 0] sizes [2, 64, 33, 64] steps [1, 1, 1, 1] : (tensor<2x64x64x64xbf16>) -> tensor<2x64x33x64xbf16>
+// CHECK-NEXT:     %1 = graph.relayout %0 : (tensor<2x64x33x64xbf16>) -> tensor<2x64x33x64xbf16, #graph.layout<sbuf, partition 1, rows 2, halo [0, 0, 1, 0, 1, 1]>>
+// CHECK-NEXT:     %2 = graph.conv %1, %u strides [1, 1] pads [1, 1, 0, 1] dilations [1, 1] groups 1 : (tensor<2x64x33x64xbf16, #graph.layout<sbuf, partition 1, rows 2, halo [0, 0, 1, 0, 1, 1]>>, tensor<128x64x3x3xbf16>) -> tensor<2x128x32x64xbf16>
+// CHECK-NEXT:     %3 = graph.slice %y starts [0, 0, 0, 0] sizes [2, 128, 33, 64] steps [1, 1, 1, 1] : (tensor<2x128x64x64xbf16>) -> tensor<2x128x33x64xbf16>
+// CHECK-NEXT:     %4 = graph.conv %3, %v strides [1, 1] pads [1, 1, 0, 1] dilations [1, 1] groups 1 : (tensor<2x128x33x64xbf16>, tensor<128x128x3x3xbf16>) -> tensor<2x128x32x64xbf16>
+// CHECK-NEXT:     func.return %2, %4 : tensor<2x128x32x64xbf16>, tensor<2x128x32x64xbf16>
 // CHECK-NEXT:   }
 // CHECK-NEXT: }

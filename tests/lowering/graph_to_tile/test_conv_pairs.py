@@ -17,6 +17,8 @@ from neuron_dialects.graph import (
     FusedOp,
     PoolKind,
     PoolOp,
+    RelayoutOp,
+    SliceOp,
     UnaryKind,
     UnaryOp,
     layout_of,
@@ -26,6 +28,7 @@ from passes.graph import pair_rows
 from passes.graph.fuse import fuse_block
 from passes.graph.layout import choose_layouts
 from passes.graph.pair_rows import pair_block
+from passes.graph.row_pairs import paired_layout
 from tests.core_kernels import Array, lowered_error
 
 TRN1 = load_target("trn1")
@@ -36,6 +39,9 @@ Layer = tuple[int, int, tuple[int, int, int, int]]
 
 SAME = (1, 1, 1, 1)
 NONE = (0, 0, 0, 0)
+
+THIN = (32, 64)
+"""Channels of inputs of which a part is convolved: that is brought on chip in pairs."""
 
 CASES: dict[str, tuple[tuple[int, ...], tuple[Layer, ...], bool, int]] = {
     # input, layers, whether a pool follows, values that lie in pairs
@@ -50,6 +56,8 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[Layer, ...], bool, int]] = {
         3,
     ),
     "a wider result": ((1, 16, 10, 9), ((32, 3, SAME), (160, 3, SAME)), False, 1),
+    "a part of an image": ((2, 64, 15, 9), ((128, 3, (0, 1, 1, 1)),), False, 0),
+    "parts of images through two layers": ((2, 32, 14, 9), ((64, 3, SAME), (128, 3, SAME)), False, 1),
     "five rows, none beside": ((2, 4, 12, 9), ((64, 5, (2, 2, 2, 2)), (32, 5, (2, 0, 2, 0))), False, 1),
 }
 
@@ -70,6 +78,11 @@ def test_pairs_match_the_graph_level(case: str, monkeypatch: pytest.MonkeyPatch)
 
     def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
         x = arguments[0]
+        if shape[1] in THIN:
+            images, _, rows, columns = shape
+            part = SliceOp(x, (0, 0, 2, 0), (images, shape[1], rows - 2, columns), (1, 1, 1, 1))
+            block.add_op(part)
+            x = part.result
         for number, (_, _, pads) in enumerate(layers):
             conv = ConvOp(x, values[f"w{number}"], strides=(1, 1), pads=pads, dilations=(1, 1))
             total = BinaryOp(BinaryKind.ADD, conv.result, values[f"b{number}"])
@@ -91,5 +104,7 @@ def test_pairs_match_the_graph_level(case: str, monkeypatch: pytest.MonkeyPatch)
         choose_layouts(block, 100000)
         layouts = [layout_of(op.results[0]) for op in block.ops if isinstance(op, FusedOp)]
         assert sum(layout is not None and layout.is_paired for layout in layouts) == count
+        brought = [op for op in block.ops if isinstance(op, RelayoutOp) and paired_layout(op.result) is not None]
+        assert len(brought) == (shape[1] in THIN)
 
     assert lowered_error("trn1", [("bf16", shape)], rounded, make, lay_out) < TOLERANCE
