@@ -28,8 +28,7 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 // CHECK-NEXT:     %sum_1 = tile.alloc copies 4 : memref<16x1x1x3x3xf32, #neuron.space<psum>>
 // CHECK-NEXT:     tile.matmul dst %sum_1[0:16][0 : 9] stationary %weights_1[0:8][0 : 16] moving %pixels_1[0:8][0 : 9]
 // CHECK-NEXT:     tile.activation dst %rows[0:16][1 : 9 step 2] data %sum_1[0:16][0 : 9]
-// CHECK-NEXT:     tile.store dst %0[0 : 24 step 12, 6] src %rows[0:8][0 : 18]
-// CHECK-NEXT:     tile.store dst %0[6 : 24 step 12, 6] src %rows[8:8][0 : 18]
+// CHECK-NEXT:     tile.store dst %0[0 : 2 step 6, 24 step 12, 6] src %rows[0:16][0 : 18]
 // CHECK-NEXT:     func.return
 // CHECK-NEXT:   }
 // CHECK-NEXT: }
