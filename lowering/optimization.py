@@ -39,6 +39,7 @@ SPEED_ONLY = (
     "graph-pair-rows",
     "graph-fold-images",
     "graph-band-filters",
+    "graph-stagger-images",
     "tile-fuse-loops",
     "tile-interleave-parts",
     "nisa-schedule",

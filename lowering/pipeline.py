@@ -62,6 +62,7 @@ PHASES: tuple[Phase, ...] = (
             "graph-fold-images",
             "graph-fold-weights",
             "graph-band-filters",
+            "graph-stagger-images",
             "graph-shard-pipeline",
             "graph-layout",
         ),

@@ -29,6 +29,7 @@ PASSES: dict[str, str] = {
     "graph-split-hidden": "passes.graph.split_hidden:GraphSplitHiddenPass",
     "graph-depth-first": "passes.graph.depth_first:GraphDepthFirstPass",
     "graph-split-batch": "passes.graph.split_batch:GraphSplitBatchPass",
+    "graph-stagger-images": "passes.graph.stagger_images:GraphStaggerImagesPass",
     "graph-shard-pipeline": "passes.graph.shard_pipeline:GraphShardPipelinePass",
     "graph-raise-composites": "passes.graph.raise_composites:GraphRaiseCompositesPass",
     "graph-roll-layers": "passes.graph.roll_layers:GraphRollLayersPass",

@@ -48,6 +48,7 @@ from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import ConvOp, ConvTransposeOp, ints, shape_of
 from neuron_dialects.neuron import location_name
 from passes.graph.conv_groups import ConvGroups, plan_groups
+from passes.graph.kernel_layouts import KEEPS_WEIGHTS
 
 WEIGHT_SHARE = 7
 """Weights are loaded in pieces of at most one part of so many of SBUF: while one is read, the next one is loaded."""
@@ -243,7 +244,7 @@ class _ConvKernel:
         chunk = self._chunk(channels, outputs)
 
         def outputs_chunk(start: Affine, size: int) -> None:
-            weights = self._load_weights(index, channels, start, size)
+            weights = self._weights(index, channels, start, size)
             self._pixels(weights, c_start, channels, o_start + start, size)
 
         self.b.tiles(outputs, min(chunk, outputs), outputs_chunk)
@@ -258,6 +259,19 @@ class _ConvKernel:
             return ceil(outputs / step) * step
         budget = int(self.k.target.sbuf_bytes_per_partition) // WEIGHT_SHARE
         return max(1, budget // max(1, row_bytes * step)) * step
+
+    def _weights(self, block: Affine, channels: int, start: Affine, outputs: int) -> Stationary | None:
+        """Weights on chip, those that an earlier kernel has left there or loaded ones."""
+        symbol, fixed = self.packing.tensor.symbol, not block.terms and not start.terms
+        if KEEPS_WEIGHTS not in self.op.attributes or symbol is None or not fixed or self.spread is not None:
+            return self._load_weights(block, channels, start, outputs)
+        key = (symbol, block.constant, start.constant, outputs, tuple(number for number, _ in self.phase.taps))
+        if key not in self.k.kept_weights:
+            made = self._load_weights(block, channels, start, outputs)
+            if made is None:
+                return None
+            self.k.kept_weights[key] = made
+        return self.k.kept_weights[key]
 
     def _load_weights(self, block: Affine, channels: int, start: Affine, outputs: int) -> Stationary | None:
         """Weights on chip as [c, c tiles, taps, o], or [lanes, 1, products, o] where taps are on partitions too."""
@@ -422,12 +436,19 @@ class _ConvKernel:
         shared: View | None = None
         if self.uniform is not None and self.spread is None:
             shared = self._sum(weights, pixels, Affine(0), min(width, outputs[1]), channels[1], sizes)
+        started = None
+        if shared is not None and not self.parts and self.residual is None:
+            started = self.epilogue.begun(self._logical(shared))
+        epilogue = self.epilogue if started is None else started[0]
 
         def output_tile_body(start: Affine, lanes: int) -> None:
             parts: list[tuple[int, View]] = []
             here = {0: images, 1: (outputs[0] + start, lanes), **spatial_ranges}
             for lane in range(0, lanes, width):
                 count = min(width, lanes - lane)
+                if started is not None:
+                    parts.append((lane, started[1].slice(0, 0, count)))
+                    continue
                 if shared is not None:
                     bank = shared.slice(0, 0, count)
                 else:
@@ -442,7 +463,7 @@ class _ConvKernel:
             if self.blocks is not None:
                 self.blocks.apply(parts[0][1], here)
                 return
-            self.epilogue.apply(parts, here)
+            epilogue.apply(parts, here)
 
         b.tiles(outputs[1], self.groups.lane_step, output_tile_body)
 

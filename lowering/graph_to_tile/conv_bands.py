@@ -8,12 +8,15 @@ are loaded, into tiles that are zero elsewhere. The DMA brings the rows of chann
 partitions, and the results back.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
 
 from xdsl.ir import Operation, SSAValue
 
+from lowering.graph_to_tile.band_state import BandTiles, Form
 from lowering.graph_to_tile.conv_weights import is_packable
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.movement import load_resident
@@ -26,6 +29,7 @@ from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import (
     BroadcastOp,
     ConvOp,
+    FusedOp,
     PadMode,
     PadOp,
     ReshapeOp,
@@ -35,12 +39,16 @@ from neuron_dialects.graph import (
     shape_of,
 )
 from passes.graph.band_filters import BANDS, Depthwise, Route, channels_per_block, quickest_route
+from passes.graph.kernel_layouts import anchor_of
 
 SBUF_SHARE = 5
 """What a chunk of blocks works in takes at most one part of so many of SBUF, or a quarter of what is free."""
 
 COPIES = 2
-"""Tiles of equal chunks: one is loaded while the other is multiplied."""
+"""Tiles of equal chunks at least: one is loaded while the other is multiplied."""
+
+TILE_SHARE = 0.85
+"""Part of SBUF that tensors and the tiles for all chunks of a layer may take; there are fewer tiles otherwise."""
 
 
 ROWS_FIRST, IMAGES_FIRST = (1, 2, 0, 3), (2, 0, 1, 3)
@@ -57,23 +65,30 @@ def lower_bands(k: Kernel, op: ConvOp, ops: Sequence[Operation], results: Sequen
     _Bands(k, op, ops, results).run()
 
 
+def send_rows(k: Kernel, op: Operation) -> None:
+    """Store results of `op` for the convolutions by bands that read them, if they go there by DRAM.
+
+    Their kernels may come later: the transfers then fill the time in between.
+    """
+    for user in dict.fromkeys(use.operation for value in op.results for use in value.uses):
+        conv = anchor_of(user)
+        if not isinstance(conv, ConvOp) or BANDS not in conv.attributes:
+            continue
+        if isinstance(user, FusedOp):
+            pairs = zip(user.body.block.args, user.operands, strict=True)
+            k.tensors |= {argument: k.tensors[operand] for argument, operand in pairs if operand in k.tensors}
+        if conv.x in k.tensors and takes_bands(k, conv):
+            k.b.location = conv.location
+            _Bands(k, conv, [], []).send()
+
+
 @dataclass(frozen=True)
 class Chunk:
-    """`count` blocks of `size` channels from channel `first`; no block crosses a tile of 128 channels."""
+    """`count` blocks of `size` channels from channel `first`."""
 
     first: int
     size: int
     count: int
-
-
-@dataclass(frozen=True)
-class _Tiles:
-    """What a chunk works in: [(channel, row), blocks, channel, output row, taps] and [(channel, row), blocks, images,
-    columns with their border].
-    """
-
-    bands: View
-    rows: View
 
 
 class _Bands:
@@ -93,10 +108,18 @@ class _Bands:
         name = f"{weight.symbol}.bands{self.rows}"
         self.bands = k.derive(name, [weight.symbol], lambda v: band_ops(v[0], op))
 
+    def send(self) -> None:
+        """Store a resident input where blocks are read from, if that is not where it lies."""
+        x = self.k.tensor(self.op.x)
+        if isinstance(x, SbufTensor) and isinstance(sent := self._readable(x), DramTensor):
+            self.k.bands.sent[x] = sent
+
     def _readable(self, x: Tensor) -> Tensor:
         """The input where blocks are read from; other kernels go on reading a resident one where it is."""
         if isinstance(x, DramTensor):
             return x
+        if (sent := self.k.bands.sent.pop(x, None)) is not None:
+            return sent
         route = self._route(self.rows, self.columns)
         if x.partition == 1 and route is Route.TURNED:
             return self._turned_out(x)
@@ -135,42 +158,36 @@ class _Bands:
                 self.b.memset(view.slice(3, start, count), 0.0)
 
     def _turned_in(self, place: DramTensor, tensor: SbufTensor) -> None:
-        """The way back."""
-        turned = place.transpose(ROWS_FIRST)
-        for start in range(0, self.channels, LANES):
-            lanes = (start, min(LANES, self.channels - start))
-            view = turned.load(self.b, 0, {0: lanes})
-            self.b.copy(tensor.view({1: lanes}).permute((1, 0, 2)), view)
+        """The way back. It is loaded at once, and turned when a kernel reads it: engines work on others until then."""
+        turned, location = place.transpose(ROWS_FIRST), self.b.location
+        pieces = [(start, min(LANES, self.channels - start)) for start in range(0, self.channels, LANES)]
+        loaded = [turned.load(self.b, 0, {0: lanes}) for lanes in pieces]
+
+        def turn() -> None:
+            before, self.b.location = self.b.location, location
+            for lanes, view in zip(pieces, loaded, strict=True):
+                self.b.copy(tensor.view({1: lanes}).permute((1, 0, 2)), view)
+            self.b.location = before
+
+        self.k.bands.arriving[tensor] = turn
 
     def run(self) -> None:
         """All blocks, chunk by chunk, in tiles that are zero where no chunk writes."""
         outputs = {value: self.k.output(value) for value in self.results}
         places = {value: self._place(tensor) for value, tensor in outputs.items()}
-        row_bytes = self.images * (self.width + self.out_columns)
-        block_bytes = self.per * self.out_rows * self.taps + row_bytes
-        sbuf = int(self.k.target.sbuf_bytes_per_partition)
-        room = min(sbuf // SBUF_SHARE, (sbuf - self.k.resident_bytes) // 4)
-        most = max(1, room // (block_bytes * dtype_by_name(self.bands.dtype).size_bytes))
-        cut = chunks(self.channels, self.per, most)
-        # Tiles are cleared, and the first bands loaded, while the layer before still works.
-        made: dict[tuple[int, int], list[_Tiles]] = {}
-        used: list[_Tiles] = []
-        for number, chunk in enumerate(cut):
-            kept = made.setdefault((chunk.size, chunk.count), [])
-            fresh = len(kept) < COPIES
-            if fresh:
-                kept.append(self._tiles(chunk))
-            used.append(kept[-1] if fresh else kept[number % len(kept)])
-            if fresh:
-                self._load_bands(chunk, used[-1].bands)
+        cut = self._cut(places.values())
+        # Bands are loaded while the layer before still works, as far as there are tiles for them.
+        used = self._chosen_tiles(cut)
+        ahead = [number for number, tiles in enumerate(used) if not any(tiles is other for other in used[:number])]
+        for number in ahead:
+            self._load_bands(cut[number], used[number])
         columns = [self._load_columns(chunk) for chunk in cut]
+        results = self._result_tiles(cut, places)
         x = self._readable(self.k.tensor(self.op.x))
-        loaded: set[int] = set()
-        for chunk, tiles, operands in zip(cut, used, columns, strict=True):
-            if id(tiles) in loaded:
-                self._load_bands(chunk, tiles.bands)
-            loaded.add(id(tiles))
-            self._chunk(chunk, tiles, x, operands, places)
+        for number, chunk in enumerate(cut):
+            if number not in ahead:
+                self._load_bands(chunk, used[number])
+            self._chunk(chunk, used[number], x, columns[number], results[number], places)
         for value, tensor in outputs.items():
             place = places[value]
             if isinstance(tensor, SbufTensor) and isinstance(place, DramTensor):
@@ -190,43 +207,139 @@ class _Bands:
         place = DramTensor.dense(self.b.alloc_outer(shape, tensor.dtype, "dram"), shape)
         return place.transpose(IMAGES_FIRST) if route is Route.TURNED else place
 
-    def _tiles(self, chunk: Chunk) -> _Tiles:
+    def _tile_channels(self, places: Iterable[Tensor]) -> int:
+        """Channels that blocks are cut from: all where rows come from DRAM and go there, or those of a tile."""
+        x = self.k.tensor(self.op.x)
+        direct = isinstance(x, SbufTensor) and self._route(self.rows, self.columns) is Route.DIRECT
+        resident = direct or any(isinstance(place, SbufTensor) for place in places)
+        return LANES if resident else self.channels
+
+    @cached_property
+    def _keeps_bands(self) -> bool:
+        """Whether tiles for all bands of a layer have room on chip until the last layer like this one."""
+        blocks, size_bytes = ceil(self.channels / self.per), dtype_by_name(self.bands.dtype).size_bytes
+        row = self.per * self.out_rows * self.taps + COPIES * self.images * (self.width + self.out_columns)
+        room = TILE_SHARE * int(self.k.target.sbuf_bytes_per_partition) - self._resident_ahead()
+        return blocks * row * size_bytes <= room
+
+    def _cut(self, places: Iterable[Tensor]) -> list[Chunk]:
+        """Chunks of as many blocks as fit into a part of SBUF, or of what is free."""
+        row_bytes = self.images * (self.width + self.out_columns)
+        block_bytes = self.per * self.out_rows * self.taps + row_bytes
+        sbuf = int(self.k.target.sbuf_bytes_per_partition)
+        room = sbuf // SBUF_SHARE if self._keeps_bands else min(sbuf // SBUF_SHARE, (sbuf - self.k.resident_bytes) // 4)
+        most = room // (block_bytes * dtype_by_name(self.bands.dtype).size_bytes)
+        return chunks(self.channels, self.per, max(1, most), self._tile_channels(places))
+
+    def _chosen_tiles(self, cut: Sequence[Chunk]) -> list[BandTiles]:
+        """Tiles for chunks: a tile for each that layers of this form have had before, cleared once, where there is
+        room for them as long as such layers run; else new ones, of which two take turns.
+        """
+        held = self.k.bands.tiles if self._keeps_bands else dict[Form, list[BandTiles]]()
+        most = len(cut) if self._keeps_bands else COPIES
+        counts: Counter[Form] = Counter()
+        found: list[BandTiles] = []
+        for chunk in cut:
+            tiles, number = held.setdefault(form := self._form(chunk), []), counts[form] % most
+            counts[form] += 1
+            if number == len(tiles):
+                tiles.append(self._cleared_tiles(chunk))
+            found.append(tiles[number])
+        return found
+
+    def _form(self, chunk: Chunk) -> Form:
+        """What tiles of chunks, of this layer or of others, have in common."""
+        sizes = (chunk.size, chunk.count, self.rows, self.out_rows, self.taps, self.images)
+        return (*sizes, self.pad, self.columns, self.width, self.bands.dtype)
+
+    def _resident_ahead(self) -> int:
+        """Most bytes of resident tensors from this layer to the last one of its form."""
+        program = self.k.program
+        here = next((i for i, (op, _) in enumerate(program) if anchor_of(op) is self.op), 0)
+        same = [i for i, (op, _) in enumerate(program) if i >= here and self._is_alike(op)]
+        return max((size for _, size in program[here : (same or [here])[-1] + 1]), default=self.k.resident_bytes)
+
+    def _is_alike(self, op: Operation) -> bool:
+        anchor = anchor_of(op)
+        if not isinstance(anchor, ConvOp) or BANDS not in anchor.attributes:
+            return False
+        return (anchor.x.type, anchor.w.type) == (self.op.x.type, self.op.w.type)
+
+    def _cleared_tiles(self, chunk: Chunk) -> BandTiles:
         """New tiles for chunks like this one."""
         b, lanes = self.b, chunk.size * self.rows
         shape = (lanes, chunk.count, chunk.size, self.out_rows, self.taps)
-        bands = b.alloc(shape, self.bands.dtype, "sbuf", 1, "bands").view()
+        bands = b.alloc_outer(shape, self.bands.dtype, "sbuf", "bands").view()
         if chunk.size > 1:
             b.memset(bands, 0.0)
-        rows = b.alloc((lanes, chunk.count, self.images, self.width), self.bands.dtype, "sbuf", 1, "rows").view()
-        self._clear_border(rows)
-        return _Tiles(bands, rows)
+        shape = (lanes, chunk.count, self.images, self.width)
+        count = COPIES if self._keeps_bands else 1
+        rows = [b.alloc_outer(shape, self.bands.dtype, "sbuf", "rows").view() for _ in range(count)]
+        for view in rows:
+            self._clear_border(view)
+        return BandTiles(bands, rows)
+
+    def _result_tiles(self, cut: Sequence[Chunk], places: Mapping[SSAValue, Tensor]) -> list[dict[SSAValue, View]]:
+        """Tiles that chunks leave their results in.
+
+        Where all bands stay, a buffer for all chunks, which does with another one in turn for all layers of this form:
+        no chunk waits for the store of another one.
+        """
+        shapes = [(chunk.size * self.out_rows, chunk.count, self.images, self.out_columns) for chunk in cut]
+        b = self.b
+        if not self._keeps_bands:
+            return [
+                {v: b.alloc_outer(shape, t.dtype, "sbuf", "evicted").view() for v, t in places.items()}
+                for shape in shapes
+            ]
+        whole = (max(s[0] for s in shapes), len(cut), max(s[1] for s in shapes), *shapes[0][2:])
+        kept = self.k.bands.results.setdefault((*whole, *(tensor.dtype for tensor in places.values())), [])
+        if len(kept) < COPIES:
+            kept.append([b.alloc_outer(whole, t.dtype, "sbuf", "evicted").view() for t in places.values()])
+        else:
+            kept.append(kept.pop(0))
+        made: list[dict[SSAValue, View]] = []
+        for number, (lanes, count, *_) in enumerate(shapes):
+            views = [view.slice(0, 0, lanes).at(1, number).slice(1, 0, count) for view in kept[-1]]
+            made.append(dict(zip(places, views, strict=True)))
+        return made
 
     def _chunk(
-        self, chunk: Chunk, tiles: _Tiles, x: Tensor, columns: dict[SSAValue, View], places: dict[SSAValue, Tensor]
+        self,
+        chunk: Chunk,
+        tiles: BandTiles,
+        x: Tensor,
+        columns: dict[SSAValue, View],
+        results: dict[SSAValue, View],
+        places: dict[SSAValue, Tensor],
     ) -> None:
-        """Load the rows of one chunk, multiply them and store the result; the bands are there."""
-        b, lanes = self.b, chunk.size * self.out_rows
+        """Load the rows of one chunk, multiply them into `results` and store these; the bands are there."""
+        b = self.b
+        rows = tiles.next_rows()
         bordered = x.shape[3] == self.width
-        for view, place in on_rows(x, chunk, tiles.rows if bordered else tiles.rows.slice(3, self.pad, self.columns)):
+        for view, place in on_rows(x, chunk, rows if bordered else rows.slice(3, self.pad, self.columns)):
             transfer(b, b.load, view, place)
-        shape = (lanes, chunk.count, self.images, self.out_columns)
-        evicted = {value: b.alloc(shape, tensor.dtype, "sbuf", 1, "evicted").view() for value, tensor in places.items()}
         most = max(1, int(self.k.target.psum_bank_bytes) // 4 // self.out_columns)
         with b.loop(chunk.count) as i:
             taken = {value: column.slice(1, i, 1) for value, column in columns.items()}
 
             def body(start: Affine, images: int) -> None:
-                moving = tiles.rows.at(1, i).slice(1, start, images)
-                targets = {value: view.at(1, i).slice(1, start, images) for value, view in evicted.items()}
+                moving = rows.at(1, i).slice(1, start, images)
+                targets = {value: view.at(1, i).slice(1, start, images) for value, view in results.items()}
                 self._product(tiles.bands.at(1, i), moving, taken, targets)
 
             b.tiles(self.images, min(most, self.images), body)
         for value, tensor in places.items():
-            for view, place in on_rows(tensor, chunk, evicted[value]):
+            for view, place in on_rows(tensor, chunk, results[value]):
                 transfer(b, b.store, place, view)
 
-    def _load_bands(self, chunk: Chunk, tile: View) -> None:
-        """Bring the blocks of the band matrices to their places."""
+    def _load_bands(self, chunk: Chunk, tiles: BandTiles) -> None:
+        """Bring the blocks of the band matrices to their places, unless they are there."""
+        assert self.bands.symbol is not None
+        name, tile = (self.bands.symbol, chunk.first), tiles.bands
+        if tiles.held == name:
+            return
+        tiles.held = name
         b, (size, rows, row) = self.b, (chunk.size, self.rows, self.out_rows * self.taps)
         for channel in range(size):
             offset = Affine((chunk.first + channel) * rows * row)
@@ -274,11 +387,11 @@ class _Bands:
             b.location = location
 
 
-def chunks(channels: int, per: int, most: int) -> list[Chunk]:
+def chunks(channels: int, per: int, most: int, tile: int = LANES) -> list[Chunk]:
     """All channels in order as chunks of at most `most` blocks of `per` channels, and of what a tile has left."""
     found: list[Chunk] = []
-    for start in range(0, channels, LANES):
-        full, rest = divmod(min(LANES, channels - start), per)
+    for start in range(0, channels, tile):
+        full, rest = divmod(min(tile, channels - start), per)
         even = ceil(full / ceil(full / most)) if full else 1
         found += [Chunk(start + first * per, per, min(even, full - first)) for first in range(0, full, even)]
         if rest:

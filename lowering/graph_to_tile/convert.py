@@ -19,6 +19,7 @@ from xdsl.passes import ModulePass
 from lowering.graph_to_tile.builder import KernelBuilder, buffer_type
 from lowering.graph_to_tile.choices import check_choices
 from lowering.graph_to_tile.conv_ahead import followed_blocks
+from lowering.graph_to_tile.conv_bands import send_rows
 from lowering.graph_to_tile.epilogue import lower_fused
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.movement import forward_destinations, materialize
@@ -171,11 +172,14 @@ def lower_function(
         k.joined |= {value: (join.whole.result, first) for value, first in computed_in_place(join)}
     forward_destinations(k, ops)
     profile = resident_profile(ops)
+    k.program = list(zip(ops, profile, strict=True))
     waiting = postponed_products(ops, profile, k.target) if k.takes("postponed-products") else {}
     followed = followed_blocks(ops, profile, k.target) if k.takes("blocks-ahead") else {}
     for op, resident_bytes in zip(ops, profile, strict=True):
         k.resident_bytes, k.postpones_for, k.blocks_for = resident_bytes, waiting.get(op), followed.get(op)
+        k.bands.arrive(op.operands, k.tensors)
         lower_op(k, op)
+        send_rows(k, op)
     finish_outputs(k, pending)
     erase_unused_parameters(block)
     block.add_op(func.ReturnOp())

@@ -165,6 +165,28 @@ class Epilogue:
         transfer(b, b.load, buffer, window.view({**once, self.partition: (0, lanes)}, [self.partition, *free]))
         self.rows[operand] = buffer
 
+    def begun(self, bank: View) -> tuple["Epilogue", View] | None:
+        """The rest of an epilogue, and what it starts from, for a bank that all tiles of the result share.
+
+        The operators that need nothing else are done once. None where there are none with a function among them.
+        """
+        value, count = self.source, 0
+        for op in self.ops[:-1]:
+            others = [x for x in op.operands if x is not value and self.k.scalar(x) is None]
+            if value in self.outputs or others or not value.has_one_use() or value not in op.operands:
+                break
+            value, count = op.results[0], count + 1
+        first = self.ops[:count]
+        if value in self.outputs or not any(isinstance(op, UnaryOp) for op in first):
+            return None
+        b = self.k.b
+        tile = b.alloc(bank.shape, spec_of(value)[0].name, "sbuf", STORED_COPIES, "shared").view()
+        numbers = {x: number for op in first for x in op.operands if (number := self.k.scalar(x)) is not None}
+        location = b.location
+        Pointwise(b, self.k.target).emit_group(first, {**numbers, self.source: bank}, {value: tile})
+        b.location = location
+        return replace(self, source=value, ops=self.ops[count:]), tile
+
     def apply(self, parts: Sequence[tuple[int, View]], ranges: Ranges) -> None:
         """Evict one tile of the result.
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from xdsl.dialects.builtin import ModuleOp, TensorType
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
+from lowering.graph_to_tile.band_state import BandState
 from lowering.graph_to_tile.builder import KernelBuilder
 from lowering.graph_to_tile.conv_ahead import BlocksAhead
 from lowering.graph_to_tile.row_pairs import RowPairs, new_pairs
@@ -38,7 +39,9 @@ class Kernel:
     layouts that the layout pass chose for values that stay in SBUF: (partition dimension, halo); `pair_places` the
     halos of those whose rows lie in pairs, and `pairs` where these are; `inherits` the value whose memory such a value
     takes; `joined` for what lies in the buffer of a concatenation that concatenation and the first channel there,
-    `wholes` these buffers, `filled` what was loaded there (buffer, first channel). `recipes` are the derived weights
+    `wholes` these buffers, `filled` what was loaded there (buffer, first channel). `program` are all
+    kernels with the `resident_bytes` of each, `kept_weights` what stays on chip of weights for several kernels, `bands`
+    what depthwise convolutions by bands have there. `recipes` are the derived weights
     that kernels have added to the module, shared by all of its functions. `resident_bytes` are the SBUF bytes per
     partition that resident tensors take while the op at hand runs. `pins_weights`: what is loaded of weights will stay
     on chip, so that holding more of them at once takes no more room. `without`: choices that are left out.
@@ -57,6 +60,9 @@ class Kernel:
     joined: dict[SSAValue, tuple[SSAValue, int]] = field(default_factory=dict)
     wholes: dict[SSAValue, SbufTensor] = field(default_factory=dict)
     filled: set[tuple[int, int]] = field(default_factory=set)
+    kept_weights: dict[tuple[object, ...], Callable[..., View]] = field(default_factory=dict)
+    bands: BandState = field(default_factory=BandState)
+    program: Sequence[tuple[Operation, int]] = ()
     postponed: dict[Operation, list[RowProduct]] = field(default_factory=dict)
     postpones_for: Operation | None = None
     ahead: dict[Operation, BlocksAhead] = field(default_factory=dict)

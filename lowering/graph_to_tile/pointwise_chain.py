@@ -17,6 +17,7 @@ round.
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from xdsl.ir import Operation, SSAValue
 
@@ -241,7 +242,26 @@ EVICTION_PATTERNS: tuple[Pattern, ...] = (PATTERNS[-1], *PATTERNS)
 
 
 def fused_chain(steps: Sequence[Step], from_psum: bool = False) -> list[tuple[Pattern, Sequence[Step]]]:
-    """The steps cut into instructions, greedily from the front; `from_psum` says where the first reads from."""
+    """The steps cut into instructions, greedily from the front; `from_psum` says where the first reads from.
+
+    Sums are taken in an order that needs fewest: x + tile + column is (x + column) + tile.
+    """
+    given = _cut(steps, from_psum)
+    columns_first = _cut(_columns_first(steps), from_psum)
+    return columns_first if len(columns_first) < len(given) else given
+
+
+def _columns_first(steps: Sequence[Step]) -> list[Step]:
+    """The same steps with the columns and numbers of each sum before its tiles."""
+    ordered: list[Step] = []
+    for is_sum, run in groupby(steps, lambda step: step.op == "add"):
+        found = list(run)
+        ordered += sorted(found, key=lambda step: step.is_tile) if is_sum else found
+    return ordered
+
+
+def _cut(steps: Sequence[Step], from_psum: bool) -> list[tuple[Pattern, Sequence[Step]]]:
+    """The steps as instructions in this order."""
     instructions: list[tuple[Pattern, Sequence[Step]]] = []
     position = 0
     while position < len(steps):

@@ -97,19 +97,37 @@ def quickest_route(work: Depthwise, rows: int, columns: int, target: Target) -> 
     return min(times, key=times.__getitem__)
 
 
-def banded_ns(work: Depthwise, target: Target) -> float:
-    """The larger of the tensor engine's time and of that of the transfers: both tensors, and the bands in chunks, a
-    transfer for each channel of a block.
-    """
-    per = channels_per_block(work.rows, work.out_rows)
-    blocks = ceil(work.channels / per)
+def products_ns(work: Depthwise, target: Target) -> float:
+    """The tensor engine's time by bands."""
+    blocks = ceil(work.channels / channels_per_block(work.rows, work.out_rows))
     columns = max(work.images * work.out_columns, int(target.min_issue_cycles))
+    return work.across * blocks * columns / target.clock_ghz("pe")
+
+
+def transfers_ns(work: Depthwise, target: Target) -> float:
+    """Time of the transfers of both tensors."""
     moved = min(routes_ns(work, work.rows, work.columns, target).values())
-    moved += min(routes_ns(work, work.out_rows, work.out_columns, target).values())
+    return moved + min(routes_ns(work, work.out_rows, work.out_columns, target).values())
+
+
+def bands_ns(work: Depthwise, target: Target) -> float:
+    """Time to load the bands in chunks, a transfer for each channel of a block."""
+    per = channels_per_block(work.rows, work.out_rows)
     run_ns = work.out_rows * work.across * work.element_bytes / float(target.dma_engine_bytes_per_ns)
-    moved += work.channels * work.rows / target.dma_engines * max(float(target.dma_descriptor_ns), run_ns)
-    moved += ceil(blocks / CHUNK_BLOCKS) * per * int(target.dma_engines) * float(target.dma_stagger_ns)
-    return max(work.across * blocks * columns / target.clock_ghz("pe"), moved)
+    moved = work.channels * work.rows / target.dma_engines * max(float(target.dma_descriptor_ns), run_ns)
+    chunks = ceil(ceil(work.channels / per) / CHUNK_BLOCKS)
+    return moved + chunks * per * int(target.dma_engines) * float(target.dma_stagger_ns)
+
+
+def bands_bytes(work: Depthwise) -> int:
+    """Bytes of a partition that the tiles with all bands take."""
+    per = channels_per_block(work.rows, work.out_rows)
+    return ceil(work.channels / per) * per * work.out_rows * work.across * work.element_bytes
+
+
+def banded_ns(work: Depthwise, target: Target) -> float:
+    """The larger of the tensor engine's time and of that of the transfers."""
+    return max(products_ns(work, target), transfers_ns(work, target) + bands_ns(work, target))
 
 
 def is_banded_faster(work: Depthwise, target: Target) -> bool:

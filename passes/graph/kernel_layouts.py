@@ -51,6 +51,9 @@ ROWS, FEATURES = 0, 1
 BANDS = "graph.bands"
 """Attribute of a depthwise convolution whose kernel brings rows of channels on partitions, and makes its border."""
 
+KEEPS_WEIGHTS = "graph.keeps_weights"
+"""Attribute of a convolution whose weights stay on chip for other kernels with them, which compute other images."""
+
 POINTWISE = (UnaryOp, BinaryOp, CompareOp, SelectOp, ClipOp, CastOp)
 
 THIN_CHANNELS = 16

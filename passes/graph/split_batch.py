@@ -8,7 +8,7 @@ concatenations of what later layers read. Concatenations of channels may be amon
 together lies in one place, as `joined` has it. `plan_split` is the choice as plain arithmetic; the pass applies it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from xdsl.context import Context
@@ -102,7 +102,7 @@ def split_block(block: Block, capacity: int) -> None:
         live = {count: room(layers, count)[0] for count in parts}
         plan = plan_split(batch, live, room(layers, 1)[1], capacity)
         if plan is not None:
-            _apply(layers[: plan.layers], batch, plan.images, inside)
+            split_layers(layers[: plan.layers], batch, plan.images, inside)
             return
 
 
@@ -194,8 +194,11 @@ KINDS: tuple[tuple[type[Operation], Apart, Room], ...] = (
 """For each kind of network: what it has among its layers, which of them keep images apart, what room these take."""
 
 
-def _apply(layers: Sequence[Operation], batch: int, images: int, inside: set[SSAValue]) -> None:
-    """Replace `layers` by a copy for every `images` images."""
+def split_layers(layers: Sequence[Operation], batch: int, images: int, inside: Collection[SSAValue]) -> None:
+    """Replace `layers`, which keep images apart, by a copy for every `images` images of `batch`.
+
+    `inside`: values that have one position for each image.
+    """
     block, last = layers[0].parent_block(), layers[-1]
     assert block is not None
     made = {value for op in layers for value in op.results}
