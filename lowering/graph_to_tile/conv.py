@@ -11,6 +11,7 @@ output phase (position modulo stride).
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from math import ceil, prod
 
 from xdsl.ir import Operation, SSAValue
@@ -32,6 +33,7 @@ from lowering.graph_to_tile.conv_weights import (
     filter_taps,
     from_output,
     is_packable,
+    kept_weights,
     load_taps,
     stationary_of,
     uniform_weights,
@@ -48,7 +50,6 @@ from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import ConvOp, ConvTransposeOp, ints, shape_of
 from neuron_dialects.neuron import location_name
 from passes.graph.conv_groups import ConvGroups, plan_groups
-from passes.graph.kernel_layouts import KEEPS_WEIGHTS
 
 WEIGHT_SHARE = 7
 """Weights are loaded in pieces of at most one part of so many of SBUF: while one is read, the next one is loaded."""
@@ -244,7 +245,9 @@ class _ConvKernel:
         chunk = self._chunk(channels, outputs)
 
         def outputs_chunk(start: Affine, size: int) -> None:
-            weights = self._weights(index, channels, start, size)
+            key = (index, start, size, *(number for number, _ in self.phase.taps)) if self.spread is None else None
+            load = partial(self._load_weights, index, channels, start, size)
+            weights = kept_weights(self.k, self.op, self.packing, key, load)
             self._pixels(weights, c_start, channels, o_start + start, size)
 
         self.b.tiles(outputs, min(chunk, outputs), outputs_chunk)
@@ -259,19 +262,6 @@ class _ConvKernel:
             return ceil(outputs / step) * step
         budget = int(self.k.target.sbuf_bytes_per_partition) // WEIGHT_SHARE
         return max(1, budget // max(1, row_bytes * step)) * step
-
-    def _weights(self, block: Affine, channels: int, start: Affine, outputs: int) -> Stationary | None:
-        """Weights on chip, those that an earlier kernel has left there or loaded ones."""
-        symbol, fixed = self.packing.tensor.symbol, not block.terms and not start.terms
-        if KEEPS_WEIGHTS not in self.op.attributes or symbol is None or not fixed or self.spread is not None:
-            return self._load_weights(block, channels, start, outputs)
-        key = (symbol, block.constant, start.constant, outputs, tuple(number for number, _ in self.phase.taps))
-        if key not in self.k.kept_weights:
-            made = self._load_weights(block, channels, start, outputs)
-            if made is None:
-                return None
-            self.k.kept_weights[key] = made
-        return self.k.kept_weights[key]
 
     def _load_weights(self, block: Affine, channels: int, start: Affine, outputs: int) -> Stationary | None:
         """Weights on chip as [c, c tiles, taps, o], or [lanes, 1, products, o] where taps are on partitions too."""

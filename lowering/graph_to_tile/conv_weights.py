@@ -31,6 +31,7 @@ from neuron_dialects.graph import (
     spec_of,
 )
 from passes.graph.conv_groups import ConvGroups
+from passes.graph.kernel_layouts import KEEPS_WEIGHTS
 
 Stationary = Callable[[Affine, int, int, Affine, int], View]
 """(channel tile, lanes of it, tap, first output, outputs) -> the weights [lanes, outputs]."""
@@ -130,6 +131,27 @@ class WeightPacking:
             {0: (block, 1), 1: (channel, channels), 3: (output, outputs)},
             [1, 2, 3, 0],
         )
+
+
+def kept_weights(
+    k: Kernel,
+    op: Operation,
+    packing: WeightPacking,
+    place: tuple[Affine | int, ...] | None,
+    load: Callable[[], Stationary | None],
+) -> Stationary | None:
+    """The weights that `load` brings on chip, or where an earlier kernel has left the same ones.
+
+    `place` says which of them; None where they are laid out for one kernel alone.
+    """
+    symbol = packing.tensor.symbol
+    moves = place is None or any(isinstance(number, Affine) and number.terms for number in place)
+    if KEEPS_WEIGHTS not in op.attributes or symbol is None or moves:
+        return load()
+    key = (symbol, place)
+    if key not in k.kept_weights and (made := load()) is not None:
+        k.kept_weights[key] = made
+    return k.kept_weights.get(key)
 
 
 def pack_ops(weight: SSAValue, groups: ConvGroups, taps: int, transposed: bool) -> list[Operation]:

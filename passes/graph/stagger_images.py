@@ -15,7 +15,7 @@ from math import ceil, prod
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp, UnitAttr
-from xdsl.ir import Block, BlockArgument, Operation, SSAValue
+from xdsl.ir import Block, Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from neuron_dialects.graph import ConcatOp, ConvOp, FusedOp, MatMulOp, SliceOp, shape_of, spec_of
@@ -189,7 +189,7 @@ def _reorder(block: Block, target: Target, capacity_bytes: int) -> None:
 
 
 def _task(op: Operation, number: dict[Operation, int], target: Target) -> Task:
-    after = frozenset(number[v.owner] for v in op.operands if not isinstance(v, BlockArgument) and v.owner in number)
+    after = frozenset(number[v.owner] for v in op.operands if isinstance(v.owner, Operation) and v.owner in number)
     size = 0
     for value in op.results:
         dtype, shape = spec_of(value)

@@ -17,6 +17,8 @@ from lowering.graph_to_tile.convert import INPUT_COUNT
 from lowering.graph_to_tile.emitter import Operand
 from lowering.graph_to_tile.pointwise import Pointwise
 from lowering.graph_to_tile.pointwise_chain import Step, fused_chain
+from lowering.graph_to_tile.view import Buffer, View
+from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import BF16, F32, I32, dtype_of_numpy
 from neuron_dialects.graph import (
     UNARY_PARAMETERS,
@@ -133,6 +135,14 @@ def test_patterns_take_as_many_steps_as_they_can() -> None:
     assert names([shift, relu]) == [("tensor_scalar", 2)]
     assert names([function, function, shift]) == [("activation", 1), ("activation", 1), ("alu", 1)]
     assert [pattern.name for pattern, _ in fused_chain([scale, shift, relu], from_psum=True)] == ["relu"]
+
+
+# x + tile + column: the column first, so that one instruction adds both; a relu behind the column takes it along.
+def test_sums_are_taken_in_the_shortest_order() -> None:
+    tile = View(Buffer(0, (4, 8), "f32", "sbuf"), Affine(), 0, Affine(), ((8, 4), (1, 8)))
+    added, shift, relu = Step("add", tile), Step("add", 1.0), Step("maximum", 0.0)
+    assert names([added, shift]) == [("scalar_tensor_tensor", 2)]
+    assert names([added, shift, relu]) == [("alu", 1), ("tensor_scalar", 2)]
 
 
 # Sources in PSUM

@@ -1,0 +1,114 @@
+"""Halves of the images one ahead of the other: which layers are split, and numbers of the kernels down to tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import ml_dtypes
+import numpy as np
+import pytest
+from xdsl.dialects.builtin import UnitAttr
+from xdsl.ir import Block, SSAValue
+
+from lowering.graph_to_tile import conv_bands
+from neuron_dialects.graph import BinaryKind, BinaryOp, ConvOp, FusedOp, SliceOp, UnaryKind, UnaryOp, shape_of
+from neuron_dialects.target import load_target
+from passes.graph import stagger_images
+from passes.graph.band_filters import BANDS, Route
+from passes.graph.fuse import fuse_block
+from passes.graph.kernel_layouts import anchor_of
+from passes.graph.layout import choose_layouts
+from passes.graph.stagger_images import is_banded, stagger_block
+from tests.core_kernels import core_function, core_module, lowered_error
+
+TRN1 = load_target("trn1")
+CAPACITY = 100_000
+TOLERANCE = 8e-3
+
+
+def weights_of(channels: int, layers: int) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
+    rng = np.random.default_rng(channels)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for n in range(layers):
+        shapes |= {f"d{n}": (channels, 1, 3, 3), f"c{n}": (channels, 1, 1), f"e{n}": (channels, 1, 1)}
+        shapes |= {f"u{n}": (2 * channels, channels, 1, 1), f"v{n}": (channels, 2 * channels, 1, 1)}
+    scale = channels**-0.5
+    return {name: (rng.standard_normal(shape) * scale).astype(ml_dtypes.bfloat16) for name, shape in shapes.items()}
+
+
+def blocks(count: int, block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> list[SSAValue]:
+    """Depthwise convolution, product, activation, product and residual, `count` times."""
+    x = arguments[0]
+    for n in range(count):
+        channels = shape_of(x)[1]
+        deep = ConvOp(x, values[f"d{n}"], strides=(1, 1), pads=(1,) * 4, dilations=(1, 1), groups=channels)
+        shifted = BinaryOp(BinaryKind.ADD, deep.result, values[f"c{n}"])
+        up = ConvOp(shifted.result, values[f"u{n}"], strides=(1, 1), pads=(0,) * 4, dilations=(1, 1))
+        relu = UnaryOp(UnaryKind.RELU, up.result)
+        down = ConvOp(relu.result, values[f"v{n}"], strides=(1, 1), pads=(0,) * 4, dilations=(1, 1))
+        total = BinaryOp(BinaryKind.ADD, down.result, x)
+        biased = BinaryOp(BinaryKind.ADD, total.result, values[f"e{n}"])
+        block.add_ops([deep, shifted, up, relu, down, total, biased])
+        x = biased.result
+    return [x]
+
+
+def mark(block: Block) -> None:
+    for op in block.ops:
+        if (
+            isinstance(op, ConvOp | FusedOp)
+            and isinstance(conv := anchor_of(op), ConvOp)
+            and conv.groups.value.data > 1
+        ):
+            conv.attributes[BANDS] = UnitAttr()
+
+
+# Two layers by bands on every route, and with no room for the bands of a layer: tiles, weights and bands are shared by
+# the halves, transfers begin ahead of their convolution.
+@pytest.mark.parametrize("route", Route)
+@pytest.mark.parametrize("room", [True, False])
+def test_halves_compute_what_the_whole_did(route: Route, room: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conv_bands, "quickest_route", lambda *_: route)
+    monkeypatch.setattr(stagger_images, "_is_worth_it", lambda *_: True)
+    if not room:
+        monkeypatch.setattr(conv_bands, "TILE_SHARE", 0.0)
+
+    def lay_out(block: Block) -> None:
+        fuse_block(block)
+        mark(block)
+        stagger_block(block, TRN1, CAPACITY)
+        assert sum(map(is_banded, block.ops)) == 4
+        choose_layouts(block, CAPACITY)
+
+    def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        return blocks(2, block, arguments, values)
+
+    inputs = [("bf16", (4, 20, 14, 6))]
+    assert lowered_error("trn1", inputs, weights_of(20, 2), make, lay_out) < TOLERANCE
+
+
+# 384 channels of 14 by 14: the halves alternate. On 56 by 56 the bands of a layer have no room beside its tensors.
+@pytest.mark.parametrize(
+    ("shape", "halves"), [((8, 384, 14, 14), True), ((8, 96, 56, 56), False), ((7, 384, 14, 14), False)]
+)
+def test_layers_are_split_where_transfers_hide(shape: tuple[int, ...], halves: bool) -> None:
+    channels = shape[1]
+    weights = {"w": (channels, 1, 7, 7), "u": (8 * channels, channels, 1, 1), "v": (channels, 8 * channels, 1, 1)}
+    given = {name: np.zeros(size, ml_dtypes.bfloat16) for name, size in weights.items()}
+
+    def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        x = arguments[0]
+        for _ in range(2):
+            deep = ConvOp(x, values["w"], strides=(1, 1), pads=(3,) * 4, dilations=(1, 1), groups=channels)
+            up = ConvOp(deep.result, values["u"], strides=(1, 1), pads=(0,) * 4, dilations=(1, 1))
+            down = ConvOp(up.result, values["v"], strides=(1, 1), pads=(0,) * 4, dilations=(1, 1))
+            block.add_ops([deep, up, down])
+            x = down.result
+        return [x]
+
+    block = core_function(core_module("trn1", [("bf16", shape)], given, make)).body.block
+    mark(block)
+    stagger_block(block, TRN1, int(TRN1.sbuf_bytes_per_partition))
+    assert sum(isinstance(op, SliceOp) for op in block.ops) == (2 if halves else 0)
+    order = [shape_of(op.results[0])[0] for op in block.ops if is_banded(op)]
+    assert order == ([4] * 4 if halves else [shape[0]] * 2)
