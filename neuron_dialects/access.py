@@ -15,7 +15,7 @@ Text form, used by the IR, the assembler and messages alike (`$0` is variable 0)
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,10 @@ class Affine:
     @staticmethod
     def of(constant: int, terms: Mapping[int, int] | Iterable[tuple[int, int]] = ()) -> "Affine":
         """Affine expression from a constant and variable -> coefficient; zero coefficients are dropped."""
-        items = cast("Iterable[tuple[int, int]]", terms.items() if isinstance(terms, Mapping) else terms)
+        items: Any = terms
+        # Most are lists; an abstract class takes long to ask.
+        if not isinstance(terms, list | tuple) and isinstance(terms, Mapping):
+            items = terms.items()
         kept = [(v, c) for v, c in items if c]
         if len(kept) > 1:
             kept.sort()
@@ -98,7 +101,10 @@ class Affine:
 
     def value(self, variables: Mapping[int, int]) -> int:
         """The number for given values of the variables."""
-        return self.constant + sum(c * variables[v] for v, c in self.terms)
+        total = self.constant
+        for v, c in self.terms:
+            total += c * variables[v]
+        return total
 
     def rename(self, mapping: Callable[[int], int]) -> "Affine":
         """The same expression with every variable v called mapping(v)."""

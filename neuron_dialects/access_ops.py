@@ -274,7 +274,8 @@ def _segments(buffers: int, indices: int) -> DenseArrayBase[IntegerType]:
 
 def _buffer_count(op: AccessOp) -> int:
     """The first of the numbers of operands: 32 bits, the lowest byte first."""
-    return int.from_bytes(cast("DenseArrayBase[IntegerType]", op.properties[_SEGMENTS]).data.data[:4], "little")
+    segments: Any = op.properties[_SEGMENTS]
+    return int.from_bytes(segments.data.data[:4], "little")
 
 
 def _buffers(op: AccessOp) -> Sequence[SSAValue]:
@@ -287,13 +288,15 @@ def _indices(op: AccessOp) -> Sequence[SSAValue]:
 
 def space_of(buffer: SSAValue) -> str:
     """Memory space of a buffer: sbuf, psum or dram (a memref without a space is dram)."""
-    space = cast("MemRefType[Attribute]", buffer.type).memory_space
+    memref: Any = buffer.type
+    space = memref.memory_space
     return str(space.data) if isinstance(space, MemorySpaceAttr) else "dram"
 
 
 def buffer_shape(buffer: SSAValue) -> tuple[int, ...]:
     """Shape of a buffer; on chip the first dimension is the partition."""
-    return cast("MemRefType[Attribute]", buffer.type).get_shape()
+    memref: Any = buffer.type
+    return memref.get_shape()
 
 
 def verify_allocation(buffer: SSAValue, copies: int) -> None:

@@ -170,7 +170,8 @@ def dtype_of(attr: Attribute) -> DType:
 
 def dtype_of_or_none(attr: Attribute) -> DType | None:
     """As `dtype_of`, but None for types outside the table."""
-    if isinstance(attr, TensorType):
+    # Nothing is derived from it, and `isinstance` would ask an abstract class.
+    if type(attr) is TensorType:
         attr = attr.element_type
     return _BY_TYPE.get(attr)
 

@@ -51,13 +51,16 @@ class Target:
 
     def __getattr__(self, key: str) -> Any:
         try:
-            return self.figures[key].value
+            value = self.figures[key].value
         except KeyError:
             raise AttributeError(f"target {self.name} has no figure '{key}'") from None
+        # Figures do not change, and costs ask for them again and again.
+        object.__setattr__(self, key, value)
+        return value
 
     def clock_ghz(self, engine: str) -> float:
         """Clock of `engine` (pe, act, dve, pool, sp) in GHz."""
-        return float(self.figures[f"{engine}_clock_ghz"].value)
+        return float(getattr(self, f"{engine}_clock_ghz"))
 
     @property
     def engines(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ registered once in the machine (runtime/semantics).
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from neuron_dialects.access import AccessPattern, Affine
@@ -113,7 +114,11 @@ class InstructionDef:
 
     def operand(self, name: str) -> OperandDef:
         """Operand definition by name."""
-        return next(o for o in self.operands if o.name == name)
+        return self._operands[name]
+
+    @cached_property
+    def _operands(self) -> dict[str, OperandDef]:
+        return {operand.name: operand for operand in self.operands}
 
     def field_default(self, name: str) -> Any:
         """Default of a field."""

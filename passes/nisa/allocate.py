@@ -19,8 +19,10 @@ from xdsl.ir import Attribute
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
+from neuron_dialects.access_ops import space_of
 from neuron_dialects.errors import NeuronError, in_segment
 from neuron_dialects.neuron import RESERVED_ATTRIBUTE, core_groups, location_name, target_of
+from neuron_dialects.nisa import AllocOp
 from neuron_dialects.remarks import remark
 from neuron_dialects.target import Target
 from passes.nisa.live_ranges import (
@@ -277,15 +279,18 @@ class _Allocator:
 
     def drop_unused(self) -> None:
         """Remove buffers that nobody accesses; NX-PASS-002 when there are addresses already."""
-        for buffer in on_chip_buffers(self.function, top_level_statements(self.function)):
-            if buffer.alloc.address is not None:
+        pinned = set(pinned_buffers(self.function))
+        for alloc in [op for op in self.function.walk() if isinstance(op, AllocOp) and op not in pinned]:
+            if space_of(alloc.buffer) == "dram":
+                continue
+            if alloc.address is not None:
                 raise NeuronError(
                     "NX-PASS-002",
                     f"function @{self.function.sym_name.data} is allocated already",
-                    node=location_name(buffer.alloc.location),
+                    node=location_name(alloc.location),
                 )
-            if not buffer.uses:
-                Rewriter.erase_op(buffer.alloc)
+            if not any(True for _ in alloc.buffer.uses):
+                Rewriter.erase_op(alloc)
 
     def plan(self, memory: _Memory, buffers: Sequence[OnChipBuffer], stalls: ReuseStalls | None) -> MemoryPlan:
         live = [

@@ -91,7 +91,7 @@ class NisaLinkPartsPass(ModulePass):
         """Link the launches of @main that stand next to each other and are parts of one segment."""
         functions = {child.sym_name.data: child for child in op.ops if isinstance(child, FuncOp)}
         main = functions.get("main")
-        launches = [child for child in op.walk() if isinstance(child, LaunchOp)] if main is not None else []
+        launches = [child for child in main.walk() if isinstance(child, LaunchOp)] if main is not None else []
         parts = [(launch, functions[launch.callee.root_reference.data]) for launch in launches]
         for owner, members in groupby(parts, key=lambda part: _owner(part[1])):
             if owner is not None:

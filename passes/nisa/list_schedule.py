@@ -135,12 +135,20 @@ class Streams:
     def operands(self, number: int) -> float:
         """When the operands of a task are there, as far as the tasks that it depends on have run."""
         limit, others = self.predecessors[number]
-        ready = max((self.done[other] for other in others), default=0.0)
-        return max(ready, self.below[min(limit, len(self.below) - 1)])
+        done, below = self.done, self.below
+        ready = below[limit] if limit < len(below) else below[-1]
+        for other in others:
+            if done[other] > ready:
+                ready = done[other]
+        return ready
 
     def streams_free(self, number: int) -> float:
         """When all streams of a task are free."""
-        return max((self.free.get(stream, 0.0) for stream in self.tasks[number].streams), default=0.0)
+        free, latest = self.free, 0.0
+        for stream in self.tasks[number].streams:
+            if stream in free and free[stream] > latest:
+                latest = free[stream]
+        return latest
 
     def start(self, number: int) -> float:
         """When a task can start."""
