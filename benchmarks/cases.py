@@ -58,7 +58,7 @@ MODELS: tuple[Model, ...] = (
     Model("vit_base_16", batches=(1, 8)),
     Model("bert_base", batches=(1, 8), quick=True),
     Model("gpt2_prefill", batches=(1, 8)),
-    Model("dlrm", batches=(1, 1024)),
+    Model("dlrm", batches=(1, 1024, 2048)),
     Model("llama_1b_prefill", batches=(1, 8)),
     Model("lstm_lm", batches=(1, 64), batch_axis=1),
     Model("convnext_tiny", batches=(1, 8)),

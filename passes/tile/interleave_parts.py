@@ -7,7 +7,8 @@ each of their parts needs no later part of an earlier loop. A part of them stand
 the queue that asks for rows would wait for what it loads, and has rows of one more iteration to ask for until then.
 
 What the loop needs of the function's inputs alone, indices above all, moves to the front, before layers that compute
-something else that it reads; what the loops behind it load moves before the loop.
+something else that it reads; what the loops behind it load comes after the first part of the loop, so that rows are
+asked for at once.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ class TileInterleavePartsPass(ModulePass):
 
     becomes
 
-        tile.load dst %w ...
         scf.for %i = 0 to 3 { tile.gather dst %x[0:128][64*%i : 64] ... }
+        tile.load dst %w ...
         tile.matmul ... moving %x[0:128][0 : 128] ...
         scf.for %i = 0 to 2 { tile.gather dst %x[0:128][64*%i + 192 : 64] ... }
         tile.matmul ... moving %x[0:128][128 : 128] ...
@@ -81,23 +82,30 @@ def interleave(block: Block, target: Target) -> None:
         return
     order = BlockOrder(block)
     early = _early(statements[:number], chain[0])
-    for moved, place in ((early, statements[0].op), (loads, chain[0].op)):
-        hoist_definitions(order, place, [statement.op for statement in moved])
-        for statement in moved:
-            if statement.op is not place:
-                order.move_before(statement.op, place)
+    first, last = statements[0].op, chain[-1].op
+    hoist_definitions(order, first, [statement.op for statement in early])
+    for statement in early:
+        if statement.op is not first:
+            order.move_before(statement.op, first)
     hoist_definitions(order, chain[0].op, [loop.op for loop in chain])
-    _write_parts(chain, ranges, windows)
+    small = _small_buffers(windows, chain[0].op)
+    for part in range(PARTS):
+        for loop, of_loop in zip(chain, ranges, strict=True):
+            assert isinstance(loop.op, ForOp)
+            made = iterations(loop.op, *of_loop[part], InsertPoint.before(last))
+            for buffer in loop.touches.keys() & windows.keys():
+                use_window(made, buffer, windows[buffer], part * windows[buffer].rows, small[buffer])
+            if part == 0 and loop is chain[0]:
+                for statement in loads:
+                    order.move_before(statement.op, last)
     for op in [*(loop.op for loop in chain), *(buffer.owner for buffer in windows)]:
         assert isinstance(op, Operation)
         op.detach()
         op.erase()
 
 
-def _write_parts(
-    chain: Sequence[Statement], ranges: Sequence[Sequence[tuple[int, int]]], windows: Mapping[SSAValue, Window]
-) -> None:
-    """Put copies of all parts before the last loop of the chain, which use small buffers where those do."""
+def _small_buffers(windows: Mapping[SSAValue, Window], place: Operation) -> dict[SSAValue, SSAValue]:
+    """Buffers of one window, made before `place`, by the ones that they are used instead of."""
     small: dict[SSAValue, SSAValue] = {}
     for buffer, window in windows.items():
         assert isa(buffer.type, MemRefType)
@@ -106,14 +114,9 @@ def _write_parts(
         alloc = AllocOp(MemRefType(buffer.type.element_type, shape, memory_space=buffer.type.memory_space))
         assert isinstance(buffer.owner, Operation)
         alloc.location, alloc.buffer.name_hint = buffer.owner.location, buffer.name_hint
-        Rewriter.insert_op(alloc, InsertPoint.before(chain[0].op))
+        Rewriter.insert_op(alloc, InsertPoint.before(place))
         small[buffer] = alloc.buffer
-    for part in range(PARTS):
-        for loop, of_loop in zip(chain, ranges, strict=True):
-            assert isinstance(loop.op, ForOp)
-            made = iterations(loop.op, *of_loop[part], InsertPoint.before(chain[-1].op))
-            for buffer in loop.touches.keys() & windows.keys():
-                use_window(made, buffer, windows[buffer], part * windows[buffer].rows, small[buffer])
+    return small
 
 
 def _windows(statements: Sequence[Statement], chain: Sequence[Statement]) -> dict[SSAValue, Window]:

@@ -2,7 +2,7 @@
 
 // Rows that are fetched, turned, and multiplied twice: the layers work on a quarter of the rows at a time, one tile of
 // rows behind, and what the first one leaves to the second takes a quarter of the memory. Indices come first, before
-// what the function does besides; weights come before the rows.
+// what the function does besides; weights come after the first rows.
 builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
   func.func private @neuron_0(%t: memref<100x128xbf16, #neuron.space<dram>>, %i: memref<1024xi32, #neuron.space<dram>>, %w: memref<128x128xbf16, #neuron.space<dram>>, %y: memref<1024x128xf32, #neuron.space<dram>>, %z: memref<128x64xf32, #neuron.space<dram>>) attributes {neuron.executor = #neuron.executor<core>} {
     %c0 = arith.constant 0 : index
@@ -72,7 +72,6 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 // CHECK-NEXT:     tile.store dst %z[0 : 128 step 64, 64] src %first[0:128][0 : 64]
 // CHECK-NEXT:     %x = tile.alloc : memref<128x1024xbf16, #neuron.space<sbuf>>
 // CHECK-NEXT:     %weights = tile.alloc : memref<128x128xbf16, #neuron.space<sbuf>>
-// CHECK-NEXT:     tile.load dst %weights[0:128][0 : 128] src %w[0 : 128 step 128, 128]
 // CHECK-NEXT:     %h = tile.alloc : memref<128x2x256xbf16, #neuron.space<sbuf>>
 // CHECK-NEXT:     %0 = arith.constant 3 : index
 // CHECK-NEXT:     scf.for %a = %c0 to %0 step %c1 {
@@ -82,6 +81,7 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 // CHECK-NEXT:       tile.transpose dst %turned[0:128][0 : 128] data %rows[0:128][0 : 128]
 // CHECK-NEXT:       tile.copy dst %x[0:128][128*%a : 128] data %turned[0:128][0 : 128]
 // CHECK-NEXT:     }
+// CHECK-NEXT:     tile.load dst %weights[0:128][0 : 128] src %w[0 : 128 step 128, 128]
 // CHECK-NEXT:     %p = tile.alloc copies 2 : memref<128x256xf32, #neuron.space<psum>>
 // CHECK-NEXT:     tile.matmul dst %p[0:128][0 : 256] stationary %weights[0:128][0 : 128] moving %x[0:128][0 : 256]
 // CHECK-NEXT:     tile.copy dst %h[0:128][0 : 256] data %p[0:128][0 : 256]
