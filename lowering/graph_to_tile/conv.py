@@ -98,6 +98,8 @@ def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[
     phases = merged or phases
     epilogue = Epilogue(k, op.result, ops, results, 1, groups.lane_step, beside=1 + len(phases[0].beside))
     epilogue.prepare()
+    if k.scalar(op.w) is not None:
+        epilogue.fill_numbers()
     if len(phases) == 1:
         if residual is None and not parts and (blocks := take_blocks(k, op, epilogue, packing, phases[0])):
             _ConvKernel(k, op, epilogue, blocks.groups, blocks.packing, blocks.phase, blocks=blocks).run()

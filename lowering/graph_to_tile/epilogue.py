@@ -12,6 +12,7 @@ from math import prod
 from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.columns import load_column
+from lowering.graph_to_tile.emitter import Emitter
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.pointwise import Pointwise
 from lowering.graph_to_tile.spread_rows import is_spread, spread_rows
@@ -20,6 +21,7 @@ from lowering.graph_to_tile.view import View, as_affine
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import (
+    BinaryKind,
     BinaryOp,
     CastOp,
     ClipOp,
@@ -74,6 +76,7 @@ class Epilogue:
     outputs: dict[SSAValue, Tensor | ResidentWindow] = field(default_factory=dict)
     columns: dict[SSAValue, View] = field(default_factory=dict)
     rows: dict[SSAValue, View] = field(default_factory=dict)
+    filled: dict[SSAValue, View] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -170,22 +173,39 @@ class Epilogue:
 
         The operators that need nothing else are done once. None where there are none with a function among them.
         """
-        value, count = self.source, 0
-        for op in self.ops[:-1]:
-            others = [x for x in op.operands if x is not value and self.k.scalar(x) is None]
-            if value in self.outputs or others or not value.has_one_use() or value not in op.operands:
-                break
-            value, count = op.results[0], count + 1
-        first = self.ops[:count]
-        if value in self.outputs or not any(isinstance(op, UnaryOp) for op in first):
+        first = self._leading()
+        if not any(isinstance(op, UnaryOp) for op in first) or (value := first[-1].results[0]) in self.outputs:
             return None
         b = self.k.b
         tile = b.alloc(bank.shape, spec_of(value)[0].name, "sbuf", STORED_COPIES, "shared").view()
-        numbers = {x: number for op in first for x in op.operands if (number := self.k.scalar(x)) is not None}
+        numbers: dict[SSAValue, View | float] = {
+            x: number for op in first for x in op.operands if (number := self.k.scalar(x)) is not None
+        }
+        numbers |= {x: Emitter.repeated(view.slice(0, 0, bank.partitions), bank) for x, view in self.filled.items()}
         location = b.location
         Pointwise(b, self.k.target).emit_group(first, {**numbers, self.source: bank}, {value: tile})
         b.location = location
-        return replace(self, source=value, ops=self.ops[count:]), tile
+        return replace(self, source=value, ops=self.ops[len(first) :]), tile
+
+    def _leading(self) -> Sequence[Operation]:
+        """The operators that need nothing but the anchor's result and numbers, up to one that others read as well."""
+        value, count = self.source, 0
+        for op in self.ops[:-1]:
+            others = [x for x in op.operands if x is not value and self.k.scalar(x) is None]
+            if others or not value.has_one_use() or value not in op.operands:
+                break
+            value, count = op.results[0], count + 1
+        return self.ops[:count]
+
+    def fill_numbers(self) -> None:
+        """Keep what `begun` adds to a bank on chip as columns: a function takes it from there in each iteration."""
+        for op in self._leading():
+            for operand in op.operands:
+                number = self.k.scalar(operand)
+                if isinstance(op, BinaryOp) and op.kind.data is BinaryKind.ADD and number is not None:
+                    column = self.k.b.alloc_outer((self.lane_step, 1), "f32", "sbuf", "column").view()
+                    self.k.b.memset(column, number)
+                    self.filled[operand] = column
 
     def apply(self, parts: Sequence[tuple[int, View]], ranges: Ranges) -> None:
         """Evict one tile of the result.
