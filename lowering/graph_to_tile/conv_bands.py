@@ -282,25 +282,21 @@ class _Bands:
     def _result_tiles(self, cut: Sequence[Chunk], places: Mapping[SSAValue, Tensor]) -> list[dict[SSAValue, View]]:
         """Tiles that chunks leave their results in.
 
-        Where all bands stay, a buffer for all chunks, which does with another one in turn for all layers of this form:
-        no chunk waits for the store of another one.
+        They are parts of one buffer, so that no chunk waits for the store of the one before. Where all bands stay there
+        is one for each chunk, and two such buffers take turns for all layers of this form.
         """
         shapes = [(chunk.size * self.out_rows, chunk.count, self.images, self.out_columns) for chunk in cut]
-        b = self.b
-        if not self._keeps_bands:
-            return [
-                {v: b.alloc_outer(shape, t.dtype, "sbuf", "evicted").view() for v, t in places.items()}
-                for shape in shapes
-            ]
-        whole = (max(s[0] for s in shapes), len(cut), max(s[1] for s in shapes), *shapes[0][2:])
-        kept = self.k.bands.results.setdefault((*whole, *(tensor.dtype for tensor in places.values())), [])
+        parts = len(cut) if self._keeps_bands else min(COPIES, len(cut))
+        whole = (max(s[0] for s in shapes), parts, max(s[1] for s in shapes), *shapes[0][2:])
+        form = (*whole, *(tensor.dtype for tensor in places.values()))
+        kept = self.k.bands.results.setdefault(form, []) if self._keeps_bands else []
         if len(kept) < COPIES:
-            kept.append([b.alloc_outer(whole, t.dtype, "sbuf", "evicted").view() for t in places.values()])
+            kept.append([self.b.alloc_outer(whole, t.dtype, "sbuf", "evicted").view() for t in places.values()])
         else:
             kept.append(kept.pop(0))
         made: list[dict[SSAValue, View]] = []
         for number, (lanes, count, *_) in enumerate(shapes):
-            views = [view.slice(0, 0, lanes).at(1, number).slice(1, 0, count) for view in kept[-1]]
+            views = [view.slice(0, 0, lanes).at(1, number % parts).slice(1, 0, count) for view in kept[-1]]
             made.append(dict(zip(places, views, strict=True)))
         return made
 
