@@ -22,7 +22,7 @@ from lowering.graph_to_tile.k_major import KMajor, k_major
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.product_bias import ProductBias, take_bias
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, transfer
-from lowering.graph_to_tile.turning import Bank
+from lowering.graph_to_tile.turning import Bank, turn_matrix, turns_together
 from lowering.graph_to_tile.view import View
 from lowering.graph_to_tile.weight_tiles import WeightTiles
 from neuron_dialects.access import Affine
@@ -320,6 +320,9 @@ class _Linear:
         if isinstance(x, SbufTensor) and x.partition == FEATURES:
             return x.whole.slice(2, row, count)
         panel = self.b.alloc((self.lanes, self.tiles, count), x.dtype, "sbuf", self.b.rotation, "panel").view()
+        if isinstance(x, SbufTensor) and turns_together(self.k, x, count):
+            turn_matrix(self.k, panel, x, row, count)
+            return panel
         source = KMajor(self.k, x, ROWS, FEATURES)
 
         def tile(low: Affine, n: int) -> None:

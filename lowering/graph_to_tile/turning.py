@@ -9,11 +9,17 @@ leaves the array through PSUM; as many blocks as fit one bank leave it together.
 from collections.abc import Callable
 
 from lowering.graph_to_tile.kernel import Kernel
-from lowering.graph_to_tile.tensors import LANES, SbufTensor
+from lowering.graph_to_tile.tensors import LANES, SbufTensor, Tensor
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import CastOp, RelayoutOp, spec_of
+
+ROW_TILES = 4
+"""Tiles of short rows that leave PSUM together."""
+
+SHORT_TILES = 3
+"""Short rows have at most so many tiles of features; the tiles of longer ones leave PSUM together."""
 
 Bank = Callable[[tuple[int, ...]], View]
 """Gives a tile of PSUM, of the shape asked for, that turned blocks leave the array through."""
@@ -72,11 +78,46 @@ def turn_blocks(
         b.copy(panel.slice(0, low, width).slice(1, start, count), turned)
 
 
+def turns_together(kernel: Kernel, tensor: Tensor, rows: int) -> bool:
+    """Whether a matrix on chip, rows on partitions, has rows so short that several tiles leave PSUM together."""
+    short = isinstance(tensor, SbufTensor) and tensor.partition == 0 and len(tensor.shape) == 2 and not tensor.halo
+    whole = int(kernel.target.pe_columns) >= LANES and rows > LANES
+    return short and whole and tensor.shape[1] <= SHORT_TILES * LANES
+
+
+def turn_matrix(kernel: Kernel, panel: View, tensor: SbufTensor, start: Affine, rows: int) -> None:
+    """Fill `panel` [128, tiles of features, rows] with rows of a matrix from `start` on, some tiles of them at a time.
+
+    `start` is a multiple of 128.
+    """
+    b, whole, features = kernel.b, tensor.whole, tensor.shape[1]
+    elements = int(kernel.target.psum_bank_bytes) // dtype_by_name(tensor.dtype).size_bytes
+    first = start.divided(LANES)
+
+    def group(tile: Affine, count: int, lanes: int = LANES) -> None:
+        for number, low in enumerate(range(0, features, LANES)):
+            size = min(LANES, features - low)
+            turned = b.alloc((size, count, lanes), tensor.dtype, "psum", 2, "turned").view()
+            with b.loop(count) as j:
+                block = whole.slice(0, 0, lanes).at(1, first + tile + j).slice(1, low, size)
+                b.transpose(turned.at(1, j), block)
+            target = panel.slice(0, 0, size).at(1, number).slice(1, tile * LANES, count * lanes)
+            b.copy(target, turned.flat())
+
+    full, rest = divmod(rows, LANES)
+    b.tiles(full, min(elements // LANES, ROW_TILES), group)
+    if rest:
+        group(Affine(full), 1, rest)
+
+
 def lower_turned(k: Kernel, op: CastOp | RelayoutOp) -> None:
     """A matrix [rows, features] with features on partitions, from one with rows there or in DRAM, cast on the way."""
     x, out = k.tensor(op.x), k.output(op.result)
     assert isinstance(out, SbufTensor)
     rows, dtype = spec_of(op.result)[1][0], spec_of(op.result)[0].name
+    if isinstance(x, SbufTensor) and x.dtype == dtype and turns_together(k, x, rows):
+        turn_matrix(k, out.whole, x, Affine(0), rows)
+        return
 
     def tile(start: Affine, count: int) -> None:
         staged = x.load(k.b, 0, {0: (start, count)}, dtype, name="rows")

@@ -2,8 +2,8 @@
 
 Given graph-level functions, leaves normalisations whose readers are products with weights without parameters of their
 own: the scale multiplies the rows of the weights, the bias adds to the layers' biases, both when weights are laid out.
-What else reads the result (the residual of a block that normalises last) gets scale and bias as elementwise operators
-of its own, which then wait until they are needed.
+Rows may be moved on the way, as reshapes, rolls and windows do. What else reads the result (the residual of a block
+that normalises last) gets scale and bias as elementwise operators of its own, which then wait until they are needed.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from neuron_dialects.graph import (
     shape_of,
     spec_of,
 )
+from passes.graph.row_moves import moves_rows
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,11 @@ class _Folder:
         norm, rank = self.norm, len(shape_of(self.norm.result))
         given = [value for value in (self.scale, self.bias) if value is not None]
         users = readers_of(norm.result)
-        reshapes = [user for user in users if isinstance(user, ReshapeOp) and self._feeds_products(user)]
-        multiplied = [norm.result, *(reshape.result for reshape in reshapes)]
+        chains = {user: moved for user in users if (moved := self._moved_to_products(user))}
+        if len(chains) + sum(isinstance(user, MatMulOp) for user in users) < len(users):
+            # A few rows that are taken out of what others read are not worth operators for these.
+            chains = {user: moved for user, moved in chains.items() if all(isinstance(op, ReshapeOp) for op in moved)}
+        multiplied = list(dict.fromkeys([norm.result, *(op.results[0] for moved in chains.values() for op in moved)]))
         products = [
             (user, x)
             for x in multiplied
@@ -96,7 +100,7 @@ class _Folder:
         if not given or not products or norm.axis.value.data != rank - 1 or spec_of(norm.result)[0] is not F32:
             return
         direct = [user for user, x in products if x is norm.result]
-        others = [user for user in users if user not in reshapes and user not in direct]
+        others = [user for user in users if user not in chains and user not in direct]
         readers = [*users, *(user for user, _ in products)]
         if not all(is_known(value) for value in given) or any(
             user.parent_block() is not self.block for user in readers
@@ -107,19 +111,36 @@ class _Folder:
         bare.location = norm.location
         bare.result.name_hint = norm.result.name_hint
         self.block.insert_op_before(bare, norm)
-        for reshape in reshapes:
-            reshape.operands[0] = bare.result
+        for user in chains:
+            user.operands[0] = bare.result
         for product, x in products:
             self._fold(product, bare.result if x is norm.result else x)
         if others:
             self._rescale(sorted(others, key=lambda op: self.block.get_operation_index(op)), bare.result)
         self.block.erase_op(norm)
 
-    def _feeds_products(self, reshape: ReshapeOp) -> bool:
-        """Whether all that reads a reshape, which keeps the features, are products of it with weights."""
-        kept = shape_of(reshape.result)[-1:] == shape_of(self.norm.result)[-1:]
-        users = readers_of(reshape.result)
-        return kept and all(isinstance(user, MatMulOp) and is_multiplied(user, reshape.result) for user in users)
+    def _moved_to_products(self, user: Operation) -> list[Operation]:
+        """The operators that move rows of the result, from `user` on, if all that reads theirs are products of it with
+        weights; they keep the features. None of them otherwise.
+        """
+        moved, pending = dict[Operation, None](), [user]
+        while pending:
+            op = pending.pop()
+            if op in moved:
+                continue
+            if not moves_rows(op) or (op is not user and self.norm.result in op.operands):
+                return []
+            moved[op] = None
+            readers = readers_of(op.results[0])
+            if not readers or op.parent_block() is not self.block:
+                return []
+            pending += [
+                reader
+                for reader in readers
+                if not (isinstance(reader, MatMulOp) and is_multiplied(reader, op.results[0]))
+            ]
+        known = {self.norm.result, *(op.results[0] for op in moved)}
+        return list(moved) if all(x in known for op in moved for x in op.operands) else []
 
     def _add(self, op: Operation, before: Operation) -> SSAValue:
         op.location = before.location

@@ -27,9 +27,7 @@ from neuron_dialects.graph import (
 )
 from passes.graph.conv_groups import LANES
 from passes.graph.kernel_layouts import POINTWISE
-
-MOVEMENT = (ReshapeOp, TransposeOp, SliceOp, ConcatOp)
-"""Operators that change the order of positions; all but reshapes are copies in DRAM."""
+from passes.graph.row_moves import MOVEMENT
 
 
 def keeps_rows_apart(op: Operation, inside: set[SSAValue], batch: int) -> bool:

@@ -33,9 +33,8 @@ from neuron_dialects.graph import (
 )
 from neuron_dialects.graph.reorder import MOST_PERIOD
 from neuron_dialects.neuron import core_functions
+from passes.graph.row_moves import MOVEMENT, moves_rows
 from passes.graph.row_pieces import Order, period_of, pieces_of
-
-MOVEMENT = (ReshapeOp, TransposeOp, SliceOp, ConcatOp)
 
 MOST_PIECES = 32
 """Orders of more pieces are left to what they are written with."""
@@ -106,7 +105,7 @@ def _chain(end: ReshapeOp, number: Mapping[Operation, int]) -> tuple[SSAValue, l
             continue
         seen[op] = None
         for operand in op.operands:
-            if shape_of(operand)[-1:] != (features,) or not _moves_rows(op):
+            if shape_of(operand)[-1:] != (features,) or not moves_rows(op):
                 return None
             if isinstance(operand.owner, MOVEMENT):
                 pending.append(operand.owner)
@@ -118,21 +117,6 @@ def _chain(end: ReshapeOp, number: Mapping[Operation, int]) -> tuple[SSAValue, l
     if len(shape_of(base)) != 2 or shape_of(base) != shape_of(end.result):
         return None
     return base, sorted(seen, key=lambda op: number[op])
-
-
-def _moves_rows(op: Operation) -> bool:
-    """Whether an operator leaves the last dimension as it is."""
-    match op:
-        case ReshapeOp():
-            return shape_of(op.x)[-1:] == shape_of(op.result)[-1:]
-        case TransposeOp():
-            return ints(op.permutation)[-1:] == (len(shape_of(op.x)) - 1,)
-        case SliceOp():
-            return shape_of(op.x)[-1] == ints(op.sizes)[-1]
-        case ConcatOp():
-            return op.axis.value.data < len(shape_of(op.result)) - 1
-        case _:
-            return False
 
 
 def _order(base: SSAValue, ops: list[Operation]) -> dict[SSAValue, Order]:

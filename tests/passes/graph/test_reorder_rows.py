@@ -18,6 +18,7 @@ from neuron_dialects.graph import (
     BinaryKind,
     BinaryOp,
     ConcatOp,
+    LayerNormOp,
     MatMulOp,
     ReorderRowsOp,
     ReshapeOp,
@@ -27,6 +28,7 @@ from neuron_dialects.graph import (
 )
 from neuron_dialects.graph.reorder import RowPiece, order_of
 from neuron_dialects.graph.shapes import ShapeError
+from passes.graph.fold_layer_norm import GraphFoldLayerNormPass
 from passes.graph.layout import choose_layouts
 from passes.graph.reorder_rows import GraphReorderRowsPass
 from passes.graph.row_pieces import Order, period_of, pieces_of
@@ -151,3 +153,31 @@ def test_kernel_moves_rows(features: int, projected: bool, roll: int) -> None:
     inputs, make = [("bf16", (len(order), features))], moved(order, projected)
     assert lowered_error("trn1", inputs, {"w": weight} if projected else {}, make, lay) < (3e-3 if projected else 1e-9)
     assert chosen == [projected]
+
+
+def test_parameters_of_a_normalisation_are_folded_past_rolls() -> None:
+    """A normalisation whose rows are rolled in front of two products: its scale and bias are part of their weights."""
+
+    def make(b: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        norm = LayerNormOp(arguments[0], weights["scale"], weights["bias"], axis=2, epsilon=1e-5)
+        rows = ReshapeOp(norm.result, (12, 8))
+        low, high = (SliceOp(rows.result, (s, 0), (n, 8), (1, 1)) for s, n in ((4, 8), (0, 4)))
+        rolled = ConcatOp([low.result, high.result], 0)
+        products = [MatMulOp(rolled.result, weights[name]) for name in "qk"]
+        b.add_ops([norm, rows, low, high, rolled, *products])
+        return [product.result for product in products]
+
+    rng = np.random.default_rng(2)
+    shapes = {"q": (8, 8), "k": (8, 8), "scale": (8,), "bias": (8,)}
+    arrays = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    inputs = [("f32", (2, 6, 8))]
+    module = core_module("trn1", inputs, arrays, make)
+    expected = run_graph(core_function(module), random_inputs(inputs), lambda name: arrays[name])
+    GraphFoldLayerNormPass().apply(Context(), module)
+    module.verify()
+    (norm,) = (op for op in module.walk() if isinstance(op, LayerNormOp))
+    assert norm.scale is None
+    assert norm.bias is None
+    found = run_graph(core_function(module), random_inputs(inputs), lambda name: arrays[name])
+    for a, e in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5)
