@@ -40,6 +40,7 @@ SPEED_ONLY = (
     "graph-fold-images",
     "graph-band-filters",
     "graph-stagger-images",
+    "tile-advance-sweeps",
     "tile-fuse-loops",
     "tile-interleave-parts",
     "nisa-schedule",

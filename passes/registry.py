@@ -45,6 +45,7 @@ PASSES: dict[str, str] = {
     "nisa-split-queues": "passes.nisa.split_queues:NisaSplitQueuesPass",
     "nisa-synchronize": "passes.nisa.synchronize:NisaSynchronizePass",
     "nisa-verify": "passes.nisa.verify:NisaVerifyPass",
+    "tile-advance-sweeps": "passes.tile.advance_sweeps:TileAdvanceSweepsPass",
     "tile-fuse-loops": "passes.tile.fuse_loops:TileFuseLoopsPass",
     "tile-interleave-parts": "passes.tile.interleave_parts:TileInterleavePartsPass",
 }

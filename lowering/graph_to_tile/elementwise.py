@@ -165,7 +165,10 @@ class _Group:
             for _, commit in stores.values():
                 commit()
 
-        traverse(b, space, chunks, loads, body)
+        # Of what concatenations hold, the last channels come last.
+        wholes = [whole.buffer for whole in self.k.wholes.values()]
+        apart = any(access.tensor.buffer is whole for access in inputs.values() for whole in wholes)
+        traverse(b, space, chunks, loads, body, last_lanes_apart=apart)
 
     def _row_limit(self, space: Space, inputs: Mapping[SSAValue, Access]) -> int:
         """Elements of a row for which all tiles fit into SBUF together."""

@@ -265,12 +265,13 @@ def traverse(
     chunks: Sequence[int],
     accesses: Mapping[Key, tuple[Access, str | None]],
     body: Callable[[Piece, dict[Key, View]], None],
+    last_lanes_apart: bool = False,
 ) -> None:
     """Loops over the pieces of a space; `body(piece, views)` emits the work on one.
 
     `accesses`: what to load, and as which element type (None: its own). Its views come shaped [lanes, free dims of the
     space], repeated where the tensor stands still. Lanes are the outermost loop unless everything that stands still on
-    some dimension does so on the lanes.
+    some dimension does so on the lanes. `last_lanes_apart`: the last tile of lanes is not in the loop of the others.
     """
     cut = [d for d in space.free if chunks[d] != space.shape[d]]
     rows_repeat = any(access.dims[space.partition] is None for access, _ in accesses.values())
@@ -287,6 +288,10 @@ def traverse(
             body(piece, {key: fitted(view, space, piece) for key, view in here.items()})
             return
         d = remaining[0]
-        b.tiles(space.shape[d], chunks[d], lambda start, size: step(remaining[1:], {**piece, d: (start, size)}, here))
+        apart = last_lanes_apart and d == space.partition
+        head = (space.shape[d] - 1) // chunks[d] * chunks[d] if apart else space.shape[d]
+        b.tiles(head, chunks[d], lambda start, size: step(remaining[1:], {**piece, d: (start, size)}, here))
+        if apart:
+            step(remaining[1:], {**piece, d: (Affine(head), space.shape[d] - head)}, here)
 
     step(order, {}, {})

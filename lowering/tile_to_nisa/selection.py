@@ -124,9 +124,9 @@ def _plain_relu(instruction: Instruction) -> bool:
 class EngineBalance:
     """Nanoseconds of work given to each engine, and to each port that engines share, since the kernel began.
 
-    `owed_ns`: what sweeps of tensors in SBUF gave to engines that alone could do it, as far as kernels behind them have
-    not given as much to others. Such a sweep runs beside the products of neighbouring layers, whose sums then
-    leave PSUM by another engine.
+    `owed_ns`: what sweeps of tensors in SBUF gave to engines that alone could do it, as far as products and evictions
+    behind them have not taken other engines as long. Such a sweep runs beside the products of neighbouring layers,
+    whose sums then leave PSUM by another engine.
     """
 
     target: Target
@@ -134,7 +134,7 @@ class EngineBalance:
     port_ns: dict[str, float] = field(default_factory=dict)
     owed_ns: dict[str, float] = field(default_factory=dict)
     _swept_ns: dict[str, float] = field(default_factory=dict)
-    _evicted_ns: dict[str, float] = field(default_factory=dict)
+    _summed_ns: dict[str, float] = field(default_factory=dict)
 
     def choose(self, options: list[Instruction], executions: int) -> Instruction:
         """The option after which the most loaded of what it takes, its engine and its ports, is least loaded.
@@ -148,7 +148,7 @@ class EngineBalance:
         for port in shared_ports(best, self.target):
             self.port_ns[port] = self.port_ns.get(port, 0.0) + cost
         if any(operand.space == "psum" for operand in best.operands.values()):
-            self._evicted_ns[best.engine] = self._evicted_ns.get(best.engine, 0.0) + cost
+            self._summed_ns[best.engine] = self._summed_ns.get(best.engine, 0.0) + cost
         elif len(options) == 1:
             self._swept_ns[best.engine] = self._swept_ns.get(best.engine, 0.0) + cost
         return best
@@ -162,13 +162,12 @@ class EngineBalance:
 
     def new_kernel(self) -> None:
         """Start a new kernel: earlier imbalance does not count against it, but for what sweeps left."""
-        if not self._evicted_ns:
-            for engine, swept in self._swept_ns.items():
-                self.owed_ns[engine] = self.owed_ns.get(engine, 0.0) + swept
+        for engine, swept in self._swept_ns.items():
+            self.owed_ns[engine] = self.owed_ns.get(engine, 0.0) + swept
         for engine in self.owed_ns:
-            others = sum(cost for other, cost in self._evicted_ns.items() if other != engine)
+            others = sum(cost for other, cost in self._summed_ns.items() if other != engine)
             self.owed_ns[engine] = max(0.0, self.owed_ns[engine] - others)
         self.load_ns = dict(self.owed_ns)
         self.port_ns.clear()
         self._swept_ns.clear()
-        self._evicted_ns.clear()
+        self._summed_ns.clear()

@@ -30,7 +30,7 @@ from neuron_dialects.neuron import core_functions, target_of
 from neuron_dialects.target import Target
 from neuron_dialects.tile import AllocOp, TileOp
 from passes.tile.block_order import BlockOrder
-from passes.tile.footprint import stays_ahead
+from passes.tile.footprint import apart, stays_ahead
 from passes.tile.later_turns import move_body, peel_last, turn_later
 from passes.tile.statements import TENSOR_ENGINE, Statement, conflict, hoist_definitions, row_bytes, statement_of
 
@@ -251,6 +251,11 @@ def _gains(earlier: Statement, loop: Statement) -> bool:
 
 def _feeds(earlier: Statement, loop: Statement) -> bool:
     """Whether `loop` needs on chip, and only there, what `earlier` makes."""
-    shared = earlier.touches.keys() & loop.touches.keys()
-    spaces = {space_of(buffer) for buffer in shared if earlier.writes(buffer)}
+    spaces = {
+        space_of(buffer)
+        for buffer in earlier.touches.keys() & loop.touches.keys()
+        for writes, footprint in earlier.touches[buffer]
+        for _, other in loop.touches[buffer]
+        if writes and not apart(footprint.over_loop, other.over_loop)
+    }
     return "sbuf" in spaces and "dram" not in spaces
