@@ -10,7 +10,7 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from lowering.graph_to_tile.band_state import BandState
 from lowering.graph_to_tile.builder import KernelBuilder
 from lowering.graph_to_tile.conv_ahead import BlocksAhead
-from lowering.graph_to_tile.row_pairs import RowPairs, new_pairs
+from lowering.graph_to_tile.row_pairs import RowPairs, clear_rows, new_pairs
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor
 from lowering.graph_to_tile.transfers import clear_halo, load_pairs, write_out, write_pairs
 from lowering.graph_to_tile.view import View
@@ -37,8 +37,9 @@ class Kernel:
 
     `destinations` holds function outputs that a value must end up in (set before lowering starts); `residents` the
     layouts that the layout pass chose for values that stay in SBUF: (partition dimension, halo); `pair_places` the
-    halos of those whose rows lie in pairs, and `pairs` where these are; `inherits` the value whose memory such a value
-    takes; `joined` for what lies in the buffer of a concatenation that concatenation and the first channel there,
+    halos of those whose rows lie in pairs, and `pairs` where these are, `brought` the memory of those of one kind that
+    come from DRAM, one after the other; `inherits` the value whose memory such a value takes;
+    `joined` for what lies in the buffer of a concatenation that concatenation and the first channel there,
     `wholes` these buffers, `filled` what was loaded there (buffer, first channel). `program` are all
     kernels with the `resident_bytes` of each, `kept_weights` what stays on chip of weights for several kernels, `bands`
     what depthwise convolutions by bands have there. `recipes` are the derived weights
@@ -56,6 +57,7 @@ class Kernel:
     residents: dict[SSAValue, tuple[int, tuple[tuple[int, int], ...]]] = field(default_factory=dict)
     pair_places: dict[SSAValue, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     pairs: dict[SSAValue, RowPairs] = field(default_factory=dict)
+    brought: dict[object, RowPairs] = field(default_factory=dict)
     inherits: dict[SSAValue, SSAValue] = field(default_factory=dict)
     joined: dict[SSAValue, tuple[SSAValue, int]] = field(default_factory=dict)
     wholes: dict[SSAValue, SbufTensor] = field(default_factory=dict)
@@ -224,9 +226,14 @@ def _one_element(constant: ConstantOp) -> list[Operation]:
 def relayout_pairs(k: Kernel, x: SSAValue, result: SSAValue) -> bool:
     """Bring a tensor into pairs of rows or, where it has them, to its place in DRAM; False where it needs neither."""
     if result in k.pair_places:
-        source = k.dram(x)
-        k.output(result)
-        load_pairs(k.b, source, k.pairs[result])
+        kind = (spec_of(result), k.pair_places[result])
+        if kind in k.brought:
+            k.pairs[result] = k.brought[kind]
+        else:
+            k.output(result)
+            clear_rows(k.b, k.pairs[result])
+            k.brought[kind] = k.pairs[result]
+        load_pairs(k.b, k.dram(x), k.pairs[result])
         return True
     if x in k.pairs and result in k.destinations:
         output = k.output(result)

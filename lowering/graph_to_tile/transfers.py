@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import ceil, prod
 
 from lowering.graph_to_tile.builder import KernelBuilder
-from lowering.graph_to_tile.row_pairs import RowPairs, clear_rows, windows_of
+from lowering.graph_to_tile.row_pairs import RowPairs, windows_of
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, transfer
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
@@ -98,8 +98,7 @@ def store_in_pieces(b: KernelBuilder, pairs: Sequence[tuple[View, View]]) -> Non
 
 
 def load_pairs(b: KernelBuilder, source: DramTensor, pairs: RowPairs) -> None:
-    """Load a tensor from DRAM in pairs of rows, with zeros above and below, an image after the other, in pieces."""
-    clear_rows(b, pairs)
+    """Load a tensor from DRAM in pairs of rows, an image after the other, some rows at a time."""
     windows = windows_of(pairs, source)
     with b.loop(source.shape[0]) as image:
         halves = [(place.at(1, image), chip.at(1, image)) for place, chip in windows]

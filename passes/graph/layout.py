@@ -61,7 +61,7 @@ from passes.graph.kernel_layouts import (
 )
 from passes.graph.layout_remarks import tell_layout
 from passes.graph.residence import Budget, Halo, Interval, inheritance, overwrites, resident_bytes, set_overwrites
-from passes.graph.row_pairs import paired_bytes, paired_layout
+from passes.graph.row_pairs import paired_intervals, paired_layouts
 from passes.graph.shared_forms import drop_idle, gives_out, keep_arguments, keep_parts, keep_results, share_turned
 
 BUDGET_SHARE = 0.75
@@ -90,14 +90,17 @@ def resident_profile(ops: Sequence[Operation]) -> list[int]:
         joined.update(place.values)
         changes[place.interval.start] += place.interval.bytes
         changes[place.interval.end + 1] -= place.interval.bytes
+    for interval in paired_intervals(ops, paired_layouts(ops)).values():
+        changes[interval.start] += interval.bytes
+        changes[interval.end + 1] -= interval.bytes
     for start, op in enumerate(ops):
         for value in op.results:
             layout = layout_of(value)
-            if layout is None or value in joined or isinstance(op, ReshapeOp | SliceOp):
+            if layout is None or layout.is_paired or value in joined or isinstance(op, ReshapeOp | SliceOp):
                 continue
             partition, (dtype, shape) = layout.partition_dimension, spec_of(value)
             end = max((number[user] for user, _ in readers(value, partition)), default=start)
-            size = resident_bytes(shape, partition, layout.halo_pairs, dtype.size_bytes, layout.rows.value.data)
+            size = resident_bytes(shape, partition, layout.halo_pairs, dtype.size_bytes)
             # A result that takes the memory of an operand needs none of its own before the operand has gone.
             first = start + 1 if value in overwrites(op) else start
             changes[first] += size
@@ -125,11 +128,8 @@ class _Chooser:
 
     def reserve_pairs(self) -> None:
         """Reserve room for what `graph-pair-rows` decided, which was found to fit."""
-        for op in self.ops:
-            for value in op.results:
-                if (layout := paired_layout(value)) is not None:
-                    last = max((self.number[use.operation] for use in value.uses), default=self.number[op])
-                    self.budget.admit(Interval(self.number[op], last, paired_bytes(value, layout)))
+        for interval in paired_intervals(self.ops, paired_layouts(self.ops)).values():
+            self.budget.admit(interval)
 
     def join(self) -> None:
         """Reserve room for concatenations of channels, and write the layouts of those that have it."""

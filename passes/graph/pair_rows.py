@@ -39,14 +39,14 @@ from passes.graph.conv_groups import LANES
 from passes.graph.fold_images import comes_from_dram, engine_ns
 from passes.graph.kernel_layouts import POINTWISE, THIN_CHANNELS, anchor_of, conv_halo, merge_halo
 from passes.graph.layout import BUDGET_SHARE, encode
-from passes.graph.residence import Budget, Halo, Interval
+from passes.graph.residence import Budget, Halo
 from passes.graph.row_pairs import (
     ROW_HALO,
     ROWS,
     RowHalo,
     halo_of_rows,
     halves_rows,
-    paired_bytes,
+    paired_intervals,
     paired_layout,
     window_of,
 )
@@ -88,15 +88,17 @@ def pair_block(block: Block, target: Target) -> None:
     _bring_on_chip(block)
     ops = list(block.ops)
     number = {op: i for i, op in enumerate(ops)}
+    chains = _chains(ops)
+    intervals = paired_intervals(ops, {value: layout for chain in chains for value, layout in chain.layouts.items()})
     capacity = int(int(target.sbuf_bytes_per_partition) * BUDGET_SHARE)
     budget = Budget([capacity] * len(ops), [0] * len(ops))
-    for chain in reversed(_chains(ops)):
+    for chain in reversed(chains):
         plain = sum(engine_ns(op, target) for op in chain.kernels)
         paired = sum(_paired_ns(op, chain.layouts, target) for op in chain.kernels)
         if paired >= WORTH * plain:
             continue
         before = list(budget.used)
-        if not all(budget.admit(_interval(value, layout, number)) for value, layout in chain.layouts.items()):
+        if not all(budget.admit(intervals[value]) for value in chain.layouts):
             budget.used = before
             continue
         for value, layout in chain.layouts.items():
@@ -224,13 +226,6 @@ def _layout(value: SSAValue, made: dict[SSAValue, RowHalo]) -> LayoutAttr | None
 
 
 # -- estimates ---------------------------------------------------------------------------------------------------------
-
-
-def _interval(value: SSAValue, layout: LayoutAttr, number: dict[Operation, int]) -> Interval:
-    """While what is made is read on chip; what is put together with others in DRAM is stored at once."""
-    assert isinstance(value.owner, Operation)
-    kernels = [use.operation for use in value.uses if not isinstance(use.operation, ConcatOp)]
-    return Interval(number[value.owner], max(number[kernel] for kernel in kernels), paired_bytes(value, layout))
 
 
 def _paired_ns(op: Operation, layouts: dict[SSAValue, LayoutAttr], target: Target) -> float:

@@ -12,14 +12,27 @@ together, a pair of the result begins at a pair of the operand.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
 from xdsl.ir import Operation, SSAValue
 
-from neuron_dialects.graph import ConvOp, FusedOp, LayoutAttr, PoolKind, PoolOp, ints, layout_of, shape_of, spec_of
+from neuron_dialects.graph import (
+    ConcatOp,
+    ConvOp,
+    FusedOp,
+    LayoutAttr,
+    PoolKind,
+    PoolOp,
+    RelayoutOp,
+    ints,
+    layout_of,
+    shape_of,
+    spec_of,
+)
 from neuron_dialects.graph.layout import ROWS_OF_PAIR
-from passes.graph.residence import Halo, resident_bytes
+from passes.graph.residence import Halo, Interval, resident_bytes
 
 ROWS = 2
 """The dimension of a feature map [images, channels, rows, columns] that is paired."""
@@ -83,10 +96,36 @@ def paired_layout(value: SSAValue) -> LayoutAttr | None:
     return layout if layout is not None and layout.is_paired else None
 
 
+def paired_layouts(ops: Sequence[Operation]) -> dict[SSAValue, LayoutAttr]:
+    """The results of a block's ops whose rows are paired, with their layouts."""
+    results = (value for op in ops for value in op.results)
+    return {value: layout for value in results if (layout := paired_layout(value)) is not None}
+
+
 def paired_bytes(value: SSAValue, layout: LayoutAttr) -> int:
     """SBUF bytes per partition of a value with its rows in pairs."""
     dtype, shape = spec_of(value)
     return resident_bytes(shape, 1, layout.halo_pairs, dtype.size_bytes, ROWS_OF_PAIR)
+
+
+def paired_intervals(ops: Sequence[Operation], layouts: Mapping[SSAValue, LayoutAttr]) -> dict[SSAValue, Interval]:
+    """When the values of a block that lie in pairs take memory: while what is made is read on chip, for what is put
+    together with others in DRAM is stored at once. What is brought from DRAM keeps its memory for the next of its kind.
+    """
+    number = {op: i for i, op in enumerate(ops)}
+    found: dict[SSAValue, Interval] = {}
+    following: dict[tuple[object, LayoutAttr], int] = {}
+    for op in reversed(ops):
+        for value in op.results:
+            if (layout := layouts.get(value)) is None:
+                continue
+            kernels = [use.operation for use in value.uses if not isinstance(use.operation, ConcatOp)]
+            last = max(number[kernel] for kernel in kernels)
+            if isinstance(op, RelayoutOp):
+                last = max(last, following.get((spec_of(value), layout), 0) - 1)
+                following[spec_of(value), layout] = number[op]
+            found[value] = Interval(number[op], last, paired_bytes(value, layout))
+    return found
 
 
 def kernel_result(op: Operation) -> SSAValue:

@@ -41,7 +41,7 @@ SAME = (1, 1, 1, 1)
 NONE = (0, 0, 0, 0)
 
 THIN = (32, 64)
-"""Channels of inputs of which a part is convolved: that is brought on chip in pairs."""
+"""Channels of inputs of which two parts are convolved: these are brought on chip in pairs, in turn."""
 
 CASES: dict[str, tuple[tuple[int, ...], tuple[Layer, ...], bool, int]] = {
     # input, layers, whether a pool follows, values that lie in pairs
@@ -57,7 +57,7 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[Layer, ...], bool, int]] = {
     ),
     "a wider result": ((1, 16, 10, 9), ((32, 3, SAME), (160, 3, SAME)), False, 1),
     "a part of an image": ((2, 64, 15, 9), ((128, 3, (0, 1, 1, 1)),), False, 0),
-    "parts of images through two layers": ((2, 32, 14, 9), ((64, 3, SAME), (128, 3, SAME)), False, 1),
+    "parts of images through two layers": ((2, 32, 14, 9), ((64, 3, SAME), (128, 3, SAME)), False, 2),
     "five rows, none beside": ((2, 4, 12, 9), ((64, 5, (2, 2, 2, 2)), (32, 5, (2, 0, 2, 0))), False, 1),
 }
 
@@ -77,24 +77,28 @@ def test_pairs_match_the_graph_level(case: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(pair_rows, "WORTH", float("inf"))
 
     def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
-        x = arguments[0]
+        images, _, rows, columns = shape
+        inputs = [arguments[0]]
         if shape[1] in THIN:
-            images, _, rows, columns = shape
-            part = SliceOp(x, (0, 0, 2, 0), (images, shape[1], rows - 2, columns), (1, 1, 1, 1))
-            block.add_op(part)
-            x = part.result
-        for number, (_, _, pads) in enumerate(layers):
-            conv = ConvOp(x, values[f"w{number}"], strides=(1, 1), pads=pads, dilations=(1, 1))
-            total = BinaryOp(BinaryKind.ADD, conv.result, values[f"b{number}"])
-            relu = UnaryOp(UnaryKind.RELU, total.result)
-            block.add_ops([conv, total, relu])
-            x = relu.result
+            sizes = (images, shape[1], rows - 2, columns)
+            parts = [SliceOp(arguments[0], (0, 0, first, 0), sizes, (1, 1, 1, 1)) for first in (0, 2)]
+            block.add_ops(parts)
+            inputs = [part.result for part in parts]
+        made: list[SSAValue] = []
+        for x in inputs:
+            for number, (_, _, pads) in enumerate(layers):
+                conv = ConvOp(x, values[f"w{number}"], strides=(1, 1), pads=pads, dilations=(1, 1))
+                total = BinaryOp(BinaryKind.ADD, conv.result, values[f"b{number}"])
+                relu = UnaryOp(UnaryKind.RELU, total.result)
+                block.add_ops([conv, total, relu])
+                x = relu.result
+            made.append(x)
         # The result goes elsewhere too, as to the other side of a network.
-        whole = ConcatOp([x, x], 2)
+        whole = ConcatOp([made[0], made[-1]], 2)
         block.add_op(whole)
         if not pooled:
             return [whole.result]
-        pool = PoolOp(PoolKind.MAX, x, kernel=(2, 2), strides=(2, 2), pads=(0, 0, 0, 0), dilations=(1, 1))
+        pool = PoolOp(PoolKind.MAX, made[0], kernel=(2, 2), strides=(2, 2), pads=(0, 0, 0, 0), dilations=(1, 1))
         block.add_op(pool)
         return [whole.result, pool.result]
 
@@ -105,6 +109,6 @@ def test_pairs_match_the_graph_level(case: str, monkeypatch: pytest.MonkeyPatch)
         layouts = [layout_of(op.results[0]) for op in block.ops if isinstance(op, FusedOp)]
         assert sum(layout is not None and layout.is_paired for layout in layouts) == count
         brought = [op for op in block.ops if isinstance(op, RelayoutOp) and paired_layout(op.result) is not None]
-        assert len(brought) == (shape[1] in THIN)
+        assert len(brought) == 2 * (shape[1] in THIN)
 
     assert lowered_error("trn1", [("bf16", shape)], rounded, make, lay_out) < TOLERANCE
