@@ -26,6 +26,7 @@ from lowering.graph_to_tile.conv_parts import Part, take_parts
 from lowering.graph_to_tile.conv_phases import Phase, Triple, conv_phase, transposed_phases, triple, triple_pairs
 from lowering.graph_to_tile.conv_pixels import Place, Range, plain_pixels, resident_pixels, with_three
 from lowering.graph_to_tile.conv_residual import Residual, take_residual
+from lowering.graph_to_tile.conv_scales import weigh
 from lowering.graph_to_tile.conv_taps import SpreadTaps, spread_taps, widened
 from lowering.graph_to_tile.conv_weights import (
     Stationary,
@@ -34,6 +35,7 @@ from lowering.graph_to_tile.conv_weights import (
     from_output,
     is_packable,
     kept_weights,
+    load_filters,
     load_taps,
     stationary_of,
     uniform_weights,
@@ -101,7 +103,8 @@ def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[
     if k.scalar(op.w) is not None:
         epilogue.fill_numbers()
     if len(phases) == 1:
-        if residual is None and not parts and (blocks := take_blocks(k, op, epilogue, packing, phases[0])):
+        plain = residual is None and not parts and op not in k.scales
+        if plain and (blocks := take_blocks(k, op, epilogue, packing, phases[0])):
             _ConvKernel(k, op, epilogue, blocks.groups, blocks.packing, blocks.phase, blocks=blocks).run()
             return
         kernel = _ConvKernel(k, op, epilogue, groups, packing, phases[0], residual, parts)
@@ -142,6 +145,9 @@ class _ConvKernel:
         # What is put off makes as many pixels for each of a tile as the strides step over, in one bank too.
         share = bank // prod(phase.stride) if self.blocks_ahead is not None else bank
         self.tile = output_tile((self.batch, *phase.sizes), share)
+        self.scale, self.image_weights = k.scales.pop(op, None), None
+        if self.scale is not None:
+            self.tile = (1, *self.tile[1:])
         self.segments = self._segments()
         self.x = self._readable(x)
         if isinstance(self.x, SbufTensor):
@@ -250,6 +256,8 @@ class _ConvKernel:
             key = (index, start, size, *(number for number, _ in self.phase.taps)) if self.spread is None else None
             load = partial(self._load_weights, index, channels, start, size)
             weights = kept_weights(self.k, self.op, self.packing, key, load)
+            if self.scale is not None and weights is not None:
+                self.image_weights = weigh(self.b, weights, self.scale, channels, size, self.packing.dtype)
             self._pixels(weights, c_start, channels, o_start + start, size)
 
         self.b.tiles(outputs, min(chunk, outputs), outputs_chunk)
@@ -294,23 +302,8 @@ class _ConvKernel:
         rows_of_outputs = [numbers, *self.phase.beside]
         each = outputs // len(rows_of_outputs)
         for row, taken in enumerate(rows_of_outputs):
-            self._load_filters(tile.slice(3, row * each, each), block, channels, (start, each), taken)
+            load_filters(b, self.packing, tile.slice(3, row * each, each), block, channels, (start, each), taken)
         return stationary_of(tile)
-
-    def _load_filters(self, tile: View, block: Affine, channels: int, outputs: Range, numbers: Sequence[int]) -> None:
-        """Load the taps `numbers` for some outputs into a [c, c tiles, taps, o] tile."""
-        b = self.b
-        full, rest = divmod(channels, LANES)
-        if full:
-            with b.loop(full) as i:
-                source = self.packing.view(block, 0, LANES, *outputs)
-                shifted = View(
-                    source.buffer, source.partition, 0, source.offset + i * LANES * source.dims[0][0], source.dims
-                )
-                load_taps(b, tile.at(1, i), shifted, numbers)
-        if rest:
-            source = self.packing.view(block, full * LANES, rest, *outputs)
-            load_taps(b, tile.slice(0, 0, rest).at(1, full), source, numbers)
 
     def _pixels(
         self, weights: Stationary | None, c_start: Affine, channels: int, o_start: Affine, outputs: int
@@ -380,6 +373,8 @@ class _ConvKernel:
             for (segment, i), step in zip(at, strides, strict=True)
         ]
         moving = resident_pixels(self.x, channels, images, read, strides)
+        if self.image_weights is not None:
+            weights = self.image_weights.stationary(images[0])
         self._tile(weights, channels, outputs, images, ranges, moving)
 
     def _block_of_rows(

@@ -154,6 +154,29 @@ def kept_weights(
     return k.kept_weights.get(key)
 
 
+def load_filters(
+    b: KernelBuilder,
+    packing: WeightPacking,
+    tile: View,
+    block: Affine,
+    channels: int,
+    outputs: tuple[Affine, int],
+    numbers: Sequence[int],
+) -> None:
+    """Load the taps `numbers` for some outputs into a [c, c tiles, taps, o] tile."""
+    full, rest = divmod(channels, LANES)
+    if full:
+        with b.loop(full) as i:
+            source = packing.view(block, 0, LANES, *outputs)
+            shifted = View(
+                source.buffer, source.partition, 0, source.offset + i * LANES * source.dims[0][0], source.dims
+            )
+            load_taps(b, tile.at(1, i), shifted, numbers)
+    if rest:
+        source = packing.view(block, full * LANES, rest, *outputs)
+        load_taps(b, tile.slice(0, 0, rest).at(1, full), source, numbers)
+
+
 def pack_ops(weight: SSAValue, groups: ConvGroups, taps: int, transposed: bool) -> list[Operation]:
     """Graph ops from filters [O, C/groups, taps...] (transposed: [C, O/groups, taps...]) to [block, c, tap, o]."""
     g, c, o, per_block = groups.groups, groups.inputs, groups.outputs, groups.per_block

@@ -20,12 +20,13 @@ from lowering.graph_to_tile.builder import KernelBuilder, buffer_type
 from lowering.graph_to_tile.choices import check_choices
 from lowering.graph_to_tile.conv_ahead import followed_blocks
 from lowering.graph_to_tile.conv_bands import send_rows
+from lowering.graph_to_tile.conv_scales import Scaled, scaled_maps
 from lowering.graph_to_tile.epilogue import lower_fused
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.movement import forward_destinations, materialize
 from lowering.graph_to_tile.postponed import postponed_products
 from lowering.graph_to_tile.registry import kernel_of
-from lowering.graph_to_tile.tensors import DramTensor
+from lowering.graph_to_tile.tensors import DramTensor, SbufTensor
 from lowering.graph_to_tile.traffic import compulsory_bytes
 from neuron_dialects.errors import NeuronError, in_segment
 from neuron_dialects.graph import (
@@ -175,10 +176,14 @@ def lower_function(
     k.program = list(zip(ops, profile, strict=True))
     waiting = postponed_products(ops, profile, k.target) if k.takes("postponed-products") else {}
     followed = followed_blocks(ops, profile, k.target) if k.takes("blocks-ahead") else {}
+    scaled = scaled_maps(ops) if k.takes("scaled-weights") else {}
     for op, resident_bytes in zip(ops, profile, strict=True):
         k.resident_bytes, k.postpones_for, k.blocks_for = resident_bytes, waiting.get(op), followed.get(op)
         k.bands.arrive(op.operands, k.tensors)
-        lower_op(k, op)
+        if op in scaled:
+            hand_scale(k, op, scaled[op])
+        else:
+            lower_op(k, op)
         send_rows(k, op)
     finish_outputs(k, pending)
     erase_unused_parameters(block)
@@ -224,6 +229,16 @@ def erase_unused_parameters(block: Block) -> None:
     for op in list(block.ops):
         if isinstance(op, ParamOp) and not any(op.buffer.uses):
             block.erase_op(op)
+
+
+def hand_scale(k: Kernel, op: Operation, scaled: Scaled) -> None:
+    """Leave a multiplication to the weights of the convolution behind it, where its operands are on chip."""
+    x, scale = k.tensor(scaled.x), k.tensor(scaled.scale)
+    if not isinstance(x, SbufTensor) or not isinstance(scale, SbufTensor):
+        lower_op(k, op)
+        return
+    k.scales[scaled.conv] = scale
+    k.alias(op.results[0], x)
 
 
 def lower_op(k: Kernel, op: Operation) -> None:

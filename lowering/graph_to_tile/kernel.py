@@ -70,6 +70,7 @@ class Kernel:
     ahead: dict[Operation, BlocksAhead] = field(default_factory=dict)
     blocks_for: Operation | None = None
     parted_rows: set[int] = field(default_factory=set)
+    scales: dict[Operation, SbufTensor] = field(default_factory=dict)
     constants: dict[SSAValue, float] = field(default_factory=dict)
     derived: dict[str, DramTensor] = field(default_factory=dict)
     recipes: dict[str, DerivedWeightOp] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 from xdsl.passes import ModulePass
 
-from neuron_dialects.graph import AttentionOp, CastOp, ConcatOp, ConvOp, SliceOp, shape_of, spec_of
+from neuron_dialects.graph import AttentionOp, CastOp, ConcatOp, ConvOp, ReduceOp, SliceOp, shape_of, spec_of
 from neuron_dialects.neuron import core_functions, target_of
 from passes.graph.fold_images import folded_bytes, folds_of, keeps_images_apart
 from passes.graph.image_copies import ImageCopies
@@ -36,6 +36,15 @@ MAX_PARTS = 5
 """Most parts of a batch: each is a copy of the code."""
 
 
+WEIGHED_SIZE = 8 / 7
+"""A map that is weighed by what its mean gives counts as so many: in bands of rows (`graph-depth-first`) nothing of it
+would stay on chip, so that there has to be room for it however its images are folded."""
+
+SAME_SHARE = 6
+"""What crosses the end of a layer is the same as before if it changes by one part in so many at most: layers on the
+mean of a map, and what weighs the map by their results, stand between it and the convolution that makes it narrow."""
+
+
 @dataclass(frozen=True)
 class Split:
     """The first `layers` layers run for `images` images at a time."""
@@ -48,18 +57,30 @@ def plan_split(batch: int, live: Mapping[int, Sequence[float]], crossing: Sequen
     """How to split a run of layers, given the bytes of a partition that are live at each layer for one of so many parts
     of the batch, and those that later layers read, for the whole batch.
 
-    The run ends behind the last layer that is over `capacity`, or further on as long as each layer halves what crosses
-    its end. Parts are as large as all of its layers allow. None where nothing has to be split, or no part is small
+    The run ends behind the last layer that is over `capacity`, or further on as long as layers halve what crosses their
+    ends. Parts are as large as all of its layers allow. None where nothing has to be split, or no part is small
     enough.
     """
     over = [i for i, size in enumerate(live[1]) if size > capacity]
     for parts in sorted(live) if over else ():
         if all(live[parts][i] <= capacity for i in over):
             last = over[-1]
-            while last + 1 < len(crossing) and 2 * crossing[last + 1] <= crossing[last]:
-                last += 1
-            return Split(last + 1, batch // parts)
+            return Split(_end(crossing, last) + 1, batch // parts)
     return None
+
+
+def _end(crossing: Sequence[int], last: int) -> int:
+    """The last layer of a run that goes on behind `last` as long as the next layer, or the first one behind layers that
+    leave what crosses as it is, halves that.
+    """
+    following = last + 1
+    while following < len(crossing):
+        if 2 * crossing[following] <= crossing[last]:
+            last = following
+        elif SAME_SHARE * abs(crossing[following] - crossing[last]) > crossing[last]:
+            break
+        following += 1
+    return last
 
 
 @dataclass(frozen=True)
@@ -174,7 +195,10 @@ def _part_bytes(value: SSAValue, op: Operation, parts: int) -> int:
         halo = merge_halo(halo, reads(use.operation, value, CHANNELS) or ())
     dtype, shape = spec_of(value)
     part = (shape[0] // parts, *shape[1:])
-    return min(folded_bytes(part, halo, dtype.size_bytes, fold) for fold in folds_of(op, parts))
+    size = min(folded_bytes(part, halo, dtype.size_bytes, fold) for fold in folds_of(op, parts))
+    users = {use.operation for use in value.uses}
+    weighed = len(users) > 1 and any(isinstance(user, ReduceOp) for user in users)
+    return int(size * WEIGHED_SIZE) if weighed else size
 
 
 def _keeps_images(op: Operation, inside: set[SSAValue], batch: int) -> bool:

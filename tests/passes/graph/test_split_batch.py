@@ -62,6 +62,8 @@ def test_the_run_ends_behind_the_last_layer_over_budget_where_little_crosses() -
 
     assert plan(8, [100, 300, 200, 250, 90], [10] * 5) == Split(4, 4)
     assert plan(8, [100, 300, 90, 80, 70], [100, 90, 45, 30, 10]) == Split(3, 4)
+    assert plan(8, [100, 300, 90, 80, 70, 60], [100, 100, 101, 100, 40, 30]) == Split(5, 4)
+    assert plan(8, [100, 300, 90, 80, 70, 60], [100, 100, 120, 100, 40, 30]) == Split(2, 4)
     assert plan(10, [100, 1000, 200], [10] * 3) == Split(2, 2)
     assert plan(8, [100, 200], [10] * 2) is None
     assert plan(8, [100, 801], [10] * 2) is None

@@ -1,0 +1,142 @@
+"""Maps that are multiplied by a number for each image and channel, in front of a pointwise convolution.
+
+    conv(x * s, w)[n]  =  conv(x, w * s[n])[n]
+
+The weights of one image are fewer than its pixels where a map is large: then the multiplication is not lowered where it
+stands, but handed to the convolution, which multiplies its weights for each image before its loops.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil, prod
+
+from xdsl.ir import BlockArgument, Operation, SSAValue
+
+from lowering.graph_to_tile.builder import KernelBuilder
+from lowering.graph_to_tile.conv_weights import Stationary
+from lowering.graph_to_tile.tensors import LANES, SbufTensor
+from lowering.graph_to_tile.view import View
+from neuron_dialects.access import Affine
+from neuron_dialects.graph import (
+    BinaryKind,
+    BinaryOp,
+    ConstantOp,
+    ConvOp,
+    FusedOp,
+    WeightOp,
+    ints,
+    layout_of,
+    shape_of,
+    spec_of,
+)
+from passes.graph.aliases import readers
+from passes.graph.conv_groups import plan_groups
+from passes.graph.kernel_layouts import anchor_of
+from passes.graph.residence import Halo
+
+CHANNELS = 1
+"""Dimension of a feature map."""
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A multiplication of the map `x` by `scale`, which `conv` makes up for."""
+
+    x: SSAValue
+    scale: SSAValue
+    conv: ConvOp
+
+
+def scaled_maps(ops: Sequence[Operation]) -> dict[Operation, Scaled]:
+    """The multiplications that the convolution behind each takes to its weights."""
+    kernels = [op for op in ops if not isinstance(op, WeightOp | ConstantOp)]
+    found = ((op, _scaled(op, following)) for op, following in pairwise(kernels))
+    return {op: scaled for op, scaled in found if scaled is not None}
+
+
+def _scaled(op: Operation, following: Operation) -> Scaled | None:
+    """The multiplication of `op`, where the pointwise convolution of `following` alone reads its result."""
+    if not isinstance(op, BinaryOp) or op.kind.data != BinaryKind.MUL or not isinstance(following, ConvOp | FusedOp):
+        return None
+    conv = anchor_of(following)
+    if not isinstance(conv, ConvOp) or not (_stays(op.result, ()) and _reads_alone(following, conv, op.result)):
+        return None
+    images, channels, *spatial = shape_of(op.result)
+    for x, scale in ((op.a, op.b), (op.b, op.a)):
+        column = shape_of(scale) == (images, channels, *(1 for _ in spatial))
+        if not column or shape_of(x) != shape_of(op.result) or not (_stays(x, None) and _stays(scale, None)):
+            continue
+        if spec_of(x)[0] is spec_of(op.result)[0] and _is_pointwise(conv, prod(spatial)):
+            return Scaled(x, scale, conv)
+    return None
+
+
+def _stays(value: SSAValue, halo: Halo | None) -> bool:
+    """Whether a map stays on chip with channels on partitions, and with that halo if one is given."""
+    layout = layout_of(value)
+    if layout is None or layout.partition_dimension != CHANNELS:
+        return False
+    return halo is None or not any(any(pair) for pair in layout.halo_pairs)
+
+
+def _reads_alone(following: Operation, conv: ConvOp, value: SSAValue) -> bool:
+    """Whether `value` is what the convolution multiplies, and read by nothing else."""
+    if [user for user, _ in readers(value, CHANNELS)] != [following] or value not in following.operands:
+        return False
+    if not isinstance(following, FusedOp):
+        return conv.x is value and conv.w is not value
+    arguments = [
+        a for a, operand in zip(following.body.block.args, following.operands, strict=True) if operand is value
+    ]
+    return arguments == [conv.x] and all(use.operation is conv for use in conv.x.uses) and conv.w is not conv.x
+
+
+def _is_pointwise(conv: ConvOp, pixels: int) -> bool:
+    """Whether a convolution has one tap, constant weights in one block, and fewer outputs than an image has pixels."""
+    weight: SSAValue = conv.w
+    if isinstance(weight, BlockArgument) and isinstance(group := weight.block.parent_op(), FusedOp):
+        weight = group.operands[weight.index]
+    outputs = shape_of(conv.result)[CHANNELS]
+    plain = all(n == 1 for n in (*shape_of(conv.w)[2:], *ints(conv.strides))) and not any(ints(conv.pads))
+    one = plan_groups(shape_of(conv.x)[CHANNELS], outputs, conv.groups.value.data).blocks == 1
+    return isinstance(weight.owner, WeightOp) and plain and one and outputs < pixels
+
+
+@dataclass(frozen=True)
+class ImageWeights:
+    """Weights [lanes, images, channel tiles, outputs] that were multiplied for each image."""
+
+    weights: View
+
+    def stationary(self, image: Affine) -> Stationary:
+        """The weights of one image."""
+        own = self.weights.at(1, image)
+
+        def at(tile: Affine, lanes: int, _tap: int, start: Affine, outputs: int) -> View:
+            return own.slice(0, 0, lanes).at(1, tile).slice(1, start, outputs)
+
+        return at
+
+
+def weigh(
+    b: KernelBuilder, weights: Stationary, scale: SbufTensor, channels: int, outputs: int, dtype: str
+) -> ImageWeights:
+    """Multiply the weights [channels, outputs] by `scale` [images, channels, 1...], for each image."""
+    images, tiles, lanes = scale.shape[0], ceil(channels / LANES), min(LANES, channels)
+    columns = b.alloc((lanes, tiles, images), "f32", "sbuf", 1, "scales").view()
+    made = b.alloc((lanes, images, tiles, outputs), dtype, "sbuf", 1, "weights").view()
+
+    def tile(start: Affine, count: int) -> None:
+        number = start.divided(LANES)
+        column = columns.slice(0, 0, count).at(1, number)
+        taken = scale.view({CHANNELS: (start, count)})
+        for _ in scale.shape[2:]:
+            taken = taken.at(2, 0)
+        b.copy(column, taken)
+        with b.loop(images) as image:
+            own = made.slice(0, 0, count).at(1, image).at(1, number)
+            b.tensor_scalar(own, weights(number, count, 0, Affine(0), outputs), "multiply", column.slice(1, image, 1))
+
+    b.tiles(channels, LANES, tile)
+    return ImageWeights(made)

@@ -1,0 +1,85 @@
+"""Maps weighed by image and channel, which the convolution behind them makes up for, against the graph level."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import ml_dtypes
+import numpy as np
+import pytest
+from xdsl.ir import Block, SSAValue
+
+from lowering.graph_to_tile.conv_scales import scaled_maps
+from neuron_dialects.graph import BinaryKind, BinaryOp, ConvOp, ReduceKind, ReduceOp, UnaryKind, UnaryOp
+from passes.graph.fuse import fuse_block
+from passes.graph.layout import choose_layouts
+from tests.core_kernels import Array, Make, core_function, core_module, lowered_error
+
+TOLERANCE = 1e-2
+BUDGET = 100_000
+
+CASES: dict[str, tuple[tuple[int, ...], int, int, int]] = {
+    # input, channels of the map, outputs, groups of the convolution behind it
+    "one tile": ((2, 8, 9, 9), 96, 24, 1),
+    "a last tile of fewer channels": ((3, 8, 7, 10), 300, 40, 1),
+    "images that are taken as one": ((2, 8, 12, 6), 288, 48, 2),
+    "many rows": ((2, 8, 40, 20), 160, 136, 1),
+}
+
+
+def weighed(case: str, *, twice: bool = False) -> tuple[Make, dict[str, Array], list[tuple[str, tuple[int, ...]]]]:
+    """A map, what is made of its means, their product, and a convolution of that with a bias; `twice`: read again."""
+    shape, channels, outputs, groups = CASES[case]
+    rng = np.random.default_rng(len(case))
+    sizes = {
+        "w0": (channels, shape[1], 1, 1),
+        "w1": (8, channels, 1, 1),
+        "w2": (channels, 8, 1, 1),
+        "w3": (outputs, channels // groups, 1, 1),
+        "b3": (outputs, 1, 1),
+        "w4": (4, outputs, 1, 1),
+    }
+    weights = {name: (rng.standard_normal(size) / 2).astype(ml_dtypes.bfloat16) for name, size in sizes.items()}
+
+    def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        def conv(x: SSAValue, w: str, groups: int = 1) -> SSAValue:
+            op = ConvOp(x, values[w], strides=(1, 1), pads=(0,) * 4, dilations=(1, 1), groups=groups)
+            block.add_op(op)
+            return op.result
+
+        relu = UnaryOp(UnaryKind.RELU, conv(arguments[0], "w0"))
+        mean = ReduceOp(ReduceKind.MEAN, relu.result, axes=(2, 3), keep_dims=True)
+        block.add_ops([relu, mean])
+        gate = UnaryOp(UnaryKind.SIGMOID, conv(conv(mean.result, "w1"), "w2"))
+        product = BinaryOp(BinaryKind.MUL, relu.result, gate.result)
+        block.add_ops([gate, product])
+        total = BinaryOp(BinaryKind.ADD, conv(product.result, "w3", groups), values["b3"])
+        block.add_op(total)
+        results = [conv(total.result, "w4")]
+        return [*results, product.result] if twice else results
+
+    return make, weights, [("bf16", shape)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_weighed_maps_match_the_graph_level(case: str) -> None:
+    make, weights, inputs = weighed(case)
+
+    def lay_out(block: Block) -> None:
+        fuse_block(block)
+        choose_layouts(block, BUDGET)
+        assert len(scaled_maps(list(block.ops))) == 1
+
+    assert lowered_error("trn1", inputs, weights, make, lay_out) < TOLERANCE
+
+
+# A product that leaves the function, or a convolution to more outputs than an image has pixels: nothing is handed on.
+@pytest.mark.parametrize("twice", [False, True])
+def test_what_is_not_handed_on(monkeypatch: pytest.MonkeyPatch, twice: bool) -> None:
+    if not twice:
+        monkeypatch.setitem(CASES, "one tile", ((2, 8, 4, 4), 96, 24, 1))
+    make, weights, inputs = weighed("one tile", twice=twice)
+    block = core_function(core_module("trn1", inputs, weights, make)).body.block
+    fuse_block(block)
+    choose_layouts(block, BUDGET)
+    assert not scaled_maps(list(block.ops))
