@@ -41,13 +41,21 @@ class BandState:
 
     `tiles`: those that stay for layers of a form; `results`: what these leave their results in, in turn; `sent`: what
     was stored of a resident tensor ahead of the convolution that reads it; `arriving`: what turns a tensor that a
-    kernel is about to read.
+    kernel is about to read, and `waiting` what loads it, which stands behind the loads of a kernel in between.
     """
 
     tiles: dict[Form, list[BandTiles]] = field(default_factory=dict[Form, list[BandTiles]])
     results: dict[Form, list[list[View]]] = field(default_factory=dict[Form, list[list[View]]])
     sent: dict[SbufTensor, DramTensor] = field(default_factory=dict[SbufTensor, DramTensor])
     arriving: dict[SbufTensor, Callable[[], None]] = field(default_factory=dict[SbufTensor, Callable[[], None]])
+
+    waiting: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
+
+    def begin(self, count: int) -> None:
+        """Begin the first `count` loads of what arrives."""
+        begun, self.waiting = self.waiting[:count], self.waiting[count:]
+        for load in begun:
+            load()
 
     def arrive(self, values: Iterable[SSAValue], tensors: Mapping[SSAValue, Tensor]) -> None:
         """Turn what a kernel reads, where that was put off."""

@@ -65,6 +65,12 @@ def lower_bands(k: Kernel, op: ConvOp, ops: Sequence[Operation], results: Sequen
     _Bands(k, op, ops, results).run()
 
 
+def loads_weights(k: Kernel, op: Operation) -> bool:
+    """Whether a kernel is a convolution with weights of its own, behind which other loads may stand."""
+    anchor = anchor_of(op)
+    return isinstance(anchor, ConvOp) and k.scalar(anchor.w) is None
+
+
 def send_rows(k: Kernel, op: Operation) -> None:
     """Store results of `op` for the convolutions by bands that read them, if they go there by DRAM.
 
@@ -158,17 +164,28 @@ class _Bands:
                 self.b.memset(view.slice(3, start, count), 0.0)
 
     def _turned_in(self, place: DramTensor, tensor: SbufTensor) -> None:
-        """The way back. It is loaded at once, and turned when a kernel reads it: engines work on others until then."""
+        """The way back. It is turned when a kernel reads it, and loaded behind the weights of the next one at latest:
+        engines work on other images until then.
+        """
         turned, location = place.transpose(ROWS_FIRST), self.b.location
         pieces = [(start, min(LANES, self.channels - start)) for start in range(0, self.channels, LANES)]
-        loaded = [turned.load(self.b, 0, {0: lanes}) for lanes in pieces]
+        loaded: list[View] = []
+
+        def load() -> None:
+            before, self.b.location = self.b.location, location
+            loaded.extend(turned.load(self.b, 0, {0: lanes}) for lanes in pieces)
+            self.b.location = before
 
         def turn() -> None:
             before, self.b.location = self.b.location, location
+            if not loaded:
+                self.k.bands.waiting.remove(load)
+                load()
             for lanes, view in zip(pieces, loaded, strict=True):
                 self.b.copy(tensor.view({1: lanes}).permute((1, 0, 2)), view)
             self.b.location = before
 
+        self.k.bands.waiting.append(load)
         self.k.bands.arriving[tensor] = turn
 
     def run(self) -> None:

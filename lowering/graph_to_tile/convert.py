@@ -19,7 +19,7 @@ from xdsl.passes import ModulePass
 from lowering.graph_to_tile.builder import KernelBuilder, buffer_type
 from lowering.graph_to_tile.choices import check_choices
 from lowering.graph_to_tile.conv_ahead import followed_blocks
-from lowering.graph_to_tile.conv_bands import send_rows
+from lowering.graph_to_tile.conv_bands import loads_weights, send_rows
 from lowering.graph_to_tile.conv_scales import Scaled, scaled_maps
 from lowering.graph_to_tile.epilogue import lower_fused
 from lowering.graph_to_tile.kernel import Kernel
@@ -180,10 +180,13 @@ def lower_function(
     for op, resident_bytes in zip(ops, profile, strict=True):
         k.resident_bytes, k.postpones_for, k.blocks_for = resident_bytes, waiting.get(op), followed.get(op)
         k.bands.arrive(op.operands, k.tensors)
+        waiting_loads = len(k.bands.waiting)
         if op in scaled:
             hand_scale(k, op, scaled[op])
         else:
             lower_op(k, op)
+        if loads_weights(k, op):
+            k.bands.begin(waiting_loads)
         send_rows(k, op)
     finish_outputs(k, pending)
     erase_unused_parameters(block)
