@@ -101,6 +101,8 @@ class _Stretch:
     def takes(self, op: Operation, target: Target) -> bool:
         """Whether `op` is another such layer, and may be split; then it is one."""
         rank = len(shape_of(op.results[0]))
+        if not rank:
+            return False
         read = {v for v in op.operands if not is_constant(v) and len(shape_of(v)) == rank}
         read = {v for v in read if shape_of(v)[0] == self.images}
         if self.images % HALVES or not keeps_images_apart(op, self.inside | read, self.images):
