@@ -104,7 +104,7 @@ class _Stretch:
         if not rank:
             return False
         read = {v for v in op.operands if not is_constant(v) and len(shape_of(v)) == rank}
-        read = {v for v in read if shape_of(v)[0] == self.images}
+        read = {v for v in read if shape_of(v)[:1] == (self.images,)}
         if self.images % HALVES or not keeps_images_apart(op, self.inside | read, self.images):
             return False
         if not _is_light(op, target):

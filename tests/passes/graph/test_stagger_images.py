@@ -112,3 +112,17 @@ def test_layers_are_split_where_transfers_hide(shape: tuple[int, ...], halves: b
     assert sum(isinstance(op, SliceOp) for op in block.ops) == (2 if halves else 0)
     order = [shape_of(op.results[0])[0] for op in block.ops if is_banded(op)]
     assert order == ([4] * 4 if halves else [shape[0]] * 2)
+
+
+# A number behind a layer of images, neither of which has anything to do with the other: both stay as they are.
+def test_a_number_is_no_layer_of_images() -> None:
+    def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        ops = [UnaryOp(UnaryKind.RELU, argument) for argument in arguments]
+        block.add_ops(ops)
+        return [op.result for op in ops]
+
+    module = core_module("trn1", [("f32", (2, 3, 4, 4)), ("f32", ())], {}, make)
+    block = core_function(module).body.block
+    before = str(module)
+    stagger_block(block, TRN1, 100000)
+    assert str(module) == before
