@@ -24,7 +24,7 @@ from lowering.graph_to_tile.conv_interleave import interleaved, phases_beside
 from lowering.graph_to_tile.conv_pairs import in_pairs, takes_pairs
 from lowering.graph_to_tile.conv_parts import Part, take_parts
 from lowering.graph_to_tile.conv_phases import Phase, Triple, conv_phase, transposed_phases, triple, triple_pairs
-from lowering.graph_to_tile.conv_pixels import Place, Range, plain_pixels, resident_pixels, with_three
+from lowering.graph_to_tile.conv_pixels import Place, Range, plain_pixels, resident_pixels, with_own, with_three
 from lowering.graph_to_tile.conv_residual import Residual, take_residual
 from lowering.graph_to_tile.conv_scales import weigh
 from lowering.graph_to_tile.conv_taps import SpreadTaps, spread_taps, widened
@@ -425,7 +425,7 @@ class _ConvKernel:
             shared = self._sum(weights, pixels, Affine(0), min(width, outputs[1]), channels[1], sizes)
         started = None
         if shared is not None and not self.parts and self.residual is None:
-            started = self.epilogue.begun(self._logical(shared))
+            started = self.epilogue.begun(with_own(shared, self.n))
         epilogue = self.epilogue if started is None else started[0]
 
         def output_tile_body(start: Affine, lanes: int) -> None:
@@ -446,20 +446,13 @@ class _ConvKernel:
                 if self.residual is not None:
                     identity, added = self.residual.operands(here, lane, count)
                     b.matmul(bank, identity, with_three(added, self.n), 1)
-                parts.append((lane, self._logical(bank)))
+                parts.append((lane, with_own(bank, self.n)))
             if self.blocks is not None:
                 self.blocks.apply(parts[0][1], here)
                 return
             epilogue.apply(parts, here)
 
         b.tiles(outputs[1], self.groups.lane_step, output_tile_body)
-
-    def _logical(self, bank: View) -> View:
-        """[lanes, n, d, h, w] with only the dimensions that the result has."""
-        if self.n == 3:
-            return bank
-        bank = bank.at(2, 0)
-        return bank if self.n == 2 else bank.at(3, 0)
 
     def _sum(
         self,

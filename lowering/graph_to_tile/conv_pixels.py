@@ -21,10 +21,15 @@ Rows = Mapping[int, Range]
 
 
 def with_three(view: View, n: int) -> View:
-    """A view [lanes, n, spatial...] with spatial dims as depth, height, width."""
+    """A view [lanes, images, spatial...] with spatial dims as depth, height, width."""
     if n == 1:
         return view.insert(1).insert(3)
     return view.insert(1) if n == 2 else view
+
+
+def with_own(view: View, n: int) -> View:
+    """A view [lanes, images, depth, height, width] with the `n` spatial dims that a tensor has."""
+    return view if n == 3 else view.at(2, 0) if n == 2 else view.at(2, 0).at(3, 0)
 
 
 def dram_pixels(x: DramTensor, ranges: Rows, images: Range, channel: Affine, lanes: int, tiles: int) -> View:

@@ -1,4 +1,4 @@
-"""Kernel templates of the operators that only move elements: reshape, transpose, broadcast, slice, concat, pad.
+"""Kernel templates of the operators that only move elements: reshape, transpose, broadcast, slice, concat.
 
 Most of them cost nothing: the result is another window on the memory of the operand. A copy is made where no strides
 can express the result, where the result must stand in a buffer of its own (a function output, a resident tensor), and
@@ -9,7 +9,6 @@ their place in a concatenation or an output.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from itertools import product
 from math import prod
 from typing import Any
 
@@ -17,21 +16,18 @@ from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.copy_plan import direct_busy_ns, plan_copy
 from lowering.graph_to_tile.kernel import Kernel, relayout_pairs
-from lowering.graph_to_tile.relayout import copy_task, copy_window, fill_window, transposed_copy
+from lowering.graph_to_tile.relayout import copy_task, copy_window, transposed_copy
 from lowering.graph_to_tile.reorder import lower_reorder_rows
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor, row_major, transfer
 from lowering.graph_to_tile.transfers import store_in_pieces, write_out
 from lowering.graph_to_tile.turning import lower_turned, wants_turning
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine, merge_dims
-from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import (
     BroadcastOp,
     ConcatOp,
     FusedOp,
     MatMulOp,
-    PadMode,
-    PadOp,
     RelayoutOp,
     ReorderRowsOp,
     ReshapeOp,
@@ -346,7 +342,7 @@ def _fits_layout(k: Kernel, value: SSAValue, resident: SbufTensor) -> bool:
     return k.residents.get(value, (resident.partition, resident.halo)) == (resident.partition, resident.halo)
 
 
-# Concatenation and padding
+# Concatenation
 
 
 def lower_concat(k: Kernel, op: ConcatOp) -> None:
@@ -386,60 +382,6 @@ def concat_part(output: DramTensor, axis: int, first: int, size: int) -> DramTen
     starts, sizes = [0] * len(output.shape), list(output.shape)
     starts[axis], sizes[axis] = first, size
     return output.slice(starts, sizes, [1] * len(sizes))
-
-
-def lower_pad(k: Kernel, op: PadOp) -> None:
-    """The interior copied; the border set to the value, or copied from mirrored, edge or opposite elements."""
-    low, high = ints(op.low), ints(op.high)
-    source = k.dram(op.x)
-    if op.result in k.destinations:
-        output = k.output(op.result)
-    else:
-        output = k.scratch(op.result)
-    assert isinstance(output, DramTensor)
-    if op.mode.data is PadMode.CONSTANT:
-        number = float(op.value.value.data)
-        value = number if dtype_by_name(output.dtype).is_float else float(int(number))
-        copy_window(k, source, output.slice(low, source.shape, [1] * len(low)))
-        for border in borders(output, source.shape, low):
-            fill_window(k, border, value)
-    else:
-        parts = (list(pad_parts(op.mode.data, *sizes)) for sizes in zip(source.shape, low, high, strict=True))
-        for choice in product(*parts):
-            _copy_part(k, source, output, choice)
-    if op.result not in k.destinations:
-        settle(k, op.result, output)
-
-
-def borders(output: DramTensor, inner: Sequence[int], low: Sequence[int]) -> Iterable[DramTensor]:
-    """Disjoint windows that cover what lies around the interior of shape `inner` at position `low`."""
-    for d, (whole, size, before) in enumerate(zip(output.shape, inner, low, strict=True)):
-        for start, count in ((0, before), (before + size, whole - before - size)):
-            starts = [*low[:d], start, *(0 for _ in output.shape[d + 1 :])]
-            sizes = [*inner[:d], count, *output.shape[d + 1 :]]
-            if count:
-                yield output.slice(starts, sizes, [1] * len(starts))
-
-
-Part = tuple[int, int, int, int]
-"""Along one dimension: (first position in the result, size, first position in the operand, step in the operand)."""
-
-
-def pad_parts(mode: PadMode, size: int, low: int, high: int) -> Iterable[Part]:
-    """The runs that one padded dimension consists of, those without elements left out."""
-    before, after = {
-        PadMode.REFLECT: ((low, -1), (size - 2, -1)),
-        PadMode.EDGE: ((0, 0), (size - 1, 0)),
-        PadMode.WRAP: ((size - low, 1), (0, 1)),
-    }[mode]
-    for part in ((0, low, *before), (low, size, 0, 1), (low + size, high, *after)):
-        if part[1]:
-            yield part
-
-
-def _copy_part(k: Kernel, source: DramTensor, output: DramTensor, choice: Sequence[Part]) -> None:
-    to, sizes, start, step = (tuple(numbers) for numbers in zip(*choice, strict=True))
-    copy_window(k, source.slice(start, sizes, step), output.slice(to, sizes, [1] * len(sizes)))
 
 
 # Writing straight into place
@@ -501,5 +443,4 @@ KERNELS: dict[type[Operation], Callable[[Kernel, Any], None]] = {
     SliceOp: lower_slice,
     BroadcastOp: lower_broadcast,
     ConcatOp: lower_concat,
-    PadOp: lower_pad,
 }

@@ -8,7 +8,8 @@ from typing import Any
 from xdsl.ir import Operation
 
 _MODULES = (
-    "elementwise", "rows", "pool", "movement", "gather", "scatter", "matmul", "attention", "conv", "recurrent",
+    "elementwise", "rows", "pool", "movement", "padding", "gather", "scatter", "matmul", "attention", "conv",
+    "recurrent",
 )  # fmt: skip
 
 
