@@ -6,7 +6,6 @@ published, "toolkit" what the public material leaves open (register and semaphor
 """
 
 from neuron_dialects.access import Affine
-from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.isa.limits import (
     CHECKS_COMMON,
     ge_one_dimension,
@@ -124,6 +123,9 @@ def cost_pool_start(instruction: Instruction, target: Target) -> float:
 
 def cost_local_gather(instruction: Instruction, target: Target) -> float:
     """150 + N * (28 + 4E) / 4E / min(4 / bytes, E), for N elements of dst, E of them fetched with each index."""
+    # Types know those of numpy, which is not loaded for the table alone.
+    from neuron_dialects.dtypes import dtype_by_name
+
     elements, size = int(instruction.field("elements")), dtype_by_name(instruction.operands["data"].dtype).size_bytes
     each = (28 + 4 * elements) / (4 * elements) / min(4 / size, elements)
     return 150.0 + instruction.operands["dst"].pattern.free_elements * each

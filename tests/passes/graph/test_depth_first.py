@@ -9,7 +9,7 @@ import pytest
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, Operation, SSAValue
 
-from lowering.graph_to_tile import kernel
+from lowering.graph_to_tile import transfers
 from neuron_dialects.dtypes import BF16
 from neuron_dialects.graph import (
     BinaryKind,
@@ -123,7 +123,7 @@ def test_a_function_that_fits_stays_as_it_is() -> None:
 def test_a_map_that_is_pooled_and_put_together_is_stored_from_the_chip(
     folded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernel, "STORE_BYTES", 1 << 16)
+    monkeypatch.setattr(transfers, "STORE_BYTES", 1 << 16)
     kept: list[Operation] = []
 
     def layouts(block: Block) -> None:
