@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
@@ -64,14 +65,14 @@ def advance_sweeps(block: Block, capacity_bytes: int) -> None:
     for number, statement in enumerate(statements):
         place, needed = _place(done, statement) if is_sweep(statement) else (len(done), [])
         first = done[place][0] if place < len(done) else number
-        if first < number and memory.extends(statement, first, number):
+        moved = [*(load for _, load in needed), statement]
+        if first < number and memory.extends(moved, first, number):
             before = done[place][1].op
-            moved = [*needed, (number, statement)]
-            hoist_definitions(order, before, [each.op for _, each in moved])
-            for _, each in moved:
+            hoist_definitions(order, before, [each.op for each in moved])
+            for each in moved:
                 order.move_before(each.op, before)
             rest = [entry for entry in done[place:] if entry not in needed]
-            done[place:] = [*((first, each) for _, each in moved), *rest]
+            done[place:] = [*((first, each) for each in moved), *rest]
         else:
             done.append((number, statement))
 
@@ -110,14 +111,20 @@ class _Memory:
                 if space_of(buffer) == "sbuf":
                     self.first.setdefault(buffer, number)
                     last[buffer] = number
-        self.used = [statement.own_bytes for statement in statements]
+        own = [statement.own_bytes for statement in statements]
+        changes = [0] * (len(statements) + 1)
         for buffer, start in self.first.items():
-            for number in range(start, last[buffer] + 1):
-                self.used[number] += row_bytes(buffer)
+            changes[start] += row_bytes(buffer)
+            changes[last[buffer] + 1] -= row_bytes(buffer)
+        self.used = [alone + shared for alone, shared in zip(own, accumulate(changes[:-1]), strict=True)]
 
-    def extends(self, statement: Statement, start: int, number: int) -> bool:
-        """Whether what statement `number` touches first has room from statement `start` on; reserves it."""
-        new = [buffer for buffer in statement.touches if start < self.first.get(buffer, -1) <= number]
+    def extends(self, moved: Sequence[Statement], start: int, number: int) -> bool:
+        """Whether what `moved`, the last of them statement `number`, touch first has room from statement `start` on.
+
+        Reserves it.
+        """
+        touched = dict.fromkeys(buffer for statement in moved for buffer in statement.touches)
+        new = [buffer for buffer in touched if start < self.first.get(buffer, -1) <= number]
         more = [sum(row_bytes(b) for b in new if i < self.first[b]) for i in range(start, number)]
         if any(used + size > self.capacity for used, size in zip(self.used[start:number], more, strict=True)):
             return False

@@ -34,7 +34,15 @@ from passes.tile.block_order import BlockOrder
 from passes.tile.fuse_loops import MEMORY_SHARE
 from passes.tile.later_turns import iterations
 from passes.tile.part_buffers import Window, use_window, window_of
-from passes.tile.statements import TENSOR_ENGINE, Statement, conflict, hoist_definitions, row_bytes, statement_of
+from passes.tile.statements import (
+    TENSOR_ENGINE,
+    Statement,
+    StatementSet,
+    conflict,
+    hoist_definitions,
+    row_bytes,
+    statement_of,
+)
 
 PARTS = 4
 """Parts of a loop. More would be finished earlier, and give the tensor engine fewer columns at a time."""
@@ -75,18 +83,17 @@ def interleave(block: Block, target: Target) -> None:
     number = next((i for i, s in enumerate(statements) if _is_fetching(s)), None)
     if number is None:
         return
-    chain, loads = _chain(statements, number)
+    chain, others = _chain(statements, number)
     ranges = [_ranges(loop, first=loop is chain[0]) for loop in chain]
     windows = _windows(statements, chain)
-    if len(chain) < 2 or not _fits([*chain, *loads], windows, target) or not _independent(chain, ranges):
+    if len(chain) < 2 or not _fits([*chain, *others], windows, target) or not _independent(chain, ranges):
         return
     order = BlockOrder(block)
-    early = _early(statements[:number], chain[0])
-    first, last = statements[0].op, chain[-1].op
-    hoist_definitions(order, first, [statement.op for statement in early])
+    early, place = _early(statements[:number], chain[0])
+    last = chain[-1].op
+    hoist_definitions(order, place.op, [statement.op for statement in early])
     for statement in early:
-        if statement.op is not first:
-            order.move_before(statement.op, first)
+        order.move_before(statement.op, place.op)
     hoist_definitions(order, chain[0].op, [loop.op for loop in chain])
     small = _small_buffers(windows, chain[0].op)
     for part in range(PARTS):
@@ -96,7 +103,7 @@ def interleave(block: Block, target: Target) -> None:
             for buffer in loop.touches.keys() & windows.keys():
                 use_window(made, buffer, windows[buffer], part * windows[buffer].rows, small[buffer])
             if part == 0 and loop is chain[0]:
-                for statement in loads:
+                for statement in others:
                     order.move_before(statement.op, last)
     for op in [*(loop.op for loop in chain), *(buffer.owner for buffer in windows)]:
         assert isinstance(op, Operation)
@@ -121,14 +128,16 @@ def _small_buffers(windows: Mapping[SSAValue, Window], place: Operation) -> dict
 
 def _windows(statements: Sequence[Statement], chain: Sequence[Statement]) -> dict[SSAValue, Window]:
     """Buffers that only loops behind the first one touch, part by part."""
-    found: dict[SSAValue, Window] = {}
-    for buffer in dict.fromkeys(buffer for loop in chain[1:] for buffer in loop.touches):
-        users = [statement for statement in statements if buffer in statement.touches]
-        if all(user in chain[1:] for user in users):
-            window = window_of(buffer, [user.op for user in users if isinstance(user.op, ForOp)], PARTS)
-            if window is not None:
-                found[buffer] = window
-    return found
+    behind = set(chain[1:])
+    shared = {buffer for statement in statements if statement not in behind for buffer in statement.touches}
+    loops: dict[SSAValue, list[ForOp]] = {}
+    for loop in chain[1:]:
+        assert isinstance(loop.op, ForOp)
+        for buffer in loop.touches:
+            if buffer not in shared:
+                loops.setdefault(buffer, []).append(loop.op)
+    windows = {buffer: window_of(buffer, users, PARTS) for buffer, users in loops.items()}
+    return {buffer: window for buffer, window in windows.items() if window is not None}
 
 
 def _is_fetching(statement: Statement) -> bool:
@@ -140,17 +149,18 @@ def _chain(statements: Sequence[Statement], number: int) -> tuple[list[Statement
     """Loop `number` and the loops that work on what it leaves, and what stands between them and has nothing to do with
     any of them: up to the first statement that is neither.
     """
-    chain, others = [statements[number]], list[Statement]()
+    chain, others = StatementSet([statements[number]]), list[Statement]()
     between: list[Statement] = []
     for statement in statements[number + 1 :]:
-        if not any(conflict(earlier, statement) for earlier in chain):
+        if not chain.meets(statement):
             between.append(statement)
         elif isinstance(statement.op, ForOp) and statement.trips % PARTS == 0:
-            chain.append(statement)
-            others, between = [*others, *between], []
+            chain.add(statement)
+            others.extend(between)
+            between.clear()
         else:
             break
-    return chain, others
+    return list(chain), others
 
 
 def _ranges(loop: Statement, *, first: bool) -> list[tuple[int, int]]:
@@ -172,20 +182,23 @@ def _independent(chain: Sequence[Statement], ranges: Sequence[Sequence[tuple[int
     )
 
 
-def _early(before: Sequence[Statement], loop: Statement) -> list[Statement]:
-    """Statements that prepare something for `loop` of what nothing else before them makes, in order."""
-    needed: list[Statement] = []
+def _early(before: Sequence[Statement], loop: Statement) -> tuple[list[Statement], Statement]:
+    """Statements that prepare something for `loop` of what nothing else before them makes, in order, and the first of
+    the others, or the loop: what they move up to. Those that stand in front of that already are not among them.
+    """
+    needed = StatementSet([loop])
     for statement in reversed(before):
-        if not statement.kinds & set(WORK) and any(conflict(statement, other) for other in (loop, *needed)):
-            needed.insert(0, statement)
-    stay: list[Statement] = []
-    early: list[Statement] = []
+        if not statement.kinds & set(WORK) and needed.meets(statement):
+            needed.add(statement)
+    stay, early = StatementSet(), list[Statement]()
+    place = loop
     for statement in before:
-        if statement in needed and not any(conflict(other, statement) for other in stay):
+        if statement not in needed or stay.meets(statement):
+            place = place if stay else statement
+            stay.add(statement)
+        elif stay:
             early.append(statement)
-        else:
-            stay.append(statement)
-    return early
+    return early, place
 
 
 def _fits(statements: Sequence[Statement], windows: Mapping[SSAValue, Window], target: Target) -> bool:

@@ -5,7 +5,7 @@ What passes that reorder loops have in common. Operands are footprints (`footpri
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from xdsl.dialects.builtin import MemRefType
@@ -156,3 +156,36 @@ def conflict(a: Statement, b: Statement) -> bool:
                 if (writes or other_writes) and not apart(footprint.over_loop, other.over_loop):
                     return True
     return False
+
+
+class StatementSet:
+    """Statements, in the order in which they were added, and whether another one meets any of them.
+
+    Only those that touch one of its buffers are looked at.
+    """
+
+    def __init__(self, statements: Iterable[Statement] = ()) -> None:
+        self._members: dict[Statement, None] = {}
+        self._by_buffer: dict[SSAValue, list[Statement]] = {}
+        for statement in statements:
+            self.add(statement)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[Statement]:
+        return iter(self._members)
+
+    def __contains__(self, statement: Statement) -> bool:
+        return statement in self._members
+
+    def add(self, statement: Statement) -> None:
+        """Add a statement."""
+        self._members[statement] = None
+        for buffer in statement.touches:
+            self._by_buffer.setdefault(buffer, []).append(statement)
+
+    def meets(self, statement: Statement) -> bool:
+        """Whether a statement conflicts with any of them."""
+        near = dict.fromkeys(each for buffer in statement.touches for each in self._by_buffer.get(buffer, ()))
+        return any(conflict(each, statement) for each in near)

@@ -16,7 +16,7 @@ def attention(op: AttentionOp, q: Array, k: Array, v: Array, mask: Array | None 
     values = np.repeat(values, heads // kv_heads, axis=1)
     scores = np.matmul(queries, keys.swapaxes(-1, -2)) * op.scale.value.data
     if mask is not None:
-        repeats = len(scores) // len(mask) if mask.ndim == 4 and len(mask) > 1 else 1
+        repeats = len(scores) // op.mask_period if op.mask_period > 1 else 1
         scores = scores + (np.tile(widened(mask), (repeats, 1, 1, 1)) if repeats > 1 else widened(mask))
     if op.causal:
         rows, columns = scores.shape[-2:]

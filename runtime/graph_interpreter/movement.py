@@ -35,8 +35,9 @@ def reshape(op: ReshapeOp | RelayoutOp, x: Array) -> Array:
 
 
 def reorder_rows(op: ReorderRowsOp, x: Array) -> Array:
-    """`graph.reorder_rows`."""
-    apart = x.reshape(-1, op.period.value.data, x.shape[1])
+    """`graph.reorder_rows`: a gather within each period."""
+    (rows, features), period = x.shape, op.period.value.data
+    apart = x.reshape(rows // period, period, features)
     return apart[:, op.order()].reshape(x.shape)
 
 

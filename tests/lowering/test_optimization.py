@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from runtime.neff import Neff, neff_bytes
 
 TRN1 = CompileOptions(target="trn1")
 LEVEL_1, LEVEL_3 = replace(TRN1, optimization_level=1), replace(TRN1, optimization_level=3)
+PAGE = Path(__file__).parents[2] / "docs" / "optimization-levels.md"
 MODEL = Path(__file__).parents[1] / "models" / "digits_cnn.onnx"
 
 
@@ -80,6 +82,13 @@ def test_level_1_leaves_out_what_is_only_for_speed() -> None:
     _, quick = compiled(LEVEL_1)
     _, default = compiled()
     assert default["compile_seconds"].keys() - quick["compile_seconds"].keys() == set(SPEED_ONLY)
+
+
+# The manual lists all of them.
+def test_the_manual_says_what_level_1_leaves_out() -> None:
+    page = PAGE.read_text("utf-8")
+    paragraph = page.partition("- `-O1` leaves out")[2].partition("- `-O2`")[0]
+    assert sorted(re.findall("`([a-z-]+)`", paragraph)) == sorted(SPEED_ONLY)
 
 
 def instructions(module: ModuleOp) -> float:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from onnx import ModelProto, helper
 
 from lowering.compiler import CompileOptions, CompileResult, compile_model
 from lowering.nisa_to_neff import emit_neff
-from lowering.weights_ahead import WeightsAhead
+from lowering.weights_ahead import Array, WeightsAhead
 from neuron_dialects.neuron import core_functions
 from neuron_dialects.nisa import ParamOp
 from runtime.graph_interpreter import WeightResolver
@@ -56,6 +57,18 @@ def test_what_cannot_be_computed_is_left_out():
     everything = set(WeightsAhead(result.module, result.weights).arrays())
     result.weights.discard("w1")
     assert set(WeightsAhead(result.module, result.weights).arrays()) == everything - {"w1"}
+
+
+# Nor is one that cannot be read: nothing is printed, and the others are computed.
+def test_what_cannot_be_read_is_left_out(capfd: pytest.CaptureFixture[str]):
+    def fail() -> Array:
+        raise OSError("the disk is gone")
+
+    result = compiled("tile", "none")
+    everything = set(WeightsAhead(result.module, result.weights).arrays())
+    result.weights.add_lazy("w1", result.weights.dtype("w1"), result.weights.shape("w1"), fail)
+    assert set(WeightsAhead(result.module, result.weights).arrays()) == everything - {"w1"}
+    assert capfd.readouterr().err == ""
 
 
 # A NEFF with them is the one without; large parameters are in its hash, which reading checks.

@@ -17,13 +17,14 @@ from xdsl.utils.hints import isa
 from neuron_dialects.access import AccessPattern, Affine
 from neuron_dialects.loops import trip_count
 from neuron_dialects.neuron import Neuron
-from neuron_dialects.tile import AllocOp, Tile
+from neuron_dialects.tile import AllocOp, Tile, TileOp
 from passes.tile.interleave_parts import TileInterleavePartsPass
 from passes.tile.part_buffers import Window, window_of
 from runtime.program_interpreter import run_function
 
 # Rows of a table are turned, and multiplied twice: eight tiles, then four of twice as many rows, then eight. READ is
-# what the last loop reads of the first products, a tile of 128 rows or more.
+# what the last loop reads of the first products, a tile of 128 rows or more. BETWEEN the loads of indices and what is
+# made of them may stand something else.
 TEXT = """
 builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
   func.func private @neuron_0(
@@ -34,8 +35,11 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
     %c1 = arith.constant 1 : index
     %c4 = arith.constant 4 : index
     %c8 = arith.constant 8 : index
+    %listed = tile.alloc : memref<128x8xi32, #neuron.space<sbuf>>
+    tile.load dst %listed[0:128][0 : 8] src %i[0 : 128, 8 step 128]
+    BETWEEN
     %columns = tile.alloc : memref<128x8xi32, #neuron.space<sbuf>>
-    tile.load dst %columns[0:128][0 : 8] src %i[0 : 128, 8 step 128]
+    tile.copy dst %columns[0:128][0 : 8] data %listed[0:128][0 : 8]
     %identity = tile.alloc : memref<128x128xbf16, #neuron.space<sbuf>>
     %x = tile.alloc : memref<128x1024xbf16, #neuron.space<sbuf>>
     scf.for %a = %c0 to %c8 step %c1 {
@@ -69,12 +73,18 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 """
 
 
-def program(read: str) -> tuple[ModuleOp, FuncOp]:
-    """The function whose last loop reads as told."""
+OTHER = """
+    %others = tile.alloc : memref<128x8xi32, #neuron.space<sbuf>>
+    tile.load dst %others[0:128][0 : 8] src %i[0 : 128, 8 step 128]
+"""
+
+
+def program(read: str, between: str = "") -> tuple[ModuleOp, FuncOp]:
+    """The function whose last loop reads as told, with such statements between the first ones."""
     context = Context()
     for dialect in (Arith, Builtin, Func, Neuron, Scf, Tile):
         context.load_dialect(dialect)
-    text = TEXT.replace("READ", read).replace("ROWS", "rows = 100, row_stride = 128")
+    text = TEXT.replace("READ", read).replace("BETWEEN", between).replace("ROWS", "rows = 100, row_stride = 128")
     module = Parser(context, text).parse_module()
     module.verify()
     (function,) = (op for op in module.ops if isinstance(op, FuncOp))
@@ -110,6 +120,22 @@ def test_parts(read: str, trips: list[int], elements: list[int]) -> None:
     module.verify()
     assert [trip_count(op) for op in function.body.block.ops if isinstance(op, ForOp)] == trips
     assert own_elements(function) == elements
+    (result,) = run_function(function, given, lambda *_: weights)
+    np.testing.assert_array_equal(result, expected)
+
+
+# What the first loop needs stays in order, at the front; what it does not need comes behind that.
+@pytest.mark.parametrize(("between", "front"), [("", ["load", "copy"]), (OTHER, ["load", "copy", "load"])])
+def test_what_rows_are_asked_for_by_comes_first(between: str, front: list[str]) -> None:
+    rng = np.random.default_rng(0)
+    table, weights = (rng.standard_normal(shape).astype(bfloat16) for shape in ((100, 128), (128, 128)))
+    given = [table, rng.integers(0, 100, 1024).astype(np.int32), weights]
+    module, function = program("128*%d + 1024", between)
+    (expected,) = run_function(function, given, lambda *_: weights)
+    TileInterleavePartsPass().apply(Context(), module)
+    module.verify()
+    statements = [op.name.partition(".")[2] for op in function.body.block.ops if isinstance(op, TileOp | ForOp)]
+    assert statements[: len(front) + 1] == [*front, "for"]
     (result,) = run_function(function, given, lambda *_: weights)
     np.testing.assert_array_equal(result, expected)
 
