@@ -46,7 +46,7 @@ def without_idle_waits(replay: WaitReplay) -> Verdicts:
     known: dict[frozenset[int], Verdicts] = {}
     good = 0
     while True:
-        removal = _Removal(replay, {wait.number for wait in replay.waits}, outcomes)
+        removal = _Removal(replay, _all_waits(replay), outcomes)
         verdicts = _remove_idle_waits(replay, removal, known)
         good = removal.first_lost(good)
         if good == len(removal.journal):
@@ -74,19 +74,23 @@ def _remove_idle_waits(replay: WaitReplay, removal: _Removal, known: dict[frozen
             return verdicts
 
 
+def _all_waits(replay: WaitReplay) -> set[int]:
+    return {wait.number for wait in replay.waits}
+
+
 @dataclass(frozen=True)
 class _Removed:
-    """What there was after a removal, which was attempt number `attempt`: waits still there, removed ones by stream."""
+    """Waits of one stream that went together, in attempt number `attempt`."""
 
     attempt: int
-    active: set[int]
-    removed: dict[int, set[int]]
+    stream: int
+    numbers: Sequence[int]
 
 
 @dataclass
 class _Removal:
     """Waits that are still there. `outcomes`: of each attempt to remove some, in order, whether they went; the first
-    are known. `journal`: the removals.
+    are known. `removed`: those that went, by stream. `journal`: the same in the order in which they went.
     """
 
     replay: WaitReplay
@@ -108,8 +112,9 @@ class _Removal:
         if attempt == len(self.outcomes):
             self.outcomes.append(self.replay.orders_all(watched, self.active, history, set(numbers)))
         if self.outcomes[attempt]:
-            self.active, self.removed = self.active - set(numbers), {**self.removed, stream: watched}
-            self.journal.append(_Removed(attempt, self.active, self.removed))
+            self.active.difference_update(numbers)
+            self.removed[stream] = watched
+            self.journal.append(_Removed(attempt, stream, numbers))
             return []
         if len(numbers) == 1:
             return list(numbers)
@@ -120,8 +125,11 @@ class _Removal:
         """The first removal in the journal that lost a conflict; its length if none did, nor the first `good` ones."""
 
         def lost(place: int) -> bool:
-            state = self.journal[place]
-            return not all(self.replay.orders_all(group, state.active) for group in state.removed.values())
+            active, removed = _all_waits(self.replay), dict[int, set[int]]()
+            for entry in self.journal[: place + 1]:
+                active.difference_update(entry.numbers)
+                removed.setdefault(entry.stream, set()).update(entry.numbers)
+            return not all(self.replay.orders_all(group, active) for group in removed.values())
 
         last = len(self.journal) - 1
         if good > last or not lost(last):

@@ -131,18 +131,9 @@ def _add_hazards(stream: list[Work]) -> None:
         work.hazard_writes = tuple(a for a in accesses if a.writes and a.memory in read)
         both = work.hazard_reads, work.hazard_writes
         moves = any(access.register >= 0 for hazards in both for access in hazards)
-        work.fixed_hazards = None if moves else (boxes(work.hazard_reads, ()), boxes(work.hazard_writes, ()))
+        work.fixed_hazards = None if moves else (boxes_of(both[0], ()), boxes_of(both[1], ()))
 
 
-def boxes(accesses: Sequence[Access], registers: Sequence[int]) -> Sequence[Box]:
+def boxes_of(accesses: Sequence[Access], registers: Sequence[int]) -> Sequence[Box]:
     """What accesses touch; NX-RUN-001 where that is out of bounds."""
-    found: list[Box] = []
-    for access in accesses:
-        low, high = access.low, access.high
-        if access.register >= 0:
-            shift = registers[access.register] * access.item_bytes
-            low, high = low + shift, high + shift
-        if low < access.floor or high > access.limit:
-            access.interval(registers)
-        found.append((access.memory, access.first_partition, access.last_partition, low, high))
-    return found
+    return [(a.memory, a.first_partition, a.last_partition, *a.interval(registers)) for a in accesses]

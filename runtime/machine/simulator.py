@@ -28,7 +28,7 @@ from typing import Any, Protocol
 
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.target import Target
-from runtime.machine.plan import Box, Work, boxes
+from runtime.machine.plan import Box, Work, boxes_of
 from runtime.machine.schedule import NamedSchedule, Operands, Schedule
 from runtime.machine.trace import Trace
 
@@ -329,6 +329,7 @@ class Simulator:
         engine.instruction_count += 1
         work.executions += 1
         signal, completion = work.signal, end + work.latency_ns
+        # What `_completion` does where only the time counts, without its calls: most instructions come by here.
         if signal >= 0 and self._known_early[signal]:
             if completion > self._last_ns:
                 self._last_ns = completion
@@ -474,7 +475,7 @@ def _hazards(work: Work, registers: list[int]) -> tuple[Sequence[Box], Sequence[
     """What an execution reads and writes of the memories through which its stream may depend on itself."""
     if work.fixed_hazards is not None:
         return work.fixed_hazards
-    return boxes(work.hazard_reads, registers), boxes(work.hazard_writes, registers)
+    return boxes_of(work.hazard_reads, registers), boxes_of(work.hazard_writes, registers)
 
 
 def _one_stream_each(queues: dict[str, list[Work]], semaphores: int) -> list[bool]:
