@@ -383,17 +383,21 @@ class KeyAttention(Attention):
     # -- context -------------------------------------------------------------------------------------------------------
 
     def _bring_values(self, here: AttentionSequence, unit: HeadGroup) -> None:
-        """The values of a unit's heads in the panel, where those of the sequence before have been used."""
+        """The values of a unit's heads in the panel, where those of the sequence before have been used.
+
+        Where units share a tile of features, its last one brings those of all: only then nobody needs the ones before.
+        """
         panel, tensor = self._panel, self.k.tensor(self.op.v)
         if panel is None:
             return
         together = _heads_together(unit.group, self.value_size)
-        if unit.first % together:
+        head = unit.head.constant + unit.group - together
+        if head % together:
             return
-        first, elements = unit.head * self.value_size, together * self.value_size
-        heads = panel.slice(2, unit.head, together).slice(3, 0, self.value_size)
+        first, elements = head * self.value_size, together * self.value_size
+        heads = panel.slice(2, head, together).slice(3, 0, self.value_size)
         if isinstance(tensor, SbufTensor):
-            blocks = tensor.whole.at(2, here.batch).slice(1, first.divided(LANES), elements // LANES)
+            blocks = tensor.whole.at(2, here.batch).slice(1, first // LANES, elements // LANES)
             full, rest = divmod(self.keys, LANES)
             most = max(1, self._slot_elements // elements)
             for start in range(0, full, most):
@@ -403,7 +407,9 @@ class KeyAttention(Attention):
             return
 
         def rows(start: Affine, count: int) -> None:
-            part = tensor.view({0: (here.batch, 1), 1: (start, count), FEATURES: (first, elements)}, [1, FEATURES])
+            part = tensor.view(
+                {0: (here.batch, 1), 1: (start, count), FEATURES: (Affine(first), elements)}, [1, FEATURES]
+            )
             self.b.load(heads.slice(0, 0, count).at(1, start.divided(LANES)), part)
 
         self.b.tiles(self.keys, LANES, rows)

@@ -12,6 +12,7 @@ from math import prod
 
 from lowering.graph_to_tile.attention_operands import HIDDEN
 from lowering.graph_to_tile.attention_plan import HeadGroup
+from lowering.graph_to_tile.builder import KernelBuilder
 from lowering.graph_to_tile.conv_weights import identity_ops
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.pipelining import Ring
@@ -19,6 +20,7 @@ from lowering.graph_to_tile.tensors import DramTensor, transfer
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import BF16
+from neuron_dialects.graph import ClipOp
 
 HEADS, QUERIES, KEYS = 1, 2, 3
 """Dimensions of a mask."""
@@ -31,7 +33,8 @@ class AddedMask:
         """At most `rows` queries and `group` heads at a time; units take `copies` tiles in turn, by their numbers."""
         self.k, self.b, self.mask = k, k.b, mask
         self.rows = 1 if mask.strides[QUERIES] == 0 else rows
-        self.group = 1 if mask.strides[HEADS] == 0 else group
+        self.by_head = mask.strides[HEADS] != 0
+        self.group = group if self.by_head else 1
         shape = (self.rows, self.group * mask.shape[KEYS])
         self.ring = Ring(lambda: self.b.alloc_outer(shape, "bf16", "sbuf", "mask").view(), copies)
 
@@ -62,14 +65,13 @@ class AddedMask:
     def load(self, batch: Affine, unit: HeadGroup, number: int) -> None:
         """Bring the mask of a unit on chip."""
         tile = self._tile(unit, number)
-        head = unit.head if self.group > 1 else Affine(0)
+        head = unit.head if self.by_head else Affine(0)
         part = {0: (batch, 1), HEADS: (head, tile.shape[1]), QUERIES: (unit.tile.start, tile.partitions)}
         transfer(self.b, self.b.load, tile, self.mask.view(part, [QUERIES, HEADS, KEYS]))
 
     def bound(self, unit: HeadGroup, number: int) -> None:
-        """Raise minus infinity, which products with zeros of the identity do not stand, to what hides a key as well."""
-        tile = self._tile(unit, number).flat()
-        self.b.tensor_scalar(tile, tile, "maximum", HIDDEN)
+        """Raise the minus infinity of a unit's mask."""
+        bound(self.b, self._tile(unit, number))
 
     def add(self, scores: View, unit: HeadGroup, number: int) -> None:
         """scores [queries, heads, keys] += the mask of a unit."""
@@ -79,6 +81,19 @@ class AddedMask:
 
     def add_turned(self, scores: View, unit: HeadGroup, number: int, head: int, start: Affine) -> None:
         """scores [keys, queries] += the mask of head `head` of a unit, for the keys from `start` on."""
-        tile = self._tile(unit, number).at(1, head if self.group > 1 else 0).slice(1, start, scores.partitions)
+        tile = self._tile(unit, number).at(1, head if self.by_head else 0).slice(1, start, scores.partitions)
         hot = self._hot.slice(0, 0, tile.partitions).slice(1, 0, prod(scores.shape[1:]))
         self.b.matmul(scores, tile, hot, 1)
+
+
+def bound(b: KernelBuilder, tile: View) -> None:
+    """Raise minus infinity, which products with zeros of the identity do not stand, to what hides a key as well."""
+    b.tensor_scalar(tile.flat(), tile.flat(), "maximum", HIDDEN)
+
+
+def bounded_parameter(k: Kernel, mask: DramTensor) -> DramTensor | None:
+    """A mask that `bound` would not change, made from one that is a parameter; None where it is not."""
+    symbol = mask.symbol
+    if symbol is None or not k.is_parameter(mask):
+        return None
+    return k.derive(f"{symbol}.bounded", [symbol], lambda values: [ClipOp(values[0], minimum=HIDDEN)])

@@ -21,8 +21,9 @@ from functools import cached_property
 from math import ceil
 
 import numpy as np
-from xdsl.ir import Operation
+from xdsl.ir import Operation, SSAValue
 
+from lowering.graph_to_tile.attention_masks import bound, bounded_parameter
 from lowering.graph_to_tile.attention_operands import FEATURES
 from lowering.graph_to_tile.attention_plan import HeadGroup, HeadGroups, Tile, sequences_in_iteration
 from lowering.graph_to_tile.attention_projections import Projections
@@ -65,13 +66,16 @@ def is_short(k: Kernel, op: AttentionOp) -> bool:
     places = (k.tensor(value) for value in (op.q, op.k, op.v))
     if not all(isinstance(place, SbufTensor) and place.partition == FEATURES for place in places):
         return False
-    if op.mask is not None:
-        dtype, (period, heads, *inner) = spec_of(op.mask)
-        room = int(k.target.sbuf_bytes_per_partition) // MASK_SHARE
-        whole = inner == [queries, queries] and isinstance(k.tensor(op.mask), DramTensor)
-        if dtype is not BF16 or not whole or period * heads * queries * dtype.size_bytes > room:
-            return False
-    return queries <= bank and op.value_size < bank
+    return queries <= bank and op.value_size < bank and (op.mask is None or _stays_on_chip(k, op.mask, queries))
+
+
+def _stays_on_chip(k: Kernel, mask: SSAValue, queries: int) -> bool:
+    """Whether a mask is one for each query and key, in DRAM, and small enough to be brought on chip as a whole."""
+    dtype, shape = spec_of(mask)
+    if dtype is not BF16 or len(shape) != 4 or shape[2:] != (queries, queries):
+        return False
+    room = int(k.target.sbuf_bytes_per_partition) // MASK_SHARE
+    return isinstance(k.tensor(mask), DramTensor) and shape[0] * shape[1] * queries * dtype.size_bytes <= room
 
 
 class ShortSequence(AttentionSequence):
@@ -133,7 +137,11 @@ class ShortAttention(Attention):
             return None
         period, heads, _, _ = spec_of(self.op.mask)[1]
         tile = self.b.alloc_outer((self.queries, period, heads, self.keys), self.dtype, "sbuf", "mask").view()
-        self.b.load(tile, self.k.dram(self.op.mask).view({}, [2, 0, 1, 3]))
+        mask = self.k.dram(self.op.mask)
+        bounded = bounded_parameter(self.k, mask)
+        self.b.load(tile, (bounded or mask).view({}, [2, 0, 1, 3]))
+        if bounded is None:
+            bound(self.b, tile)
         return tile
 
     # -- units ---------------------------------------------------------------------------------------------------------

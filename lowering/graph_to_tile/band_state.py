@@ -40,15 +40,17 @@ class BandState:
     """State of one core function.
 
     `tiles`: those that stay for layers of a form; `results`: what these leave their results in, in turn; `sent`: what
-    was stored of a resident tensor ahead of the convolution that reads it; `arriving`: what turns a tensor that a
-    kernel is about to read, and `waiting` what loads it, which stands behind the loads of a kernel in between.
+    was stored of a resident tensor, with columns of zeros on its left and a number of columns in all, ahead of the
+    convolution that reads it; `arriving`: what turns a tensor that a kernel is about to read, and `waiting` what loads
+    it, which stands behind the loads of a kernel in between.
     """
 
     tiles: dict[Form, list[BandTiles]] = field(default_factory=dict[Form, list[BandTiles]])
     results: dict[Form, list[list[View]]] = field(default_factory=dict[Form, list[list[View]]])
-    sent: dict[SbufTensor, DramTensor] = field(default_factory=dict[SbufTensor, DramTensor])
+    sent: dict[tuple[SbufTensor, tuple[int, int]], DramTensor] = field(
+        default_factory=dict[tuple[SbufTensor, tuple[int, int]], DramTensor]
+    )
     arriving: dict[SbufTensor, Callable[[], None]] = field(default_factory=dict[SbufTensor, Callable[[], None]])
-
     waiting: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
 
     def begin(self, count: int) -> None:

@@ -210,7 +210,8 @@ class _ConvKernel:
     def ahead(self) -> BlocksAhead | None:
         """What the convolution behind this one, of one tap, can emit; None where weights come in chunks."""
         outputs = self.groups.outputs * self.groups.groups
-        plain = self.residual is None and not self.parts and self.spread is None and self.uniform is None
+        others = (self.residual, self.spread, self.uniform, self.scale)
+        plain = not self.parts and all(other is None for other in others)
         if not plain or self.groups.blocks > 1 or self._chunk(self.channels, outputs) < outputs:
             return None
         self.x = x = self.x if isinstance(self.x, SbufTensor) else brought(self.k, self.x)

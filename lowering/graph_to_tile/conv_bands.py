@@ -115,16 +115,23 @@ class _Bands:
         self.bands = k.derive(name, [weight.symbol], lambda v: band_ops(v[0], op))
 
     def send(self) -> None:
-        """Store a resident input where blocks are read from, if that is not where it lies."""
+        """Store a resident input where blocks are read from, if that is not where it lies, and it is there by now."""
         x = self.k.tensor(self.op.x)
-        if isinstance(x, SbufTensor) and isinstance(sent := self._readable(x), DramTensor):
-            self.k.bands.sent[x] = sent
+        if not isinstance(x, SbufTensor) or x in self.k.bands.arriving:
+            return
+        if isinstance(sent := self._readable(x), DramTensor):
+            self.k.bands.sent[x, self._border] = sent
+
+    @property
+    def _border(self) -> tuple[int, int]:
+        """What rows in DRAM have on their left, and columns with that on their right."""
+        return self.pad, self.width
 
     def _readable(self, x: Tensor) -> Tensor:
         """The input where blocks are read from; other kernels go on reading a resident one where it is."""
         if isinstance(x, DramTensor):
             return x
-        if (sent := self.k.bands.sent.pop(x, None)) is not None:
+        if (sent := self.k.bands.sent.pop((x, self._border), None)) is not None:
             return sent
         route = self._route(self.rows, self.columns)
         if x.partition == 1 and route is Route.TURNED:

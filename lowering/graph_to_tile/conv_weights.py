@@ -77,13 +77,7 @@ def load_taps(b: KernelBuilder, tile: View, source: View, numbers: Sequence[int]
 
 def is_packable(k: Kernel, weight: SSAValue) -> bool:
     """Whether the filter is a constant, so that it can be rearranged at emission."""
-    tensor = k.tensor(weight)
-    return (
-        isinstance(tensor, DramTensor)
-        and tensor.symbol in k.weight_types
-        and tensor.is_dense
-        and tensor.shape == tensor.buffer.shape
-    )
+    return k.is_parameter(k.tensor(weight))
 
 
 class WeightPacking:

@@ -25,7 +25,6 @@ from lowering.graph_to_tile.local_rows import (
     LocalRows,
     Lookup,
     identity_matrix,
-    is_parameter,
     local_groups,
 )
 from lowering.graph_to_tile.relayout import copy_window
@@ -135,7 +134,7 @@ class _Kernel:
         """Numbers of the tables that stay on chip, by the instruction that gathers from them."""
         k = self.k
         lookups = [
-            Lookup(table.shape[0], part.count, part.width, table.dtype, is_parameter(k, table))
+            Lookup(table.shape[0], part.count, part.width, table.dtype, k.is_parameter(table))
             for part, table in zip(gathered, tables, strict=True)
         ]
         sbuf = int(k.target.sbuf_bytes_per_partition)

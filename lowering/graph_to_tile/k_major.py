@@ -116,8 +116,7 @@ def swapped(tensor: DramTensor) -> DramTensor:
 def k_major(k: Kernel, tensor: DramTensor) -> DramTensor:
     """[..., rows, K] as [..., K, rows]: a weight is turned at emission, anything else is another window."""
     rank = len(tensor.shape)
-    whole = tensor.symbol is not None and tensor.is_dense and tensor.offset == 0 and tensor.shape == tensor.buffer.shape
-    if tensor.symbol is None or not whole or tensor.symbol not in k.weight_types:
+    if tensor.symbol is None or not k.is_parameter(tensor):
         return swapped(tensor)
     order = [*range(rank - 2), rank - 1, rank - 2]
     return k.derive(f"{tensor.symbol}.k_major", [tensor.symbol], lambda v: [TransposeOp(v[0], permutation=order)])

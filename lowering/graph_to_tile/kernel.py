@@ -135,6 +135,12 @@ class Kernel:
         self.module.body.block.add_op(op)
         return op
 
+    def is_parameter(self, tensor: Tensor) -> bool:
+        """Whether a tensor is a parameter as a whole, from which another one can be derived."""
+        if not isinstance(tensor, DramTensor) or tensor.symbol not in self.weight_types:
+            return False
+        return tensor.is_dense and tensor.offset == 0 and tensor.shape == tensor.buffer.shape
+
     def dram(self, value: SSAValue) -> DramTensor:
         """An operand as a DRAM window; a resident one is written out once."""
         tensor = self.tensor(value)

@@ -237,12 +237,6 @@ class LocalRows:
             b.copy(place.split(0, (size, CORE_PARTITIONS)), part)
 
 
-def is_parameter(k: Kernel, table: DramTensor) -> bool:
-    """Whether a table is a parameter as a whole, which the compiler can lay out."""
-    whole = table.is_dense and table.offset == 0 and table.shape == table.buffer.shape
-    return table.symbol is not None and whole and table.symbol in k.weight_types
-
-
 def identity_matrix(k: Kernel, dtype: str) -> View:
     """[128, 128] on chip."""
     source = k.derive(f"identity.{LANES}.{dtype}", [], lambda _: identity_ops(dtype_by_name(dtype), LANES))

@@ -100,14 +100,15 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[AttentionOp]:
 
 
 # (heads, positions, features, target): two tiles of queries that overlap and two of keys; heads of 32 features, four in
-# a unit, positions on partitions in place or not; heads of 128 features and three tiles of queries. More keys than a
-# bank of PSUM takes: five tiles of 104 queries in a loop.
+# a unit, positions on partitions in place or not; heads of 128 features and three tiles of queries; heads of 64
+# features in units of their own. More keys than a bank of PSUM takes: five tiles of 104 queries in a loop.
 CASES = [
     (4, 197, 256, "trn1"),
     (4, 197, 256, "inf1"),
     (12, 128, 384, "trn1"),
     (2, 260, 256, "trn1"),
     (9, 50, 1152, "trn1"),
+    (4, 260, 256, "trn1"),
     (4, 520, 256, "trn1"),
 ]
 
@@ -138,7 +139,8 @@ def test_scores_far_from_zero(taken: list[AttentionOp]) -> None:
 
 
 # Masks of each head and query, of all heads, of keys alone, of each head alone, and the same for all sequences; in
-# iterations over three sequences. Hidden keys, a sequence of which all keys are hidden alike, and large biases.
+# iterations over three sequences; and where a unit is one head. Hidden keys, a sequence of which all keys are hidden
+# alike, and large biases.
 @pytest.mark.parametrize(
     ("heads", "length", "shape"),
     [
@@ -147,6 +149,7 @@ def test_scores_far_from_zero(taken: list[AttentionOp]) -> None:
         (12, 128, (1, 12, 1, 128)),
         (4, 197, (SEQUENCES, 1, 197, 197)),
         (4, 197, (1, 4, 197, 197)),
+        (4, 260, (1, 4, 260, 260)),
     ],
 )
 def test_masks(heads: int, length: int, shape: tuple[int, ...], taken: list[AttentionOp]) -> None:

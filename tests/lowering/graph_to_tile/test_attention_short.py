@@ -14,7 +14,7 @@ from xdsl.ir import Block, SSAValue
 from lowering.graph_to_tile import attention
 from lowering.graph_to_tile.attention_plan import sequences_in_iteration
 from lowering.graph_to_tile.attention_short import ShortAttention
-from neuron_dialects.graph import AttentionOp, MatMulOp, ReshapeOp
+from neuron_dialects.graph import AttentionOp, BinaryKind, BinaryOp, MatMulOp, ReshapeOp
 from passes.graph.layout import choose_layouts
 from tests.core_kernels import Array, Make, lowered_error
 
@@ -49,9 +49,9 @@ def weights_of(width: int, mask: tuple[int, ...], gain: float) -> dict[str, Arra
     made: dict[str, Array] = {name: rng.standard_normal((width, width)) / width**0.5 for name in "kvo"}
     made["q"] = gain * rng.standard_normal((width, width)) / width**0.5
     if mask:
-        # The last keys are hidden, some of the others nearly so.
+        # The last keys are hidden by minus infinity, some of the others nearly so.
         made["mask"] = 2 * rng.standard_normal(mask) - 100 * (rng.random(mask) < 0.2)
-        made["mask"][..., -3:] = -1e30
+        made["mask"][..., -3:] = -np.inf
     return {name: array.astype(ml_dtypes.bfloat16) for name, array in made.items()}
 
 
@@ -108,6 +108,35 @@ def test_masks_repeat_in_other_kernels(target: str, dtype: str) -> None:
         return [op.result]
 
     assert lowered_error(target, [("bf16", (8, 40, 64))] * 3, {"mask": mask}, make) < BF16_TOLERANCE
+
+
+# Sums with what is the same for all queries: masks of fewer dimensions are for another kernel.
+@pytest.mark.parametrize("shape", [(), (20,), (20, 20), (3, 20, 20)])
+def test_masks_of_fewer_dimensions(shape: tuple[int, ...]) -> None:
+    weights = weights_of(96, (), 1.0) | {
+        "mask": np.random.default_rng(4).standard_normal(shape).astype(ml_dtypes.bfloat16)
+    }
+    make = windows(16, 20, 3, 96, 32**-0.5)
+    assert (
+        lowered_error("trn1", [("bf16", (320, 96))], weights, make, lambda block: choose_layouts(block, 135000))
+        < BF16_TOLERANCE
+    )
+
+
+# A mask that was computed on the core holds minus infinity as well.
+def test_a_computed_mask() -> None:
+    plain = windows(16, 20, 3, 96, 32**-0.5)
+
+    def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        twice = BinaryOp(BinaryKind.ADD, values["mask"], values["mask"])
+        block.add_op(twice)
+        return plain(block, arguments, {**values, "mask": twice.result})
+
+    weights = weights_of(96, (2, 3, 20, 20), 1.0)
+    assert (
+        lowered_error("trn1", [("bf16", (320, 96))], weights, make, lambda block: choose_layouts(block, 135000))
+        < BF16_TOLERANCE
+    )
 
 
 @given(st.integers(1, 16), st.integers(1, 40), st.integers(1, 40))

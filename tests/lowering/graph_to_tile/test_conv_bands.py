@@ -82,6 +82,35 @@ def test_bands_match_the_graph_level(case: str, route: Route | None, monkeypatch
     assert lowered_error("trn1", inputs, weights, make, lay_out) < TOLERANCE
 
 
+# A map that two depthwise convolutions read, with borders of their own, the later one of which was made first; and one
+# that a second depthwise convolution reads while it is still on its way back from the first.
+@pytest.mark.parametrize("one_behind_the_other", [False, True])
+def test_two_convolutions_by_bands(one_behind_the_other: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    shapes = {"w0": (24, 8, 1, 1), "d0": (24, 1, 5, 5), "d1": (24, 1, 3, 3), "w1": (8, 24, 1, 1)}
+    weights = {name: (rng.standard_normal(size) / 2).astype(ml_dtypes.bfloat16) for name, size in shapes.items()}
+    monkeypatch.setattr(conv_bands, "quickest_route", lambda *_: Route.TURNED)
+
+    def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        def deep(x: SSAValue, w: str) -> ConvOp:
+            pads = (shape_of(values[w])[2] // 2,) * 4
+            return ConvOp(x, values[w], strides=(1, 1), pads=pads, dilations=(1, 1), groups=24)
+
+        x = plain(arguments[0], values["w0"])
+        first = deep(x.result, "d0")
+        second = deep(first.result if one_behind_the_other else x.result, "d1")
+        found = [plain(op.result, values["w1"]) for op in (first, second)]
+        block.add_ops([x, *([first, second] if one_behind_the_other else [second, first]), *found])
+        return [op.result for op in found]
+
+    def lay_out(block: Block) -> None:
+        mark(block)
+        choose_layouts(block, 50000)
+        assert len([op for op in block.ops if op.results and layout_of(op.results[0]) is not None]) == 3
+
+    assert lowered_error("trn1", [("bf16", (2, 8, 9, 11))], weights, make, lay_out) < TOLERANCE
+
+
 def test_blocks_stay_within_tiles() -> None:
     assert chunks(136, 14, 8) == [Chunk(0, 14, 5), Chunk(70, 14, 4), Chunk(126, 2, 1), Chunk(128, 8, 1)]
     assert chunks(6, 2, 8) == [Chunk(0, 2, 3)]

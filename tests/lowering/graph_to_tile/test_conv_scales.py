@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from xdsl.ir import Block, SSAValue
 
+from lowering.graph_to_tile.conv_ahead import followed_blocks
 from lowering.graph_to_tile.conv_scales import scaled_maps
 from neuron_dialects.graph import BinaryKind, BinaryOp, ConvOp, ReduceKind, ReduceOp, UnaryKind, UnaryOp
+from neuron_dialects.target import load_target
 from passes.graph.fuse import fuse_block
-from passes.graph.layout import choose_layouts
+from passes.graph.layout import choose_layouts, resident_profile
 from tests.core_kernels import Array, Make, core_function, core_module, lowered_error
 
 TOLERANCE = 1e-2
@@ -24,11 +26,17 @@ CASES: dict[str, tuple[tuple[int, ...], int, int, int]] = {
     "a last tile of fewer channels": ((3, 8, 7, 10), 300, 40, 1),
     "images that are taken as one": ((2, 8, 12, 6), 288, 48, 2),
     "many rows": ((2, 8, 40, 20), 160, 136, 1),
+    "in front of a depthwise one": ((2, 8, 14, 14), 96, 160, 1),
 }
 
 
-def weighed(case: str, *, twice: bool = False) -> tuple[Make, dict[str, Array], list[tuple[str, tuple[int, ...]]]]:
-    """A map, what is made of its means, their product, and a convolution of that with a bias; `twice`: read again."""
+def weighed(
+    case: str, *, twice: bool = False, deep: bool = False
+) -> tuple[Make, dict[str, Array], list[tuple[str, tuple[int, ...]]]]:
+    """A map, what is made of its means, their product, and a convolution of that with a bias.
+
+    `twice`: the product is read again; `deep`: a depthwise convolution comes next.
+    """
     shape, channels, outputs, groups = CASES[case]
     rng = np.random.default_rng(len(case))
     sizes = {
@@ -37,6 +45,7 @@ def weighed(case: str, *, twice: bool = False) -> tuple[Make, dict[str, Array], 
         "w2": (channels, 8, 1, 1),
         "w3": (outputs, channels // groups, 1, 1),
         "b3": (outputs, 1, 1),
+        "w5": (outputs, 1, 3, 3),
         "w4": (4, outputs, 1, 1),
     }
     weights = {name: (rng.standard_normal(size) / 2).astype(ml_dtypes.bfloat16) for name, size in sizes.items()}
@@ -55,7 +64,12 @@ def weighed(case: str, *, twice: bool = False) -> tuple[Make, dict[str, Array], 
         block.add_ops([gate, product])
         total = BinaryOp(BinaryKind.ADD, conv(product.result, "w3", groups), values["b3"])
         block.add_op(total)
-        results = [conv(total.result, "w4")]
+        last = total.result
+        if deep:
+            own = ConvOp(last, values["w5"], strides=(1, 1), pads=(1,) * 4, dilations=(1, 1), groups=outputs)
+            block.add_op(own)
+            last = own.result
+        results = [conv(last, "w4")]
         return [*results, product.result] if twice else results
 
     return make, weights, [("bf16", shape)]
@@ -69,6 +83,19 @@ def test_weighed_maps_match_the_graph_level(case: str) -> None:
         fuse_block(block)
         choose_layouts(block, BUDGET)
         assert len(scaled_maps(list(block.ops))) == 1
+
+    assert lowered_error("trn1", inputs, weights, make, lay_out) < TOLERANCE
+
+
+# The convolution behind the product could be put off for a depthwise one, but for its weights of each image.
+def test_weighed_maps_in_front_of_a_depthwise_convolution() -> None:
+    make, weights, inputs = weighed("in front of a depthwise one", deep=True)
+
+    def lay_out(block: Block) -> None:
+        fuse_block(block)
+        choose_layouts(block, BUDGET)
+        ops = list(block.ops)
+        assert len(scaled_maps(ops)) == len(followed_blocks(ops, resident_profile(ops), load_target("trn1"))) == 1
 
     assert lowered_error("trn1", inputs, weights, make, lay_out) < TOLERANCE
 
