@@ -88,10 +88,13 @@ def fold_block(block: Block, target: Target) -> None:
 
 
 def is_layer(op: Operation) -> bool:
-    """Whether an op computes on something else than constants."""
-    if not op.results or isinstance(op, WeightOp | ConstantOp) or _moves_rows(op):
-        return False
-    return not all(is_constant(operand) for operand in op.operands)
+    """Whether an op computes on something else than constants, and does more than to move rows of it."""
+    return is_computed(op) and not _moves_rows(op)
+
+
+def is_computed(op: Operation) -> bool:
+    """Whether what an op makes depends on something else than constants."""
+    return bool(op.results) and not all(is_constant(operand) for operand in op.operands)
 
 
 def _has_pairs(op: Operation) -> bool:

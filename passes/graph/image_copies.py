@@ -53,8 +53,8 @@ class ImageCopies:
                 inner.location = original.location
                 if any(operand in below for operand in inner.operands):
                     below.update([self._retyped(result) for result in inner.results])
-                    self._group(inner)
-        self._group(clone)
+                    self._resize(inner)
+        self._resize(clone)
         for old, new in zip(op.results, clone.results, strict=True):
             mapping[old] = self._retyped(new)
         return clone
@@ -65,7 +65,8 @@ class ImageCopies:
         own = TensorType(type_.element_type, self.shape(type_.get_shape()), type_.encoding)
         return Rewriter.replace_value_with_new_type(value, own)
 
-    def _group(self, op: Operation) -> None:
+    def _resize(self, op: Operation) -> None:
+        """Adapt what a copy says of its images and channels in numbers."""
         if isinstance(op, ConvOp):
             old = op.groups
             op.properties["groups"] = IntegerAttr(old.value.data * self.together, old.type)
@@ -73,7 +74,7 @@ class ImageCopies:
             sizes = ints(op.sizes)
             op.properties["sizes"] = ints_attr((sizes[0] // self.parts, *sizes[1:]))
         if isinstance(known := op.attributes.get(MODEL_MACS), IntegerAttr):
-            op.attributes[MODEL_MACS] = IntegerAttr(known.value.data // self.parts, known.type)
+            op.attributes[MODEL_MACS] = IntegerAttr(known.value.data * self.together // self.parts, known.type)
 
     def _constants(self, op: Operation, mapping: dict[SSAValue, SSAValue]) -> dict[SSAValue, SSAValue]:
         """Constants that `op` reads along the channels -> the same for all images that are together."""

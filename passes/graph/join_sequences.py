@@ -96,17 +96,11 @@ def _join(op: AttentionOp, block: Block, recipes: Recipes) -> None:
     if length != keys or sequences < LEAST_SEQUENCES or op.causal or dtype not in (F32, BF16):
         return
     made: list[Operation] = []
-    if op.mask is None:
-        mask = _added(made, ConstantOp(0.0, dtype, (1, 1, length, length)))
-    else:
-        short = _repeated_part(op.mask, made)
-        if short is None or not is_known(short):
-            return
-        mask = _whole(made, short, length)
-    period, heads = shape_of(mask)[:2]
-    together = sequences_together(length, sequences, period)
-    joined = max(1, period // together) * heads * (together * length) ** 2 * spec_of(mask)[0].size_bytes
-    if together == 1 or sequences % period or joined > MOST_MASK_BYTES:
+    mask = _mask(op, made)
+    together = 1 if mask is None else _together(op, mask)
+    if mask is None or together == 1:
+        for unused in reversed(made):
+            unused.erase()
         return
     root = _beside(made, mask, together)
     _insert(block, made, op)
@@ -124,6 +118,26 @@ def _join(op: AttentionOp, block: Block, recipes: Recipes) -> None:
     block.erase_op(op)
 
 
+def _mask(op: AttentionOp, made: list[Operation]) -> SSAValue | None:
+    """The mask of the sequences, or of as many as it is known to repeat after, as [n, heads or 1, length, length]; None
+    where it is not known. New operators: `made`.
+    """
+    length = shape_of(op.q)[1]
+    if op.mask is None:
+        return _added(made, ConstantOp(0.0, spec_of(op.q)[0], (1, 1, length, length)))
+    short = _repeated_part(op.mask, made)
+    return None if short is None or not is_known(short) else _whole(made, short, length)
+
+
+def _together(op: AttentionOp, mask: SSAValue) -> int:
+    """How many sequences of an attention are taken as one; 1 where their mask would be too large."""
+    sequences, length, _ = shape_of(op.q)
+    dtype, (period, heads, *_) = spec_of(mask)
+    together = sequences_together(length, sequences, period)
+    joined = max(1, period // together) * heads * (together * length) ** 2 * dtype.size_bytes
+    return 1 if sequences % period or joined > MOST_MASK_BYTES else together
+
+
 def _repeated_part(mask: SSAValue, made: list[Operation]) -> SSAValue | None:
     """What a mask [B, ...] repeats along its first dimension; None where that cannot be told. New operators: `made`."""
     owner = mask.owner
@@ -136,9 +150,9 @@ def _repeated_part(mask: SSAValue, made: list[Operation]) -> SSAValue | None:
         lengths = {shape_of(x)[0] for x in (a, b) if len(shape_of(x)) == 4} - {1}
         return _added(made, BinaryOp(BinaryKind.ADD, a, b)) if len(lengths) < 2 else None
     if isinstance(owner, ReshapeOp) and isinstance(repeated := owner.x.owner, BroadcastOp):
-        (one, first, *rest), after = shape_of(repeated.x), shape_of(owner.x)
-        if one == 1 and after[1:] == (first, *rest) and shape_of(mask)[1:] == tuple(rest):
-            return _added(made, ReshapeOp(repeated.x, (first, *rest)))
+        before, after = shape_of(repeated.x), shape_of(owner.x)
+        if before[:1] == (1,) and after[1:] == before[1:] and shape_of(mask)[1:] == before[2:]:
+            return _added(made, ReshapeOp(repeated.x, before[1:]))
     return mask
 
 

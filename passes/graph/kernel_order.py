@@ -7,6 +7,7 @@ first in program order. What is taken early keeps tensors on chip that the progr
 is only taken while there is room.
 """
 
+from bisect import bisect_left, insort
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
@@ -34,7 +35,10 @@ class Task:
 
 @dataclass
 class _State:
-    """What is scheduled so far; for each kernel `waiting`: how many it still waits for, `readers`: how many read it."""
+    """What is scheduled so far; for each kernel `waiting`: how many it still waits for, `readers`: how many read it.
+
+    `ready`: the kernels that wait for none, in program order.
+    """
 
     tasks: Sequence[Task]
     waiting: list[int]
@@ -65,7 +69,7 @@ class _State:
         if task.constants is not None:
             self.constants, self.place_free_at = task.constants, self.now
         self.order.append(number)
-        self.ready.remove(number)
+        del self.ready[bisect_left(self.ready, number)]
         self.held_bytes += task.result_bytes if self.readers[number] else 0
         for before in task.after:
             self.readers[before] -= 1
@@ -75,8 +79,7 @@ class _State:
             self.can_begin[user] = max(self.can_begin[user], begin)
             self.waiting[user] -= 1
             if not self.waiting[user]:
-                self.ready.append(user)
-        self.ready.sort()
+                insort(self.ready, user)
 
 
 def staggered(tasks: Sequence[Task], capacity_bytes: int) -> list[int]:

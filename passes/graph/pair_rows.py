@@ -8,7 +8,7 @@ room; `graph-fold-images` then leaves them alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from math import ceil, prod
 
@@ -85,10 +85,10 @@ class GraphPairRowsPass(ModulePass):
 
 def pair_block(block: Block, target: Target) -> None:
     """Decide in one block."""
-    _bring_on_chip(block)
+    brought = _bring_on_chip(block)
     ops = list(block.ops)
     number = {op: i for i, op in enumerate(ops)}
-    chains = _chains(ops)
+    chains = _chains(ops, brought)
     intervals = paired_intervals(ops, {value: layout for chain in chains for value, layout in chain.layouts.items()})
     capacity = int(int(target.sbuf_bytes_per_partition) * BUDGET_SHARE)
     budget = Budget([capacity] * len(ops), [0] * len(ops))
@@ -97,22 +97,23 @@ def pair_block(block: Block, target: Target) -> None:
         paired = sum(_paired_ns(op, chain.layouts, target) for op in chain.kernels)
         if paired >= WORTH * plain:
             continue
-        before = list(budget.used)
-        if not all(budget.admit(intervals[value]) for value in chain.layouts):
-            budget.used = before
+        if not budget.admit_all([intervals[value] for value in chain.layouts]):
             continue
         for value, layout in chain.layouts.items():
             encode(value, layout)
         if listening():
             why = f"rows lie in pairs between {len(chain.kernels)} convolutions: {paired:.0f} ns instead of {plain:.0f}"
             remark("passed", "row-pairs", why, op=min(chain.kernels, key=lambda op: number[op]))
-    for op in ops:
-        if _is_brought(op) and paired_layout(op.results[0]) is None:
+    for op in brought:
+        if paired_layout(op.results[0]) is None:
             Rewriter.replace_op(op, [], [op.operands[0]])
 
 
-def _bring_on_chip(block: Block) -> None:
-    """Give convolutions of parts of feature maps, which lie in DRAM, forms of these that may lie in pairs."""
+def _bring_on_chip(block: Block) -> dict[Operation, None]:
+    """Give convolutions of parts of feature maps, which lie in DRAM, forms of these that may lie in pairs; the new
+    operators.
+    """
+    brought: dict[Operation, None] = {}
     for op in list(block.ops):
         if not is_pairable(op) or not isinstance(part := op.operands[0].owner, SliceOp):
             continue
@@ -122,11 +123,8 @@ def _bring_on_chip(block: Block) -> None:
             relayout.location = op.location
             block.insert_op_before(relayout, op)
             op.operands[0] = relayout.result
-
-
-def _is_brought(op: Operation) -> bool:
-    """Whether an op brings a part of a feature map on chip."""
-    return isinstance(op, RelayoutOp) and isinstance(op.x.owner, SliceOp)
+            brought[relayout] = None
+    return brought
 
 
 # -- chains ------------------------------------------------------------------------------------------------------------
@@ -144,17 +142,17 @@ class _Chain:
         self.kernels |= other.kernels
 
 
-def _chains(ops: Sequence[Operation]) -> list[_Chain]:
-    """The longest chains, the last ones first."""
+def _chains(ops: Sequence[Operation], brought: Collection[Operation]) -> list[_Chain]:
+    """The longest chains, the last ones first; `brought`: what brings parts of feature maps on chip."""
     chain_of: dict[Operation, _Chain] = {}
     found: dict[int, _Chain] = {}
     made: dict[SSAValue, RowHalo] = {}
     for op in reversed(ops):
-        if not (is_pairable(op) or _is_brought(op)) or (layout := _layout(op.results[0], made)) is None:
+        if not (is_pairable(op) or op in brought) or (layout := _layout(op.results[0], made)) is None:
             continue
         value = op.results[0]
         made[value] = halo_of_rows(shape_of(value)[ROWS], layout)
-        chain = _Chain({value: layout}, {} if _is_brought(op) else {op: None})
+        chain = _Chain({value: layout}, {} if op in brought else {op: None})
         for user in dict.fromkeys(use.operation for use in value.uses):
             if isinstance(anchor_of(user), ConvOp):
                 chain.kernels[user] = None

@@ -46,6 +46,16 @@ class Budget:
             self.used[i] += interval.bytes
         return True
 
+    def admit_all(self, intervals: Sequence[Interval]) -> bool:
+        """Reserve room for all of the intervals, or for none."""
+        for count, interval in enumerate(intervals):
+            if not self.admit(interval):
+                for taken in intervals[:count]:
+                    for i in range(taken.start, taken.end + 1):
+                        self.used[i] -= taken.bytes
+                return False
+        return True
+
 
 def resident_bytes(shape: Sequence[int], partition: int, halo: Halo, element_bytes: int, rows: int = 1) -> int:
     """SBUF bytes per partition of a resident tensor; `rows` of them lie beside each other on partitions."""

@@ -120,7 +120,7 @@ def paired_intervals(ops: Sequence[Operation], layouts: Mapping[SSAValue, Layout
             if (layout := layouts.get(value)) is None:
                 continue
             kernels = [use.operation for use in value.uses if not isinstance(use.operation, ConcatOp)]
-            last = max(number[kernel] for kernel in kernels)
+            last = max((number[kernel] for kernel in kernels), default=number[op])
             if isinstance(op, RelayoutOp):
                 last = max(last, following.get((spec_of(value), layout), 0) - 1)
                 following[spec_of(value), layout] = number[op]

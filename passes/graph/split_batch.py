@@ -2,10 +2,10 @@
 
 Given core functions after `graph-fuse`. The feature maps of the first layers are the largest, in convolutional networks
 and in those that attend in windows: of a whole batch they do not fit on chip, of some of its images they do. The pass
-finds the run of layers from the inputs to the last one whose
-live tensors exceed the budget, and leaves one copy of it for each part of the batch, between slices of the inputs and
-concatenations of what later layers read. Concatenations of channels may be among the layers: all that they put
-together lies in one place, as `joined` has it. `plan_split` is the choice as plain arithmetic; the pass applies it.
+finds the run of layers from the inputs to the last one whose live tensors exceed the budget, and leaves one copy of it
+for each part of the batch, between slices of the inputs and concatenations of what later layers read. Concatenations of
+channels may be among the layers: all that they put together lies in one place, as `joined` has it. `plan_split` is the
+choice as plain arithmetic; the pass applies it.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -34,7 +34,6 @@ Room = Callable[[Sequence[Operation], int], tuple[list[int], list[int]]]
 
 MAX_PARTS = 5
 """Most parts of a batch: each is a copy of the code."""
-
 
 WEIGHED_SIZE = 8 / 7
 """A map that is weighed by what its mean gives counts as so many: in bands of rows (`graph-depth-first`) nothing of it
@@ -221,7 +220,7 @@ KINDS: tuple[tuple[type[Operation], Apart, Room], ...] = (
 def split_layers(layers: Sequence[Operation], batch: int, images: int, inside: Collection[SSAValue]) -> None:
     """Replace `layers`, which keep images apart, by a copy for every `images` images of `batch`.
 
-    `inside`: values that have one position for each image.
+    `inside`: values with a part for each image; those that the layers only read have one position for each.
     """
     block, last = layers[0].parent_block(), layers[-1]
     assert block is not None

@@ -23,7 +23,7 @@ from neuron_dialects.neuron import core_functions, target_of
 from neuron_dialects.remarks import listening, remark
 from neuron_dialects.target import Target
 from passes.graph.band_filters import BANDS, Depthwise, bands_bytes, bands_ns, depthwise_of, products_ns, transfers_ns
-from passes.graph.fold_images import comes_from_dram, engine_ns, is_constant, is_layer, keeps_images_apart
+from passes.graph.fold_images import comes_from_dram, engine_ns, is_computed, is_constant, keeps_images_apart
 from passes.graph.kernel_layouts import KEEPS_WEIGHTS, anchor_of
 from passes.graph.kernel_order import Task, staggered
 from passes.graph.layout import BUDGET_SHARE
@@ -38,7 +38,6 @@ TRANSFER_SHARE = 1.0
 
 ISSUE_SHARE = 0.75
 """Part of the columns that a product takes the time of at least, which one for half of the images must have."""
-
 
 LIVE_TENSORS, LIVE_SHARE = 6, 0.8
 """Tensors of the size of its input around such a convolution (a hidden layer is four of them), and the part of their
@@ -78,10 +77,12 @@ class GraphStaggerImagesPass(ModulePass):
 def stagger_block(block: Block, target: Target, capacity_bytes: int) -> None:
     """Split and order the kernels of one block."""
     stretches = [found for found in _stretches(block, target) if _is_worth_it(found.layers, target)]
-    for found in stretches:
-        if listening():
+    if listening():
+        for found in stretches:
             count = len(found.layers)
             remark("passed", "stagger", f"{count} kernels run for two halves of the images", op=found.layers[0])
+    # From the end: what a later stretch reads is then still what an earlier one knows that it makes.
+    for found in reversed(stretches):
         for op in found.layers:
             if isinstance(anchor := anchor_of(op), ConvOp):
                 anchor.attributes[KEEPS_WEIGHTS] = UnitAttr()
@@ -122,7 +123,7 @@ def is_banded(op: Operation) -> bool:
 def _stretches(block: Block, target: Target) -> Iterator[_Stretch]:
     """The longest of them, in program order."""
     found: _Stretch | None = None
-    for op in [op for op in block.ops if is_layer(op)]:
+    for op in filter(is_computed, block.ops):
         if found is not None and found.takes(op, target):
             continue
         if found is not None:
@@ -157,7 +158,7 @@ def _is_light(op: Operation, target: Target) -> bool:
 def _is_worth_it(layers: Sequence[Operation], target: Target) -> bool:
     """Whether layers have convolutions by bands, whose transfers for halves hide behind the engines' work."""
     banded = [work for op in layers if is_banded(op) and (work := depthwise_of(op)) is not None]
-    if not banded or layers[0].parent_block() is None:
+    if not banded:
         return False
     least = ISSUE_SHARE * int(target.min_issue_cycles)
     if any(work.images // HALVES * work.out_columns < least for work in banded):
@@ -178,7 +179,7 @@ def _busy_ns(op: Operation, target: Target) -> float:
 
 def _reorder(block: Block, target: Target, capacity_bytes: int) -> None:
     """Bring the kernels of a block into the order of `staggered`, constants before all of them."""
-    layers = [op for op in block.ops if is_layer(op)]
+    layers = [op for op in block.ops if is_computed(op)]
     number = {op: i for i, op in enumerate(layers)}
     tasks = [_task(op, number, target) for op in layers]
     last = block.last_op

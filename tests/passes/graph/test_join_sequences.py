@@ -81,3 +81,41 @@ def test_joined_sequences_attend_as_before(case: str) -> None:
     assert model_macs(attention()) == macs
     (joined,) = run_graph(core_function(module), arrays, WeightResolver(module, store))
     np.testing.assert_allclose(joined, expected, rtol=1e-5, atol=1e-6)
+
+
+# A mask for each head, of sequences too long to be joined: what was made to find that out reads nothing afterwards.
+def test_what_stays_is_not_read_by_what_is_gone() -> None:
+    def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        q, k, v = arguments
+        op = AttentionOp(q, k, v, values["m"], heads=HEADS, kv_heads=HEADS, scale=0.3)
+        block.add_op(op)
+        return [op.result]
+
+    inputs = [("f32", (16, 65, HEADS * SIZE))] * 3
+    module = core_module("trn1", inputs, {"m": np.zeros((HEADS, 1, 65), np.float32)}, make)
+    before = str(module)
+    GraphJoinSequencesPass().apply(Context(), module)
+    assert str(module) == before
+    block = core_function(module).body.block
+    assert all(use.operation.parent_block() is block for op in block.ops for r in op.results for use in r.uses)
+
+
+# A mask of keys alone, repeated and in another shape, has no first dimension that names sequences.
+def test_a_repeated_mask_of_keys_is_no_mask_for_each_sequence() -> None:
+    def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        q, k, v = arguments
+        repeated = BroadcastOp(values["m"], (4, 4, 1, 20, 20))
+        mask = ReshapeOp(repeated.result, (16, 1, 20, 20))
+        op = AttentionOp(q, k, v, mask.result, heads=HEADS, kv_heads=HEADS, scale=0.3)
+        block.add_ops([repeated, mask, op])
+        return [op.result]
+
+    inputs = [("f32", (16, 20, HEADS * SIZE))] * 3
+    module = core_module("trn1", inputs, {"m": np.arange(20, dtype=np.float32)}, make)
+    store = WeightStore()
+    store.add("m", np.arange(20, dtype=np.float32))
+    arrays = random_inputs(inputs)
+    (expected,) = run_graph(core_function(module), arrays, WeightResolver(module, store))
+    GraphJoinSequencesPass().apply(Context(), module)
+    (joined,) = run_graph(core_function(module), arrays, WeightResolver(module, store))
+    np.testing.assert_allclose(joined, expected, rtol=1e-5, atol=1e-6)

@@ -11,15 +11,29 @@ from xdsl.dialects.builtin import UnitAttr
 from xdsl.ir import Block, SSAValue
 
 from lowering.graph_to_tile import conv_bands
-from neuron_dialects.graph import BinaryKind, BinaryOp, ConvOp, FusedOp, SliceOp, UnaryKind, UnaryOp, shape_of
+from neuron_dialects.graph import (
+    BinaryKind,
+    BinaryOp,
+    ConcatOp,
+    ConvOp,
+    FusedOp,
+    SliceOp,
+    TransposeOp,
+    UnaryKind,
+    UnaryOp,
+    shape_of,
+)
+from neuron_dialects.ssa_order import check_ssa_order
 from neuron_dialects.target import load_target
+from neuron_dialects.weights import WeightStore
 from passes.graph import stagger_images
 from passes.graph.band_filters import BANDS, Route
 from passes.graph.fuse import fuse_block
 from passes.graph.kernel_layouts import anchor_of
 from passes.graph.layout import choose_layouts
 from passes.graph.stagger_images import is_banded, stagger_block
-from tests.core_kernels import core_function, core_module, lowered_error
+from runtime.graph_interpreter import WeightResolver, run_graph
+from tests.core_kernels import core_function, core_module, lowered_error, random_inputs
 
 TRN1 = load_target("trn1")
 CAPACITY = 100_000
@@ -126,3 +140,51 @@ def test_a_number_is_no_layer_of_images() -> None:
     before = str(module)
     stagger_block(block, TRN1, 100000)
     assert str(module) == before
+
+
+# Rows taken apart and put together between two layers by bands, as parts of a run of bands are: each stands behind what
+# it reads.
+def test_bands_of_rows_between_layers_stay_in_order() -> None:
+    given = {"w": np.zeros((384, 1, 7, 7), ml_dtypes.bfloat16)}
+
+    def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        def deep(x: SSAValue) -> SSAValue:
+            conv = ConvOp(x, values["w"], strides=(1, 1), pads=(3,) * 4, dilations=(1, 1), groups=384)
+            block.add_op(conv)
+            return conv.result
+
+        first = deep(arguments[0])
+        halves = [SliceOp(first, (0, 0, row, 0), (8, 384, 7, 14), (1,) * 4) for row in (0, 7)]
+        whole = ConcatOp([half.result for half in halves], 2)
+        block.add_ops([*halves, whole])
+        return [deep(whole.result), first]
+
+    module = core_module("trn1", [("bf16", (8, 384, 14, 14))], given, make)
+    block = core_function(module).body.block
+    mark(block)
+    stagger_block(block, TRN1, int(TRN1.sbuf_bytes_per_partition))
+    module.verify()
+    assert not check_ssa_order(module)
+
+
+# Layers that are split read what layers of another part of the function, split as well, have made.
+def test_split_layers_read_split_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stagger_images, "_is_worth_it", lambda *_: True)
+
+    def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        first = UnaryOp(UnaryKind.RELU, arguments[0])
+        turned = TransposeOp(first.result, (1, 0, 2, 3))
+        back = TransposeOp(turned.result, (1, 0, 2, 3))
+        total = BinaryOp(BinaryKind.ADD, back.result, first.result)
+        block.add_ops([first, turned, back, total])
+        return [total.result]
+
+    inputs = [("f32", (4, 8, 6, 6))]
+    module = core_module("trn1", inputs, {}, make)
+    arrays, weights = random_inputs(inputs), WeightResolver(module, WeightStore())
+    (expected,) = run_graph(core_function(module), arrays, weights)
+    stagger_block(core_function(module).body.block, TRN1, CAPACITY)
+    module.verify()
+    assert not check_ssa_order(module)
+    (halves,) = run_graph(core_function(module), arrays, weights)
+    np.testing.assert_array_equal(halves, expected)
