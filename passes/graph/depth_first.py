@@ -104,17 +104,22 @@ def run_in_bands(block: Block, target: Target, machine: Machine) -> None:
 
 
 def _chains(block: Block) -> Iterable[list[Operation]]:
-    """The longest stretches of layers that compute rows of feature maps of as many images from rows of others."""
+    """The longest stretches of layers that compute rows of feature maps of as many images from rows of others.
+
+    Nothing between the layers of a stretch reads what they make: copies of them stand where the last one does.
+    """
     found: list[Operation] = []
+    made: set[SSAValue] = set()
     for op in block.ops:
-        if not is_layer(op):
+        if not is_layer(op) and made.isdisjoint(op.operands):
             continue
-        local = row_windows(op) is not None
+        local = is_layer(op) and row_windows(op) is not None
         if found and (not local or shape_of(op.results[0])[0] != shape_of(found[0].results[0])[0]):
             yield found
-            found = []
+            found, made = [], set()
         if local:
             found.append(op)
+            made.update(op.results)
     if found:
         yield found
 
