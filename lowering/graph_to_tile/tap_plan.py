@@ -12,10 +12,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from neuron_dialects.target import Target
-from passes.graph.conv_groups import LANES
-
-QUADRANT = 32
-"""Lanes at multiples of which an engine can start to write."""
+from passes.graph.conv_groups import LANES, QUADRANT
 
 WORTH = 0.9
 """Columns are put side by side where that leaves less than this share of the time."""

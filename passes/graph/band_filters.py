@@ -10,22 +10,21 @@ final convolutions, the pass marks those for which that is estimated to be faste
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from math import ceil, prod
+from math import ceil
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp, UnitAttr
-from xdsl.ir import Block, BlockArgument, Operation, SSAValue
+from xdsl.ir import Block, Operation
 from xdsl.passes import ModulePass
 
-from neuron_dialects.graph import ConvOp, FusedOp, WeightOp, YieldOp, ints, shape_of, spec_of
+from neuron_dialects.graph import ConvOp, FusedOp, WeightOp, ints, shape_of, spec_of
 from neuron_dialects.neuron import core_functions, target_of
 from neuron_dialects.remarks import listening, remark
 from neuron_dialects.target import Target
 from passes.graph.conv_groups import LANES
-from passes.graph.kernel_layouts import BANDS, POINTWISE, anchor_of
+from passes.graph.kernel_layouts import BANDS, anchor_of, outer_value, sweeps_channels
 
 EXPOSED = 1.8
 """How much longer a layer takes by bands than what keeps the DMA busy: transfers in wait for the layer before, and the
@@ -174,28 +173,10 @@ def depthwise_of(op: Operation) -> Depthwise | None:
     if not isinstance(conv, ConvOp) or conv.bias is not None or len(shape_of(conv.x)) != 4:
         return None
     (images, channels, rows, columns), (dtype, result) = shape_of(conv.x), spec_of(conv.result)
-    weight: SSAValue = conv.w
-    if isinstance(op, FusedOp) and isinstance(weight, BlockArgument):
-        weight = op.operands[weight.index]
-    single = conv.groups.value.data == channels == result[1] and isinstance(weight.owner, WeightOp)
+    single = conv.groups.value.data == channels == result[1] and isinstance(outer_value(op, conv.w).owner, WeightOp)
     if not single or ints(conv.dilations)[0] != 1:
         return None
-    if isinstance(op, FusedOp) and not all(_is_pointwise(inner, conv, result) for inner in op.body.block.ops):
+    if isinstance(op, FusedOp) and not all(sweeps_channels(inner, conv, result) for inner in op.body.block.ops):
         return None
     taps, across = shape_of(conv.w)[2:]
     return Depthwise(images, channels, rows, columns, result[2], result[3], taps, across, dtype.size_bytes)
-
-
-def _is_pointwise(op: Operation, conv: ConvOp, shape: Sequence[int]) -> bool:
-    """Whether an operator behind the convolution takes what is made there, numbers, and one for each channel."""
-    if op is conv or isinstance(op, YieldOp):
-        return True
-    if not isinstance(op, POINTWISE) or shape_of(op.results[0]) != shape:
-        return False
-    channels = shape[1]
-    return all(
-        not isinstance(value, BlockArgument)
-        or prod(shape_of(value)) == 1
-        or (prod(shape_of(value)) == channels and shape_of(value)[-3:] == (channels, 1, 1))
-        for value in op.operands
-    )

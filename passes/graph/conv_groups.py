@@ -6,6 +6,9 @@ from math import ceil
 LANES = 128
 """Rows of the tensor engine, and partitions of a resident tile."""
 
+QUADRANT = 32
+"""Lanes at multiples of which engines begin to read and write."""
+
 
 @dataclass(frozen=True)
 class ConvGroups:

@@ -93,7 +93,7 @@ def sequences_together(length: int, sequences: int, period: int) -> int:
 
 def _join(op: AttentionOp, block: Block, recipes: Recipes) -> None:
     (sequences, length, _), keys, dtype = spec_of(op.q)[1], shape_of(op.k)[1], spec_of(op.q)[0]
-    if length != keys or sequences < LEAST_SEQUENCES or op.causal or dtype not in (F32, BF16):
+    if not length or length != keys or sequences < LEAST_SEQUENCES or op.causal or dtype not in (F32, BF16):
         return
     made: list[Operation] = []
     mask = _mask(op, made)

@@ -254,6 +254,27 @@ def anchor_of(op: Operation) -> Operation:
     return first
 
 
+def outer_value(op: Operation, value: SSAValue) -> SSAValue:
+    """The value outside of a fused group that stands for an argument of its body."""
+    return op.operands[value.index] if isinstance(op, FusedOp) and isinstance(value, BlockArgument) else value
+
+
+def sweeps_channels(op: Operation, conv: ConvOp, shape: Sequence[int]) -> bool:
+    """Whether an operator of the group of a convolution with a result of `shape` [images, channels, ...] takes nothing
+    but what is made there, numbers, and one for each channel.
+    """
+    if op is conv or isinstance(op, YieldOp):
+        return True
+    if not isinstance(op, POINTWISE) or shape_of(op.results[0]) != shape:
+        return False
+    return all(
+        not isinstance(value, BlockArgument)
+        or prod(shape_of(value)) == 1
+        or (prod(shape_of(value)) == shape[1] and shape_of(value)[-3:] == (shape[1], 1, 1))
+        for value in op.operands
+    )
+
+
 def multiplied(op: Operation, operand: SSAValue) -> bool:
     """Whether a kernel reads `operand` only as what the tensor engine contracts, however its result lies."""
     if isinstance(op, AttentionOp):

@@ -12,28 +12,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from xdsl.dialects.builtin import TensorType
-from xdsl.ir import Block, BlockArgument, Operation, Region, SSAValue
+from xdsl.ir import Block, Operation, Region, SSAValue
 from xdsl.rewriter import Rewriter
 
 from neuron_dialects.graph import (
     BinaryKind,
     BinaryOp,
     CastOp,
-    ClipOp,
-    CompareOp,
     ConvOp,
     FusedOp,
     MatMulOp,
-    SelectOp,
     SliceOp,
-    UnaryOp,
     WeightOp,
     YieldOp,
     shape_of,
 )
 from neuron_dialects.graph.base import spec_of, tensor_type
-
-_POINTWISE = (UnaryOp, BinaryOp, CompareOp, SelectOp, ClipOp, CastOp)
+from passes.graph.kernel_layouts import POINTWISE, outer_value
 
 
 def output_axis(op: Operation) -> int | None:
@@ -48,18 +43,13 @@ def output_axis(op: Operation) -> int | None:
         axis, weight = len(shape) - 1, anchor.b
     else:
         return None
-    if not isinstance(_outer(op, weight).owner, WeightOp) or shape_of(anchor.results[0]) != shape:
+    if not isinstance(outer_value(op, weight).owner, WeightOp) or shape_of(anchor.results[0]) != shape:
         return None
     if isinstance(op, FusedOp):
         inner = [child for child in op.body.block.ops if child is not anchor and not isinstance(child, YieldOp)]
-        if any(not isinstance(child, _POINTWISE) or shape_of(child.results[0]) != shape for child in inner):
+        if any(not isinstance(child, POINTWISE) or shape_of(child.results[0]) != shape for child in inner):
             return None
     return axis
-
-
-def _outer(op: Operation, value: SSAValue) -> SSAValue:
-    """The value outside of a fused group that stands for an argument of its body."""
-    return op.operands[value.index] if isinstance(op, FusedOp) and isinstance(value, BlockArgument) else value
 
 
 def make_part(
@@ -84,7 +74,7 @@ def is_summed(op: Operation, value: SSAValue) -> bool:
     anchor = op.body.block.first_op if isinstance(op, FusedOp) else op
     if not isinstance(anchor, MatMulOp) or anchor.transpose_a or len(shape_of(anchor.b)) != 2 or len(op.results) != 1:
         return False
-    if _outer(op, anchor.a) is not value or not isinstance(_outer(op, anchor.b).owner, WeightOp):
+    if outer_value(op, anchor.a) is not value or not isinstance(outer_value(op, anchor.b).owner, WeightOp):
         return False
     read_once = not isinstance(op, FusedOp) or len(list(anchor.a.uses)) == 1
     return list(op.operands).count(value) == 1 and read_once
@@ -125,7 +115,7 @@ def add_to_sum(
     """
     anchor = op.body.block.first_op if isinstance(op, FusedOp) else op
     assert isinstance(anchor, MatMulOp)
-    weight, turned = value_of(_outer(op, anchor.b)), bool(anchor.transpose_b)
+    weight, turned = value_of(outer_value(op, anchor.b)), bool(anchor.transpose_b)
 
     def put(made: Operation) -> SSAValue:
         made.location = op.location
@@ -165,7 +155,7 @@ def _last_product(
 ) -> FusedOp:
     """The product of the last part, plus `total`, and what the group of `op` does with it."""
     used = {use.operation for use in anchor.b.uses} if isinstance(op, FusedOp) else set[Operation]()
-    sliced = {_outer(op, anchor.a), *([_outer(op, anchor.b)] if used == {anchor} else [])}
+    sliced = {outer_value(op, anchor.a), *([outer_value(op, anchor.b)] if used == {anchor} else [])}
     others = [o for o in op.operands if o not in sliced] if isinstance(op, FusedOp) else []
     operands = [part, share, total, *map(value_of, others)]
     block = Block(arg_types=[value.type for value in operands])
@@ -228,7 +218,7 @@ class _Part:
 
         def argument(value: SSAValue, dimension: int | None) -> SSAValue:
             if (value, dimension) not in arguments:
-                operands.append(self._outer(_outer(op, value), dimension))
+                operands.append(self._outer(outer_value(op, value), dimension))
                 arguments[value, dimension] = block.insert_arg(operands[-1].type, len(block.args))
             return arguments[value, dimension]
 

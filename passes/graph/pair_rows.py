@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from math import ceil, prod
+from math import ceil
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
@@ -27,7 +27,6 @@ from neuron_dialects.graph import (
     RelayoutOp,
     SliceOp,
     WeightOp,
-    YieldOp,
     ints,
     shape_of,
 )
@@ -35,9 +34,16 @@ from neuron_dialects.graph.layout import ROWS_OF_PAIR
 from neuron_dialects.neuron import core_functions, target_of
 from neuron_dialects.remarks import listening, remark
 from neuron_dialects.target import Target
-from passes.graph.conv_groups import LANES
+from passes.graph.conv_groups import LANES, QUADRANT
 from passes.graph.fold_images import comes_from_dram, engine_ns
-from passes.graph.kernel_layouts import POINTWISE, THIN_CHANNELS, anchor_of, conv_halo, merge_halo
+from passes.graph.kernel_layouts import (
+    THIN_CHANNELS,
+    anchor_of,
+    conv_halo,
+    merge_halo,
+    outer_value,
+    sweeps_channels,
+)
 from passes.graph.layout import BUDGET_SHARE, encode
 from passes.graph.residence import Budget, Halo
 from passes.graph.row_pairs import (
@@ -53,9 +59,6 @@ from passes.graph.row_pairs import (
 
 WORTH = 0.95
 """Pairs are made where convolutions then take less than this share of the time."""
-
-QUADRANT = 32
-"""Engines start on every so many lanes: rows of a pair begin there."""
 
 
 @dataclass(frozen=True)
@@ -169,29 +172,14 @@ def is_pairable(op: Operation) -> bool:
     conv = anchor_of(op) if isinstance(op, ConvOp | FusedOp) else None
     if not isinstance(conv, ConvOp) or conv.bias is not None or len(op.results) != 1 or len(shape_of(conv.x)) != 4:
         return False
-    weight, result = conv.w, shape_of(conv.result)
+    result = shape_of(conv.result)
     if isinstance(op, FusedOp):
         if not isinstance(conv.x, BlockArgument) or conv.x.index:
             return False
-        weight = op.operands[weight.index] if isinstance(weight, BlockArgument) else weight
-        if not all(_keeps_channels(inner, conv, result) for inner in op.body.block.ops):
+        if not all(sweeps_channels(inner, conv, result) for inner in op.body.block.ops):
             return False
-    plain = conv.groups.value.data == 1 and isinstance(weight.owner, WeightOp)
+    plain = conv.groups.value.data == 1 and isinstance(outer_value(op, conv.w).owner, WeightOp)
     return plain and set(ints(conv.strides)) == {1} and ints(conv.dilations)[0] == 1
-
-
-def _keeps_channels(op: Operation, conv: ConvOp, shape: Sequence[int]) -> bool:
-    """Whether an operator behind the convolution takes what is made there, numbers, and one for each channel."""
-    if op is conv or isinstance(op, YieldOp):
-        return True
-    if not isinstance(op, POINTWISE) or shape_of(op.results[0]) != shape:
-        return False
-    return all(
-        not isinstance(value, BlockArgument)
-        or prod(shape_of(value)) == 1
-        or (prod(shape_of(value)) == shape[1] and shape_of(value)[-3:] == (shape[1], 1, 1))
-        for value in op.operands
-    )
 
 
 def _layout(value: SSAValue, made: dict[SSAValue, RowHalo]) -> LayoutAttr | None:
@@ -231,7 +219,7 @@ def _paired_ns(op: Operation, layouts: dict[SSAValue, LayoutAttr], target: Targe
     conv, result = anchor_of(op), op.results[0]
     assert isinstance(conv, ConvOp)
     images, outputs, rows, columns = shape_of(result)
-    x = op.operands[conv.x.index] if isinstance(conv.x, BlockArgument) and isinstance(op, FusedOp) else conv.x
+    x = outer_value(op, conv.x)
     channels, window, across = shape_of(x)[1], window_of(conv), shape_of(conv.w)[3]
     if x in layouts:
         products = window.pairs_read * ceil(channels * ROWS_OF_PAIR / LANES)

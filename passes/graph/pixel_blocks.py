@@ -9,8 +9,7 @@ taps and blocks of 2 x 2 pixels these windows have 16 positions, 4 products for 
 from dataclasses import dataclass
 from math import ceil
 
-QUADRANT = 32
-"""Lanes at multiples of which engines begin to read and write."""
+from passes.graph.conv_groups import QUADRANT
 
 WORTH = 0.9
 """Blocks are made where they leave less than this share of the tensor engine's time."""

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowering.graph_to_tile import conv_taps
-from lowering.graph_to_tile.tap_plan import QUADRANT, Filter, TapPlan, plan_taps, plans_with_columns
+from lowering.graph_to_tile.tap_plan import Filter, TapPlan, plan_taps, plans_with_columns
 from neuron_dialects.target import load_target
+from passes.graph.conv_groups import QUADRANT
 from tests.core_kernels import lowered_error
 from tests.lowering.graph_to_tile.test_conv import conv
 
