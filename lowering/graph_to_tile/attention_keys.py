@@ -90,12 +90,12 @@ def keys_on_partitions(k: Kernel, op: AttentionOp) -> bool:
     rows, group = min(LANES, queries), groups.group
     fits = max(min(keys, bank), rows, op.value_size + 1) * group <= bank
     tile_units, together = ceil(heads / group), _heads_together(group, op.value_size)
-    least = POWERS_AHEAD if op.mask is None else MASK_AHEAD + tile_units
     if keys > bank:
         even = op.mask is None and even_tiles(queries, LANES) is not None
         written = even and POWERS_AHEAD <= tile_units <= MOST_LONG_UNITS
     else:
-        written = sequences_together(batch, ceil(queries / LANES) * tile_units, least, MOST_UNITS) is not None
+        units, least = ceil(queries / LANES) * tile_units, _least_units(op, tile_units)
+        written = sequences_together(batch, units, least, MOST_UNITS) is not None
     whole = heads == kv_heads and together > 0 and heads % together == 0
     if not (fits and whole and written) or PARTS * heads > min(LANES, int(k.target.pe_columns)):
         return False
@@ -188,7 +188,7 @@ class KeyAttention(Attention):
             return
         units = [unit for tile in tiles for unit in self._units(tile)]
         each = len(units) // len(tiles)
-        together = self._sequences_together(len(units), each)
+        together = sequences_together(self.batch, len(units), _least_units(self.op, each), MOST_UNITS) or 1
         count = together * len(units)
         self.tiles_in_turn = together * len(tiles)
         # Where tiles of queries take turns at their maxima, these are turned a step earlier.
@@ -225,11 +225,6 @@ class KeyAttention(Attention):
         here.result_copies = 1
         stages = self._stages(at, (), count, count, count + POWERS_AHEAD + 1)
         pipelined(self.b, len(tiles), count, stages, deep=True)
-
-    def _sequences_together(self, units: int, each: int) -> int:
-        """Sequences of one iteration, each of `units` units."""
-        least = POWERS_AHEAD if self.mask is None else MASK_AHEAD + each
-        return sequences_together(self.batch, units, least, MOST_UNITS) or 1
 
     def _stages(self, at: At, others: Sequence[Stage], each: int, count: int, first: int) -> tuple[Stage, ...]:
         """The stages of a unit; `each`: units of a tile of queries, `first`: how far ahead maxima are made."""
@@ -442,9 +437,8 @@ class KeyAttention(Attention):
                         self._weigh(part, left, here, unit.head + j, start + i)
         inverse = self.ring("inverse", (*shape[:1], self.groups.group), "f32", "sbuf", 2).take((rows, group))
         self.e.reciprocal(inverse, bank.at(2, size - 1))
-        repeated = View(inverse.buffer, inverse.partition, rows, inverse.offset, (*inverse.dims, (0, size - 1)))
         target = self._rows(here, unit, number, copies).split(0, (group, size - 1))
-        self.e.tensors(target, bank.slice(2, 0, size - 1), repeated, "multiply")
+        self.e.tensors(target, bank.slice(2, 0, size - 1), inverse.insert(1, size - 1), "multiply")
 
     def _weigh(self, bank: View, powers: View, here: AttentionSequence, head: Affine, tile: Affine) -> None:
         """bank [rows, value size + 1] (+)= powers [keys, rows]^T . (v [keys, value size], 1) for a tile of keys."""
@@ -481,6 +475,11 @@ class KeyAttention(Attention):
         place = (unit.head * self.value_size).divided(LANES)
         panel = self.out.whole.at(2, here.batch).slice(1, place, tiles).slice(2, unit.tile.start, unit.tile.rows)
         turn_rows(self.k, panel, self._rows(here, unit, number, copies), bank=self.turning(self.out_dtype))
+
+
+def _least_units(op: AttentionOp, each: int) -> int:
+    """Units of an iteration at least, `each` of them of a tile of queries."""
+    return POWERS_AHEAD if op.mask is None else MASK_AHEAD + each
 
 
 def _heads_together(group: int, value_size: int) -> int:

@@ -299,9 +299,10 @@ class ShortAttention(Attention):
             self.b.matmul(bank.at(1, j), turned.at(1, j), panel.at(1, unit.head + j), 0)
         inverse = self.ring("inverse", (rows, self.groups.group), "f32", "sbuf", 2).take((rows, group))
         self.e.reciprocal(inverse, bank.at(2, size - 1))
-        repeated = inverse.insert(1, size - 1)
         target = here.result(unit.tile).slice(1, unit.head * self.value_size, group * self.value_size)
-        self.e.tensors(target.split(0, (group, size - 1)), bank.slice(2, 0, size - 1), repeated, "multiply")
+        self.e.tensors(
+            target.split(0, (group, size - 1)), bank.slice(2, 0, size - 1), inverse.insert(1, size - 1), "multiply"
+        )
 
     def _finish(self, here: AttentionSequence, tile: Tile) -> None:
         """Put the rows of a sequence where the result lies."""

@@ -5,13 +5,16 @@ layer's input begin when it has been made, and its result is turned when a kerne
 stand in between.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from xdsl.ir import SSAValue
+from xdsl.ir import Attribute, Operation, SSAValue
 
 from lowering.graph_to_tile.tensors import DramTensor, SbufTensor, Tensor
 from lowering.graph_to_tile.view import View
+from neuron_dialects.graph import ConvOp
+from passes.graph.kernel_layouts import BANDS, anchor_of
 
 Form = tuple[int | str, ...]
 """What tiles have in common that kernels can share."""
@@ -42,7 +45,7 @@ class BandState:
     `tiles`: those that stay for layers of a form; `results`: what these leave their results in, in turn; `sent`: what
     was stored of a resident tensor, with columns of zeros on its left and a number of columns in all, ahead of the
     convolution that reads it; `arriving`: what turns a tensor that a kernel is about to read, and `waiting` what loads
-    it, which stands behind the loads of a kernel in between.
+    it, which stands behind the loads of a kernel in between; `resident_ahead`: that of the function, once it is wanted.
     """
 
     tiles: dict[Form, list[BandTiles]] = field(default_factory=dict[Form, list[BandTiles]])
@@ -52,6 +55,7 @@ class BandState:
     )
     arriving: dict[SbufTensor, Callable[[], None]] = field(default_factory=dict[SbufTensor, Callable[[], None]])
     waiting: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
+    resident_ahead: Mapping[Operation, int] = field(default_factory=dict[Operation, int])
 
     def begin(self, count: int) -> None:
         """Begin the first `count` loads of what arrives."""
@@ -65,3 +69,32 @@ class BandState:
             tensor = tensors.get(value)
             if isinstance(tensor, SbufTensor) and (turn := self.arriving.pop(tensor, None)) is not None:
                 turn()
+
+
+def resident_ahead(program: Sequence[tuple[Operation, int]]) -> dict[Operation, int]:
+    """For each convolution by bands the most resident bytes from its kernel to the last one of the same types.
+
+    `program`: kernels and the resident bytes of each.
+    """
+    convs: dict[int, ConvOp] = {}
+    for number, (op, _) in enumerate(program):
+        if isinstance(anchor := anchor_of(op), ConvOp) and BANDS in anchor.attributes:
+            convs[number] = anchor
+    last: dict[tuple[Attribute, Attribute], int] = {(op.x.type, op.w.type): number for number, op in convs.items()}
+    ends = {number: last[op.x.type, op.w.type] for number, op in convs.items()}
+    found = maxima([size for _, size in program], ends)
+    return {op: found[number] for number, op in convs.items()}
+
+
+def maxima(sizes: Sequence[int], ends: Mapping[int, int]) -> dict[int, int]:
+    """For each start the greatest of the sizes from there to its end, which counts."""
+    found: dict[int, int] = {}
+    # Minus the positions, behind the one at hand, of what is greater than all before it; the furthest one first.
+    peaks: list[int] = []
+    for start in reversed(range(len(sizes))):
+        while peaks and sizes[-peaks[-1]] <= sizes[start]:
+            peaks.pop()
+        peaks.append(-start)
+        if start in ends:
+            found[start] = sizes[-peaks[bisect_left(peaks, -ends[start])]]
+    return found

@@ -61,11 +61,16 @@ def _reader(op: Operation, following: Operation) -> ConvOp | None:
         return None
     if [user for user, _ in readers(result, CHANNELS)] != [following] or BANDS in second.attributes:
         return None
-    channels, outputs = shape_of(first.x)[CHANNELS], shape_of(result)[CHANNELS]
-    single = prod(shape_of(first.w)[2:]) == 1 and all(n == 1 for n in ints(first.strides)) and not any(ints(first.pads))
-    whole = plan_groups(channels, outputs, first.groups.value.data).blocks == 1
+    outputs = shape_of(result)[CHANNELS]
     depthwise = second.groups.value.data == outputs == shape_of(second.result)[CHANNELS] > LANES
-    return second if single and whole and depthwise and _covers(second) else None
+    return second if is_pointwise(first) and depthwise and _covers(second) else None
+
+
+def is_pointwise(conv: ConvOp) -> bool:
+    """Whether a convolution has one tap, no padding, a result for each pixel, and weights in one block."""
+    channels, outputs = shape_of(conv.x)[CHANNELS], shape_of(conv.result)[CHANNELS]
+    single = prod(shape_of(conv.w)[2:]) == 1 and all(n == 1 for n in ints(conv.strides)) and not any(ints(conv.pads))
+    return single and plan_groups(channels, outputs, conv.groups.value.data).blocks == 1
 
 
 def _covers(op: ConvOp) -> bool:

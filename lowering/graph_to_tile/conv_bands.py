@@ -16,7 +16,7 @@ from math import ceil
 
 from xdsl.ir import Operation, SSAValue
 
-from lowering.graph_to_tile.band_state import BandTiles, Form
+from lowering.graph_to_tile.band_state import BandTiles, Form, resident_ahead
 from lowering.graph_to_tile.conv_weights import is_packable
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.movement import load_resident
@@ -278,16 +278,10 @@ class _Bands:
 
     def _resident_ahead(self) -> int:
         """Most bytes of resident tensors from this layer to the last one of its form."""
-        program = self.k.program
-        here = next((i for i, (op, _) in enumerate(program) if anchor_of(op) is self.op), 0)
-        same = [i for i, (op, _) in enumerate(program) if i >= here and self._is_alike(op)]
-        return max((size for _, size in program[here : (same or [here])[-1] + 1]), default=self.k.resident_bytes)
-
-    def _is_alike(self, op: Operation) -> bool:
-        anchor = anchor_of(op)
-        if not isinstance(anchor, ConvOp) or BANDS not in anchor.attributes:
-            return False
-        return (anchor.x.type, anchor.w.type) == (self.op.x.type, self.op.w.type)
+        bands = self.k.bands
+        if not bands.resident_ahead:
+            bands.resident_ahead = resident_ahead(self.k.program)
+        return bands.resident_ahead.get(self.op, self.k.resident_bytes)
 
     def _cleared_tiles(self, chunk: Chunk) -> BandTiles:
         """New tiles for chunks like this one."""

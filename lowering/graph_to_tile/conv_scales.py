@@ -14,6 +14,7 @@ from math import ceil, prod
 from xdsl.ir import BlockArgument, Operation, SSAValue
 
 from lowering.graph_to_tile.builder import KernelBuilder
+from lowering.graph_to_tile.conv_ahead import CHANNELS, is_pointwise
 from lowering.graph_to_tile.conv_weights import Stationary
 from lowering.graph_to_tile.tensors import LANES, SbufTensor
 from lowering.graph_to_tile.view import View
@@ -25,18 +26,17 @@ from neuron_dialects.graph import (
     ConvOp,
     FusedOp,
     WeightOp,
-    ints,
     layout_of,
     shape_of,
     spec_of,
 )
+from neuron_dialects.target import Target
 from passes.graph.aliases import readers
-from passes.graph.conv_groups import plan_groups
 from passes.graph.kernel_layouts import anchor_of
 from passes.graph.residence import Halo
 
-CHANNELS = 1
-"""Dimension of a feature map."""
+MEMORY_SHARE = 0.92
+"""Part of SBUF that resident tensors may take together with the weights of all images."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,22 @@ class Scaled:
     conv: ConvOp
 
 
-def scaled_maps(ops: Sequence[Operation]) -> dict[Operation, Scaled]:
-    """The multiplications that the convolution behind each takes to its weights."""
-    kernels = [op for op in ops if not isinstance(op, WeightOp | ConstantOp)]
-    found = ((op, _scaled(op, following)) for op, following in pairwise(kernels))
-    return {op: scaled for op, scaled in found if scaled is not None}
+def scaled_maps(ops: Sequence[Operation], profile: Sequence[int], target: Target) -> dict[Operation, Scaled]:
+    """The multiplications that the convolution behind each takes to its weights; `profile`: resident bytes by op."""
+    kernels = [(number, op) for number, op in enumerate(ops) if not isinstance(op, WeightOp | ConstantOp)]
+    limit = int(int(target.sbuf_bytes_per_partition) * MEMORY_SHARE)
+    found: dict[Operation, Scaled] = {}
+    for (_, op), (number, following) in pairwise(kernels):
+        scaled = _scaled(op, following)
+        if scaled is not None and profile[number] + _weight_bytes(scaled.conv) <= limit:
+            found[op] = scaled
+    return found
+
+
+def _weight_bytes(conv: ConvOp) -> int:
+    """Bytes per partition of the weights of all images."""
+    dtype, (images, channels, *_) = spec_of(conv.x)
+    return images * ceil(channels / LANES) * shape_of(conv.result)[CHANNELS] * dtype.size_bytes
 
 
 def _scaled(op: Operation, following: Operation) -> Scaled | None:
@@ -67,7 +78,7 @@ def _scaled(op: Operation, following: Operation) -> Scaled | None:
         column = shape_of(scale) == (images, channels, *(1 for _ in spatial))
         if not column or shape_of(x) != shape_of(op.result) or not (_stays(x, None) and _stays(scale, None)):
             continue
-        if spec_of(x)[0] is spec_of(op.result)[0] and _is_pointwise(conv, prod(spatial)):
+        if spec_of(x)[0] is spec_of(op.result)[0] and _has_few_weights(conv, prod(spatial)):
             return Scaled(x, scale, conv)
     return None
 
@@ -92,15 +103,12 @@ def _reads_alone(following: Operation, conv: ConvOp, value: SSAValue) -> bool:
     return arguments == [conv.x] and all(use.operation is conv for use in conv.x.uses) and conv.w is not conv.x
 
 
-def _is_pointwise(conv: ConvOp, pixels: int) -> bool:
-    """Whether a convolution has one tap, constant weights in one block, and fewer outputs than an image has pixels."""
+def _has_few_weights(conv: ConvOp, pixels: int) -> bool:
+    """Whether a convolution has one tap, constant weights, and fewer outputs than an image has pixels."""
     weight: SSAValue = conv.w
     if isinstance(weight, BlockArgument) and isinstance(group := weight.block.parent_op(), FusedOp):
         weight = group.operands[weight.index]
-    outputs = shape_of(conv.result)[CHANNELS]
-    plain = all(n == 1 for n in (*shape_of(conv.w)[2:], *ints(conv.strides))) and not any(ints(conv.pads))
-    one = plan_groups(shape_of(conv.x)[CHANNELS], outputs, conv.groups.value.data).blocks == 1
-    return isinstance(weight.owner, WeightOp) and plain and one and outputs < pixels
+    return isinstance(weight.owner, WeightOp) and is_pointwise(conv) and shape_of(conv.result)[CHANNELS] < pixels
 
 
 @dataclass(frozen=True)

@@ -176,7 +176,7 @@ def lower_function(
     k.program = list(zip(ops, profile, strict=True))
     waiting = postponed_products(ops, profile, k.target) if k.takes("postponed-products") else {}
     followed = followed_blocks(ops, profile, k.target) if k.takes("blocks-ahead") else {}
-    scaled = scaled_maps(ops) if k.takes("scaled-weights") else {}
+    scaled = scaled_maps(ops, profile, k.target) if k.takes("scaled-weights") else {}
     for op, resident_bytes in zip(ops, profile, strict=True):
         k.resident_bytes, k.postpones_for, k.blocks_for = resident_bytes, waiting.get(op), followed.get(op)
         k.bands.arrive(op.operands, k.tensors)

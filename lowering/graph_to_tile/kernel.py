@@ -37,16 +37,18 @@ class Kernel:
 
     `destinations` holds function outputs that a value must end up in (set before lowering starts); `residents` the
     layouts that the layout pass chose for values that stay in SBUF: (partition dimension, halo); `pair_places` the
-    halos of those whose rows lie in pairs, and `pairs` where these are, `brought` the memory of those of one kind that
-    come from DRAM, one after the other; `inherits` the value whose memory such a value takes;
-    `joined` for what lies in the buffer of a concatenation that concatenation and the first channel there,
-    `wholes` these buffers, `filled` what was loaded there (buffer, first channel). `program` are all
-    kernels with the `resident_bytes` of each, `kept_weights` what stays on chip of weights for several kernels, `bands`
-    what depthwise convolutions by bands have there. `recipes` are the derived weights
-    that kernels have added to the module, shared by all of its functions. `resident_bytes` are the SBUF bytes per
-    partition that resident tensors take while the op at hand runs. `pins_weights`: what is loaded of weights will stay
-    on chip, so that holding more of them at once takes no more room. `without`: choices that are left out.
-    `parted_rows`: numbers of rows that products take in several parts, all columns of one after the other.
+    halos of those whose rows lie in pairs, and `pairs` where these are, `brought` the last one of each kind that came
+    from DRAM, whose memory the next one takes; `inherits` the value whose memory such a value takes; `joined` for what
+    lies in the buffer of a concatenation that concatenation and the first channel there, `wholes` these buffers,
+    `filled` what was loaded there (buffer, first channel). `program` are all kernels with the `resident_bytes` of each,
+    `kept_weights` what stays on chip of weights for several kernels, `bands` what depthwise convolutions by bands have
+    there. What is put off: `postponed` products for an attention and `ahead` convolutions for a depthwise one, by the
+    op that emits them, which `postpones_for` and `blocks_for` name while the op at hand is lowered; `scales` are the
+    tensors that multiply the weights of a convolution instead of its operand. `parted_rows`: numbers of rows that
+    products take in several parts, all columns of one after the other. `recipes` are the derived weights that kernels
+    have added to the module, shared by all of its functions. `resident_bytes` are the SBUF bytes per partition that
+    resident tensors take while the op at hand runs. `pins_weights`: what is loaded of weights will stay on chip, so
+    that holding more of them at once takes no more room. `without`: choices that are left out.
     """
 
     b: KernelBuilder
@@ -57,7 +59,7 @@ class Kernel:
     residents: dict[SSAValue, tuple[int, tuple[tuple[int, int], ...]]] = field(default_factory=dict)
     pair_places: dict[SSAValue, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     pairs: dict[SSAValue, RowPairs] = field(default_factory=dict)
-    brought: dict[object, RowPairs] = field(default_factory=dict)
+    brought: dict[object, SSAValue] = field(default_factory=dict)
     inherits: dict[SSAValue, SSAValue] = field(default_factory=dict)
     joined: dict[SSAValue, tuple[SSAValue, int]] = field(default_factory=dict)
     wholes: dict[SSAValue, SbufTensor] = field(default_factory=dict)
@@ -234,12 +236,13 @@ def relayout_pairs(k: Kernel, x: SSAValue, result: SSAValue) -> bool:
     """Bring a tensor into pairs of rows or, where it has them, to its place in DRAM; False where it needs neither."""
     if result in k.pair_places:
         kind = (spec_of(result), k.pair_places[result])
-        if kind in k.brought:
-            k.pairs[result] = k.brought[kind]
+        before = k.brought.get(kind)
+        if before is not None and all(_is_lowered(k, use.operation) for use in before.uses):
+            k.pairs[result] = k.pairs[before]
         else:
             k.output(result)
             clear_rows(k.b, k.pairs[result])
-            k.brought[kind] = k.pairs[result]
+        k.brought[kind] = result
         load_pairs(k.b, k.dram(x), k.pairs[result])
         return True
     if x in k.pairs and result in k.destinations:
@@ -248,3 +251,8 @@ def relayout_pairs(k: Kernel, x: SSAValue, result: SSAValue) -> bool:
         write_pairs(k.b, k.pairs[x], output)
         return True
     return False
+
+
+def _is_lowered(k: Kernel, op: Operation) -> bool:
+    """Whether the kernel of an op has been emitted: its results have places then."""
+    return bool(op.results) and all(result in k.tensors or result in k.pairs for result in op.results)

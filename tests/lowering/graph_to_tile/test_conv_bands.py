@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from xdsl.dialects.builtin import UnitAttr
 from xdsl.ir import Block, SSAValue
 
 from lowering.graph_to_tile import conv_bands
+from lowering.graph_to_tile.band_state import maxima
 from lowering.graph_to_tile.conv_bands import Chunk, chunks
 from neuron_dialects.graph import BinaryKind, BinaryOp, ConvOp, FusedOp, UnaryKind, UnaryOp, layout_of, shape_of
 from neuron_dialects.target import load_target
@@ -109,6 +112,12 @@ def test_two_convolutions_by_bands(one_behind_the_other: bool, monkeypatch: pyte
         assert len([op for op in block.ops if op.results and layout_of(op.results[0]) is not None]) == 3
 
     assert lowered_error("trn1", [("bf16", (2, 8, 9, 11))], weights, make, lay_out) < TOLERANCE
+
+
+@given(st.lists(st.integers(0, 9), min_size=1), st.data())
+def test_the_greatest_size_of_a_range(sizes: list[int], data: st.DataObject) -> None:
+    ends = {i: data.draw(st.integers(i, len(sizes) - 1)) for i in range(0, len(sizes), 2)}
+    assert maxima(sizes, ends) == {start: max(sizes[start : end + 1]) for start, end in ends.items()}
 
 
 def test_blocks_stay_within_tiles() -> None:
