@@ -6,7 +6,7 @@ well.
 """
 
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, prod
 
 from xdsl.ir import Operation, SSAValue
 
@@ -27,6 +27,7 @@ from neuron_dialects.graph import (
 )
 from passes.graph.conv_groups import LANES
 from passes.graph.kernel_layouts import POINTWISE
+from passes.graph.residence import Interval, live_profile
 from passes.graph.row_moves import MOVEMENT
 
 
@@ -94,21 +95,16 @@ def live_row_bytes(layers: Sequence[Operation], parts: int) -> tuple[list[int], 
     stay on chip with features on partitions, and of those the bytes that later layers read.
     """
     number = {op: i for i, op in enumerate(layers)}
-    live, crossing = [0] * len(layers), [0] * len(layers)
+    intervals: list[Interval] = []
     for first, op in enumerate(layers):
         for value in () if isinstance(op, MOVEMENT) else op.results:
             kernels = [number.get(user, len(layers)) for user in _kernels(value)]
             if not kernels:
                 continue
             dtype, shape = spec_of(value)
-            rows = ceil(shape[0] / parts)
-            for middle in shape[1:-1]:
-                rows *= middle
-            size, last = ceil(shape[-1] / LANES) * rows * dtype.size_bytes, max(kernels)
-            for i in range(first, min(last + 1, len(layers))):
-                live[i] += size
-                crossing[i] += size if i < last else 0
-    return live, crossing
+            rows = ceil(shape[0] / parts) * prod(shape[1:-1])
+            intervals.append(Interval(first, max(kernels), ceil(shape[-1] / LANES) * rows * dtype.size_bytes))
+    return live_profile(len(layers), intervals)
 
 
 def _kernels(value: SSAValue) -> list[Operation]:

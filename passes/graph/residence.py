@@ -5,8 +5,9 @@ the residual lay, if nobody reads that afterwards: `inheritance` finds the opera
 on the kernel, `overwrites` reads it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import ceil, prod
 
 from xdsl.dialects.builtin import DenseArrayBase, i64
@@ -55,6 +56,20 @@ class Budget:
                         self.used[i] -= taken.bytes
                 return False
         return True
+
+
+def live_profile(kernels: int, intervals: Iterable[Interval]) -> tuple[list[int], list[int]]:
+    """Bytes per partition of values that are live at each of so many kernels, and of those the bytes that later ones
+    read. A value that ends before it begins takes none; one that nobody reads within them ends at `kernels`.
+    """
+    changes, ending = [0] * (kernels + 1), [0] * (kernels + 1)
+    for interval in intervals:
+        if interval.start <= interval.end:
+            changes[interval.start] += interval.bytes
+            changes[min(interval.end + 1, kernels)] -= interval.bytes
+            ending[min(interval.end, kernels)] += interval.bytes
+    live = list(accumulate(changes[:-1]))
+    return live, [total - gone for total, gone in zip(live, ending, strict=False)]
 
 
 def resident_bytes(shape: Sequence[int], partition: int, halo: Halo, element_bytes: int, rows: int = 1) -> int:

@@ -24,7 +24,7 @@ from passes.graph.image_rows import keeps_rows_apart, live_row_bytes
 from passes.graph.joined import CHANNELS, joins, source_of
 from passes.graph.kernel_layouts import merge_halo, reads
 from passes.graph.layout import BUDGET_SHARE
-from passes.graph.residence import Halo, inheritance
+from passes.graph.residence import Halo, Interval, inheritance, live_profile
 
 Apart = Callable[[Operation, set[SSAValue], int], bool]
 """Whether an operator keeps the images of a batch apart, given the values that have one part for each image."""
@@ -155,13 +155,7 @@ def _live_bytes(layers: Sequence[Operation], parts: int) -> tuple[list[int], lis
     Images may be folded later on. A cast of an argument takes none: it is part of the loads of its result.
     """
     number = {op: i for i, op in enumerate(layers)}
-    live, crossing = [0] * len(layers), [0] * len(layers)
-
-    def take(first: int, last: int, size: int) -> None:
-        for i in range(first, min(last + 1, len(layers))):
-            live[i] += size
-            crossing[i] += size if i < last else 0
-
+    intervals: list[Interval] = []
     joined = set[SSAValue]()
     for join in joins(layers):
         # What is put together shares the place of the whole.
@@ -171,7 +165,7 @@ def _live_bytes(layers: Sequence[Operation], parts: int) -> tuple[list[int], lis
         users = [use.operation for value in made for use in value.uses]
         first = min(number[value.owner] for value in made if isinstance(value.owner, Operation))
         last = max((number.get(user, len(layers)) for user in users), default=first)
-        take(first, last, _part_bytes(join.whole.result, join.whole, parts))
+        intervals.append(Interval(first, last, _part_bytes(join.whole.result, join.whole, parts)))
     for first, op in enumerate(layers):
         for value in () if isinstance(op, CastOp) and isinstance(op.x, BlockArgument) else op.results:
             if value in joined:
@@ -183,8 +177,8 @@ def _live_bytes(layers: Sequence[Operation], parts: int) -> tuple[list[int], lis
             gone = residual is not None and all(
                 number.get(use.operation, len(layers)) <= first for use in residual.uses
             )
-            take(first + int(gone), last, _part_bytes(value, op, parts))
-    return live, crossing
+            intervals.append(Interval(first + int(gone), last, _part_bytes(value, op, parts)))
+    return live_profile(len(layers), intervals)
 
 
 def _part_bytes(value: SSAValue, op: Operation, parts: int) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
 from xdsl.ir import Block, Operation, SSAValue
 
 from neuron_dialects.graph import (
@@ -24,11 +24,13 @@ from neuron_dialects.graph import (
     UnaryKind,
     UnaryOp,
 )
+from neuron_dialects.graph.work import MODEL_MACS, model_macs
 from neuron_dialects.ssa_order import check_ssa_order
 from neuron_dialects.target import load_target
 from passes.graph.fold_images import fold_block
 from passes.graph.fold_plan import Convolution, Sweep, convolution_ns, plan_folds, sweep_ns
 from passes.graph.fuse import fuse_block
+from passes.graph.image_copies import ImageCopies
 from runtime.graph_interpreter import run_graph
 from tests.core_kernels import Array, core_function, core_module, random_inputs
 
@@ -140,3 +142,20 @@ def test_what_all_channels_share_is_not_folded() -> None:
     module = core_module("trn1", [("f32", (4, 16, 24, 24)), ("f32", (4, 1, 24, 24))], {}, make)
     fold_block(core_function(module).body.block, TRN1)
     assert not any(isinstance(op, ReshapeOp) for op in module.walk())
+
+
+# Of four images in two parts, a copy computes half; of images that are taken as one, all that the model asks for.
+@pytest.mark.parametrize(("together", "macs"), [(1, 500), (2, 1000)])
+def test_a_copy_knows_its_share_of_the_models_work(together: int, macs: int) -> None:
+    def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        conv = ConvOp(arguments[0], values["w"], strides=(1, 1), pads=(0,) * 4, dilations=(1, 1))
+        conv.attributes[MODEL_MACS] = IntegerAttr(1000, i64)
+        block.add_op(conv)
+        return [conv.result]
+
+    module = core_module("trn1", [("f32", (4, 8, 6, 6))], {"w": np.zeros((8, 8, 1, 1), np.float32)}, make)
+    block = core_function(module).body.block
+    conv = next(op for op in block.ops if isinstance(op, ConvOp))
+    clone = ImageCopies(block, 2, together).clone(conv, {conv.x: conv.x})
+    assert model_macs(clone) == macs
+    clone.erase()

@@ -30,7 +30,7 @@ from neuron_dialects.graph import (
 from passes.graph.fuse import fuse_block
 from passes.graph.kernel_layouts import conv_halo, merge_halo
 from passes.graph.layout import choose_layouts
-from passes.graph.residence import Budget, Interval, overwrites, resident_bytes
+from passes.graph.residence import Budget, Interval, live_profile, overwrites, resident_bytes
 from tests.core_kernels import core_function, core_module, lowered_error
 
 
@@ -47,6 +47,21 @@ def test_the_budget_is_never_exceeded(intervals: list[tuple[int, int, int]]) -> 
             assert any(live[i] + size > 100 for i in range(start, start + length + 1))
     assert budget.used == live
     assert max(live) <= 100
+
+
+# All of the intervals find room, or none of them leaves a trace.
+def test_room_for_all_or_for_none() -> None:
+    budget = Budget([100] * 4, [0] * 4)
+    assert budget.admit_all([Interval(0, 1, 60), Interval(1, 3, 40)])
+    assert not budget.admit_all([Interval(3, 3, 60), Interval(0, 1, 1)])
+    assert budget.used == [60, 100, 40, 40]
+
+
+@given(st.lists(st.builds(Interval, st.integers(0, 6), st.integers(0, 7), st.integers(0, 50)), max_size=10))
+def test_the_profile_adds_up_what_is_live(intervals: list[Interval]) -> None:
+    live, crossing = live_profile(7, intervals)
+    assert live == [sum(one.bytes for one in intervals if one.start <= i <= one.end) for i in range(7)]
+    assert crossing == [sum(one.bytes for one in intervals if one.start <= i < one.end) for i in range(7)]
 
 
 def test_bytes_count_tiles_of_128_and_the_halo() -> None:
