@@ -172,22 +172,7 @@ def lower_function(
         k.joined |= dict.fromkeys((op.result for op in join.all), (join.whole.result, 0))
         k.joined |= {value: (join.whole.result, first) for value, first in computed_in_place(join)}
     forward_destinations(k, ops)
-    profile = resident_profile(ops)
-    k.program = list(zip(ops, profile, strict=True))
-    waiting = postponed_products(ops, profile, k.target) if k.takes("postponed-products") else {}
-    followed = followed_blocks(ops, profile, k.target) if k.takes("blocks-ahead") else {}
-    scaled = scaled_maps(ops, profile, k.target) if k.takes("scaled-weights") else {}
-    for op, resident_bytes in zip(ops, profile, strict=True):
-        k.resident_bytes, k.postpones_for, k.blocks_for = resident_bytes, waiting.get(op), followed.get(op)
-        k.bands.arrive(op.operands, k.tensors)
-        waiting_loads = len(k.bands.waiting)
-        if op in scaled:
-            hand_scale(k, op, scaled[op])
-        else:
-            lower_op(k, op)
-        if loads_weights(k, op):
-            k.bands.begin(waiting_loads)
-        send_rows(k, op)
+    _lower_ops(k, ops)
     finish_outputs(k, pending)
     erase_unused_parameters(block)
     block.add_op(func.ReturnOp())
@@ -232,6 +217,26 @@ def erase_unused_parameters(block: Block) -> None:
     for op in list(block.ops):
         if isinstance(op, ParamOp) and not any(op.buffer.uses):
             block.erase_op(op)
+
+
+def _lower_ops(k: Kernel, ops: Sequence[Operation]) -> None:
+    """Emit all kernels in order, but for what others emit between their own work."""
+    profile = resident_profile(ops)
+    k.program = list(zip(ops, profile, strict=True))
+    waiting = postponed_products(ops, profile, k.target) if k.takes("postponed-products") else {}
+    followed = followed_blocks(ops, profile, k.target) if k.takes("blocks-ahead") else {}
+    scaled = scaled_maps(ops, profile, k.target) if k.takes("scaled-weights") else {}
+    for op, resident_bytes in zip(ops, profile, strict=True):
+        k.resident_bytes, k.postpones_for, k.blocks_for = resident_bytes, waiting.get(op), followed.get(op)
+        k.bands.arrive(op.operands, k.tensors)
+        waiting_loads = len(k.bands.waiting)
+        if op in scaled:
+            hand_scale(k, op, scaled[op])
+        else:
+            lower_op(k, op)
+        if loads_weights(k, op):
+            k.bands.begin(waiting_loads)
+        send_rows(k, op)
 
 
 def hand_scale(k: Kernel, op: Operation, scaled: Scaled) -> None:
