@@ -47,7 +47,8 @@ MOST_MASK_BYTES = 4 * 1024 * 1024
 """Bytes that the mask of joined sequences may take: each attention stores one."""
 
 HIDDEN = -1e30
-"""What is added to the scores of keys of other sequences."""
+"""What is added to the scores of keys of other sequences. A query is taken to see some key of its own: one whose own
+mask is lower for all of them would see the others instead."""
 
 
 @dataclass(frozen=True)
