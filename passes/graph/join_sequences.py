@@ -47,8 +47,11 @@ MOST_MASK_BYTES = 4 * 1024 * 1024
 """Bytes that the mask of joined sequences may take: each attention stores one."""
 
 HIDDEN = -1e30
-"""What is added to the scores of keys of other sequences. A query is taken to see some key of its own: one whose own
-mask is lower for all of them would see the others instead."""
+"""What is added to the scores of keys of other sequences."""
+
+LOWEST = -1e28
+"""What masks are raised to: a query that its own mask hides all keys from must not see those of other sequences
+instead. No score counts beside it, so that such a query sees all its keys alike, as with any lower number."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,9 @@ def _join(op: AttentionOp, block: Block, recipes: Recipes) -> None:
         for unused in reversed(made):
             unused.erase()
         return
+    if op.mask is not None:
+        lowest = _added(made, ConstantOp(LOWEST, spec_of(mask)[0], (1, 1, 1, 1)))
+        mask = _added(made, BinaryOp(BinaryKind.MAX, mask, lowest))
     root = _beside(made, mask, together)
     _insert(block, made, op)
     weight = WeightOp(recipes.add_of(root), root.results[0].type)

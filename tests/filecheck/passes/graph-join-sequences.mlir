@@ -54,25 +54,29 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 // CHECK-NEXT:   }
 // CHECK-NEXT:   graph.derived_weight @m$concat : tensor<1x3x98x98xbf16> {
 // CHECK-NEXT:     %m = graph.weight @m : tensor<1x3x49x49xbf16>
-// CHECK-NEXT:     %0 = graph.pad constant %m low [0, 0, 0, 0] high [0, 0, 0, 49] value -1.0e+30 : (tensor<1x3x49x49xbf16>) -> tensor<1x3x49x98xbf16>
-// CHECK-NEXT:     %1 = graph.pad constant %m low [0, 0, 0, 49] high [0, 0, 0, 0] value -1.0e+30 : (tensor<1x3x49x49xbf16>) -> tensor<1x3x49x98xbf16>
-// CHECK-NEXT:     %2 = graph.concat %0, %1 axis 2 : (tensor<1x3x49x98xbf16>, tensor<1x3x49x98xbf16>) -> tensor<1x3x98x98xbf16>
-// CHECK-NEXT:     graph.yield %2 : tensor<1x3x98x98xbf16>
+// CHECK-NEXT:     %0 = graph.constant -9.980892e+27 : tensor<1x1x1x1xbf16>
+// CHECK-NEXT:     %1 = graph.binary max %m, %0 : (tensor<1x3x49x49xbf16>, tensor<1x1x1x1xbf16>) -> tensor<1x3x49x49xbf16>
+// CHECK-NEXT:     %2 = graph.pad constant %1 low [0, 0, 0, 0] high [0, 0, 0, 49] value -1.0e+30 : (tensor<1x3x49x49xbf16>) -> tensor<1x3x49x98xbf16>
+// CHECK-NEXT:     %3 = graph.pad constant %1 low [0, 0, 0, 49] high [0, 0, 0, 0] value -1.0e+30 : (tensor<1x3x49x49xbf16>) -> tensor<1x3x49x98xbf16>
+// CHECK-NEXT:     %4 = graph.concat %2, %3 axis 2 : (tensor<1x3x49x98xbf16>, tensor<1x3x49x98xbf16>) -> tensor<1x3x98x98xbf16>
+// CHECK-NEXT:     graph.yield %4 : tensor<1x3x98x98xbf16>
 // CHECK-NEXT:   }
 // CHECK-NEXT:   graph.derived_weight @m$concat.2 : tensor<2x3x98x98xbf16> {
 // CHECK-NEXT:     %m = graph.weight @m : tensor<1x3x49x49xbf16>
 // CHECK-NEXT:     %n = graph.weight @n : tensor<1x4x1x49x49xbf16>
 // CHECK-NEXT:     %0 = graph.reshape %n : (tensor<1x4x1x49x49xbf16>) -> tensor<4x1x49x49xbf16>
 // CHECK-NEXT:     %1 = graph.binary add %m, %0 : (tensor<1x3x49x49xbf16>, tensor<4x1x49x49xbf16>) -> tensor<4x3x49x49xbf16>
-// CHECK-NEXT:     %2 = graph.reshape %1 : (tensor<4x3x49x49xbf16>) -> tensor<2x2x3x49x49xbf16>
-// CHECK-NEXT:     %3 = graph.slice %2 starts [0, 0, 0, 0, 0] sizes [2, 1, 3, 49, 49] steps [1, 1, 1, 1, 1] : (tensor<2x2x3x49x49xbf16>) -> tensor<2x1x3x49x49xbf16>
-// CHECK-NEXT:     %4 = graph.reshape %3 : (tensor<2x1x3x49x49xbf16>) -> tensor<2x3x49x49xbf16>
-// CHECK-NEXT:     %5 = graph.pad constant %4 low [0, 0, 0, 0] high [0, 0, 0, 49] value -1.0e+30 : (tensor<2x3x49x49xbf16>) -> tensor<2x3x49x98xbf16>
-// CHECK-NEXT:     %6 = graph.reshape %1 : (tensor<4x3x49x49xbf16>) -> tensor<2x2x3x49x49xbf16>
-// CHECK-NEXT:     %7 = graph.slice %6 starts [0, 1, 0, 0, 0] sizes [2, 1, 3, 49, 49] steps [1, 1, 1, 1, 1] : (tensor<2x2x3x49x49xbf16>) -> tensor<2x1x3x49x49xbf16>
-// CHECK-NEXT:     %8 = graph.reshape %7 : (tensor<2x1x3x49x49xbf16>) -> tensor<2x3x49x49xbf16>
-// CHECK-NEXT:     %9 = graph.pad constant %8 low [0, 0, 0, 49] high [0, 0, 0, 0] value -1.0e+30 : (tensor<2x3x49x49xbf16>) -> tensor<2x3x49x98xbf16>
-// CHECK-NEXT:     %10 = graph.concat %5, %9 axis 2 : (tensor<2x3x49x98xbf16>, tensor<2x3x49x98xbf16>) -> tensor<2x3x98x98xbf16>
-// CHECK-NEXT:     graph.yield %10 : tensor<2x3x98x98xbf16>
+// CHECK-NEXT:     %2 = graph.constant -9.980892e+27 : tensor<1x1x1x1xbf16>
+// CHECK-NEXT:     %3 = graph.binary max %1, %2 : (tensor<4x3x49x49xbf16>, tensor<1x1x1x1xbf16>) -> tensor<4x3x49x49xbf16>
+// CHECK-NEXT:     %4 = graph.reshape %3 : (tensor<4x3x49x49xbf16>) -> tensor<2x2x3x49x49xbf16>
+// CHECK-NEXT:     %5 = graph.slice %4 starts [0, 0, 0, 0, 0] sizes [2, 1, 3, 49, 49] steps [1, 1, 1, 1, 1] : (tensor<2x2x3x49x49xbf16>) -> tensor<2x1x3x49x49xbf16>
+// CHECK-NEXT:     %6 = graph.reshape %5 : (tensor<2x1x3x49x49xbf16>) -> tensor<2x3x49x49xbf16>
+// CHECK-NEXT:     %7 = graph.pad constant %6 low [0, 0, 0, 0] high [0, 0, 0, 49] value -1.0e+30 : (tensor<2x3x49x49xbf16>) -> tensor<2x3x49x98xbf16>
+// CHECK-NEXT:     %8 = graph.reshape %3 : (tensor<4x3x49x49xbf16>) -> tensor<2x2x3x49x49xbf16>
+// CHECK-NEXT:     %9 = graph.slice %8 starts [0, 1, 0, 0, 0] sizes [2, 1, 3, 49, 49] steps [1, 1, 1, 1, 1] : (tensor<2x2x3x49x49xbf16>) -> tensor<2x1x3x49x49xbf16>
+// CHECK-NEXT:     %10 = graph.reshape %9 : (tensor<2x1x3x49x49xbf16>) -> tensor<2x3x49x49xbf16>
+// CHECK-NEXT:     %11 = graph.pad constant %10 low [0, 0, 0, 49] high [0, 0, 0, 0] value -1.0e+30 : (tensor<2x3x49x49xbf16>) -> tensor<2x3x49x98xbf16>
+// CHECK-NEXT:     %12 = graph.concat %7, %11 axis 2 : (tensor<2x3x49x98xbf16>, tensor<2x3x49x98xbf16>) -> tensor<2x3x98x98xbf16>
+// CHECK-NEXT:     graph.yield %12 : tensor<2x3x98x98xbf16>
 // CHECK-NEXT:   }
 // CHECK-NEXT: }
