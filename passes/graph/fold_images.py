@@ -48,7 +48,7 @@ from passes.graph.fold_plan import (
     sweep_ns,
 )
 from passes.graph.image_copies import ImageCopies
-from passes.graph.kernel_layouts import POINTWISE, anchor_of
+from passes.graph.kernel_layouts import POINTWISE, anchor_of, holds_in_group
 from passes.graph.residence import Halo, resident_bytes
 from passes.graph.row_pairs import paired_layout
 
@@ -159,15 +159,7 @@ def keeps_images_apart(op: Operation, inside: set[SSAValue], batch: int) -> bool
     `inside`: the values that have one position for each image.
     """
     if isinstance(op, FusedOp):
-        below: set[SSAValue] = {a for a, x in zip(op.body.block.args, op.operands, strict=True) if x in inside}
-        for inner in op.body.block.ops:
-            if isinstance(inner, YieldOp):
-                return all(value in below for value in inner.values)
-            if any(operand in below for operand in inner.operands):
-                if not keeps_images_apart(inner, below, batch):
-                    return False
-                below.update(inner.results)
-        return False
+        return holds_in_group(op, inside, lambda inner, below: keeps_images_apart(inner, below, batch))
     if any(shape_of(v)[:1] != (batch,) for v in (*op.results, *(x for x in op.operands if x in inside))):
         return False
     if isinstance(op, ConvOp):

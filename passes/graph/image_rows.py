@@ -20,13 +20,12 @@ from neuron_dialects.graph import (
     ReshapeOp,
     SliceOp,
     TransposeOp,
-    YieldOp,
     ints,
     shape_of,
     spec_of,
 )
 from passes.graph.conv_groups import LANES
-from passes.graph.kernel_layouts import POINTWISE
+from passes.graph.kernel_layouts import POINTWISE, holds_in_group
 from passes.graph.residence import Interval, live_profile
 from passes.graph.row_moves import MOVEMENT
 
@@ -37,15 +36,7 @@ def keeps_rows_apart(op: Operation, inside: set[SSAValue], batch: int) -> bool:
     `inside`: the values that have.
     """
     if isinstance(op, FusedOp):
-        below: set[SSAValue] = {a for a, x in zip(op.body.block.args, op.operands, strict=True) if x in inside}
-        for inner in op.body.block.ops:
-            if isinstance(inner, YieldOp):
-                return all(value in below for value in inner.values)
-            if any(operand in below for operand in inner.operands):
-                if not keeps_rows_apart(inner, below, batch):
-                    return False
-                below.update(inner.results)
-        return False
+        return holds_in_group(op, inside, lambda inner, below: keeps_rows_apart(inner, below, batch))
     values = (*op.results, *(x for x in op.operands if x in inside))
     return all(_has_rows(value, batch) for value in values) and _keeps_order(op, inside, batch)
 

@@ -3,7 +3,7 @@
 `graph-layout` asks this for every operator before it keeps a tensor on chip; kernels ask the same of their operands.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 
 from xdsl.ir import BlockArgument, Operation, SSAValue
@@ -257,6 +257,22 @@ def anchor_of(op: Operation) -> Operation:
 def outer_value(op: Operation, value: SSAValue) -> SSAValue:
     """The value outside of a fused group that stands for an argument of its body."""
     return op.operands[value.index] if isinstance(op, FusedOp) and isinstance(value, BlockArgument) else value
+
+
+def holds_in_group(group: FusedOp, inside: set[SSAValue], holds: Callable[[Operation, set[SSAValue]], bool]) -> bool:
+    """Whether what is true of the values `inside` is true of the results of a fused group.
+
+    `holds` tells whether it is true of an operator's results, given the values of which it is true.
+    """
+    true: set[SSAValue] = {a for a, x in zip(group.body.block.args, group.operands, strict=True) if x in inside}
+    for inner in group.body.block.ops:
+        if isinstance(inner, YieldOp):
+            return all(value in true for value in inner.values)
+        if any(operand in true for operand in inner.operands):
+            if not holds(inner, true):
+                return False
+            true.update(inner.results)
+    return False
 
 
 def sweeps_channels(op: Operation, conv: ConvOp, shape: Sequence[int]) -> bool:

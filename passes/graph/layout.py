@@ -182,13 +182,8 @@ class _Chooser:
                 continue
             if turns(owner) and partition == ROWS and self.wanted.get(owner.results[0]) == FEATURES:
                 continue
-            halos = [reads(user, operand, own_partition(operand, partition, value)) for user, operand in uses]
-            if any(halo is None for halo in halos):
-                continue
-            halo: Halo = ()
-            for needed in halos:
-                halo = merge_halo(halo, needed or ())
-            if halo and any(operand is not value for _, operand in uses):
+            halo = _halo_of(value, partition, uses)
+            if halo is None:
                 continue
             last = max(self.number[user] for user, _ in uses)
             size = resident_bytes(shape, partition, halo, dtype.size_bytes)
@@ -240,6 +235,19 @@ class _Chooser:
             return None
         users = [user for user, _ in readers(operand, place.partition_dimension)]
         return operand if all(self.number[user] <= self.number[owner] for user in users) else None
+
+
+def _halo_of(value: SSAValue, partition: int, uses: Sequence[tuple[Operation, SSAValue]]) -> Halo | None:
+    """The zeros around `value` that suit all its readers; None where one cannot read it, or reads an alias of it, which
+    has none.
+    """
+    halo: Halo = ()
+    for user, operand in uses:
+        needed = reads(user, operand, own_partition(operand, partition, value))
+        if needed is None:
+            return None
+        halo = merge_halo(halo, needed)
+    return None if halo and any(operand is not value for _, operand in uses) else halo
 
 
 def wanted_partitions(ops: list[Operation]) -> dict[SSAValue, int]:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import ml_dtypes
 import numpy as np
 import pytest
-from xdsl.dialects.builtin import UnitAttr
 from xdsl.ir import Block, SSAValue
 
 from lowering.graph_to_tile import conv_bands
@@ -16,7 +15,6 @@ from neuron_dialects.graph import (
     BinaryOp,
     ConcatOp,
     ConvOp,
-    FusedOp,
     SliceOp,
     TransposeOp,
     UnaryKind,
@@ -27,13 +25,13 @@ from neuron_dialects.ssa_order import check_ssa_order
 from neuron_dialects.target import load_target
 from neuron_dialects.weights import WeightStore
 from passes.graph import stagger_images
-from passes.graph.band_filters import BANDS, Route
+from passes.graph.band_filters import Route
 from passes.graph.fuse import fuse_block
-from passes.graph.kernel_layouts import anchor_of
 from passes.graph.layout import choose_layouts
 from passes.graph.stagger_images import is_banded, stagger_block
 from runtime.graph_interpreter import WeightResolver, run_graph
 from tests.core_kernels import core_function, core_module, lowered_error, random_inputs
+from tests.lowering.graph_to_tile.test_conv_bands import mark
 
 TRN1 = load_target("trn1")
 CAPACITY = 100_000
@@ -65,16 +63,6 @@ def blocks(count: int, block: Block, arguments: Sequence[SSAValue], values: Mapp
         block.add_ops([deep, shifted, up, relu, down, total, biased])
         x = biased.result
     return [x]
-
-
-def mark(block: Block) -> None:
-    for op in block.ops:
-        if (
-            isinstance(op, ConvOp | FusedOp)
-            and isinstance(conv := anchor_of(op), ConvOp)
-            and conv.groups.value.data > 1
-        ):
-            conv.attributes[BANDS] = UnitAttr()
 
 
 # Two layers by bands on every route, and with no room for the bands of a layer: tiles, weights and bands are shared by
