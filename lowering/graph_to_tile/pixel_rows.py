@@ -23,7 +23,7 @@ from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
-from neuron_dialects.graph import shape_of, spec_of
+from neuron_dialects.graph import SliceOp, shape_of, spec_of
 from passes.graph.conv_groups import plan_groups
 from passes.graph.pixel_rows import PixelLanes, PixelRows, pixel_lanes
 
@@ -114,12 +114,9 @@ class _PixelRowsKernel:
             made = {result for op in piece.ops for result in op.results}
             for op in piece.ops:
                 for value in op.operands:
-                    if (
-                        value in made
-                        or value in self.operands
-                        or shape_of(value)[:1] != (1,)
-                        or k.scalar(value) is not None
-                    ):
+                    if value in made or value in self.operands or isinstance(value.owner, SliceOp):
+                        continue
+                    if k.scalar(value) is not None:
                         continue
                     tensor = k.dram(value).reshape((parts, lanes.lanes, lanes.positions, piece.size))
                     assert tensor is not None, "constants are dense"

@@ -76,12 +76,20 @@ def head_weights(dtype: str, channels: int, outputs: int, parts: int, size: tupl
     return {name: (rng.standard_normal(shape) * 0.5).astype(numpy_type) for name, shape in shapes.items()}
 
 
-# Channels beyond a tile of lanes, of one tile, and of part of one; whole rows of pixels on a lane, and parts of one.
+# Channels beyond a tile of lanes, of one tile, and of part of one; whole rows of pixels on a lane, and parts of one;
+# one image, whose slices have the shape of the grid.
 @pytest.mark.parametrize(
-    ("dtype", "channels", "outputs", "parts", "size"),
-    [("bf16", 160, 21, 3, (10, 12)), ("f32", 128, 14, 2, (64, 2)), ("bf16", 24, 30, 3, (160, 4))],
+    ("dtype", "images", "channels", "outputs", "parts", "size"),
+    [
+        ("bf16", 2, 160, 21, 3, (10, 12)),
+        ("f32", 2, 128, 14, 2, (64, 2)),
+        ("bf16", 2, 24, 30, 3, (160, 4)),
+        ("bf16", 1, 24, 21, 3, (10, 12)),
+    ],
 )
-def test_head_is_one_kernel(dtype: str, channels: int, outputs: int, parts: int, size: tuple[int, int]) -> None:
+def test_head_is_one_kernel(
+    dtype: str, images: int, channels: int, outputs: int, parts: int, size: tuple[int, int]
+) -> None:
     weights = head_weights(dtype, channels, outputs, parts, size)
     made: list[int] = []
 
@@ -89,7 +97,7 @@ def test_head_is_one_kernel(dtype: str, channels: int, outputs: int, parts: int,
         outline_rows(block, load_target("trn1"))
         made.extend(len(list(op.body.block.ops)) for op in block.ops if isinstance(op, FusedOp))
 
-    error = lowered_error("trn1", [(dtype, (2, channels, *size))], weights, head(parts), layouts)
+    error = lowered_error("trn1", [(dtype, (images, channels, *size))], weights, head(parts), layouts)
     assert made == [14]
     assert error < (2e-2 if dtype == "bf16" else 1e-5)
 
