@@ -51,11 +51,16 @@ def seconds(count: int) -> float:
     return time.process_time() - began
 
 
-# 32 layers against 8: 4 times the work, at most.
+# 32 layers against 8: 4 times the work, at most. Other work on the machine makes single measurements longer: the least
+# of up to three counts.
 def test_time_follows_the_number_of_layers() -> None:
     seconds(1)
     few = min(seconds(FEW) for _ in range(2))
     many = seconds(MANY)
+    for _ in range(2):
+        if many < LIMIT * few:
+            break
+        few, many = min(few, seconds(FEW)), min(many, seconds(MANY))
     assert many < LIMIT * few, f"{MANY} layers take {many:.2f} s, {FEW} take {few:.2f} s"
 
 
