@@ -39,6 +39,9 @@ from passes.graph.row_pieces import Order, period_of, pieces_of
 MOST_PIECES = 32
 """Orders of more pieces are left to what they are written with."""
 
+MOST_MOVEMENTS = 64
+"""Longer chains are left alone: each reshape to a matrix on the way is an end whose chain is walked."""
+
 
 @dataclass(frozen=True)
 class GraphReorderRowsPass(ModulePass):
@@ -103,6 +106,8 @@ def _chain(end: ReshapeOp, number: Mapping[Operation, int]) -> tuple[SSAValue, l
         op = pending.pop()
         if op in seen:
             continue
+        if len(seen) == MOST_MOVEMENTS:
+            return None
         seen[op] = None
         for operand in op.operands:
             if shape_of(operand)[-1:] != (features,) or not moves_rows(op):

@@ -30,7 +30,7 @@ from neuron_dialects.graph.reorder import RowPiece, order_of
 from neuron_dialects.graph.shapes import ShapeError
 from passes.graph.fold_layer_norm import GraphFoldLayerNormPass
 from passes.graph.layout import choose_layouts
-from passes.graph.reorder_rows import GraphReorderRowsPass
+from passes.graph.reorder_rows import MOST_MOVEMENTS, GraphReorderRowsPass
 from passes.graph.row_pieces import Order, period_of, pieces_of
 from runtime.graph_interpreter import run_graph
 from tests.core_kernels import Array, Make, core_function, core_module, lowered_error, random_inputs
@@ -119,6 +119,24 @@ def test_orders_are_found_and_change_in_front_of_projections() -> None:
     assert first.x is core_function(module).body.block.args[0]
     assert isinstance(second.x.owner, ReshapeOp)
     np.testing.assert_array_equal(first.order()[second.order()], np.arange(36))
+
+
+@pytest.mark.parametrize("turns", [1, MOST_MOVEMENTS + 1])
+def test_long_chains_are_left_alone(turns: int) -> None:
+    def make(b: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        apart = ReshapeOp(arguments[0], (2, 2, 8))
+        turned: list[Operation] = []
+        rows: SSAValue = apart.result
+        for _ in range(turns):
+            turned.append(TransposeOp(rows, (1, 0, 2)))
+            rows = turned[-1].results[0]
+        together = ReshapeOp(rows, (4, 8))
+        b.add_ops([apart, *turned, together])
+        return [together.result]
+
+    module = core_module("trn1", [("f32", (4, 8))], {}, make)
+    GraphReorderRowsPass().apply(Context(), module)
+    assert any(isinstance(op, ReorderRowsOp) for op in module.walk()) == (turns == 1)
 
 
 def moved(order: Order, projected: bool) -> Make:
