@@ -6,16 +6,17 @@ partitions. Rows too long for SBUF are read twice: for their statistics, and to 
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 
 from lowering.graph_to_tile.emitter import Emitter
-from lowering.graph_to_tile.iteration import Access, Piece
+from lowering.graph_to_tile.iteration import Access, Piece, Shape
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.pointwise import require_supported
 from lowering.graph_to_tile.row_space import RowSpace, agreed_lane, dram_rows, each_row, resident_rows
 from lowering.graph_to_tile.softmax import one_row, whole_access
 from lowering.graph_to_tile.spread_rows import is_spread, spread_rows
-from lowering.graph_to_tile.tensors import DramTensor
+from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine, merge_dims
 from neuron_dialects.dtypes import F32, dtype_by_name
@@ -23,6 +24,10 @@ from neuron_dialects.graph import LayerNormOp, shape_of
 
 STATISTICS_ELEMENTS = 512
 """Most elements of one statistics instruction."""
+
+GROUP_ELEMENTS, SHORT_ROW = 1536, 256
+"""Elements of the rows that a lane works on together where they lie on chip, and the longest row that is grouped so: an
+instruction on a short row takes less time than its result needs to be there for the next one."""
 
 ROW_SHARE = 0.5
 """Part of the SBUF beside resident tensors that whole rows may take."""
@@ -43,12 +48,16 @@ def lower_layer_norm(k: Kernel, op: LayerNormOp) -> None:
     parameters = {name: k.dram(value) for name, value in given.items()}
     walks = {name: (0,) * first + tensor.strides for name, tensor in parameters.items()}
     lane = agreed_lane(k, op.x, op.result, axes, range(len(shape)))
-    out = k.output(op.result)
+    out, grouped = k.output(op.result), None
     if lane is None:
         x = k.dram(op.x)
         assert isinstance(out, DramTensor)
         tensors = [(x, x.strides), (out, out.strides)]
         rows = dram_rows(k, shape, axes, [*tensors, *((parameters[name], walk) for name, walk in walks.items())])
+    elif (grouped := _grouped_rows(shape, lane, [k.tensor(op.x), out])) is not None:
+        split, accesses = grouped
+        accesses += [Access.dram(parameters[name], split, (0, *walk)) for name, walk in walks.items()]
+        rows = resident_rows(split, (2,), 1, accesses)
     else:
         accesses = [whole_access(tensor, shape) for tensor in (k.tensor(op.x), out)]
         accesses += [Access.dram(parameters[name], shape, walk) for name, walk in walks.items()]
@@ -60,11 +69,33 @@ def lower_layer_norm(k: Kernel, op: LayerNormOp) -> None:
     room = int(ROW_SHARE * (int(k.target.sbuf_bytes_per_partition) - k.resident_bytes))
     if rows.row_length * norm.element_bytes(chosen) <= room:
         limit = max(limit, rows.row_length)
-    chunks = rows.chunks(limit)
+    chunks = rows.chunks(limit if grouped is None else GROUP_ELEMENTS)
     if chunks is None:
         norm.long_rows(limit)
         return
     norm.whole_rows(chunks, {name: spread_rows(k, window, window.shape[0]) for name, window in chosen.items()})
+
+
+def _grouped_rows(shape: Sequence[int], lane: int, tensors: Sequence[Tensor]) -> tuple[Shape, list[Access]] | None:
+    """A matrix of short rows, on chip as tiles of 128, as [tiles, 128, elements], so that a lane works on rows of several
+    tiles together; None where it is anything else.
+    """
+    if len(shape) != 2 or lane != 0 or shape[1] > SHORT_ROW or shape[0] % LANES or shape[0] == LANES:
+        return None
+    split = (shape[0] // LANES, LANES, shape[1])
+    seen = [_split_rows(tensor, split) for tensor in tensors]
+    return None if None in seen else (split, [whole_access(tensor, split) for tensor in seen if tensor is not None])
+
+
+def _split_rows(tensor: Tensor, shape: Shape) -> Tensor | None:
+    """A matrix [tiles * 128, elements] as [tiles, 128, elements]."""
+    if isinstance(tensor, DramTensor):
+        return tensor.reshape(shape)
+    if tensor.halo or tensor.first_lane or tensor.first_tile or tensor.buffer.shape[1] != shape[0]:
+        return None
+    # Tiles lie behind each other in a lane, as do positions of a dimension that is not on the partitions.
+    buffer = replace(tensor.buffer, shape=(LANES, 1, shape[0], shape[2]))
+    return SbufTensor(buffer, tuple(shape), 1)
 
 
 class _LayerNorm:
@@ -95,7 +126,11 @@ class _LayerNorm:
             view, commit = self.out.store(b, rows.space, piece, b.rotation)
             dst, x = rows.arranged(view), views["x"]
             moments = self._moments(piece)
-            each_row(b, kept, [x, moments], lambda v: self._row_moments(v[1], v[0]))
+            parts = -(-rows.row_length // STATISTICS_ELEMENTS)
+            shape = (*rows.row_shape(piece), STATISTICS_SIZE * parts)
+            statistics = b.alloc(shape, "f32", "sbuf", b.rotation).view()
+            each_row(b, kept, [x, statistics], lambda v: self._statistics(v[1], v[0]))
+            each_row(b, kept, [moments, statistics], lambda v: self._aggregate(v[0], v[1]))
             mean, scale = moments.at(1 + kept, 0), moments.at(1 + kept, 1)
             self._prepare_moments(mean, scale)
             target = self._target(dst)
@@ -145,7 +180,11 @@ class _LayerNorm:
         parts = -(-length // STATISTICS_ELEMENTS)
         statistics = b.alloc((x.partitions, STATISTICS_SIZE * parts), "f32", "sbuf", b.rotation).view()
         self._statistics(statistics, x)
-        b.emit("bn_aggregate", {"dst": moments, "data": statistics})
+        self._aggregate(moments, statistics)
+
+    def _aggregate(self, moments: View, statistics: View) -> None:
+        """moments [lanes, 2] = mean and variance of rows with such statistics."""
+        self.b.emit("bn_aggregate", {"dst": moments, "data": statistics})
 
     def _long_moments(self, moments: View, piece: Piece, limit: int) -> None:
         """The same for a row in DRAM, chunk by chunk; each chunk's statistics are aggregated to one triple."""

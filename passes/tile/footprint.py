@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 MOST_DISTANCES = 64
-"""Distances of iterations that are looked at one by one; operands in longer loops that move count as meeting."""
+"""Distances of iterations that are looked at one by one; operands that lie in each other's reach at more of them count
+as meeting."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,14 @@ class Footprint:
         """The elements of all iterations together."""
         strides = ((self.step, self.trips), *self.strides) if self.step and self.trips > 1 else self.strides
         return replace(self, strides=strides, step=0, trips=1)
+
+
+    def in_groups(self, size: int) -> "Footprint":
+        """The same over a loop that does `size` of its iterations in one."""
+        if not self.step:
+            return self
+        strides = ((self.step, size), *self.strides)
+        return replace(self, strides=strides, step=self.step * size, trips=self.trips // size)
 
 
 def _reach(base: int, strides: tuple[tuple[int, int], ...]) -> tuple[int, int]:
@@ -84,7 +93,17 @@ def stays_ahead(earlier: Footprint, later: Footprint) -> bool:
         return True
     if earlier.step != later.step:
         return apart(earlier.over_loop, later.over_loop)
-    if earlier.trips - 1 > MOST_DISTANCES or earlier.step == 0:
+    if earlier.step == 0 or len(distances := _near(earlier, later)) > MOST_DISTANCES:
         return apart(earlier.over_loop, later.over_loop)
-    distances = range(1, earlier.trips)
     return all(apart(replace(earlier, base=earlier.base + earlier.step * n), later) for n in distances)
+
+
+def _near(earlier: Footprint, later: Footprint) -> range:
+    """How many iterations, one at least, `earlier` may be ahead of `later` and still be in its reach."""
+    if earlier.everything or later.everything:
+        return range(1, earlier.trips)
+    (low, high), (low_later, high_later) = earlier.reach, later.reach
+    # base + step * n, for a step that leads to higher elements.
+    first, last = (low_later - high, high_later - low) if earlier.step > 0 else (low - high_later, high - low_later)
+    step = abs(earlier.step)
+    return range(max(1, -(-first // step)), min(earlier.trips - 1, last // step) + 1)

@@ -31,7 +31,7 @@ from neuron_dialects.target import Target
 from neuron_dialects.tile import AllocOp, TileOp
 from passes.tile.block_order import BlockOrder
 from passes.tile.footprint import apart, stays_ahead
-from passes.tile.later_turns import move_body, peel_last, turn_later
+from passes.tile.later_turns import group_iterations, move_body, peel_last, turn_later
 from passes.tile.statements import TENSOR_ENGINE, Statement, conflict, hoist_definitions, row_bytes, statement_of
 
 MEMORY_SHARE = 0.97
@@ -42,6 +42,9 @@ LOOK_BACK = 24
 
 LEAST_PRODUCT_NS = 4000.0
 """Products must keep the tensor engine so long between those that make a tile and its turn."""
+
+MOST_TOGETHER = 16
+"""Iterations of a loop that stand beside one of a loop behind it at most."""
 
 MOST_BEHIND = 3
 """At most so many iterations lie between; as many products are written out before the loop."""
@@ -131,11 +134,13 @@ class _Fuser:
         needed: list[Statement] = []
         for index in range(len(self.done) - 1, max(-1, len(self.done) - 1 - LOOK_BACK), -1):
             earlier = self.done[index]
-            if isinstance(earlier.op, ForOp) and earlier.trips == loop.trips:
+            if isinstance(earlier.op, ForOp) and _is_multiple(earlier.trips, loop.trips):
                 if any(conflict(earlier, statement) for statement in needed):
                     return None
+                if earlier.trips != loop.trips:
+                    earlier = earlier.in_groups(earlier.trips // loop.trips)
                 gains = _gains(earlier, loop) or self._turns_later(earlier, loop)
-                return index if gains and _ordered(earlier, loop) and self._fits(earlier, loop) else None
+                return index if gains and _ordered(earlier, loop) and self._fits(index, earlier, loop) else None
             depends = [statement for statement in (loop, *needed) if conflict(earlier, statement)]
             if not depends:
                 continue
@@ -156,11 +161,11 @@ class _Fuser:
         product_ns = products.product_columns / self.target.clock_ghz("pe")
         return ceil(LEAST_PRODUCT_NS / product_ns) if product_ns else 0
 
-    def _fits(self, earlier: Statement, loop: Statement) -> bool:
-        """Whether both loops and what they share, or what lives across them, fit on chip."""
+    def _fits(self, index: int, earlier: Statement, loop: Statement) -> bool:
+        """Whether both loops, `earlier` being statement `index`, and what they share or lives across them fit on chip."""
         if earlier.own_banks + loop.own_banks > int(self.target.psum_banks):
             return False
-        window = self.done[self.done.index(earlier) :]
+        window = self.done[index:]
         shared: set[SSAValue] = {*earlier.touches, *loop.touches}
         here = Counter(buffer for statement in (*window, loop) for buffer in statement.touches)
         after = {buffer for statement in window[1:] for buffer in statement.touches} | self.alive
@@ -171,6 +176,11 @@ class _Fuser:
     def _fuse(self, index: int, loop: Statement) -> None:
         """Make `loop` the end of the body of statement `index`; what it needs from between moves up before both."""
         partner, between = self.done[index], self.done[index + 1 :]
+        if partner.trips != loop.trips:
+            assert isinstance(partner.op, ForOp)
+            for op in group_iterations(partner.op, partner.trips // loop.trips):
+                self.order.added_before(op, partner.op)
+            self.done[index] = partner = statement_of(partner.op)
         needed: list[Statement] = []
         for statement in reversed(between):
             if any(conflict(statement, other) for other in (loop, *needed)):
@@ -209,6 +219,11 @@ class _Fuser:
         self.touching.subtract(loop.touches.keys())
         self.touching.update(buffer for statement in (*first, both, *last) for buffer in statement.touches)
         self.done[index:] = [*needed, *first, both, *stay, *last]
+
+
+def _is_multiple(trips: int, of: int) -> bool:
+    """Whether a loop of `trips` has as many as one of `of`, or some times as many, so that it can be cut into groups."""
+    return trips == of or (of > 1 and trips % of == 0 and trips // of <= MOST_TOGETHER)
 
 
 def _merge(into: Operation, loop: Operation) -> None:

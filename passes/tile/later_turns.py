@@ -15,7 +15,7 @@ from typing import Any
 from xdsl.dialects import arith
 from xdsl.dialects.builtin import IndexType, IntegerAttr
 from xdsl.dialects.scf import ForOp, YieldOp
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Block, Operation, Region, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from neuron_dialects.access import AccessPattern, Affine
@@ -54,6 +54,32 @@ def move_body(loop: ForOp, into: ForOp) -> None:
         if not isinstance(op, YieldOp):
             op.detach()
             target.insert_op_before(op, end)
+
+
+def group_iterations(loop: ForOp, size: int) -> list[Operation]:
+    """Let a loop do `size` iterations, a divisor of their number, in one; gives the new operations before it.
+
+        for i in 0 .. n: f(i)        for i in 0 .. n / size: for j in 0 .. size: f(size * i + j)
+    """
+    outer, trips = loop.body.block, trip_count(loop)
+    bound = arith.ConstantOp(IntegerAttr(size, IndexType()))
+    Rewriter.insert_op(bound, InsertPoint.before(loop))
+    inner = Block(arg_types=[IndexType()])
+    inner.args[0].name_hint = outer.args[0].name_hint
+    end = outer.last_op
+    assert isinstance(end, YieldOp)
+    for op in list(outer.ops):
+        if op is not end:
+            op.detach()
+            inner.add_op(op)
+    inner.add_op(YieldOp())
+    for op in inner.walk():
+        if isinstance(op, AccessOp):
+            _split(op, outer.args[0], inner.args[0], size)
+    nested = ForOp(loop.lb, bound.result, loop.step, [], Region(inner))
+    nested.location = loop.location
+    outer.insert_op_before(nested, end)
+    return [bound, _bound(loop, trips // size)]
 
 
 def _bound(loop: ForOp, trips: int) -> Operation:
@@ -122,6 +148,28 @@ def _replace(op: AccessOp, variable: SSAValue, value: Affine) -> None:
     )
     if value.is_constant:
         op.set_operands(op.buffers, indices)
+
+
+def _split(op: AccessOp, variable: SSAValue, inner: SSAValue, size: int) -> None:
+    """Put `size` * variable + inner in place of a loop variable."""
+    if variable not in op.indices:
+        return
+    place = list(op.indices).index(variable)
+
+    def affine(expression: Affine) -> Affine:
+        terms = {v + int(v > place): c * (size if v == place else 1) for v, c in expression.terms}
+        return Affine.of(expression.constant, {**terms, place + 1: expression.coefficient(place)})
+
+    indices = [*op.indices[: place + 1], inner, *op.indices[place + 1 :]]
+    op.properties["access"] = AccessAttr(
+        tuple(
+            (role, AccessPattern(affine(p.partition), p.partitions, affine(p.offset), p.dims))
+            for role, p in op.access.data
+        )
+    )
+    fields = {name: affine(field) if isinstance(field, Affine) else field for name, field in op.fields.data}
+    op.properties["fields"] = FieldsAttr(type(op).normal_fields(fields))
+    op.set_operands(op.buffers, indices)
 
 
 class _Change:

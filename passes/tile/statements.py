@@ -62,6 +62,14 @@ class Statement:
         }
         return replace(self, trips=number, touches=touches)
 
+    def in_groups(self, size: int) -> Statement:
+        """A loop that does `size` iterations, a divisor of their number, in one."""
+        touches = {
+            buffer: [(writes, footprint.in_groups(size)) for writes, footprint in found]
+            for buffer, found in self.touches.items()
+        }
+        return replace(self, trips=self.trips // size, touches=touches, product_columns=self.product_columns * size)
+
     def writes(self, buffer: SSAValue) -> bool:
         """Whether it writes a buffer."""
         return any(write for write, _ in self.touches.get(buffer, ()))
