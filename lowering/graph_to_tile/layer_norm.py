@@ -77,8 +77,9 @@ def lower_layer_norm(k: Kernel, op: LayerNormOp) -> None:
 
 
 def _grouped_rows(shape: Sequence[int], lane: int, tensors: Sequence[Tensor]) -> tuple[Shape, list[Access]] | None:
-    """A matrix of short rows, on chip as tiles of 128, as [tiles, 128, elements], so that a lane works on rows of several
-    tiles together; None where it is anything else.
+    """A matrix of short rows, on chip as tiles of 128, as [tiles, 128, elements], for a lane to work on several rows.
+
+    None where it is anything else.
     """
     if len(shape) != 2 or lane != 0 or shape[1] > SHORT_ROW or shape[0] % LANES or shape[0] == LANES:
         return None

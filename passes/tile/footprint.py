@@ -38,7 +38,6 @@ class Footprint:
         strides = ((self.step, self.trips), *self.strides) if self.step and self.trips > 1 else self.strides
         return replace(self, strides=strides, step=0, trips=1)
 
-
     def in_groups(self, size: int) -> "Footprint":
         """The same over a loop that does `size` of its iterations in one."""
         if not self.step:

@@ -6,10 +6,10 @@ the tensor engine is at the next one. Given core functions of tile ops, leaves f
 
 A loop moves up to an earlier one of as many trips when no iteration of it is needed by, or meets, a later iteration of
 that one; what stands between the two, and is needed, moves up before both. Where the earlier one has one trip less, the
-last iteration of the later one stays behind. Loops stay apart where one order of both
-would make engines wait: where the later one loads from DRAM what the earlier one stores there, or multiplies what
-other engines make of the earlier one's products. A loop that only turns that follows long products some
-iterations behind (`later_turns.py`).
+last iteration of the later one stays behind; where it has some times as many short ones, these are taken in groups.
+Loops stay apart where one order of both would make engines wait: where the later one loads from DRAM what the earlier
+one stores there, or multiplies what other engines make of the earlier one's products. A loop that only turns that
+follows long products some iterations behind (`later_turns.py`).
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ LOOK_BACK = 24
 LEAST_PRODUCT_NS = 4000.0
 """Products must keep the tensor engine so long between those that make a tile and its turn."""
 
-MOST_TOGETHER = 16
-"""Iterations of a loop that stand beside one of a loop behind it at most."""
+MOST_TOGETHER_NS = 2000.0
+"""Products of several iterations that stand beside one iteration of a loop behind them take so long at most: what comes
+after them waits for all."""
 
 MOST_BEHIND = 3
 """At most so many iterations lie between; as many products are written out before the loop."""
@@ -134,11 +135,14 @@ class _Fuser:
         needed: list[Statement] = []
         for index in range(len(self.done) - 1, max(-1, len(self.done) - 1 - LOOK_BACK), -1):
             earlier = self.done[index]
-            if isinstance(earlier.op, ForOp) and _is_multiple(earlier.trips, loop.trips):
+            if self._takes_groups(earlier, loop):
+                grouped = earlier.in_groups(earlier.trips // loop.trips)
+                meets = any(conflict(earlier, statement) for statement in needed)
+                if not meets and _ordered(grouped, loop) and self._fits(index, grouped, loop):
+                    return index
+            if isinstance(earlier.op, ForOp) and earlier.trips == loop.trips:
                 if any(conflict(earlier, statement) for statement in needed):
                     return None
-                if earlier.trips != loop.trips:
-                    earlier = earlier.in_groups(earlier.trips // loop.trips)
                 gains = _gains(earlier, loop) or self._turns_later(earlier, loop)
                 return index if gains and _ordered(earlier, loop) and self._fits(index, earlier, loop) else None
             depends = [statement for statement in (loop, *needed) if conflict(earlier, statement)]
@@ -149,6 +153,14 @@ class _Fuser:
                 return None
             needed.insert(0, earlier)
         return None
+
+    def _takes_groups(self, earlier: Statement, loop: Statement) -> bool:
+        """Whether several short products of `earlier` may stand beside an iteration of `loop`, which sweeps over it."""
+        if not isinstance(earlier.op, ForOp) or earlier.trips <= loop.trips or earlier.trips % loop.trips:
+            return False
+        columns = earlier.product_columns * (earlier.trips // loop.trips)
+        short = 0 < columns / self.target.clock_ghz("pe") <= MOST_TOGETHER_NS
+        return short and not loop.kinds & set(TENSOR_ENGINE) and _gains(earlier, loop)
 
     def _turns_later(self, earlier: Statement, loop: Statement) -> bool:
         """Whether `loop` turns what products of `earlier` end in, and these are long enough to turn it beside them."""
@@ -162,7 +174,7 @@ class _Fuser:
         return ceil(LEAST_PRODUCT_NS / product_ns) if product_ns else 0
 
     def _fits(self, index: int, earlier: Statement, loop: Statement) -> bool:
-        """Whether both loops, `earlier` being statement `index`, and what they share or lives across them fit on chip."""
+        """Whether both loops, statement `index` first, and what they share, or lives across them, fit on chip."""
         if earlier.own_banks + loop.own_banks > int(self.target.psum_banks):
             return False
         window = self.done[index:]
@@ -219,11 +231,6 @@ class _Fuser:
         self.touching.subtract(loop.touches.keys())
         self.touching.update(buffer for statement in (*first, both, *last) for buffer in statement.touches)
         self.done[index:] = [*needed, *first, both, *stay, *last]
-
-
-def _is_multiple(trips: int, of: int) -> bool:
-    """Whether a loop of `trips` has as many as one of `of`, or some times as many, so that it can be cut into groups."""
-    return trips == of or (of > 1 and trips % of == 0 and trips // of <= MOST_TOGETHER)
 
 
 def _merge(into: Operation, loop: Operation) -> None:

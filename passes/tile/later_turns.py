@@ -59,7 +59,7 @@ def move_body(loop: ForOp, into: ForOp) -> None:
 def group_iterations(loop: ForOp, size: int) -> list[Operation]:
     """Let a loop do `size` iterations, a divisor of their number, in one; gives the new operations before it.
 
-        for i in 0 .. n: f(i)        for i in 0 .. n / size: for j in 0 .. size: f(size * i + j)
+    f(i) becomes f(size * i + j) in a loop over j.
     """
     outer, trips = loop.body.block, trip_count(loop)
     bound = arith.ConstantOp(IntegerAttr(size, IndexType()))

@@ -206,6 +206,21 @@ def test_resident_layer_norm() -> None:
         )
 
 
+# Tiles of short rows on partitions, several of them together: as many as divide them, or a smaller last group.
+@pytest.mark.parametrize(
+    ("tiles", "elements", "given"), [(14, 96, False), (9, 200, False), (6, 5, True), (2, 1, False)]
+)
+def test_layer_norm_of_tiles_of_short_rows(tiles: int, elements: int, given: bool) -> None:
+    def layer(x: SSAValue, *parameters: SSAValue) -> Any:
+        y = resident(LayerNormOp(x, *parameters, axis=1, epsilon=1e-5), 0)
+        z = resident(LayerNormOp(y, axis=1, epsilon=1e-2), 0)
+        return BinaryOp(BinaryKind.ADD, z, y)
+
+    parameters = [random((elements,)), random((elements,), seed=1)] if given else []
+    for target in TARGETS:
+        check(layer, random((tiles * 128, elements)), *parameters, target=target, tolerance=4e-6, engines=True)
+
+
 # Scale and bias come on chip once, before the loop over rows.
 def test_parameters_are_loaded_before_the_loops() -> None:
     module, _ = core_module(layer_norm(1, ("scale", "bias")), [random((1000, 96)), random((96,)), random((96,))])

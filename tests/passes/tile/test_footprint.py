@@ -52,6 +52,22 @@ def test_tiles_of_rows_stay_ahead() -> None:
     assert stays_ahead(tile, tile)
 
 
+# More tiles than distances are looked at one by one: those that are far apart need no look.
+def test_many_tiles_stay_ahead() -> None:
+    tile = Footprint(0, 128, 0, ((1, 96),), 96, 300)
+    assert stays_ahead(tile, tile)
+    assert not stays_ahead(tile, Footprint(0, 128, 96, ((1, 96),), 96, 300))
+
+
+@given(FOOTPRINTS, st.integers(1, 3))
+def test_groups_touch_what_their_iterations_touch(footprint: Footprint, size: int) -> None:
+    footprint = Footprint(0, 1, footprint.base, footprint.strides, footprint.step, 2 * size)
+    grouped = footprint.in_groups(size)
+    for group in range(2):
+        each = [elements(footprint, group * size + i) for i in range(size)]
+        assert elements(grouped, group) == set[tuple[int, int]]().union(*each)
+
+
 # The same tiles with features on partitions: 128 columns of each of 6 rows of 1024, interleaved.
 def test_tiles_of_columns_stay_ahead() -> None:
     tile = Footprint(0, 128, 0, ((1024, 6), (1, 128)), 128, 8)
