@@ -16,6 +16,7 @@ CHOICES: Mapping[str, str] = {
     "postponed-products": "products wait for the attention that reads them, and fill the tensor engine's time there",
     "blocks-ahead": "pointwise convolutions are emitted a block of channels ahead of the depthwise one that reads them",
     "scaled-weights": "a map's numbers for each image and channel multiply the weights of the convolution behind it",
+    "map-sums": "means over the maps of a convolution are summed up tile by tile, while these leave PSUM",
     "key-scores": "attention makes its scores once more with keys on partitions, instead of turning their powers",
     "short-sequences": "attention works on several short sequences at a time, and the tensor engine adds their masks",
     "casting-loads": "a cast of a tensor in DRAM is part of its loads",

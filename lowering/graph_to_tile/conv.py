@@ -27,6 +27,7 @@ from lowering.graph_to_tile.conv_phases import Phase, Triple, conv_phase, transp
 from lowering.graph_to_tile.conv_pixels import Place, Range, plain_pixels, resident_pixels, with_own, with_three
 from lowering.graph_to_tile.conv_residual import Residual, take_residual
 from lowering.graph_to_tile.conv_scales import weigh
+from lowering.graph_to_tile.conv_sums import collect_sums
 from lowering.graph_to_tile.conv_taps import SpreadTaps, spread_taps, widened
 from lowering.graph_to_tile.conv_weights import (
     Stationary,
@@ -108,6 +109,8 @@ def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[
             _ConvKernel(k, op, epilogue, blocks.groups, blocks.packing, blocks.phase, blocks=blocks).run()
             return
         kernel = _ConvKernel(k, op, epilogue, groups, packing, phases[0], residual, parts)
+        if groups.lane_step == LANES:
+            epilogue.sums = collect_sums(k, results, kernel.tile)
         if isinstance(op, ConvOp) and k.blocks_for is not None and (ahead := kernel.ahead()) is not None:
             k.ahead[k.blocks_for] = ahead
         else:

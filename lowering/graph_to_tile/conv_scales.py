@@ -15,7 +15,7 @@ from xdsl.ir import BlockArgument, Operation, SSAValue
 
 from lowering.graph_to_tile.builder import KernelBuilder
 from lowering.graph_to_tile.conv_ahead import CHANNELS, is_pointwise
-from lowering.graph_to_tile.conv_weights import Stationary
+from lowering.graph_to_tile.conv_weights import Stationary, all_tiles
 from lowering.graph_to_tile.tensors import LANES, SbufTensor
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
@@ -130,21 +130,33 @@ class ImageWeights:
 def weigh(
     b: KernelBuilder, weights: Stationary, scale: SbufTensor, channels: int, outputs: int, dtype: str
 ) -> ImageWeights:
-    """Multiply the weights [channels, outputs] by `scale` [images, channels, 1...], for each image."""
-    images, tiles, lanes = scale.shape[0], ceil(channels / LANES), min(LANES, channels)
-    columns = b.alloc((lanes, tiles, images), "f32", "sbuf", 1, "scales").view()
+    """Multiply the weights [channels, outputs] by `scale` [images, channels, 1...], for one image after the other.
+
+    The vector and the scalar engine share the tiles of channels: products of the first image wait for both.
+    """
+    images, lanes = scale.shape[0], min(LANES, channels)
+    full, rest = divmod(channels, lanes)
+    tiles = full + (rest > 0)
     made = b.alloc((lanes, images, tiles, outputs), dtype, "sbuf", 1, "weights").view()
-
-    def tile(start: Affine, count: int) -> None:
-        number = start.divided(LANES)
-        column = columns.slice(0, 0, count).at(1, number)
-        taken = scale.view({CHANNELS: (start, count)})
-        for _ in scale.shape[2:]:
-            taken = taken.at(2, 0)
-        b.copy(column, taken)
-        with b.loop(images) as image:
-            own = made.slice(0, 0, count).at(1, image).at(1, number)
-            b.tensor_scalar(own, weights(number, count, 0, Affine(0), outputs), "multiply", column.slice(1, image, 1))
-
-    b.tiles(channels, LANES, tile)
+    factors = scale.whole
+    for _ in scale.shape[2:]:
+        factors = factors.at(3, 0)
+    # The scalar engine has half of the tiles, the last ones.
+    split = full - tiles // 2 + (rest > 0)
+    columns: dict[int, View] = {}
+    for first, count, width in ((split, full - split, lanes), (full, tiles - full, rest)):
+        if count:
+            column = b.alloc((width, count, images), "f32", "sbuf", 1, "scales").view()
+            b.copy(column, factors.slice(0, 0, width).slice(1, first, count))
+            columns |= {first + i: column.at(1, i) for i in range(count)}
+    with b.loop(images) as image:
+        own = made.at(1, image)
+        given = all_tiles(weights, split, lanes, outputs)
+        b.tensor_tensor(
+            own.slice(1, 0, split), given, factors.slice(1, 0, split).at(2, image).insert(1, outputs), "multiply"
+        )
+        for tile, column in columns.items():
+            width = column.partitions
+            given = weights(Affine(tile), width, 0, Affine(0), outputs)
+            b.activation(own.slice(0, 0, width).at(1, tile), given, "copy", scale=column.slice(1, image, 1))
     return ImageWeights(made)

@@ -7,6 +7,7 @@ read where they lie.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from math import prod
 
@@ -49,6 +50,13 @@ def stationary_of(weights: View) -> Stationary:
         return weights.slice(0, 0, lanes).at(1, tile).at(1, tap).slice(1, start, outputs)
 
     return at
+
+
+def all_tiles(weights: Stationary, count: int, lanes: int, outputs: int) -> View:
+    """The weights [lanes, channel tiles, outputs] of the first `count` full tiles of one tap, equally far apart."""
+    first = weights(Affine(0), lanes, 0, Affine(0), outputs)
+    step = weights(Affine(1), lanes, 0, Affine(0), outputs).offset - first.offset
+    return replace(first, dims=((step.constant, count), *first.dims))
 
 
 def uniform_weights(b: KernelBuilder, value: float, channels: int, outputs: int, dtype: str) -> Stationary:

@@ -23,6 +23,7 @@ from lowering.graph_to_tile.conv_bands import loads_weights, send_rows
 from lowering.graph_to_tile.conv_scales import Scaled, scaled_maps
 from lowering.graph_to_tile.epilogue import lower_fused
 from lowering.graph_to_tile.kernel import Kernel
+from lowering.graph_to_tile.map_sums import summed_maps
 from lowering.graph_to_tile.movement import forward_destinations, materialize
 from lowering.graph_to_tile.postponed import postponed_products
 from lowering.graph_to_tile.registry import kernel_of
@@ -226,6 +227,7 @@ def _lower_ops(k: Kernel, ops: Sequence[Operation]) -> None:
     waiting = postponed_products(ops, profile, k.target) if k.takes("postponed-products") else {}
     followed = followed_blocks(ops, profile, k.target) if k.takes("blocks-ahead") else {}
     scaled = scaled_maps(ops, profile, k.target) if k.takes("scaled-weights") else {}
+    k.summed = summed_maps(ops) if k.takes("map-sums") else set()
     for op, resident_bytes in zip(ops, profile, strict=True):
         k.resident_bytes, k.postpones_for, k.blocks_for = resident_bytes, waiting.get(op), followed.get(op)
         k.bands.arrive(op.operands, k.tensors)

@@ -221,12 +221,23 @@ class Emitter:
         within_rank(self.b, [dst, src, other], emit)
 
     def function(
-        self, dst: View, src: View, func: str, scale: Operand = 1.0, bias: Operand | None = None, alpha: float = 0.0
+        self,
+        dst: View,
+        src: View,
+        func: str,
+        scale: Operand = 1.0,
+        bias: Operand | None = None,
+        alpha: float = 0.0,
+        row_sum: View | None = None,
     ) -> None:
-        """dst = func(src * scale + bias)."""
+        """dst = func(src * scale + bias); `row_sum` [P, 1] receives the sums of its rows, which are one piece."""
         shift = None if bias is None else self.column(self.tile(bias, dst))
         factor = self.column(scale) if isinstance(scale, View) else scale
-        within_rank(self.b, [dst, src], lambda v: self.b.activation(v[0], v[1], func, factor, shift, alpha=alpha))
+        within_rank(self.b, [dst, src], lambda v: self.b.activation(v[0], v[1], func, factor, shift, row_sum, alpha))
+
+    def total(self, dst: View, src: View) -> None:
+        """dst [P, 1] = the sums of the rows of src, which are one piece."""
+        self.b.reduce(dst.at(1, 0), src, "add", len(src.dims))
 
     def reciprocal(self, dst: View, src: View) -> None:
         """dst = 1 / src, over the whole range of f32."""

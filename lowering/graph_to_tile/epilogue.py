@@ -14,7 +14,9 @@ from xdsl.ir import Operation, SSAValue
 from lowering.graph_to_tile.columns import load_column
 from lowering.graph_to_tile.emitter import Emitter
 from lowering.graph_to_tile.kernel import Kernel
+from lowering.graph_to_tile.map_sums import MapSums
 from lowering.graph_to_tile.pointwise import Pointwise
+from lowering.graph_to_tile.row_space import reduce_rows
 from lowering.graph_to_tile.spread_rows import is_spread, spread_rows
 from lowering.graph_to_tile.tensors import LANES, DramTensor, Ranges, ResidentWindow, SbufTensor, Tensor, transfer
 from lowering.graph_to_tile.view import View, as_affine
@@ -77,6 +79,7 @@ class Epilogue:
     columns: dict[SSAValue, View] = field(default_factory=dict)
     rows: dict[SSAValue, View] = field(default_factory=dict)
     filled: dict[SSAValue, View] = field(default_factory=dict)
+    sums: Mapping[SSAValue, MapSums] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -223,8 +226,9 @@ class Epilogue:
             for operand in op.operands:
                 if operand not in loaded and operand is not self.source and not self._is_inner(operand):
                     loaded[operand] = self._operand(operand, ranges)
+        sums = {value: taken.columns(ranges) for value, taken in self.sums.items()}
         for lane, psum in parts:
-            self._part(lane, psum, loaded, {value: view for value, (view, _) in stores.items()})
+            self._part(lane, psum, loaded, {value: view for value, (view, _) in stores.items()}, sums)
         for _, commit in stores.values():
             commit()
 
@@ -267,19 +271,46 @@ class Epilogue:
                 tensor = tensor.slice(*self.window)
         return tensor.load(self.k.b, self.partition, ranges)
 
-    def _part(self, lane: int, psum: View, loaded: dict[SSAValue, View | float], outputs: dict[SSAValue, View]) -> None:
-        b = self.k.b
+    def _part(
+        self,
+        lane: int,
+        psum: View,
+        loaded: dict[SSAValue, View | float],
+        outputs: dict[SSAValue, View],
+        sums: dict[SSAValue, View],
+    ) -> None:
+        """The lanes of a tile from `lane` on; `sums`: [lanes, images] for those of what is summed."""
         lanes = psum.partitions
         values: dict[SSAValue, View | float] = {
             v: x.slice(0, lane, lanes) if isinstance(x, View) else x for v, x in loaded.items()
         }
         values[self.source] = psum
         targets = {value: view.slice(0, lane, lanes) for value, view in outputs.items()}
+        sums = {value: view.slice(0, lane, lanes) for value, view in sums.items()}
+        if not sums or psum.shape[1] == 1:
+            self._evict(values, targets, {value: view.column for value, view in sums.items()})
+            return
+        if not all(self.sums[value].single_images for value in sums):
+            self._evict(values, dict(targets), {})
+            for value, view in sums.items():
+                reduce_rows(self.k.b, view, targets[value], "add")
+            return
+        with self.k.b.loop(psum.shape[1]) as i:
+            one = {v: x.slice(1, i, 1) if isinstance(x, View) else x for v, x in values.items()}
+            columns = {value: view.slice(1, i, 1) for value, view in sums.items()}
+            self._evict(one, {value: view.slice(1, i, 1) for value, view in targets.items()}, columns)
+
+    def _evict(
+        self, values: Mapping[SSAValue, View | float], targets: dict[SSAValue, View], sums: dict[SSAValue, View]
+    ) -> None:
+        """Take some images of a tile to where they belong."""
+        b, source = self.k.b, values[self.source]
+        assert isinstance(source, View)
         if self.source in targets:
-            b.activation(targets.pop(self.source), psum, "copy")
+            b.activation(targets.pop(self.source), source, "copy", row_sum=sums.pop(self.source, None))
         if targets:
             location = b.location
-            Pointwise(b, self.k.target).emit_group(self.ops, values, targets)
+            Pointwise(b, self.k.target).emit_group(self.ops, values, targets, sums)
             b.location = location
 
 
@@ -308,6 +339,8 @@ def lower_fused(k: Kernel, op: FusedOp) -> None:
             k.pair_places[value] = k.pair_places[result]
         if result in k.joined:
             k.joined[value] = k.joined[result]
+        if result in k.summed:
+            k.summed.add(value)
         if result in overwrites(op):
             k.inherits[value] = overwrites(op)[result]
     ops = [inner for inner in block.ops if not isinstance(inner, YieldOp)]
@@ -324,6 +357,8 @@ def lower_fused(k: Kernel, op: FusedOp) -> None:
     else:
         elementwise.lower_group(k, ops, results)
     for value, result in zip(terminator.values, op.results, strict=True):
+        if value in k.map_sums:
+            k.map_sums[result] = k.map_sums[value]
         if value in k.pairs:
             k.pairs[result] = k.pairs[value]
         else:

@@ -10,6 +10,7 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from lowering.graph_to_tile.band_state import BandState
 from lowering.graph_to_tile.builder import KernelBuilder
 from lowering.graph_to_tile.conv_ahead import BlocksAhead
+from lowering.graph_to_tile.map_sums import MapSums
 from lowering.graph_to_tile.row_pairs import RowPairs, clear_rows, new_pairs
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor
 from lowering.graph_to_tile.transfers import clear_halo, load_pairs, write_out, write_pairs
@@ -44,8 +45,9 @@ class Kernel:
     `kept_weights` what stays on chip of weights for several kernels, `bands` what depthwise convolutions by bands have
     there. What is put off: `postponed` products for an attention and `ahead` convolutions for a depthwise one, by the
     op that emits them, which `postpones_for` and `blocks_for` name while the op at hand is lowered; `scales` are the
-    tensors that multiply the weights of a convolution instead of its operand. `parted_rows`: numbers of rows that
-    products take in several parts, all columns of one after the other. `recipes` are the derived weights that kernels
+    tensors that multiply the weights of a convolution instead of its operand. `summed` are the maps whose sums are
+    taken while they leave PSUM, `map_sums` these. `parted_rows`: numbers of rows that products take in several parts,
+    all columns of one after the other. `recipes` are the derived weights that kernels
     have added to the module, shared by all of its functions. `resident_bytes` are the SBUF bytes per partition that
     resident tensors take while the op at hand runs. `pins_weights`: what is loaded of weights will stay on chip, so
     that holding more of them at once takes no more room. `without`: choices that are left out.
@@ -73,6 +75,8 @@ class Kernel:
     blocks_for: Operation | None = None
     parted_rows: set[int] = field(default_factory=set)
     scales: dict[Operation, SbufTensor] = field(default_factory=dict)
+    summed: set[SSAValue] = field(default_factory=set)
+    map_sums: dict[SSAValue, MapSums] = field(default_factory=dict)
     constants: dict[SSAValue, float] = field(default_factory=dict)
     derived: dict[str, DramTensor] = field(default_factory=dict)
     recipes: dict[str, DerivedWeightOp] = field(default_factory=dict)

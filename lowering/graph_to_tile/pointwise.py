@@ -16,7 +16,7 @@ from lowering.graph_to_tile.builder import KernelBuilder
 from lowering.graph_to_tile.emitter import Emitter, Operand, within_rank
 from lowering.graph_to_tile.integers import INTEGER_DTYPES, NARROW_DTYPES, Integers
 from lowering.graph_to_tile.pointwise_binary import emit_binary
-from lowering.graph_to_tile.pointwise_chain import chains, emit_chain, head_operand, parameters, steps_of
+from lowering.graph_to_tile.pointwise_chain import chains, emit_chain, head_operand, is_step, parameters, steps_of
 from lowering.graph_to_tile.pointwise_unary import emit_unary
 from lowering.graph_to_tile.view import View
 from neuron_dialects.dtypes import DType
@@ -209,13 +209,18 @@ class Pointwise:
     # -----------------------------------------------------------------------------------------------------------
 
     def emit_group(
-        self, ops: Sequence[Operation], values: Mapping[SSAValue, Operand], results: Mapping[SSAValue, View]
+        self,
+        ops: Sequence[Operation],
+        values: Mapping[SSAValue, Operand],
+        results: Mapping[SSAValue, View],
+        sums: Mapping[SSAValue, View] | None = None,
     ) -> None:
         """Emit pointwise operators in program order, fusing chains.
 
         `values` has a view or number for every operand that no op of the group produces; `results` the destination of
         every value that is wanted. All views have one shape. Other results become temporaries of their own element
-        type. Instructions carry the locations of the ops that they do.
+        type. Instructions carry the locations of the ops that they do. `sums`: [P, 1] views that receive the sums of
+        rows of some results; these rows are what an engine can address at once.
         """
         for op in ops:
             require_supported(op)
@@ -232,7 +237,7 @@ class Pointwise:
             found = chains(ops, wanted, numbers, columns)
             for chain, last_used in zip(found, _last_uses(found), strict=True):
                 with self.e.scope():
-                    self._emit_part(chain, known, targets)
+                    self._emit_part(chain, known, targets, (sums or {}).get(chain[-1].results[0]))
                 for value in last_used:
                     tile = known[value]
                     if value not in targets and isinstance(tile, View) and not tile.is_column:
@@ -242,7 +247,11 @@ class Pointwise:
         within_rank(self.b, [*views, *results.values()], piece)
 
     def _emit_part(
-        self, chain: Sequence[Operation], known: dict[SSAValue, Operand], targets: Mapping[SSAValue, View]
+        self,
+        chain: Sequence[Operation],
+        known: dict[SSAValue, Operand],
+        targets: Mapping[SSAValue, View],
+        row_sum: View | None = None,
     ) -> None:
         """One chain: its operands are known, its last result becomes known."""
         self.b.location = fused_location([op.location for op in chain])
@@ -259,15 +268,24 @@ class Pointwise:
             return
         if dst is None:
             dst = self.e.temp(like, spec_of(last)[0].name, rotating=True)
-        self._emit_chain(chain, operands, dst)
+        self._emit_chain(chain, operands, dst, row_sum)
         known[last] = dst
 
-    def _emit_chain(self, chain: Sequence[Operation], operands: Mapping[SSAValue, Operand], dst: View) -> None:
-        if len(chain) == 1:
-            self._dispatch(chain[0], [operands[value] for value in chain[0].operands], dst)
+    def _emit_chain(
+        self,
+        chain: Sequence[Operation],
+        operands: Mapping[SSAValue, Operand],
+        dst: View,
+        row_sum: View | None = None,
+    ) -> None:
+        numbers = {value for value, operand in operands.items() if not isinstance(operand, View)}
+        if len(chain) > 1 or (row_sum is not None and is_step(chain[0], numbers)):
+            head = head_operand(chain[0], operands)
+            emit_chain(self.e, dst, operands[head], steps_of(chain, head, operands), row_sum)
             return
-        head = head_operand(chain[0], operands)
-        emit_chain(self.e, dst, operands[head], steps_of(chain, head, operands))
+        self._dispatch(chain[0], [operands[value] for value in chain[0].operands], dst)
+        if row_sum is not None:
+            self.e.total(row_sum, dst)
 
 
 def _last_uses(found: Sequence[Sequence[Operation]]) -> list[list[SSAValue]]:

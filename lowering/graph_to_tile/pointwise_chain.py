@@ -173,7 +173,7 @@ def _activation_length(steps: Sequence[Step]) -> int:
     return count + 1 if count < len(steps) and steps[count].is_function else 0
 
 
-def _emit_activation(e: Emitter, dst: View, src: View, steps: Sequence[Step]) -> None:
+def _emit_activation(e: Emitter, dst: View, src: View, steps: Sequence[Step], row_sum: View | None = None) -> None:
     scale: Operand = 1.0
     bias: Operand | None = None
     for step in steps[:-1]:
@@ -182,7 +182,7 @@ def _emit_activation(e: Emitter, dst: View, src: View, steps: Sequence[Step]) ->
             scale = step.operand
         else:
             bias = step.operand
-    e.function(dst, src, steps[-1].op, scale, bias, steps[-1].alpha)
+    e.function(dst, src, steps[-1].op, scale, bias, steps[-1].alpha, row_sum)
 
 
 def _scalar_tensor_length(steps: Sequence[Step]) -> int:
@@ -225,6 +225,15 @@ def _relu_length(steps: Sequence[Step]) -> int:
 
 def _emit_relu(e: Emitter, dst: View, src: View, steps: Sequence[Step]) -> None:
     _emit_activation(e, dst, src, [*steps[:-1], Step("relu")])
+
+
+def _summed_steps(steps: Sequence[Step]) -> Sequence[Step] | None:
+    """The steps of one instruction as an activation, which can sum up its rows; None where they are none."""
+    if _activation_length(steps) == len(steps):
+        return steps
+    if _relu_length(steps) == len(steps):
+        return [*steps[:-1], Step("relu")]
+    return [*steps, Step("copy")] if _affine_steps(steps) == len(steps) else None
 
 
 PATTERNS: tuple[Pattern, ...] = (
@@ -274,14 +283,24 @@ def _cut(steps: Sequence[Step], from_psum: bool) -> list[tuple[Pattern, Sequence
     return instructions
 
 
-def emit_chain(e: Emitter, dst: View, src: Operand, steps: Sequence[Step]) -> None:
-    """dst = src taken through the steps; values between instructions are f32."""
+def emit_chain(e: Emitter, dst: View, src: Operand, steps: Sequence[Step], row_sum: View | None = None) -> None:
+    """dst = src taken through the steps; values between instructions are f32.
+
+    `row_sum` [P, 1] receives the sums of the rows of dst: with the last instruction, where the scalar engine can do
+    that one, or from another one behind it.
+    """
     if not isinstance(src, View):
         src = e.filled(dst, src)
     instructions = fused_chain(steps, src.space == "psum")
     if not instructions:
         e.assign(dst, src)
     for number, (pattern, part) in enumerate(instructions):
-        target = dst if number == len(instructions) - 1 else e.temp(dst, rotating=True)
+        is_last = number == len(instructions) - 1
+        target = dst if is_last else e.temp(dst, rotating=True)
+        if is_last and row_sum is not None and (summed := _summed_steps(part)) is not None:
+            _emit_activation(e, target, src, summed, row_sum)
+            return
         pattern.emit(e, target, src, part)
         src = target
+    if row_sum is not None:
+        e.total(row_sum, dst)

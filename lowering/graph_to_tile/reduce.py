@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
+from lowering.graph_to_tile.conv_sums import finish_sums
 from lowering.graph_to_tile.emitter import Emitter
 from lowering.graph_to_tile.integer_reduce import IntegerReduction
 from lowering.graph_to_tile.integers import INTEGER_DTYPES, NARROW_DTYPES
@@ -90,6 +91,8 @@ def lower_reduce(k: Kernel, op: ReduceOp) -> None:
         return
     if prod(shape) == 0:
         _fill_empty(k, op)
+        return
+    if finish_sums(k, op):
         return
     out_dims = result_dims(len(shape), axes, bool(op.keep_dims))
     lane = agreed_lane(k, op.x, op.result, axes, out_dims)
