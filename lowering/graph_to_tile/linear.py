@@ -48,9 +48,11 @@ chunk has room before this layer ends."""
 USABLE_SHARE = 0.9
 """Part of SBUF that resident tensors and the weights of one layer take together; the rest is for tiles in passing."""
 
+BIAS_SHARE = 1 / 8
+"""Part of SBUF that the bias of all columns may take to stay; that of more columns is loaded with each block."""
+
 WIDEST_LOAD = 512
 """Columns of a weight that are loaded together."""
-
 
 SUM_BANKS = 4
 """PSUM banks that sums of one product rotate over."""
@@ -106,8 +108,9 @@ class _Linear:
     shape: tuple[int, ...]
     turned: bool
     bias: ProductBias | None = None
-    bias_row: View = field(init=False)
     weights: View = field(init=False)
+    bias_row: View | None = None
+    """The parts of the bias of all columns, where these stay on chip."""
     features: View | None = None
     """All rows of x with features on partitions, where they were turned once for all chunks of columns."""
 
@@ -119,7 +122,7 @@ class _Linear:
         self.array_columns = int(self.k.target.pe_columns)
         self.moving = int(self.k.target.pe_moving_elements)
         self.width = load_width(self.columns)
-        if self.bias is not None:
+        if self.bias is not None and self.bias.row_bytes <= BIAS_SHARE * int(self.k.target.sbuf_bytes_per_partition):
             self.bias_row = self.bias.whole(self.k)
 
     def load(self) -> None:
@@ -338,8 +341,12 @@ class _Linear:
 
     def _begin(self, bank: View, start: Affine) -> None:
         """Put the bias of the columns from `start` into a bank [rows, columns]."""
-        if self.bias is not None:
-            self.bias.begin(self.k, bank, self.bias_row.slice(1, start, bank.free_elements))
+        if self.bias is None:
+            return
+        size = bank.free_elements
+        whole = self.bias_row
+        row = self.bias.load(self.k, (start, size), SUM_BANKS) if whole is None else whole.slice(1, start, size)
+        self.bias.begin(self.k, bank, row)
 
     def _accumulate(self, bank: View, left: View, right: View) -> None:
         """bank [m, n] = left [k, tiles, m]^T . right [k, tiles, n], in as many parts as the array has columns for."""

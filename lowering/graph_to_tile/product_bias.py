@@ -31,6 +31,11 @@ class ProductBias:
     ones: View
     source: View
 
+    @property
+    def row_bytes(self) -> int:
+        """SBUF bytes per partition of all columns."""
+        return self.source.shape[1] * BF16.size_bytes
+
     def whole(self, k: Kernel) -> View:
         """The parts of all columns, on chip for the whole kernel."""
         parts = k.b.alloc_outer(self.source.shape, "bf16", "sbuf", "bias").view()

@@ -11,6 +11,7 @@ from xdsl.context import Context
 from xdsl.ir import Block, SSAValue
 
 from lowering.graph_to_tile.convert import ConvertGraphToTilePass
+from neuron_dialects.access_ops import buffer_shape
 from neuron_dialects.dtypes import BF16
 from neuron_dialects.graph import BinaryKind, BinaryOp, CastOp, MatMulOp, UnaryKind, UnaryOp
 from neuron_dialects.tile import AllocOp, ParamOp
@@ -51,15 +52,34 @@ def lay_out(block: Block) -> None:
 
 # The weights are so small that the result is the bias to 7 digits, which bf16 alone would round to 3.
 @pytest.mark.parametrize("target", ["trn1", "inf1"])
-@pytest.mark.parametrize(("rows", "inner"), [(200, 96), (40, 300), (130, 12000)])
-def test_a_bias_keeps_its_digits(target: str, rows: int, inner: int) -> None:
+@pytest.mark.parametrize(
+    ("rows", "inner", "columns"), [(200, 96, 200), (40, 300, 200), (130, 12000, 200), (3, 8, 13001)]
+)
+def test_a_bias_keeps_its_digits(target: str, rows: int, inner: int, columns: int) -> None:
     rng = np.random.default_rng(1)
     weights = {
         "w": (1e-4 * rng.standard_normal((64, inner))).astype(ml_dtypes.bfloat16),
-        "v": (1e-6 * rng.standard_normal((inner, 200))).astype(ml_dtypes.bfloat16),
-        "b": (1000 * rng.standard_normal(200)).astype(np.float32),
+        "v": (1e-6 * rng.standard_normal((inner, columns))).astype(ml_dtypes.bfloat16),
+        "b": (1000 * rng.standard_normal(columns)).astype(np.float32),
     }
     assert lowered_error(target, [("bf16", (rows, 64))], weights, layers, lay_out) < 2e-7
+
+
+# The bias of many columns has no room on a partition: it is loaded with each block of columns.
+@pytest.mark.parametrize(("columns", "stays"), [(4000, True), (50257, False)])
+def test_a_bias_of_many_columns_streams_past(columns: int, stays: bool) -> None:
+    weights = {
+        "w": np.zeros((64, 96), ml_dtypes.bfloat16),
+        "v": np.zeros((96, columns), ml_dtypes.bfloat16),
+        "b": np.zeros(columns, np.float32),
+    }
+    module = core_module("inf1", [("bf16", (128, 64))], weights, layers)
+    lay_out(core_function(module).body.block)
+    ConvertGraphToTilePass().apply(Context(), module)
+    allocs = [op for op in core_function(module).body.walk() if isinstance(op, AllocOp)]
+    rows = [buffer_shape(op.buffer)[-1] for op in allocs if op.buffer.name_hint == "bias"]
+    assert rows
+    assert (max(rows) == columns) is stays
 
 
 # A bias of bf16 is added before the only rounding; the results are as near as that is.
