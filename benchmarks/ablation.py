@@ -27,6 +27,7 @@ from xdsl.passes import ModulePass
 from benchmarks.cases import Case
 from benchmarks.models import ROOT, Missing, prepare
 from benchmarks.runner import Settings
+from lowering.bounded_scores import with_weights
 from lowering.compiler import CompileOptions, passes_for
 from lowering.graph_to_tile.choices import CHOICES
 from lowering.graph_to_tile.convert import ConvertGraphToTilePass
@@ -37,6 +38,7 @@ from lowering.optimization import SPEED_ONLY
 from lowering.pipeline import PHASES, make_pass, pass_name, run_passes
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.neuron import TARGET_ATTRIBUTE, Executor, TargetAttr, core_functions, target_of
+from neuron_dialects.weights import WeightStore
 from passes.graph.partition import partition_report
 from runtime.machine import Machine
 
@@ -87,7 +89,7 @@ def ablate(cases: Sequence[Case], settings: Settings, console: Console) -> Rows:
         options = CompileOptions(case.target, auto_cast=case.model.auto_cast, input_shapes=shapes, emit="nisa")
         imported = import_onnx(path, input_shapes=shapes, target=case.target)
         imported.module.attributes[TARGET_ATTRIBUTE] = TargetAttr(case.target)
-        measure = _Measure(imported.module, imported.info, options)
+        measure = _Measure(imported.module, imported.info, imported.weights, options)
         for variant in variants():
             with console.status(f"{case.name} without {variant.name or 'nothing'}"):
                 rows.append({"case": case.name, "without": variant.name} | measure.row(variant))
@@ -100,13 +102,15 @@ class _Measure:
 
     module: ModuleOp
     info: ImportInfo
+    weights: WeightStore
     options: CompileOptions
     known: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 
     def row(self, variant: Variant) -> dict[str, Any]:
         """`status` ("ok", or "failed" with a message) and figures of the program with something left out."""
         options = replace(self.options, without=variant.passes, settings=variant.settings)
-        made = [make_pass(p) if isinstance(p, str) else p for p in passes_for(options, self.info)]
+        passes = with_weights(passes_for(options, self.info), self.weights)
+        made = [make_pass(p) if isinstance(p, str) else p for p in passes]
         position = next(i for i, instance in enumerate(made) if isinstance(instance, ConvertGraphToTilePass))
         copy = self.module.clone()
         try:

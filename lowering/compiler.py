@@ -19,6 +19,7 @@ from xdsl.dialects import func
 from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, ModuleOp, StringAttr
 from xdsl.passes import ModulePass
 
+from lowering.bounded_scores import with_weights
 from lowering.optimization import (
     DEFAULT_SEARCH_SECONDS,
     OPTIMIZATION_LEVELS,
@@ -292,7 +293,7 @@ def _compile_at(
             # The numbers of what the last partition left, before operators become loops.
             placed.update(segment_report(module))
 
-    passes = passes_for(options, imported.info, settings)
+    passes = with_weights(passes_for(options, imported.info, settings), imported.weights)
     try:
         module = run_with_refusals(Context(), module, passes, done)
     except BaseException:

@@ -31,6 +31,7 @@ SPEED_ONLY = (
     "graph-channels-first",
     "graph-part-sums",
     "graph-join-sequences",
+    "graph-bound-scores",
     "graph-flatten-rows",
     "graph-reorder-rows",
     "graph-split-hidden",

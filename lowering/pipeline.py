@@ -48,6 +48,7 @@ PHASES: tuple[Phase, ...] = (
             "graph-canonicalize",
             "graph-part-sums",
             "graph-join-sequences",
+            "graph-bound-scores",
             "graph-fold-weights",
             "graph-roll-layers",
             "graph-flatten-rows",

@@ -103,6 +103,7 @@ class PassPipeline:
     """
 
     def __init__(self, source: str | Path | ModelProto, options: CompileOptions | None = None) -> None:
+        from lowering.bounded_scores import with_weights
         from lowering.compiler import CompileOptions, passes_for
         from lowering.frontends import model_name, to_onnx
         from lowering.onnx_to_graph import import_onnx
@@ -118,7 +119,9 @@ class PassPipeline:
         imported = import_onnx(to_onnx(source), input_shapes=shapes, target=self.options.target)
         self._module, self.weights = imported.module, imported.weights
         self._module.attributes[TARGET_ATTRIBUTE] = TargetAttr(self.options.target)
-        self._passes = [_made(given) for given in passes_for(self.options, imported.info)]
+        self._passes = [
+            _made(given) for given in with_weights(passes_for(self.options, imported.info), imported.weights)
+        ]
         imported_stage = Stage("import", time.perf_counter() - begun, self._module, self.weights, None)
         self.stages: list[Stage] = [imported_stage]
         """What has been run, the import first."""

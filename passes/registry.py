@@ -9,6 +9,7 @@ PASSES: dict[str, str] = {
     "convert-tile-to-nisa": "lowering.tile_to_nisa.convert:ConvertTileToNisaPass",
     "graph-join-sequences": "passes.graph.join_sequences:GraphJoinSequencesPass",
     "graph-reorder-rows": "passes.graph.reorder_rows:GraphReorderRowsPass",
+    "graph-bound-scores": "lowering.bounded_scores:GraphBoundScoresPass",
     "graph-layout": "passes.graph.layout:GraphLayoutPass",
     "graph-fuse": "passes.graph.fuse:GraphFusePass",
     "convert-graph-to-tile": "lowering.graph_to_tile.convert:ConvertGraphToTilePass",

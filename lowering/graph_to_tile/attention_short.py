@@ -81,14 +81,15 @@ def _stays_on_chip(k: Kernel, mask: SSAValue, queries: int) -> bool:
 class ShortSequence(AttentionSequence):
     """Sequence `batch`, number `number` of its iteration, with mask `mask_number` of those that are repeated."""
 
-    def __init__(self, kernel: Attention, batch: Affine, number: int, mask_number: Affine):
+    def __init__(self, kernel: Attention, batch: Affine, number: int, mask_number: Affine, copies: int):
+        """`copies`: tiles for results that sequences take in turn."""
         super().__init__(kernel, batch)
-        self.number, self.mask_number = number, mask_number
+        self.number, self.mask_number, self.copies = number, mask_number, copies
 
     def result(self, tile: Tile) -> View:
         """Where the rows of the result are put together."""
         a, elements = self.kernel, self.kernel.heads * self.kernel.value_size
-        ring = a.ring("context", (a.queries, elements), a.out_dtype, "sbuf", 2)
+        ring = a.ring("context", (a.queries, elements), a.out_dtype, "sbuf", self.copies)
         return ring.take((tile.rows, elements), self.number)
 
 
@@ -149,7 +150,7 @@ class ShortAttention(Attention):
     def run(self) -> None:
         """All sequences."""
         units = self._units(Tile(Affine(0), self.queries, self.keys))
-        _ = self._one, self._added and self._unscaled
+        self._prepare_constants()
         banks = self._slots("sum", self.queries)
         made = Projections(self.b, self.k.postponed.pop(self.op, []), self.keys, lambda: banks)
         period = self.op.mask_period
@@ -160,6 +161,10 @@ class ShortAttention(Attention):
         else:
             with self.b.loop(self.batch // period) as i:
                 self._sequences(i * period, period, together, units, made)
+
+    def _prepare_constants(self) -> None:
+        """What all units share."""
+        _ = self._one, self._added and self._unscaled
 
     def _panels(self, together: int, each: int) -> list[View]:
         """Tiles [keys, heads, value size + 1] for values and columns of ones, that sequences take in turn."""
@@ -186,12 +191,14 @@ class ShortAttention(Attention):
         """`count` sequences from `first` on, where the mask begins, `together` in an iteration."""
         each, period, known = len(units), self.op.mask_period, dict[tuple[Affine, int], ShortSequence]()
 
+        results = self._results(together)
+
         def at(unit: Unit) -> ShortUnit:
             trip, (number, part) = unit[0], divmod(unit[1], each)
             offset = trip * together + number
             if (trip, number) not in known:
                 mask_number = offset if together % period else Affine(number % period)
-                known[trip, number] = ShortSequence(self, first + offset, number, mask_number)
+                known[trip, number] = ShortSequence(self, first + offset, number, mask_number, results)
             return known[trip, number], units[part]
 
         def place(unit: Unit) -> tuple[Affine, int]:
@@ -204,6 +211,10 @@ class ShortAttention(Attention):
         copies = neighbours_apart(together * each, TOPS_AHEAD - CONTEXT_AHEAD)
         self.banks = copies if copies <= MOST_BANKS else neighbours_apart(together * each)
         pipelined(self.b, count // together, together * each, self._stages(at, copies, others), deep=True)
+
+    def _results(self, together: int) -> int:
+        """Tiles for results that `together` sequences of an iteration take in turn."""
+        return 2
 
     def _stages(self, at: Callable[[Unit], ShortUnit], copies: int, others: Sequence[Stage]) -> tuple[Stage, ...]:
         def values(unit: Unit) -> None:

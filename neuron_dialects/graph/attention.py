@@ -21,6 +21,9 @@ from neuron_dialects.graph.base import (
 )
 from neuron_dialects.graph.shapes import ShapeError, text
 
+BOUNDED_SCORES = "graph.bounded_scores"
+"""Attribute: powers of the scores neither overflow nor vanish, so that no greatest one has to be subtracted."""
+
 
 @irdl_op_definition
 class AttentionOp(ComputeOp):
