@@ -7,7 +7,7 @@ emission, with zeros in the lanes between and for taps that fill a product up.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import ceil
+from math import ceil, prod
 
 from xdsl.ir import Operation, SSAValue
 
@@ -24,6 +24,9 @@ from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import ConvOp, ConvTransposeOp, PadMode, PadOp, ReshapeOp, TransposeOp, ints
 from passes.graph.conv_groups import ConvGroups
 from passes.graph.kernel_layouts import THIN_CHANNELS
+
+MOST_COPIES = 3
+"""Buffers for blocks of rows that take turns, elsewhere, at most."""
 
 SLOTS = 2
 """Blocks of rows on chip: one is loaded while another one is multiplied, and begins with the last rows of that one."""
@@ -125,7 +128,8 @@ class SpreadTaps:
                 )
         else:
             sizes = (images[1], depth[0].size, rows, width[0].extent)
-            tile = self.b.alloc((self.plan.lanes, *sizes), self.x.dtype, "sbuf", 2, "pixels").view()
+            copies = self._copies(prod(segment.size for segment, _ in at) * images[1], prod(sizes))
+            tile = self.b.alloc((self.plan.lanes, *sizes), self.x.dtype, "sbuf", copies, "pixels").view()
             if self.plan.columns > 1:
                 self.b.memset(tile, 0.0)
             self._clear_border(tile, at)
@@ -139,6 +143,20 @@ class SpreadTaps:
                 self._read(shifted, width[0].size).slice(0, 0, lanes),
             )
         return tile
+
+    def _copies(self, pixels: int, elements: int) -> int:
+        """Buffers that take turns, so that the products of other blocks take as long as the loads of one.
+
+        `pixels` of the result and `elements` of a lane in a block.
+        """
+        target = self.k.target
+        products = len(self.offsets) * ceil(self.plan.filter.outputs / int(target.pe_columns))
+        products_ns = products * pixels / target.clock_ghz("pe")
+        row_bytes = self.channels * elements * dtype_by_name(self.x.buffer.dtype).size_bytes
+        shortest_ns = int(target.dma_engines) * float(target.dma_stagger_ns)
+        row_ns = max(shortest_ns, row_bytes / target.dma_rate_bytes_per_ns)
+        load_ns = float(target.dma_start_ns + target.dma_completion_ns) + shortest_ns + self.plan.rows * row_ns
+        return min(MOST_COPIES, 1 + ceil(load_ns / max(1.0, products_ns)))
 
     def _clear_border(self, tile: View, at: Sequence[Place]) -> None:
         """Zeros where some tap reads padding: on all lanes, as loads of the other taps come on top."""

@@ -18,7 +18,7 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 // CHECK-NEXT:     tile.load dst %weights[0:16][0 : 96] src %w[0 : 16 step 9, 3, 32 step 144]
 // CHECK-NEXT:     tile.load dst %weights[16:16][0 : 96] src %w[3 : 16 step 9, 3, 32 step 144]
 // CHECK-NEXT:     tile.load dst %weights[32:16][0 : 96] src %w[6 : 16 step 9, 3, 32 step 144]
-// CHECK-NEXT:     %pixels = tile.alloc copies 2 : memref<48x1x1x8x10xbf16, #neuron.space<sbuf>>
+// CHECK-NEXT:     %pixels = tile.alloc copies 3 : memref<48x1x1x8x10xbf16, #neuron.space<sbuf>>
 // CHECK-NEXT:     tile.memset dst %pixels[0:48][0 : 10]
 // CHECK-NEXT:     tile.memset dst %pixels[0:48][70 : 10]
 // CHECK-NEXT:     tile.memset dst %pixels[0:48][0 : 8 step 10]
