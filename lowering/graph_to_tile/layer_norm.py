@@ -25,9 +25,12 @@ from neuron_dialects.graph import LayerNormOp, shape_of
 STATISTICS_ELEMENTS = 512
 """Most elements of one statistics instruction."""
 
-GROUP_ELEMENTS, SHORT_ROW = 1536, 256
-"""Elements of the rows that a lane works on together where they lie on chip, and the longest row that is grouped so: an
-instruction on a short row takes less time than its result needs to be there for the next one."""
+GROUP_ELEMENTS = 1536
+"""Elements of the rows that a lane works on together where they lie on chip."""
+
+SHORT_ROW, SHORT_LOADED_ROW = 256, 512
+"""The longest rows that are grouped so, on chip and in DRAM: an instruction on a short row takes less time than its
+result needs to be there for the next one, a transfer of 128 short rows less than starting it."""
 
 ROW_SHARE = 0.5
 """Part of the SBUF beside resident tensors that whole rows may take."""
@@ -81,7 +84,8 @@ def _grouped_rows(shape: Sequence[int], lane: int, tensors: Sequence[Tensor]) ->
 
     None where it is anything else.
     """
-    if len(shape) != 2 or lane != 0 or shape[1] > SHORT_ROW or shape[0] % LANES or shape[0] == LANES:
+    most = SHORT_LOADED_ROW if isinstance(tensors[0], DramTensor) else SHORT_ROW
+    if len(shape) != 2 or lane != 0 or shape[1] > most or shape[0] % LANES or shape[0] == LANES:
         return None
     split = (shape[0] // LANES, LANES, shape[1])
     seen = [_split_rows(tensor, split) for tensor in tensors]

@@ -202,7 +202,13 @@ class _Fuser:
             self.order.move_before(statement.op, partner.op)
         stay = [statement for statement in between if statement not in needed]
         if not _gains(partner, loop):
-            self._fuse_later(index, [*needed], loop, stay)
+            if partner.own_banks + 2 * loop.own_banks <= int(self.target.psum_banks):
+                # What brings a turned tile out of PSUM may stand behind what waits for the newest product.
+                _double_banks(loop.op)
+            self._fuse_later(index, needed, loop, stay, self._behind(partner))
+            return
+        if self._multiplies_at_once(partner, loop):
+            self._fuse_later(index, needed, loop, stay, 1)
             return
         self.done[index:] = [*needed, partner, *stay]
         _merge(partner.op, loop.op)
@@ -210,15 +216,20 @@ class _Fuser:
         self.touching.subtract(partner.touches.keys() & loop.touches.keys())
         partner.joined(loop)
 
-    def _fuse_later(self, index: int, needed: Sequence[Statement], loop: Statement, stay: Sequence[Statement]) -> None:
-        """Make `loop`, which turns tiles, a part of statement `index`, some iterations behind."""
+    def _multiplies_at_once(self, turns: Statement, loop: Statement) -> bool:
+        """Whether short products of `loop` would wait for the tile that `turns` has just turned: one earlier they do not."""
+        if turns.kinds & set(TENSOR_ENGINE) != {"tile.transpose"} or turns.trips < LEAST_TRIPS:
+            return False
+        return 0 < loop.product_columns / self.target.clock_ghz("pe") <= MOST_TOGETHER_NS
+
+    def _fuse_later(
+        self, index: int, needed: Sequence[Statement], loop: Statement, stay: Sequence[Statement], behind_by: int
+    ) -> None:
+        """Make `loop` a part of statement `index`, some iterations behind."""
         partner = self.done[index]
         assert isinstance(partner.op, ForOp)
         assert isinstance(loop.op, ForOp)
-        if partner.own_banks + 2 * loop.own_banks <= int(self.target.psum_banks):
-            # What brings a turned tile out of PSUM may stand behind what waits for the newest product.
-            _double_banks(loop.op)
-        ahead, behind = turn_later(partner.op, loop.op, self._behind(partner))
+        ahead, behind = turn_later(partner.op, loop.op, behind_by)
         for op in ahead:
             self.order.added_before(op, partner.op)
         for op in behind:
