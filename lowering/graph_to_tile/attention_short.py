@@ -2,16 +2,16 @@
 
 For each sequence and each group of heads whose scores fill one PSUM bank:
 
-    scores[q, head, key] = 1 . mask[q, head, key] / scale + qT[d, q]^T . kT[d, key]   tensor engine, into PSUM
+    scores[q, head, key] = 1 . mask[q, head, key] / scale + qT[d, q]^T . kT[d, key]      tensor engine, into PSUM
     top[q, head]         = -max over the keys, rounded
-    scores              += 1 . top[q, head]                                           tensor engine, as the same sum
-    powers[q, head, key] = exp(scores * scale)                                        rounded to v's type
-    turned[key, head, q] = powers^T                                                   tensor engine, through PSUM
-    context[q, head, :]  = turned^T . (v[key, :], 1)                                  divided by its last column
+    turned[key, head, q] = mask[q, head, key]^T . 1 / scale + kT[d, key]^T . qT[d, q] + top[q, head]^T . 1
+    powers[key, head, q] = exp(turned * scale)                                           rounded to v's type
+    context[q, head, :]  = powers^T . (v[key, :], 1)                                     divided by its last column
 
-Against `attention_rows.py` the tensor engine, which has time, adds masks, maxima and sums up the powers, so that each
-of the other engines has one instruction for all heads of a group. Any number near the greatest score serves for a
-maximum if all keys of a query see the same, so that it may be rounded.
+Against `attention_rows.py` the tensor engine, which has time, adds masks and maxima, makes the scores twice, the second
+time where the context is to contract their powers, and sums these up, so that each of the other engines has one
+instruction for all heads of a group. Any number near the greatest score serves for a maximum if all keys of a query see
+the same, so that it may be rounded; where scores are known to be bounded (`graph-bound-scores`) none is taken.
 
 The mask stays on chip. If it repeats after some sequences, a loop over these stands in a loop over the batch.
 """
@@ -36,6 +36,7 @@ from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import BF16, F32
 from neuron_dialects.graph import AttentionOp, CompareKind, CompareOp, ConstantOp, SelectOp, spec_of
+from neuron_dialects.graph.attention import BOUNDED_SCORES
 
 LEAST_SEQUENCES = 16
 """Fewer sequences are worked on one by one."""
@@ -43,11 +44,14 @@ LEAST_SEQUENCES = 16
 MASK_SHARE = 8
 """A mask stays on chip where it takes at most one part of so many of SBUF."""
 
-SCORES_AHEAD, TOPS_AHEAD, TURNED_AHEAD, CONTEXT_AHEAD = 4, 3, 2, 1
-"""How many units ahead of the step in which its result is stored the stages of a unit are emitted."""
+CONTEXT_AHEAD = 2
+"""How many units ahead of the step in which its result is put in place the context of a unit is made."""
 
-MOST_BANKS = 4
-"""Banks of PSUM for scores at most: one is filled, one waits for its maxima, powers are read from one."""
+POWERS_EARLIER, SCORES_EARLIER, TOPS_EARLIER = 1, 2, 4
+"""How many units ahead of that its powers come, its scores, and their maxima."""
+
+SCORE_BANKS = 4
+"""Banks of PSUM for scores in both orders."""
 
 MOST_SLOTS = 4
 """Parts of a bank of PSUM at most."""
@@ -101,7 +105,13 @@ class ShortAttention(Attention):
     """Emits one attention."""
 
     panels: list[View]
-    banks: int
+    context_ahead: int
+    apart: int
+    """Tiles that units take in turn, lest neighbours share one."""
+    tops_apart: int
+    """The same of tiles for maxima, which are there longer."""
+    results: int
+    """The same of sequences and their results."""
 
     def prepare(self) -> None:
         """The result; the mask comes on chip as a whole."""
@@ -117,6 +127,11 @@ class ShortAttention(Attention):
         tile = self.b.alloc_outer((n, n), self.dtype, "sbuf", "identity").view()
         self.b.load(tile, source.view())
         return tile
+
+    @property
+    def _bounded(self) -> bool:
+        """Whether powers need no maxima."""
+        return BOUNDED_SCORES in self.op.attributes
 
     @cached_property
     def _one(self) -> View:
@@ -150,7 +165,7 @@ class ShortAttention(Attention):
     def run(self) -> None:
         """All sequences."""
         units = self._units(Tile(Affine(0), self.queries, self.keys))
-        self._prepare_constants()
+        _ = self._added and self._unscaled, self._bounded or self._one
         banks = self._slots("sum", self.queries)
         made = Projections(self.b, self.k.postponed.pop(self.op, []), self.keys, lambda: banks)
         period = self.op.mask_period
@@ -161,10 +176,6 @@ class ShortAttention(Attention):
         else:
             with self.b.loop(self.batch // period) as i:
                 self._sequences(i * period, period, together, units, made)
-
-    def _prepare_constants(self) -> None:
-        """What all units share."""
-        _ = self._one, self._added and self._unscaled
 
     def _panels(self, together: int, each: int) -> list[View]:
         """Tiles [keys, heads, value size + 1] for values and columns of ones, that sequences take in turn."""
@@ -190,33 +201,30 @@ class ShortAttention(Attention):
     ) -> None:
         """`count` sequences from `first` on, where the mask begins, `together` in an iteration."""
         each, period, known = len(units), self.op.mask_period, dict[tuple[Affine, int], ShortSequence]()
-
-        results = self._results(together)
+        # One sequence in an iteration has one result: it is in place before the next one's is begun.
+        self.context_ahead = CONTEXT_AHEAD if together > 1 else 1
+        self.results = neighbours_apart(together, CONTEXT_AHEAD) if together > 1 else 1
+        self.apart = neighbours_apart(together * each)
+        self.tops_apart = neighbours_apart(together * each, TOPS_EARLIER - SCORES_EARLIER)
 
         def at(unit: Unit) -> ShortUnit:
             trip, (number, part) = unit[0], divmod(unit[1], each)
             offset = trip * together + number
             if (trip, number) not in known:
                 mask_number = offset if together % period else Affine(number % period)
-                known[trip, number] = ShortSequence(self, first + offset, number, mask_number, results)
+                known[trip, number] = ShortSequence(self, first + offset, number, mask_number, self.results)
             return known[trip, number], units[part]
 
         def place(unit: Unit) -> tuple[Affine, int]:
             number, part = divmod(unit[1], each)
             return first + unit[0] * together + number, part
 
-        ahead = ceil(SCORES_AHEAD / each) + 1
+        ahead = ceil((self.context_ahead + TOPS_EARLIER) / each) + 1
         made.begin(min(ahead, count), first)
         others = made.stages(each, ahead * each, place) if made else []
-        copies = neighbours_apart(together * each, TOPS_AHEAD - CONTEXT_AHEAD)
-        self.banks = copies if copies <= MOST_BANKS else neighbours_apart(together * each)
-        pipelined(self.b, count // together, together * each, self._stages(at, copies, others), deep=True)
+        pipelined(self.b, count // together, together * each, self._stages(at, others), deep=True)
 
-    def _results(self, together: int) -> int:
-        """Tiles for results that `together` sequences of an iteration take in turn."""
-        return 2
-
-    def _stages(self, at: Callable[[Unit], ShortUnit], copies: int, others: Sequence[Stage]) -> tuple[Stage, ...]:
+    def _stages(self, at: Callable[[Unit], ShortUnit], others: Sequence[Stage]) -> tuple[Stage, ...]:
         def values(unit: Unit) -> None:
             here, own = at(unit)
             if own.head == Affine(0):
@@ -227,65 +235,71 @@ class ShortAttention(Attention):
             if own.last:
                 self._finish(here, own.tile)
 
+        context = self.context_ahead
+        tops = () if self._bounded else (Stage(lambda unit: self._top(*at(unit), unit[1]), context + TOPS_EARLIER),)
         return (
             *others[:1],
-            Stage(lambda unit: self._score(*at(unit), unit[1], copies), SCORES_AHEAD),
+            *tops,
+            Stage(lambda unit: self._score(*at(unit), unit[1]), context + SCORES_EARLIER),
             *others[1:2],
-            Stage(lambda unit: self._turn_powers(at(unit)[1], unit[1], copies), TURNED_AHEAD),
-            Stage(lambda unit: self._weigh(at(unit)[1], unit[1], copies), TOPS_AHEAD),
+            Stage(lambda unit: self._weigh(at(unit)[1], unit[1]), context + POWERS_EARLIER),
             *others[2:],
             Stage(finish, 0),
-            Stage(lambda unit: self._context_of(*at(unit), unit[1], copies), CONTEXT_AHEAD),
-            Stage(values, TURNED_AHEAD),
+            Stage(lambda unit: self._context_of(*at(unit), unit[1]), context),
+            Stage(values, context + POWERS_EARLIER),
         )
 
     # -- stages --------------------------------------------------------------------------------------------------------
 
-    def _bank(self, unit: HeadGroup, number: int) -> View:
-        """PSUM for the scores of a unit, [queries, group, keys]."""
-        ring = self.ring("scores", (LANES, self.bank), "f32", "psum", self.banks)
-        return ring.take((self.queries, unit.group, self.keys), number)
+    def _score_bank(self, unit: HeadGroup, number: int) -> View:
+        """PSUM for the scores of a unit, [keys, group, queries]."""
+        ring = self.ring("scores", (LANES, self.bank), "f32", "psum", self.apart)
+        return ring.take((self.keys, unit.group, self.queries), number)
 
-    def _top(self, unit: HeadGroup, number: int, copies: int) -> View:
+    def _tops(self, unit: HeadGroup, number: int) -> View:
         """Minus the maxima of a unit, [queries, group]."""
-        ring = self.ring("top", (self.queries, self.groups.group), self.dtype, "sbuf", copies)
+        ring = self.ring("top", (self.queries, self.groups.group), self.dtype, "sbuf", self.tops_apart)
         return ring.take((self.queries, unit.group), number)
 
-    def _score(self, here: ShortSequence, unit: HeadGroup, number: int, copies: int) -> None:
-        """Scores and mask of a unit in PSUM; their maxima."""
-        bank, mask = self._bank(unit, number), self._added
+    def _top(self, here: ShortSequence, unit: HeadGroup, number: int) -> None:
+        """Minus the maxima of scores and mask of a unit; one bank or two that its scores pass through."""
+        ring = self.ring("compared", (LANES, self.bank), "f32", "psum", max(1, SCORE_BANKS - self.apart))
+        bank, mask = ring.take((self.queries, unit.group, self.keys), number), self._mask_of(here, unit)
         if mask is not None:
-            own = mask.at(1, here.mask_number)
-            own = own.slice(1, unit.head, unit.group) if own.shape[1] > 1 else own.broadcast(bank.shape[1:])
-            self.b.matmul(bank, self._unscaled, own, 0)
+            self.b.matmul(bank, self._unscaled, mask, 0)
         for j in range(unit.group):
-            self._product(bank.at(1, j), here, unit, j, int(mask is not None))
-        self.b.reduce(self._top(unit, number, copies), bank, "maximum", negate=True)
+            queries, keys = self._operands(here, unit, j)
+            self.b.matmul(bank.at(1, j), queries, keys, int(mask is not None))
+        self.b.reduce(self._tops(unit, number), bank, "maximum", negate=True)
 
-    def _product(self, bank: View, here: AttentionSequence, unit: HeadGroup, j: int, adds: int) -> None:
-        """bank [queries, keys] (+)= q . k^T of head `j` of a unit."""
+    def _score(self, here: ShortSequence, unit: HeadGroup, number: int) -> None:
+        """Scores, mask and minus the maxima of a unit in PSUM, keys on partitions."""
+        bank, mask = self._score_bank(unit, number), self._mask_of(here, unit)
+        tops = None if self._bounded else self._tops(unit, number)
+        for j in range(unit.group):
+            queries, keys = self._operands(here, unit, j)
+            if mask is not None:
+                self.b.matmul(bank.at(1, j), mask.at(1, j), self._unscaled, 0)
+            self.b.matmul(bank.at(1, j), keys, queries, int(mask is not None))
+            if tops is not None:
+                self.b.matmul(bank.at(1, j), tops.slice(1, j, 1).broadcast([self.keys]), self._one, 1)
+
+    def _mask_of(self, here: ShortSequence, unit: HeadGroup) -> View | None:
+        """The mask of a unit, [queries, group, keys]."""
+        if self._added is None:
+            return None
+        own = self._added.at(1, here.mask_number)
+        return own.slice(1, unit.head, unit.group) if own.shape[1] > 1 else own.broadcast((unit.group, self.keys))
+
+    def _operands(self, here: AttentionSequence, unit: HeadGroup, j: int) -> tuple[View, View]:
+        """Queries and keys of head `j` of a unit, features on partitions."""
         lane, tile = self._place(unit, unit.first + j, unit.period, self.size)
-        left, right = (x.slice(0, lane, self.size).at(1, tile) for x in (here.q, here.k))
-        self.b.matmul(bank, left, right, adds)
+        return here.q.slice(0, lane, self.size).at(1, tile), here.k.slice(0, lane, self.size).at(1, tile)
 
-    def _weigh(self, unit: HeadGroup, number: int, copies: int) -> None:
-        """The powers of a unit."""
-        bank, top = self._bank(unit, number), self._top(unit, number, copies)
-        self.b.matmul(bank, self._one, top.insert(1, self.keys), 1)
-        self.b.activation(self._powers_of(unit, number, copies), bank, "exp", self.op.scale.value.data)
-
-    def _powers_of(self, unit: HeadGroup, number: int, copies: int) -> View:
-        """A tile for the powers of a unit, [queries, group, keys]."""
-        ring = self.ring("powers", (self.queries, self.groups.group * self.keys), self.dtype, "sbuf", copies)
-        return ring.take((self.queries, unit.group, self.keys), number)
-
-    def _turn_powers(self, unit: HeadGroup, number: int, copies: int) -> None:
-        """The powers of a unit with keys on partitions."""
-        powers, target = self._powers_of(unit, number, copies), self._turned(unit, number, copies)
-        turned = self.turning(self.dtype)((self.keys, unit.group, self.queries))
-        for j in range(unit.group):
-            self.b.transpose(turned.at(1, j), powers.at(1, j))
-        self.b.copy(target, turned.flat())
+    def _weigh(self, unit: HeadGroup, number: int) -> None:
+        """The powers of a unit, keys on partitions."""
+        target = self._turned(unit, number, self.apart)
+        self.b.activation(target, self._score_bank(unit, number).flat(), "exp", self.op.scale.value.data)
 
     def _panel(self, here: ShortSequence) -> View:
         return self.panels[here.number % len(self.panels)]
@@ -301,11 +315,11 @@ class ShortAttention(Attention):
             self.b.transpose(turned.slice(1, start, size), features.slice(0, 0, size).at(1, start // LANES))
         self.b.copy(panel.slice(2, 0, self.value_size), turned.split(0, (self.heads, self.value_size)))
 
-    def _context_of(self, here: ShortSequence, unit: HeadGroup, number: int, copies: int) -> None:
+    def _context_of(self, here: ShortSequence, unit: HeadGroup, number: int) -> None:
         """The rows of the result of one unit: powers . v / powers . 1."""
         rows, group, size = self.queries, unit.group, self.value_size + 1
         bank = self._weighted((rows, group, size))
-        turned, panel = self._turned(unit, number, copies).split(0, (group, rows)), self._panel(here)
+        turned, panel = self._turned(unit, number, self.apart).split(0, (group, rows)), self._panel(here)
         for j in range(group):
             self.b.matmul(bank.at(1, j), turned.at(1, j), panel.at(1, unit.head + j), 0)
         inverse = self.ring("inverse", (rows, self.groups.group), "f32", "sbuf", 2).take((rows, group))
