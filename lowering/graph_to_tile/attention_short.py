@@ -204,7 +204,8 @@ class ShortAttention(Attention):
         # One sequence in an iteration has one result: it is in place before the next one's is begun.
         self.context_ahead = CONTEXT_AHEAD if together > 1 else 1
         self.results = neighbours_apart(together, CONTEXT_AHEAD) if together > 1 else 1
-        self.apart = neighbours_apart(together * each)
+        wanted = neighbours_apart(together * each, 2 if self._bounded else 1)
+        self.apart = wanted if wanted <= SCORE_BANKS else neighbours_apart(together * each)
         self.tops_apart = neighbours_apart(together * each, TOPS_EARLIER - SCORES_EARLIER)
 
         def at(unit: Unit) -> ShortUnit:
