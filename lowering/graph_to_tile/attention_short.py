@@ -44,7 +44,7 @@ LEAST_SEQUENCES = 16
 MASK_SHARE = 8
 """A mask stays on chip where it takes at most one part of so many of SBUF."""
 
-CONTEXT_AHEAD = 2
+CONTEXT_AHEAD = 3
 """How many units ahead of the step in which its result is put in place the context of a unit is made."""
 
 POWERS_EARLIER, SCORES_EARLIER, TOPS_EARLIER = 1, 2, 4

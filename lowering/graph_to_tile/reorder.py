@@ -1,6 +1,7 @@
 """Rows in another order: within each lane where features lie on partitions, else as transfers between DRAM tensors."""
 
 from dataclasses import replace
+from itertools import product
 from math import ceil
 
 from lowering.graph_to_tile.emitter import within_rank
@@ -14,6 +15,9 @@ from neuron_dialects.graph.reorder import RowPiece
 
 FEATURES = 1
 """Dimension of the matrix that lies on partitions where rows are moved on chip."""
+
+SIDE_BY_SIDE = 2
+"""Copies of the same piece in one iteration."""
 
 COLUMNS = 1024
 """Elements of a lane that a copy is to have at least, if there are as many alike."""
@@ -64,15 +68,15 @@ def _on_chip(k: Kernel, x: SbufTensor, out: SbufTensor, op: ReorderRowsOp) -> No
     periods = rows // period
     wanted = min(periods, ceil(COLUMNS * len(pieces) / period))
     together = next(n for n in range(wanted, periods + 1) if periods % n == 0)
+    # Several copies in an iteration, which engines share.
+    side_by_side = SIDE_BY_SIDE if periods // together % SIDE_BY_SIDE == 0 else 1
 
     def tile(start: Affine, lanes: int) -> None:
         views = [tensor.view({FEATURES: (start, lanes)}) for tensor in (out, x)]
-        with k.b.loop(periods // together) as i:
-            for piece in pieces:
-                dst, src = (
-                    _lane_view(view, piece, (i * together * period, together, period), side)
-                    for side, view in enumerate(views)
-                )
+        with k.b.loop(periods // together // side_by_side) as i:
+            for number, piece in product(range(side_by_side), pieces):
+                first = (i * side_by_side + number) * together * period
+                dst, src = (_lane_view(view, piece, (first, together, period), side) for side, view in enumerate(views))
                 within_rank(k.b, [dst, src], lambda pair: k.b.copy(pair[0], pair[1]))
 
     k.b.tiles(features, LANES, tile)
