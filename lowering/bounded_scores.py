@@ -1,30 +1,28 @@
 """`graph-bound-scores`: marks attentions whose scores the weights keep in the range of the exponential function.
 
 Softmax subtracts the greatest score of each query, lest powers overflow or all vanish. Where queries, keys and values
-are projections of normalised rows, as behind a layer normalisation, their weights bound the scores:
-
-    score = scale * (A x + a) . (B y + b)         |x|, |y| <= sqrt(C), rows of C elements
-         <= scale * (C |A^T B| + sqrt(C) (|B^T a| + |A^T b|) + |a . b|)
-
-with the greatest singular value of each head for a norm, and something for rounding. Given core functions with such
-attentions over many short sequences, and the weights, leaves the attribute `graph.bounded_scores` on those for which
-neither the largest power times the largest value overflows, nor a query's greatest power vanishes. Without the weights
-the pass leaves all as it is: a tool that has only the text cannot prove anything.
+are projections of normalised rows, as behind a layer normalisation, their weights bound the scores, for every input
+there can be (`score_bounds`). Given core functions in which weights have the types that they are computed in, and these
+weights, leaves `graph.score_shift` on attentions for which one number, subtracted from all scores, does what the
+greatest of each query does. Where only that makes it possible, keys lose their bias: it adds the same to all scores of
+a query, which no softmax sees. Without weights the pass leaves all as it is: the text alone cannot prove anything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log, sqrt
+from math import inf, prod
 from typing import Any
 
 import numpy as np
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp, UnitAttr
+from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation, SSAValue
 from xdsl.passes import ModulePass
 
+from neuron_dialects.dtypes import BF16
+from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import (
     AttentionOp,
     BinaryKind,
@@ -39,22 +37,19 @@ from neuron_dialects.graph import (
     TransposeOp,
     WeightOp,
     shape_of,
+    spec_of,
 )
-from neuron_dialects.graph.attention import BOUNDED_SCORES
-from neuron_dialects.neuron import core_functions
+from neuron_dialects.graph.attention import SCORE_SHIFT
+from neuron_dialects.graph.attrs import f32_attr
+from neuron_dialects.neuron import core_functions, weights_path
 from neuron_dialects.weights import WeightStore
 from passes.graph.conv_groups import LANES
 from passes.graph.join_sequences import LEAST_SEQUENCES
 from passes.graph.row_moves import moves_rows
+from passes.graph.score_bounds import Projection, greatest_value, head_range, shift_for
 from runtime.graph_interpreter import WeightResolver
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-LARGEST_EXPONENT, LEAST_EXPONENT = 87.0, -80.0
-"""Between these the exponential function and its sums are ordinary numbers of f32 and bf16."""
-
-ROUNDING = 2.0**-6
-"""What rounding rows, weights, queries and keys to 16 bits adds to a score, relative to |q| |k|."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +64,34 @@ class GraphBoundScoresPass(ModulePass):
 
     becomes, where the weights allow no score outside of the range,
 
-        %1 = graph.attention %q, %k, %v, %mask heads 3 kv_heads 3 scale 0.177 {graph.bounded_scores} : ...
+        %1 = graph.attention %q, %k, %v, %mask heads 3 kv_heads 3 scale 0.177 {graph.score_shift = 0.0 : f32} : ...
     """
 
     name = "graph-bound-scores"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        """Nothing: see `WeighedBoundScores`."""
+        """Mark in every core function."""
+        found = [
+            inner
+            for function in core_functions(op)
+            for inner in function.body.block.ops
+            if isinstance(inner, AttentionOp) and _pays(inner)
+        ]
+        store = self.store(op) if found else None
+        if store is None:
+            return
+        values = _Values(WeightResolver(op, store))
+        for attention in found:
+            try:
+                _bound(attention, values)
+            except NeuronError:
+                # A weight that cannot be read: whoever needs its numbers says so.
+                continue
+
+    def store(self, module: ModuleOp) -> WeightStore | None:
+        """The weights of the file that the module names, if there is one."""
+        path = weights_path(module)
+        return WeightStore.load_safetensors(path) if path is not None and path.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -84,20 +100,9 @@ class WeighedBoundScores(GraphBoundScoresPass):
 
     weights: WeightStore | None = None
 
-    def apply(self, ctx: Context, op: ModuleOp) -> None:
-        """Mark in every core function."""
-        found = [
-            inner
-            for function in core_functions(op)
-            for inner in function.body.block.ops
-            if isinstance(inner, AttentionOp) and _is_short(inner)
-        ]
-        if not found or self.weights is None:
-            return
-        values = _Values(WeightResolver(op, self.weights))
-        for attention in found:
-            if _is_bounded(attention, values):
-                attention.attributes[BOUNDED_SCORES] = UnitAttr()
+    def store(self, module: ModuleOp) -> WeightStore | None:
+        """Those that were given."""
+        return self.weights
 
 
 def with_weights(passes: Sequence[str | ModulePass], weights: WeightStore) -> list[str | ModulePass]:
@@ -105,62 +110,86 @@ def with_weights(passes: Sequence[str | ModulePass], weights: WeightStore) -> li
     return [WeighedBoundScores(weights) if given == GraphBoundScoresPass.name else given for given in passes]
 
 
-def _is_short(op: AttentionOp) -> bool:
-    """Whether the attention is over many sequences of a tile each: one of few is not worth a look at its weights."""
+def _pays(op: AttentionOp) -> bool:
+    """Whether a kernel could do without the maxima: one worth a look at weights.
+
+    That is one over many sequences of a tile each, or one without a mask.
+    """
     sequences, queries, _ = shape_of(op.q)
-    same_heads = op.heads.value.data == op.kv_heads.value.data
-    return sequences >= LEAST_SEQUENCES and queries <= LANES and same_heads and not op.causal
+    if op.causal or op.scale.value.data <= 0 or any(spec_of(x)[0] is not BF16 for x in (op.q, op.k, op.v)):
+        return False
+    if prod(shape_of(op.result)) == 0 or op.heads.value.data != op.kv_heads.value.data:
+        return False
+    return op.mask is None or (sequences >= LEAST_SEQUENCES and queries <= LANES)
+
+
+def _bound(op: AttentionOp, values: _Values) -> None:
+    """Give an attention its shift, if one is known; without the bias of its keys, if there is none with it."""
+    mask = None if op.mask is None else values.of(op.mask)
+    chains = [values.projection(x) for x in (op.q, op.k, op.v)]
+    if any(chain is None for chain in chains) or (op.mask is not None and mask is None):
+        return
+    q, k, v = (chain for chain in chains if chain is not None)
+    if not all(np.isfinite(x).all() for p in (q, k, v) for x in (p.linear.matrix, p.linear.bias)):
+        return
+    shift = _shift(op, q, k, v, mask)
+    if shift is None and isinstance(op.k.owner, BinaryOp):
+        added, rows = _added_row(op.k.owner)
+        linear = k.linear if added is None else values.without_bias(k.linear, added)
+        shift = _shift(op, q, _Chain(linear, k.rows), v, mask)
+        if shift is not None:
+            _drop_bias(op, op.k.owner, rows)
+    if shift is not None:
+        op.attributes[SCORE_SHIFT] = f32_attr(shift)
+
+
+def _shift(op: AttentionOp, q: _Chain, k: _Chain, v: _Chain, mask: Array | None) -> float | None:
+    """What may be subtracted from the scores of an attention; None if nothing is known."""
+    (queries, size), keys = (shape_of(op.q)[1], op.head_size), shape_of(op.k)[1]
+    heads, scale = range(op.heads.value.data), float(op.scale.value.data)
+    ranges = [head_range(q.linear.head(head, size), k.linear.head(head, size), scale) for head in heads]
+    most, own = max(r.most for r in ranges), min(r.own for r in ranges)
+    # The greatest score of a query is no less than that of the key which is hidden least, nor than its own.
+    highest, least = 0.0, -most
+    itself = own if q.rows is not None and q.rows is k.rows and queries == keys else -inf
+    if mask is not None:
+        if np.isnan(mask).any():
+            return None
+        whole = np.broadcast_to(mask, (*mask.shape[:-2], queries, keys))
+        highest, least = float(whole.max()), least + float(whole.max(axis=-1).min())
+        itself += float(np.diagonal(whole, axis1=-2, axis2=-1).min()) if queries == keys else 0.0
+    return shift_for(most + highest, max(least, itself), keys, greatest_value(v.linear))
+
+
+def _added_row(op: BinaryOp) -> tuple[SSAValue | None, SSAValue]:
+    """(The operand of a sum that is one row, the other); None where neither is."""
+    features = shape_of(op.result)[-1:]
+    for added, rows in ((op.a, op.b), (op.b, op.a)):
+        if op.kind.data is BinaryKind.ADD and shape_of(added) == features and shape_of(rows) == shape_of(op.result):
+            return added, rows
+    return None, op.result
+
+
+def _drop_bias(op: AttentionOp, sum_: BinaryOp, rows: SSAValue) -> None:
+    """Let an attention read its keys without their bias, which goes if nobody else reads it."""
+    op.operands[1] = rows
+    operands = list(sum_.operands)
+    if list(sum_.result.uses):
+        return
+    sum_.detach()
+    sum_.erase()
+    for value in operands:
+        if isinstance(value.owner, WeightOp) and not list(value.uses):
+            value.owner.detach()
+            value.owner.erase()
 
 
 @dataclass(frozen=True)
-class Projection:
-    """Rows times `weight` [C, features], and `bias` [features]."""
+class _Chain:
+    """A projection of normalised rows; `rows`: those, where the projection keeps their order."""
 
-    weight: Array
-    bias: Array
-
-    def head(self, number: int, heads: int) -> Projection:
-        """The features of one of the heads."""
-        size = self.weight.shape[1] // heads
-        part = slice(number * size, (number + 1) * size)
-        return Projection(self.weight[:, part], self.bias[part])
-
-    @property
-    def most(self) -> float:
-        """What no element of a projected row with a norm of sqrt(C) exceeds."""
-        rows = sqrt(self.weight.shape[0]) * np.linalg.norm(self.weight, axis=0) + np.abs(self.bias)
-        return float(rows.max()) * (1 + ROUNDING)
-
-
-def score_bound(q: Projection, k: Projection) -> float:
-    """What no product of a row of `q` and one of `k`, of one head, exceeds."""
-    root_q, root_k = sqrt(q.weight.shape[0]), sqrt(k.weight.shape[0])
-    gram_q, gram_k = q.weight.T @ q.weight, k.weight.T @ k.weight
-    values, vectors = np.linalg.eigh(gram_q)
-    half = vectors * np.sqrt(np.maximum(values, 0.0))
-    joint = root_q * root_k * sqrt(max(0.0, float(np.linalg.eigvalsh(half.T @ gram_k @ half)[-1])))
-    joint += root_k * float(np.linalg.norm(k.weight @ q.bias)) + root_q * float(np.linalg.norm(q.weight @ k.bias))
-    joint += abs(float(q.bias @ k.bias))
-    lengths = (
-        root * sqrt(max(0.0, float(np.linalg.eigvalsh(gram)[-1]))) + float(np.linalg.norm(projection.bias))
-        for root, gram, projection in ((root_q, gram_q, q), (root_k, gram_k, k))
-    )
-    return joint + ROUNDING * float(np.prod(list(lengths)))
-
-
-def _is_bounded(op: AttentionOp, values: _Values) -> bool:
-    q, k, v = (values.projection(x) for x in (op.q, op.k, op.v))
-    mask = None if op.mask is None else values.of(op.mask)
-    if q is None or k is None or v is None or (op.mask is not None and mask is None):
-        return False
-    if not all(np.isfinite(x).all() for p in (q, k, v) for x in (p.weight, p.bias)):
-        return False
-    heads, keys = op.heads.value.data, shape_of(op.k)[1]
-    bound = op.scale.value.data * max(score_bound(q.head(h, heads), k.head(h, heads)) for h in range(heads))
-    # Bounds of what is added: for all keys, and for the key of each query that it hides least.
-    most, least = (0.0, 0.0) if mask is None else (float(mask.max()), float(mask.max(axis=-1).min()))
-    room = log(keys) + log(max(1.0, v.most))
-    return bool(bound + most + room <= LARGEST_EXPONENT and least - bound >= LEAST_EXPONENT)
+    linear: Projection
+    rows: SSAValue | None
 
 
 @dataclass(frozen=True)
@@ -171,33 +200,52 @@ class _Values:
 
     def of(self, value: SSAValue) -> Array | None:
         """The elements of a weight or constant in float64; None for anything else."""
-        while isinstance(value.owner, CastOp):
-            value = value.owner.x
         owner = value.owner
         if isinstance(owner, WeightOp):
-            return self.resolve(owner.weight_name).astype(np.float64)
+            return np.asarray(self.resolve(owner.weight_name)).astype(np.float64)
         return owner.array().astype(np.float64) if isinstance(owner, ConstantOp) else None
 
-    def projection(self, value: SSAValue) -> Projection | None:
+    def without_bias(self, linear: Projection, added: SSAValue) -> Projection:
+        """A projection without what is added to it last."""
+        number = self.of(added)
+        bias = linear.bias if number is None else linear.bias - number
+        return Projection(linear.matrix, bias, linear.roundings - 1)
+
+    def projection(self, value: SSAValue) -> _Chain | None:
         """The projection of normalised rows that a value is, whatever the order of its rows; None if it is none."""
-        features = shape_of(value)[-1]
-        bias = np.zeros(features)
+        features, moved = shape_of(value)[-1], False
+        factor, bias, roundings = np.ones(features), np.zeros(features), 1
         while True:
             owner = value.owner
             if isinstance(owner, CastOp | ReshapeOp | TransposeOp | SliceOp) and _keeps_rows(owner):
-                value = owner.x
-            elif isinstance(owner, BinaryOp) and owner.kind.data is BinaryKind.ADD:
-                added = next((x for x in owner.operands if shape_of(x) == (features,)), None)
-                number = None if added is None else self.of(added)
-                if number is None:
+                value, roundings, moved = owner.x, roundings + 1, moved or not isinstance(owner, CastOp)
+            elif isinstance(owner, BinaryOp) and owner.kind.data in (BinaryKind.ADD, BinaryKind.MUL):
+                if (step := self._step(owner, features)) is None:
                     return None
-                bias, value = bias + number, next(x for x in owner.operands if x is not added)
+                number, value = step
+                if owner.kind.data is BinaryKind.ADD:
+                    bias, roundings = bias + factor * number, roundings + 1
+                else:
+                    # A power of two leaves all digits.
+                    factor = factor * number
+                    roundings += int((np.abs(np.frexp(number)[0]) != 0.5).any())
             elif isinstance(owner, MatMulOp):
                 plain = len(shape_of(owner.b)) == 2 and not owner.transpose_a and not owner.transpose_b
                 weight = self.of(owner.b) if plain and _is_normalised(owner.a) else None
-                return None if weight is None else Projection(weight, bias)
+                if weight is None:
+                    return None
+                return _Chain(Projection(weight * factor, bias, roundings), None if moved else owner.a)
             else:
                 return None
+
+    def _step(self, op: BinaryOp, features: int) -> tuple[Array, SSAValue] | None:
+        """(Known numbers [features] that an operator adds to rows or multiplies them by, the rows)."""
+        for known, rows in ((op.a, op.b), (op.b, op.a)):
+            if shape_of(known) in ((features,), (), (1,)) and shape_of(rows) == shape_of(op.result):
+                number = self.of(known)
+                if number is not None:
+                    return np.broadcast_to(number, (features,)), rows
+        return None
 
 
 def _keeps_rows(op: Operation) -> bool:
@@ -216,6 +264,9 @@ def _is_normalised(value: SSAValue) -> bool:
         owner = value.owner
         if isinstance(owner, LayerNormOp):
             last = owner.axis.value.data == len(shape_of(owner.x)) - 1
+            # Rows of more digits can be so nearly equal that their differences are noise, which would grow large.
+            if spec_of(owner.x)[0] is not BF16:
+                return False
             if owner.scale is not None or owner.bias is not None or not last or shape_of(owner.x)[-1] != features:
                 return False
         elif isinstance(owner, CastOp | ReshapeOp | TransposeOp | SliceOp | ConcatOp) and _keeps_rows(owner):

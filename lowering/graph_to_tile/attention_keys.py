@@ -24,17 +24,15 @@ from dataclasses import replace
 from functools import cached_property
 from math import ceil
 
-import numpy as np
-from xdsl.ir import Operation
-
 from lowering.graph_to_tile.attention_masks import AddedMask
-from lowering.graph_to_tile.attention_operands import FEATURES
+from lowering.graph_to_tile.attention_operands import FEATURES, same_head
 from lowering.graph_to_tile.attention_plan import (
     HeadGroup,
     HeadGroups,
     PlanFigures,
     Tile,
     even_tiles,
+    heads_together,
     keys_pay,
     sequences_together,
 )
@@ -47,7 +45,7 @@ from lowering.graph_to_tile.turning import Bank, turn_rows
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import F32, dtype_by_name
-from neuron_dialects.graph import AttentionOp, CompareKind, CompareOp, ConstantOp, SelectOp, spec_of
+from neuron_dialects.graph import AttentionOp, spec_of
 
 At = Callable[[Unit], tuple[AttentionSequence, HeadGroup]]
 """What a unit works on."""
@@ -89,7 +87,7 @@ def keys_on_partitions(k: Kernel, op: AttentionOp) -> bool:
     groups = HeadGroups.plan(heads, kv_heads, op.head_size, op.value_size, keys, bank)
     rows, group = min(LANES, queries), groups.group
     fits = max(min(keys, bank), rows, op.value_size + 1) * group <= bank
-    tile_units, together = ceil(heads / group), _heads_together(group, op.value_size)
+    tile_units, together = ceil(heads / group), heads_together(group, op.value_size)
     if keys > bank:
         even = op.mask is None and even_tiles(queries, LANES) is not None
         written = even and POWERS_AHEAD <= tile_units <= MOST_LONG_UNITS
@@ -99,7 +97,12 @@ def keys_on_partitions(k: Kernel, op: AttentionOp) -> bool:
     whole = heads == kv_heads and together > 0 and heads % together == 0
     if not (fits and whole and written) or PARTS * heads > min(LANES, int(k.target.pe_columns)):
         return False
-    return keys_pay(PlanFigures(rows, keys, op.value_size, op.mask is not None), k.target)
+    return keys_pay(PlanFigures(rows, keys, op.value_size, op.mask is not None, is_shifted(op)), k.target)
+
+
+def is_shifted(op: AttentionOp) -> bool:
+    """Whether powers of its scores need no maxima: see `graph-bound-scores`."""
+    return op.score_shift is not None and op.mask is None
 
 
 def _mask_fits(k: Kernel, op: AttentionOp) -> bool:
@@ -144,7 +147,7 @@ class KeyAttention(Attention):
     @cached_property
     def _selector(self) -> View:
         """[2 * heads, heads]: column h has ones in the two rows of head h."""
-        source = self.k.derive(f"attention.heads.{self.heads}", [], lambda _: _same_head(self.heads))
+        source = self.k.derive(f"attention.heads.{self.heads}", [], lambda _: same_head(self.heads, PARTS))
         shape = (PARTS * self.heads, self.heads)
         loaded = self.b.alloc_outer(shape, "f32", "sbuf", "heads").view()
         self.b.load(loaded, source.view())
@@ -175,7 +178,8 @@ class KeyAttention(Attention):
 
     def run(self) -> None:
         """All sequences, one after the other; without a gap where a bank of PSUM holds the scores of all keys."""
-        _ = self._selector, self._panel or self._ones
+        self._begin()
+        _ = self._panel or self._ones
         tiles = self._tiles()
         waiting = self.k.postponed.pop(self.op, [])
         made = Projections(
@@ -213,6 +217,10 @@ class KeyAttention(Attention):
         stages = self._stages(at, others, each, count, first)
         pipelined(self.b, self.batch // together, count, stages, deep=True)
 
+    def _begin(self) -> None:
+        """What all sequences share beside the values."""
+        _ = self._selector
+
     def _long_sequence(self, here: AttentionSequence, tiles: Sequence[Tile], made: Projections | None) -> None:
         """One sequence, a loop over its tiles of queries."""
         step, units = tiles[1].start.constant if len(tiles) > 1 else 0, self._units(tiles[0])
@@ -239,6 +247,39 @@ class KeyAttention(Attention):
             if added is not None:
                 added.bound(at(unit)[1], unit[1])
 
+        def power(unit: Unit) -> None:
+            self._turned_powers(*at(unit), unit[1], copies, unit[1] // each)
+
+        def values(unit: Unit) -> None:
+            if at(unit)[1].tile.start == Affine(0):
+                self._bring_values(*at(unit))
+
+        masks = () if added is None else (Stage(mask, first + 2), Stage(bound, first + 1))
+        part, top, turn = self._maxima(at, each, first)
+        return (
+            *masks,
+            *others[:1],
+            *part,
+            Stage(power, POWERS_AHEAD),
+            *others[1:2],
+            Stage(lambda unit: self._finish_unit(*at(unit), unit[1], copies), 0),
+            Stage(lambda unit: self._context(*at(unit), unit[1], copies), 1),
+            Stage(values, each + 1),
+            *top,
+            *others[2:],
+            *turn,
+        )
+
+    @cached_property
+    def _tiles_apart(self) -> int:
+        """Copies of what tiles of queries take in turn."""
+        return neighbours_apart(self.tiles_in_turn)
+
+    # -- maxima --------------------------------------------------------------------------------------------------------
+
+    def _maxima(self, at: At, each: int, first: int) -> tuple[Sequence[Stage], Sequence[Stage], Sequence[Stage]]:
+        """The stages that part the maxima of a tile of queries, that make those of a unit, and that turn the parts."""
+
         def top(unit: Unit) -> None:
             self._top(*at(unit), unit[1], unit[1] // each)
 
@@ -250,34 +291,7 @@ class KeyAttention(Attention):
             if at(unit)[1].last:
                 self._turn_tops(at(unit)[1], unit[1] // each)
 
-        def power(unit: Unit) -> None:
-            self._turned_powers(*at(unit), unit[1], copies, unit[1] // each)
-
-        def values(unit: Unit) -> None:
-            if at(unit)[1].tile.start == Affine(0):
-                self._bring_values(*at(unit))
-
-        masks = () if added is None else (Stage(mask, first + 2), Stage(bound, first + 1))
-        return (
-            *masks,
-            *others[:1],
-            Stage(part, first - 1),
-            Stage(power, POWERS_AHEAD),
-            *others[1:2],
-            Stage(lambda unit: self._finish_unit(*at(unit), unit[1], copies), 0),
-            Stage(lambda unit: self._context(*at(unit), unit[1], copies), 1),
-            Stage(values, each + 1),
-            Stage(top, first),
-            *others[2:],
-            Stage(turn, first - 1),
-        )
-
-    @cached_property
-    def _tiles_apart(self) -> int:
-        """Copies of what tiles of queries take in turn."""
-        return neighbours_apart(self.tiles_in_turn)
-
-    # -- maxima --------------------------------------------------------------------------------------------------------
+        return (Stage(part, first - 1),), (Stage(top, first),), (Stage(turn, first - 1),)
 
     def _top(self, here: AttentionSequence, unit: HeadGroup, number: int, tile: int) -> None:
         """Minus the greatest score of each query of a unit, which has `number` and is of `tile` of the iteration."""
@@ -356,7 +370,11 @@ class KeyAttention(Attention):
                     if self.added is not None:
                         self.added.add_turned(scores, unit, number, j, (i + start) * LANES)
             target = powers.slice(0, 0, lanes).slice(1, place, bank.free_elements)
-            self.b.activation(target, bank, "exp", self.op.scale.value.data)
+            self._power(target, bank)
+
+    def _power(self, target: View, scores: View) -> None:
+        """target = exp of scores [keys, elements] that were lowered before."""
+        self.b.activation(target, scores, "exp", self.op.scale.value.data)
 
     def _lowered_products(
         self, scores: View, here: AttentionSequence, unit: HeadGroup, j: int, start: Affine, tile: int
@@ -365,15 +383,20 @@ class KeyAttention(Attention):
         rows, head, shared = unit.tile.rows, unit.first + j, self.heads // self.kv_heads
         lane, column = self._place(unit, head, unit.period, self.size)
         kv_lane, kv_column = self._place(unit, head // shared, max(1, unit.period // shared), self.size)
-        lanes, tops = min(self.size, LANES), self._turned_tops(rows, tile)
+        lanes = min(self.size, LANES)
         for low in range(0, scores.partitions, self.columns):
             part = scores.slice(0, low, min(self.columns, scores.partitions - low))
-            chosen = self._selector.slice(1, unit.head + j, 1).broadcast([part.partitions])
-            self.b.matmul(part, chosen, tops, 0)
+            begun = self._lower(part, unit, j, tile)
             with self.b.loop(ceil(self.size / LANES)) as i:
                 left = here.k.slice(0, kv_lane, lanes).at(1, kv_column + i).slice(1, start + low, part.partitions)
                 right = here.q.slice(0, lane, lanes).at(1, column + i).slice(1, unit.tile.start, rows)
-                self.b.matmul(part, left, right, 1)
+                self.b.matmul(part, left, right, 1 if begun else i)
+
+    def _lower(self, part: View, unit: HeadGroup, j: int, tile: int) -> bool:
+        """Begin scores [keys, rows] of head `j` of a unit with minus the maxima; whether anything was begun."""
+        chosen = self._selector.slice(1, unit.head + j, 1).broadcast([part.partitions])
+        self.b.matmul(part, chosen, self._turned_tops(unit.tile.rows, tile), 0)
+        return True
 
     # -- context -------------------------------------------------------------------------------------------------------
 
@@ -385,7 +408,7 @@ class KeyAttention(Attention):
         panel, tensor = self._panel, self.k.tensor(self.op.v)
         if panel is None:
             return
-        together = _heads_together(unit.group, self.value_size)
+        together = heads_together(unit.group, self.value_size)
         head = unit.head.constant + unit.group - together
         if head % together:
             return
@@ -480,19 +503,3 @@ class KeyAttention(Attention):
 def _least_units(op: AttentionOp, each: int) -> int:
     """Units of an iteration at least, `each` of them of a tile of queries."""
     return POWERS_AHEAD if op.mask is None else MASK_AHEAD + each
-
-
-def _heads_together(group: int, value_size: int) -> int:
-    """Heads whose values fill whole tiles of partitions, a group or several; 0 where none do."""
-    elements = group * value_size
-    return group * max(1, LANES // elements) if elements % LANES == 0 or LANES % elements == 0 else 0
-
-
-def _same_head(heads: int) -> list[Operation]:
-    """Recipe of [2 * heads, heads] f32: 1 where row and column are of one head."""
-    numbers = np.arange(heads, dtype=np.float32)
-    rows = ConstantOp(np.tile(numbers, PARTS)[:, None], F32, (PARTS * heads, 1))
-    columns = ConstantOp(numbers[None, :], F32, (1, heads))
-    same = CompareOp(CompareKind.EQ, rows.result, columns.result)
-    one, zero = ConstantOp(1.0, F32, ()), ConstantOp(0.0, F32, ())
-    return [rows, columns, same, one, zero, SelectOp(same.result, one.result, zero.result)]

@@ -155,3 +155,13 @@ def _triangle() -> list[Operation]:
     seen = CompareOp(CompareKind.GE, rows.result, columns.result)
     zero, hidden = ConstantOp(0.0, F32, ()), ConstantOp(HIDDEN, F32, ())
     return [rows, columns, seen, zero, hidden, SelectOp(seen.result, zero.result, hidden.result)]
+
+
+def same_head(heads: int, parts: int) -> list[Operation]:
+    """Recipe of [parts * heads, heads] f32: 1 where row and column are of one head."""
+    numbers = np.arange(heads, dtype=np.float32)
+    rows = ConstantOp(np.tile(numbers, parts)[:, None], F32, (parts * heads, 1))
+    columns = ConstantOp(numbers[None, :], F32, (1, heads))
+    same = CompareOp(CompareKind.EQ, rows.result, columns.result)
+    one, zero = ConstantOp(1.0, F32, ()), ConstantOp(0.0, F32, ())
+    return [rows, columns, same, one, zero, SelectOp(same.result, one.result, zero.result)]

@@ -35,6 +35,12 @@ def heads_per_tile(size: int) -> int:
     return LANES // size if packs_heads(size) and size < LANES else 1
 
 
+def heads_together(group: int, value_size: int) -> int:
+    """Heads whose values fill whole tiles of partitions, a group or several; 0 where none do."""
+    elements = group * value_size
+    return group * max(1, LANES // elements) if elements % LANES == 0 or LANES % elements == 0 else 0
+
+
 def even_tiles(extent: int, most: int) -> tuple[int, int, int] | None:
     """(number, size, step) of as few tiles of one size as cover `extent`, overlapping where they must; None if none do.
 
@@ -51,13 +57,14 @@ def even_tiles(extent: int, most: int) -> tuple[int, int, int] | None:
 class PlanFigures:
     """One head of a tile of queries: `rows` queries, all `keys` of its sequence, `value_size` elements of a value.
 
-    `masked`: a mask is added to its scores.
+    `masked`: a mask is added to its scores. `shifted`: their maxima are not asked for.
     """
 
     rows: int
     keys: int
     value_size: int
     masked: bool = False
+    shifted: bool = False
 
 
 def sequences_together(batch: int, units: int, least: int, most: int) -> int | None:
@@ -81,6 +88,9 @@ def keys_pay(figures: PlanFigures, target: Target) -> bool:
 
     # A mask is added by the array in both orders; else by dve, as scores leave PSUM.
     masks = keys + turned if figures.masked else 0
+    if figures.shifted:
+        once = busiest(turned + context, turned, size)
+        return once < busiest(keys + turned + context, keys + least + turned, keys + size)
     twice = busiest(keys + 2 * turned + context + tiles * least + masks, turned, keys + size + least)
     return twice < busiest(keys + turned + context, keys + least + turned, keys + size)
 

@@ -26,6 +26,7 @@ from xdsl.ir import Operation, SSAValue
 from lowering.graph_to_tile.attention_masks import bound, bounded_parameter
 from lowering.graph_to_tile.attention_operands import FEATURES
 from lowering.graph_to_tile.attention_plan import HeadGroup, HeadGroups, Tile, sequences_in_iteration
+from lowering.graph_to_tile.attention_powers import ShiftedPowers
 from lowering.graph_to_tile.attention_projections import Projections
 from lowering.graph_to_tile.attention_rows import Attention, AttentionSequence
 from lowering.graph_to_tile.kernel import Kernel
@@ -36,7 +37,6 @@ from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import BF16, F32
 from neuron_dialects.graph import AttentionOp, CompareKind, CompareOp, ConstantOp, SelectOp, spec_of
-from neuron_dialects.graph.attention import BOUNDED_SCORES
 
 LEAST_SEQUENCES = 16
 """Fewer sequences are worked on one by one."""
@@ -131,7 +131,11 @@ class ShortAttention(Attention):
     @property
     def _bounded(self) -> bool:
         """Whether powers need no maxima."""
-        return BOUNDED_SCORES in self.op.attributes
+        return self.op.score_shift is not None
+
+    @cached_property
+    def _shifted(self) -> ShiftedPowers:
+        return ShiftedPowers(self.b, self.op)
 
     @cached_property
     def _one(self) -> View:
@@ -166,6 +170,7 @@ class ShortAttention(Attention):
         """All sequences."""
         units = self._units(Tile(Affine(0), self.queries, self.keys))
         _ = self._added and self._unscaled, self._bounded or self._one
+        self._shifted.prepare()
         banks = self._slots("sum", self.queries)
         made = Projections(self.b, self.k.postponed.pop(self.op, []), self.keys, lambda: banks)
         period = self.op.mask_period
@@ -299,8 +304,7 @@ class ShortAttention(Attention):
 
     def _weigh(self, unit: HeadGroup, number: int) -> None:
         """The powers of a unit, keys on partitions."""
-        target = self._turned(unit, number, self.apart)
-        self.b.activation(target, self._score_bank(unit, number).flat(), "exp", self.op.scale.value.data)
+        self._shifted.make(self._turned(unit, number, self.apart), self._score_bank(unit, number).flat())
 
     def _panel(self, here: ShortSequence) -> View:
         return self.panels[here.number % len(self.panels)]

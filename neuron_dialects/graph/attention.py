@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 from xdsl.dialects.builtin import BoolAttr, FloatAttr, IntegerAttr, TensorType
 from xdsl.irdl import irdl_op_definition, operand_def, opt_operand_def, prop_def, result_def, traits_def
 from xdsl.traits import Pure
@@ -21,8 +23,8 @@ from neuron_dialects.graph.base import (
 )
 from neuron_dialects.graph.shapes import ShapeError, text
 
-BOUNDED_SCORES = "graph.bounded_scores"
-"""Attribute: powers of the scores neither overflow nor vanish, so that no greatest one has to be subtracted."""
+SCORE_SHIFT = "graph.score_shift"
+"""Attribute: see `AttentionOp`."""
 
 
 @irdl_op_definition
@@ -34,7 +36,9 @@ class AttentionOp(ComputeOp):
     optional. Of a mask of n sequences, n a divisor of B, sequence b sees the one with number b mod n. With `causal`,
     query i sees the keys up to i + Sk - Sq alone. Query head h reads key head h // (heads / kv_heads). result:
     [B, Sq, heads * e], of q's element type, or f32 where that is narrower. Scores and softmax are f32; probabilities
-    are rounded to v's type before they are multiplied.
+    are rounded to v's type before they are multiplied. An attribute `graph.score_shift = 16.0 : f32` promises that
+    powers of scores less this number are as good as those less the greatest score of each query: none overflows, and
+    the greatest of each query does not vanish.
     """
 
     name = "graph.attention"
@@ -113,6 +117,12 @@ class AttentionOp(ComputeOp):
     def inferred(self) -> TensorSpec:
         operands = [spec_of(value) for value in self.operands]
         return self.infer(operands, self.heads.value.data, self.kv_heads.value.data, spec_of(self.result)[0] is F32)
+
+    @property
+    def score_shift(self) -> float | None:
+        """What scores may be lowered by instead of by the greatest of each query, if any number is known to do."""
+        shift = self.attributes.get(SCORE_SHIFT)
+        return float(shift.value.data) if isinstance(shift, FloatAttr) and isfinite(shift.value.data) else None
 
     @property
     def mask_period(self) -> int:

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from xdsl.dialects.builtin import UnitAttr
 from xdsl.ir import Block, SSAValue
 
 from lowering.graph_to_tile.attention_plan import sequences_in_iteration
 from lowering.graph_to_tile.attention_short import ShortAttention
 from neuron_dialects.graph import AttentionOp, BinaryKind, BinaryOp, MatMulOp, ReshapeOp
-from neuron_dialects.graph.attention import BOUNDED_SCORES
+from neuron_dialects.graph.attention import SCORE_SHIFT
+from neuron_dialects.graph.attrs import f32_attr
 from passes.graph.layout import choose_layouts
 from tests.core_kernels import Array, Make, lowered_error
 
@@ -23,7 +23,7 @@ BF16_TOLERANCE = 6e-3
 """Probabilities and result rounded to bf16."""
 
 
-def windows(sequences: int, length: int, heads: int, width: int, scale: float, *, bounded: bool = False) -> Make:
+def windows(sequences: int, length: int, heads: int, width: int, scale: float, shift: float | None = None) -> Make:
     """x [sequences * length, width] -> attention of its projections, as a matrix again -> a product."""
 
     def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
@@ -39,8 +39,8 @@ def windows(sequences: int, length: int, heads: int, width: int, scale: float, *
 
         q, k, v = (shaped(product(arguments[0], name), sequences, length, width) for name in "qkv")
         op = AttentionOp(q, k, v, values.get("mask"), heads=heads, kv_heads=heads, scale=scale)
-        if bounded:
-            op.attributes[BOUNDED_SCORES] = UnitAttr()
+        if shift is not None:
+            op.attributes[SCORE_SHIFT] = f32_attr(shift)
         block.add_op(op)
         return [product(shaped(op.result, sequences * length, width), "o")]
 
@@ -80,27 +80,27 @@ NAMES = (*CASES, *(pytest.param(name, marks=pytest.mark.nightly) for name in NIG
 
 @pytest.mark.parametrize("case", NAMES)
 def test_short_sequences_match_the_graph_level(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_case({**CASES, **NIGHTLY_CASES}[case], monkeypatch, bounded=False)
+    check_case({**CASES, **NIGHTLY_CASES}[case], None, monkeypatch)
 
 
-# One unit or several in a sequence, one sequence or several in an iteration.
+# One unit or several in a sequence, one sequence or several in an iteration; powers that would overflow, or vanish.
 BOUNDED_CASES = {
-    "one unit each": (18, 33, 3, 96, (2, 3, 33, 33), 1.0),
-    "no mask": (16, 20, 3, 96, (), 1.0),
-    "a mask that heads share, two units": (16, 70, 8, 256, (1, 1, 70, 70), 1.0),
-    "one sequence in an iteration": (16, 120, 16, 512, (1, 1, 120, 120), 1.0),
+    "one unit each": ((18, 33, 3, 96, (2, 3, 33, 33), 1.0), 0.0),
+    "no mask": ((16, 20, 3, 96, (), 1.0), 60.0),
+    "a mask that heads share, two units": ((16, 70, 8, 256, (1, 1, 70, 70), 1.0), -60.0),
+    "one sequence in an iteration": ((16, 120, 16, 512, (1, 1, 120, 120), 1.0), 16.0),
 }
 
 
 @pytest.mark.parametrize("case", BOUNDED_CASES)
 def test_bounded_scores_match_the_graph_level(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_case(BOUNDED_CASES[case], monkeypatch, bounded=True)
+    check_case(*BOUNDED_CASES[case], monkeypatch)
 
 
 Case = tuple[int, int, int, int, tuple[int, ...], float]
 
 
-def check_case(case: Case, monkeypatch: pytest.MonkeyPatch, *, bounded: bool) -> None:
+def check_case(case: Case, shift: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel for short sequences, or its form without maxima, is taken and gives what the graph level does."""
     sequences, length, heads, width, mask, gain = case
     taken: list[ShortAttention] = []
@@ -111,7 +111,7 @@ def check_case(case: Case, monkeypatch: pytest.MonkeyPatch, *, bounded: bool) ->
         run(kernel)
 
     monkeypatch.setattr(ShortAttention, "run", seen)
-    make = windows(sequences, length, heads, width, (width // heads) ** -0.5, bounded=bounded)
+    make = windows(sequences, length, heads, width, (width // heads) ** -0.5, shift)
     inputs = [("bf16", (sequences * length, width))]
     tolerance = BF16_TOLERANCE if gain == 1.0 else 3 * BF16_TOLERANCE
     assert (
@@ -119,7 +119,7 @@ def check_case(case: Case, monkeypatch: pytest.MonkeyPatch, *, bounded: bool) ->
         < tolerance
     )
     assert len(taken) == 1
-    assert ("compared.f32" in taken[0].rings) is not bounded
+    assert ("compared.f32" in taken[0].rings) is (shift is None)
 
 
 # A narrow array, masks in f32 and operands in DRAM take another kernel; a mask repeats there too.
