@@ -37,6 +37,7 @@ SPEED_ONLY = (
     "graph-split-hidden",
     "graph-absorb-gathers",
     "graph-pixel-rows",
+    "graph-block-pixels",
     "graph-split-batch",
     "graph-depth-first",
     "graph-pair-rows",

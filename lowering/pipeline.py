@@ -56,6 +56,7 @@ PHASES: tuple[Phase, ...] = (
             "graph-split-hidden",
             "graph-absorb-gathers",
             "graph-pixel-rows",
+            "graph-block-pixels",
             "graph-fuse",
             "graph-split-batch",
             "graph-depth-first",

@@ -35,6 +35,7 @@ PASSES: dict[str, str] = {
     "graph-raise-composites": "passes.graph.raise_composites:GraphRaiseCompositesPass",
     "graph-roll-layers": "passes.graph.roll_layers:GraphRollLayersPass",
     "graph-part-sums": "passes.graph.part_sums:GraphPartSumsPass",
+    "graph-block-pixels": "passes.graph.block_pixels:GraphBlockPixelsPass",
     "graph-pixel-rows": "passes.graph.pixel_rows:GraphPixelRowsPass",
     "graph-partition": "passes.graph.partition:GraphPartitionPass",
     "nisa-allocate": "passes.nisa.allocate:NisaAllocatePass",

@@ -16,7 +16,7 @@ from math import ceil, prod
 
 from xdsl.ir import Operation, SSAValue
 
-from lowering.graph_to_tile.conv_ahead import BlocksAhead, with_following
+from lowering.graph_to_tile.conv_ahead import BlocksAhead, covers, with_following
 from lowering.graph_to_tile.conv_bands import lower_bands, takes_bands
 from lowering.graph_to_tile.conv_blocks import PixelBlocks, take_blocks
 from lowering.graph_to_tile.conv_diagonals import Diagonals, blocks_at_once, is_depthwise
@@ -56,12 +56,6 @@ from passes.graph.conv_groups import ConvGroups, plan_groups
 
 WEIGHT_SHARE = 7
 """Weights are loaded in pieces of at most one part of so many of SBUF: while one is read, the next one is loaded."""
-
-LEAST_BLOCKS = 4
-"""Blocks of rows that an image is loaded in at least, where it has so many tiles: nothing hides the first of them."""
-
-SPREAD_SHARE = 24
-"""Such a block takes at most one part of so many of SBUF: blocks of the next image find room while these still work."""
 
 
 def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[SSAValue]) -> None:
@@ -146,7 +140,8 @@ class _ConvKernel:
         self.extents = triple(x.shape[2:], 1)
         bank = min(int(k.target.pe_moving_elements), int(k.target.psum_bank_bytes) // 4)
         # What is put off makes as many pixels for each of a tile as the strides step over, in one bank too.
-        share = bank // prod(phase.stride) if self.blocks_ahead is not None else bank
+        self.tiles_ahead = self.blocks_ahead is not None and isinstance(op, ConvOp) and covers(op)
+        share = bank // prod(phase.stride) if self.tiles_ahead else bank
         self.tile = output_tile((self.batch, *phase.sizes), share)
         self.scale, self.image_weights = k.scales.pop(op, None), None
         if self.scale is not None:
@@ -190,19 +185,22 @@ class _ConvKernel:
         """All blocks of groups."""
         groups = self.groups
 
-        def block(start: Affine, count: int) -> None:
-            index = Affine.of(start.constant // groups.per_block, [(v, c // groups.per_block) for v, c in start.terms])
-            self._block(
-                index, start * groups.inputs, count * groups.inputs, start * groups.outputs, count * groups.outputs
-            )
+        def block(start: Affine, count: int, following: int) -> None:
+            first, inputs, outputs = start * groups.inputs, count * groups.inputs, count * groups.outputs
+            self.following = (first + inputs, following * groups.inputs) if following else None
+            self._block(start.divided(groups.per_block), first, inputs, start * groups.outputs, outputs)
+            self.following = None
 
         if isinstance(self.op, ConvOp) and self.spread is None and is_depthwise(self.k, self.op, groups):
-            step = blocks_at_once(self.op, groups, self.k)
-            if step:
+            if step := blocks_at_once(self.op, groups, self.k):
                 self._depthwise(self.op, step)
                 return
-        self._catch_up()
-        self.b.tiles(groups.groups, groups.per_block, block)
+        block_inputs = min(groups.groups, groups.per_block) * groups.inputs
+        if block_inputs < LANES or self._chunk(LANES, LANES) < LANES:
+            self._catch_up()
+        if wanted := self.blocks_ahead is not None:
+            self.blocks_ahead.block((Affine(0), block_inputs))
+        with_following(self.b, groups.groups, groups.per_block, groups.groups, wanted, block)
 
     def _catch_up(self) -> None:
         """Emit what was put off to be emitted here, as if it had not been."""
@@ -244,8 +242,7 @@ class _ConvKernel:
             def block(
                 start: Affine, count: int, following: int, diagonals: Diagonals = diagonals, low: int = low
             ) -> None:
-                if following:
-                    self.following = (start + (low + count), following)
+                self.following = (start + (low + count), following) if following else None
                 begin = start + low
                 self._pixels(diagonals.stationary(start.divided(per_block)), begin, count, begin, count)
                 self.following = None
@@ -338,7 +335,13 @@ class _ConvKernel:
 
         if self.spread is not None:
             self.spread.prepare(self.tile[0], cuts)
-        b.tiles(self.batch, self.tile[0], lambda start, size: spatial(0, [], (start, size)))
+
+        def some_images(start: Affine, size: int) -> None:
+            if self.blocks_ahead is not None and self.following is not None and not self.tiles_ahead:
+                self.blocks_ahead.images(self.following, (start, size))
+            spatial(0, [], (start, size))
+
+        b.tiles(self.batch, self.tile[0], some_images)
 
     def _block_segments(self, channels: int) -> list[Segment]:
         """Output rows whose input is loaded together: many tiles, in a sixth of SBUF at most.
@@ -354,10 +357,7 @@ class _ConvKernel:
         sbuf = int(self.k.target.sbuf_bytes_per_partition)
         rows = max(1, min(sbuf // 6, (sbuf - self.k.resident_bytes) // 4) // row)
         tiles = ceil(phase.sizes[1] / self.tile[2])
-        least = 1
-        if self.spread is not None:
-            least = min(tiles, LEAST_BLOCKS)
-            rows = max(1, min(rows, sbuf // SPREAD_SHARE // row))
+        least, rows = (1, rows) if self.spread is None else self.spread.block_rows(row, rows, tiles)
         blocks = max(least, ceil(tiles / max(1, rows // self.tile[2])))
         size = ceil(tiles / blocks) * self.tile[2]
         return segments(phase.sizes[1], size, phase.stride[1], phase.reach[1], phase.pad_low[1], self.extents[1])
@@ -369,7 +369,7 @@ class _ConvKernel:
         assert isinstance(self.x, SbufTensor)
         strides = self.phase.stride
         ranges = [(segment.start + i * segment.size, segment.size) for segment, i in at]
-        if self.blocks_ahead is not None and self.following is not None:
+        if self.blocks_ahead is not None and self.following is not None and self.tiles_ahead:
             read = [(start * stride, size * stride) for (start, size), stride in zip(ranges, strides, strict=True)]
             self.blocks_ahead.pixels(self.following, [images, *read])
         read = [

@@ -61,9 +61,16 @@ def _reader(op: Operation, following: Operation) -> ConvOp | None:
         return None
     if [user for user, _ in readers(result, CHANNELS)] != [following] or BANDS in second.attributes:
         return None
-    outputs = shape_of(result)[CHANNELS]
-    depthwise = second.groups.value.data == outputs == shape_of(second.result)[CHANNELS] > LANES
-    return second if is_pointwise(first) and depthwise and _covers(second) else None
+    return second if is_pointwise(first) and works_in_blocks(second) else None
+
+
+def works_in_blocks(op: ConvOp) -> bool:
+    """Whether a convolution makes each of several blocks of 128 channels of the same block of its operand."""
+    outputs, groups = shape_of(op.result)[CHANNELS], op.groups.value.data
+    if shape_of(op.x)[CHANNELS] != outputs or outputs <= LANES:
+        return False
+    plan = plan_groups(outputs, outputs, groups)
+    return plan.block_inputs == plan.block_outputs == LANES
 
 
 def is_pointwise(conv: ConvOp) -> bool:
@@ -73,7 +80,7 @@ def is_pointwise(conv: ConvOp) -> bool:
     return single and plan_groups(channels, outputs, conv.groups.value.data).blocks == 1
 
 
-def _covers(op: ConvOp) -> bool:
+def covers(op: ConvOp) -> bool:
     """Whether tiles of the result, times the strides, are all of the operand."""
     inputs, outputs = shape_of(op.x)[2:], shape_of(op.result)[2:]
     return all(n == m * s for n, m, s in zip(inputs, outputs, ints(op.strides), strict=True))
@@ -108,7 +115,11 @@ class BlocksAhead:
 
     def block(self, channels: Range) -> None:
         """Emit some channels of all pixels."""
-        self.pixels(channels, [(Affine(0), size) for size in self.sizes])
+        self.images(channels, (Affine(0), self.sizes[0]))
+
+    def images(self, channels: Range, images: Range) -> None:
+        """Emit some channels of all pixels of some images."""
+        self.pixels(channels, [images, *((Affine(0), size) for size in self.sizes[1:])])
 
     def pixels(self, channels: Range, ranges: Sequence[Range]) -> None:
         """Emit some channels of the images, depths, rows and columns that `ranges` name."""

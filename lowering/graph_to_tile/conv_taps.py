@@ -28,6 +28,15 @@ from passes.graph.kernel_layouts import THIN_CHANNELS
 MOST_COPIES = 3
 """Buffers for blocks of rows that take turns, elsewhere, at most."""
 
+LEAST_BLOCKS = 4
+"""Blocks of rows that an image is loaded in at least, where it has so many tiles: nothing hides the first of them."""
+
+LOAD_LATENCIES = 2
+"""What is loaded at once takes the DMA so many times as long as it waits for a transfer to begin and to end."""
+
+SPREAD_SHARE = 24
+"""Such a block takes at most one part of so many of SBUF: blocks of the next image find room while these still work."""
+
 SLOTS = 2
 """Blocks of rows on chip: one is loaded while another one is multiplied, and begins with the last rows of that one."""
 
@@ -101,6 +110,19 @@ class SpreadTaps:
             shape = (self.plan.lanes, SLOTS, images, 1, rows, columns.extent)
             self._slots = self.b.alloc(shape, self.x.dtype, "sbuf", 1, "pixels").view()
             self.b.memset(self._slots, 0.0)
+
+    def block_rows(self, row_bytes: int, most: int, tiles: int) -> tuple[int, int]:
+        """The least number of blocks that an image is loaded in, and the rows of one, `most` at most; `row_bytes`: of a
+        lane for a row, of which there are several in each of so many `tiles`.
+        """
+        target, lanes = self.k.target, self.plan.rows * self.channels
+        latency_ns = float(target.dma_start_ns + target.dma_completion_ns)
+        rate = min(target.dma_rate_bytes_per_ns, float(target.dram_bytes_per_ns))
+        read, held = (dtype_by_name(name).size_bytes for name in (self.x.buffer.dtype, self.x.dtype))
+        worth = ceil(LOAD_LATENCIES * latency_ns * rate / lanes * held / read / row_bytes)
+        share = int(target.sbuf_bytes_per_partition) // SPREAD_SHARE // row_bytes
+        least = max(1, min(tiles, LEAST_BLOCKS, self.phase.sizes[1] // worth))
+        return least, max(1, min(most, max(share, worth)))
 
     @property
     def turns(self) -> int:

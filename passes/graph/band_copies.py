@@ -7,12 +7,13 @@ inside of the image has none above or below.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from xdsl.dialects.builtin import TensorType
+from xdsl.dialects.builtin import IntegerAttr, TensorType
 from xdsl.ir import Operation, SSAValue
 from xdsl.rewriter import Rewriter
 
 from neuron_dialects.graph import ConvOp, FusedOp, PoolOp, ints, shape_of
 from neuron_dialects.graph.attrs import ints_attr
+from neuron_dialects.graph.work import MODEL_MACS
 from passes.graph.row_bands import Rows, RowWindow
 
 
@@ -48,8 +49,17 @@ class BandCopies:
                 for result in inner.results:
                     self._retyped(result, made)
                 _pad(inner, low, high)
+                self._share_work(inner, original, made)
         _pad(clone, low, high)
+        self._share_work(clone, op, made)
         return clone
+
+    def _share_work(self, clone: Operation, op: Operation, made: Rows) -> None:
+        """Adapt what a copy says of its multiply-adds, if it says something."""
+        if isinstance(known := op.attributes.get(MODEL_MACS), IntegerAttr):
+            images, _, rows, _ = shape_of(op.results[0])
+            part = known.value.data * self.images * (made.end - made.first) // (images * rows)
+            clone.attributes[MODEL_MACS] = IntegerAttr(part, known.type)
 
     def _retyped(self, value: SSAValue, rows: Rows) -> SSAValue:
         type_ = value.type

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp, StringAttr
+from xdsl.dialects.builtin import IntegerAttr, ModuleOp, StringAttr, i64
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
@@ -33,6 +33,7 @@ from neuron_dialects.graph import (
     spec_of,
 )
 from neuron_dialects.graph.shapes import element_count
+from neuron_dialects.graph.work import MODEL_ELEMENTS
 from neuron_dialects.neuron import layer_weights
 
 GROWTH_LIMIT = 2
@@ -158,6 +159,8 @@ def fold_block(block: Block, recipes: Recipes) -> None:
     for root in roots:
         weight = WeightOp(recipes.add_of(root), root.results[0].type)
         weight.location = root.location
+        if elements := _model_elements(root):
+            weight.attributes[MODEL_ELEMENTS] = IntegerAttr(elements, i64)
         weight.result.name_hint = root.results[0].name_hint
         block.insert_op_before(weight, root)
         # Recipes of later roots see a weight here.
@@ -187,6 +190,23 @@ def _is_root(op: Operation, known: set[Operation]) -> bool:
     """Whether a foldable operator becomes a weight of its own: others than one foldable operator use it."""
     users = {use.operation for use in op.results[0].uses}
     return len(users) > 1 or any(user not in known for user in users)
+
+
+def _model_elements(root: Operation) -> int:
+    """Elements of the model's weights that a computation reads, if some of these were filled up with zeros; else 0."""
+    read: dict[Operation, int] = {}
+    pending, seen, filled = [root], {root}, False
+    while pending:
+        for operand in pending.pop().operands:
+            owner = operand.owner
+            if isinstance(owner, WeightOp):
+                known = owner.attributes.get(MODEL_ELEMENTS)
+                filled |= known is not None
+                read[owner] = known.value.data if isinstance(known, IntegerAttr) else element_count(shape_of(operand))
+            elif isinstance(owner, Operation) and owner not in seen:
+                seen.add(owner)
+                pending.append(owner)
+    return sum(read.values()) if filled else 0
 
 
 def _recipe_body(root: Operation) -> Block:
