@@ -10,7 +10,8 @@ it takes no maxima where one number does.
 
 from collections.abc import Callable
 
-from lowering.graph_to_tile.attention_keys import KeyAttention, is_shifted, keys_on_partitions
+from lowering.graph_to_tile.attention_keys import KeyAttention, keys_on_partitions
+from lowering.graph_to_tile.attention_powers import is_shifted
 from lowering.graph_to_tile.attention_rows import Attention
 from lowering.graph_to_tile.attention_shifted import ShiftedKeyAttention
 from lowering.graph_to_tile.attention_short import ShortAttention, is_short

@@ -36,6 +36,7 @@ from lowering.graph_to_tile.attention_plan import (
     keys_pay,
     sequences_together,
 )
+from lowering.graph_to_tile.attention_powers import is_shifted
 from lowering.graph_to_tile.attention_projections import SUM_BANKS, Projections
 from lowering.graph_to_tile.attention_rows import Attention, AttentionSequence
 from lowering.graph_to_tile.kernel import Kernel
@@ -98,11 +99,6 @@ def keys_on_partitions(k: Kernel, op: AttentionOp) -> bool:
     if not (fits and whole and written) or PARTS * heads > min(LANES, int(k.target.pe_columns)):
         return False
     return keys_pay(PlanFigures(rows, keys, op.value_size, op.mask is not None, is_shifted(op)), k.target)
-
-
-def is_shifted(op: AttentionOp) -> bool:
-    """Whether powers of its scores need no maxima: see `graph-bound-scores`."""
-    return op.score_shift is not None and op.mask is None
 
 
 def _mask_fits(k: Kernel, op: AttentionOp) -> bool:
@@ -380,10 +376,9 @@ class KeyAttention(Attention):
         self, scores: View, here: AttentionSequence, unit: HeadGroup, j: int, start: Affine, tile: int
     ) -> None:
         """scores [keys, rows] = k . q^T - maximum of head `j` of a unit, for the keys from `start` on."""
-        rows, head, shared = unit.tile.rows, unit.first + j, self.heads // self.kv_heads
+        rows, lanes, head, shared = unit.tile.rows, min(self.size, LANES), unit.first + j, self.heads // self.kv_heads
         lane, column = self._place(unit, head, unit.period, self.size)
         kv_lane, kv_column = self._place(unit, head // shared, max(1, unit.period // shared), self.size)
-        lanes = min(self.size, LANES)
         for low in range(0, scores.partitions, self.columns):
             part = scores.slice(0, low, min(self.columns, scores.partitions - low))
             begun = self._lower(part, unit, j, tile)

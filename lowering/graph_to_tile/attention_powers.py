@@ -8,6 +8,11 @@ from lowering.graph_to_tile.view import View
 from neuron_dialects.graph import AttentionOp, shape_of
 
 
+def is_shifted(op: AttentionOp) -> bool:
+    """Whether an attention without a mask needs no maxima."""
+    return op.score_shift is not None and op.mask is None
+
+
 class ShiftedPowers:
     """exp(scores * scale - shift) with the numbers of one attention, keys on partitions."""
 
