@@ -114,6 +114,9 @@ def _chains(block: Block) -> Iterable[list[Operation]]:
         if not is_layer(op) and made.isdisjoint(op.operands):
             continue
         local = is_layer(op) and row_windows(op) is not None
+        if isinstance(op, ConcatOp):
+            # What is put together of maps from elsewhere lies in DRAM as a whole.
+            local = local and made.issuperset(op.operands)
         if found and (not local or shape_of(op.results[0])[0] != shape_of(found[0].results[0])[0]):
             yield found
             found, made = [], set()
@@ -134,6 +137,8 @@ def row_windows(op: Operation) -> list[tuple[SSAValue, RowWindow]] | None:
         return _fused_windows(op)
     if isinstance(op, POINTWISE):
         return _pointwise_windows(op, [x for x in op.operands if not is_constant(x)])
+    if isinstance(op, ConcatOp):
+        return _joined_windows(op)
     return _anchor_windows(op) if _are_constant(op.operands[1:]) else None
 
 
@@ -148,6 +153,13 @@ def _pointwise_windows(op: Operation, inside: Sequence[SSAValue]) -> list[tuple[
         elif (len(shape) > 1 and shape[-2] != 1) or (len(shape) > 3 and shape[0] != 1):
             return None
     return [(x, RowWindow()) for x in inside]
+
+
+def _joined_windows(op: ConcatOp) -> list[tuple[SSAValue, RowWindow]] | None:
+    """The same rows of all feature maps whose channels are put together."""
+    if op.axis.value.data != CHANNELS or any(is_constant(x) for x in op.xs):
+        return None
+    return [(x, RowWindow()) for x in dict.fromkeys(op.xs)]
 
 
 def _window_of(op: ConvOp | PoolOp, taps: int) -> RowWindow | None:
