@@ -165,6 +165,42 @@ def test_a_map_that_is_pooled_and_put_together_is_stored_from_the_chip(
     assert kept
 
 
+def joined_branches(b: Block, x: SSAValue, weights: Mapping[str, SSAValue], other: SSAValue | None) -> SSAValue:
+    """Two branches of a map, or one and `other`, put together for a convolution."""
+
+    def conv(value: SSAValue, w: str) -> SSAValue:
+        op = ConvOp(value, weights[w], None, strides=[1, 1], pads=[1] * 4, dilations=[1, 1])
+        b.add_op(op)
+        return op.result
+
+    left, right = conv(x, "w"), conv(x, "w") if other is None else other
+    whole = ConcatOp([left, right], 1)
+    b.add_op(whole)
+    return conv(conv(whole.result, "joined"), "w")
+
+
+# Branches of a run are put together for each part of it; what joins a map from elsewhere stays whole.
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_branches_are_put_together_for_each_part(elsewhere: bool) -> None:
+    inputs = [("f32", (4, CHANNELS, 32, 32)), ("f32", (4, CHANNELS, 32, 32))]
+
+    def make(b: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        return [joined_branches(b, arguments[0], weights, arguments[1] if elsewhere else None)]
+
+    values = random_inputs(inputs)
+    module = core_module("trn1", inputs, WEIGHTS, make)
+    function = core_function(module)
+    expected = run_graph(function, values, lambda name: WEIGHTS[name])
+    run_in_bands(function.body.block, TRN1, machine(13_000))
+    module.verify()
+    assert not check_ssa_order(module)
+    channels = [op.result for op in function.body.block.ops if isinstance(op, ConcatOp) and op.axis.value.data == 1]
+    assert len(channels) == 1 if elsewhere else len(channels) > 1
+    assert all((shape_of(value) == (4, 2 * CHANNELS, 32, 32)) is elsewhere for value in channels)
+    for banded, whole in zip(run_graph(function, values, lambda name: WEIGHTS[name]), expected, strict=True):
+        np.testing.assert_allclose(banded, whole, rtol=1e-4, atol=1e-5)
+
+
 def test_what_mixes_rows_is_left_alone() -> None:
     def make(b: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
         mean = ReduceOp(ReduceKind.MEAN, arguments[0], axes=(2,), keep_dims=True)
