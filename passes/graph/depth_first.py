@@ -3,7 +3,8 @@
 Given core functions after `graph-split-batch`, which splits what a few images at a time are small enough for. Of the
 layers that are left, those around feature maps over the budget are cut into runs by `row_bands.plan_bands`; a run
 becomes one copy for each part of the batch and each band of rows, between slices of what it reads and concatenations of
-what later layers read. Where the windows of a layer reach over the end of a band, the rows there are made in both.
+what later layers read; channels that are put together of a run's own maps are part of it. Where the windows of a layer
+reach over the end of a band, the rows there are made in both.
 """
 
 from collections.abc import Iterable, Sequence
