@@ -38,6 +38,7 @@ SPEED_ONLY = (
     "graph-absorb-gathers",
     "graph-pixel-rows",
     "graph-block-pixels",
+    "graph-chain-pixels",
     "graph-split-batch",
     "graph-depth-first",
     "graph-pair-rows",

@@ -58,6 +58,7 @@ PHASES: tuple[Phase, ...] = (
             "graph-pixel-rows",
             "graph-block-pixels",
             "graph-fuse",
+            "graph-chain-pixels",
             "graph-split-batch",
             "graph-depth-first",
             "graph-pair-rows",

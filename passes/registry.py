@@ -18,6 +18,7 @@ PASSES: dict[str, str] = {
     "graph-canonicalize": "passes.graph.canonicalize:GraphCanonicalizePass",
     "graph-pair-rows": "passes.graph.pair_rows:GraphPairRowsPass",
     "graph-band-filters": "passes.graph.band_filters:GraphBandFiltersPass",
+    "graph-chain-pixels": "passes.graph.chain_pixels:GraphChainPixelsPass",
     "graph-channels-first": "passes.graph.channels_first:GraphChannelsFirstPass",
     "graph-decompose": "passes.graph.decompose:GraphDecomposePass",
     "graph-flatten-rows": "passes.graph.flatten_rows:GraphFlattenRowsPass",

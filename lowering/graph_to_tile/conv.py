@@ -19,6 +19,7 @@ from xdsl.ir import Operation, SSAValue
 from lowering.graph_to_tile.conv_ahead import BlocksAhead, covers, with_following
 from lowering.graph_to_tile.conv_bands import lower_bands, takes_bands
 from lowering.graph_to_tile.conv_blocks import PixelBlocks, take_blocks
+from lowering.graph_to_tile.conv_chain import Stage
 from lowering.graph_to_tile.conv_diagonals import Diagonals, blocks_at_once, is_depthwise
 from lowering.graph_to_tile.conv_interleave import interleaved, phases_beside
 from lowering.graph_to_tile.conv_pairs import in_pairs, takes_pairs
@@ -52,10 +53,17 @@ from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import ConvOp, ConvTransposeOp, ints, shape_of
 from neuron_dialects.neuron import location_name
+from passes.graph.chain_pixels import functions_of
 from passes.graph.conv_groups import ConvGroups, plan_groups
 
 WEIGHT_SHARE = 7
 """Weights are loaded in pieces of at most one part of so many of SBUF: while one is read, the next one is loaded."""
+
+PLAIN = 2
+"""Most operators, a bias and one more, that one instruction does while it brings a sum out of PSUM."""
+
+SUMS = 4
+"""Tiles of sums in PSUM that take turns."""
 
 
 def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[SSAValue]) -> None:
@@ -98,14 +106,16 @@ def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[
     if k.scalar(op.w) is not None:
         epilogue.fill_numbers()
     if len(phases) == 1:
-        plain = residual is None and not parts and op not in k.scales
+        plain = residual is None and not parts and op not in k.scales and k.chain is None
         if plain and (blocks := take_blocks(k, op, epilogue, packing, phases[0])):
             _ConvKernel(k, op, epilogue, blocks.groups, blocks.packing, blocks.phase, blocks=blocks).run()
             return
         kernel = _ConvKernel(k, op, epilogue, groups, packing, phases[0], residual, parts)
-        if groups.lane_step == LANES:
+        if groups.lane_step == LANES and k.chain is None:
             epilogue.sums = collect_sums(k, results, kernel.tile)
-        if isinstance(op, ConvOp) and k.blocks_for is not None and (ahead := kernel.ahead()) is not None:
+        if k.chain is not None:
+            k.chain.add(k.b, kernel.stage(), kernel.bank)
+        elif isinstance(op, ConvOp) and k.blocks_for is not None and (ahead := kernel.ahead()) is not None:
             k.ahead[k.blocks_for] = ahead
         else:
             kernel.run()
@@ -138,7 +148,8 @@ class _ConvKernel:
         x = k.tensor(op.x)
         self.batch, self.channels = x.shape[:2]
         self.extents = triple(x.shape[2:], 1)
-        bank = min(int(k.target.pe_moving_elements), int(k.target.psum_bank_bytes) // 4)
+        self.bank = bank = min(int(k.target.pe_moving_elements), int(k.target.psum_bank_bytes) // 4)
+        self.sums = SUMS
         # What is put off makes as many pixels for each of a tile as the strides step over, in one bank too.
         self.tiles_ahead = self.blocks_ahead is not None and isinstance(op, ConvOp) and covers(op)
         share = bank // prod(phase.stride) if self.tiles_ahead else bank
@@ -228,6 +239,24 @@ class _ConvKernel:
             self._pixels(weights, *inputs, Affine(0), outputs)
 
         return BlocksAhead(self.b, self.b.location, (self.batch, *self.phase.sizes), prod(self.tile), emit, whole)
+
+    def stage(self) -> Stage:
+        """The kernel as one of several that run piece by piece."""
+        x, outputs = self.x, self.groups.outputs
+        assert isinstance(x, SbufTensor)
+        inputs: Range = (Affine(0), self.channels)
+        load = partial(self._load_weights, Affine(0), self.channels, Affine(0), outputs)
+        key = (Affine(0), Affine(0), outputs, *(number for number, _ in self.phase.taps))
+        weights = kept_weights(self.k, self.op, self.packing, key, load)
+
+        def emit(images: Range, ranges: Sequence[Range], banks: int) -> None:
+            moving = resident_pixels(x, inputs, images, ranges, self.phase.stride)
+            self.sums = banks
+            self._tile(weights, inputs, (Affine(0), outputs), images, ranges, moving)
+
+        sums = 1 if self.uniform is not None else ceil(outputs / LANES)
+        functions = {kind for inner in self.epilogue.ops for kind in functions_of(inner)}
+        return Stage(self.b.location, sums, frozenset(functions), len(self.epilogue.ops) <= PLAIN, emit)
 
     def _depthwise(self, op: ConvOp, step: int) -> None:
         """All channels, the filters of `step` blocks at once, and one block behind what was put off."""
@@ -473,7 +502,7 @@ class _ConvKernel:
             zeros = b.alloc((lanes, *sizes), "f32", "sbuf", 2, "zeros").view()
             b.memset(zeros, 0.0)
             return zeros
-        bank = b.alloc((lanes, *sizes), "f32", "psum", 4, "sum").view()
+        bank = b.alloc((lanes, *sizes), "f32", "psum", self.sums, "sum").view()
         if self.spread is not None:
             for t, (row, column) in enumerate(self.spread.offsets):
                 left = weights(Affine(0), self.spread.plan.lanes, t, start, lanes)

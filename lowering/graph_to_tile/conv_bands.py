@@ -83,7 +83,7 @@ def send_rows(k: Kernel, op: Operation) -> None:
         if isinstance(user, FusedOp):
             pairs = zip(user.body.block.args, user.operands, strict=True)
             k.tensors |= {argument: k.tensors[operand] for argument, operand in pairs if operand in k.tensors}
-        if conv.x in k.tensors and takes_bands(k, conv):
+        if conv.x in k.tensors and conv.w in k.tensors and takes_bands(k, conv):
             k.b.location = conv.location
             _Bands(k, conv, [], []).send()
 

@@ -5,7 +5,7 @@ from math import ceil
 
 from lowering.graph_to_tile.builder import KernelBuilder
 from lowering.graph_to_tile.conv_phases import Triple, three_dims, triple_pairs
-from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, transfer
+from lowering.graph_to_tile.tensors import LANES, DramTensor, RingTensor, SbufTensor, transfer
 from lowering.graph_to_tile.view import View
 from lowering.graph_to_tile.windows import Segment
 from neuron_dialects.access import Affine
@@ -53,7 +53,10 @@ def resident_pixels(
     halo = triple_pairs([x.halo[1 + d] if x.halo else (0, 0) for d in range(n)])
 
     def moving(c_tile: Affine, lanes: int, offset: Triple) -> View:
-        view = x.view({1: (channels[0] + c_tile * LANES, lanes)}, with_halo=True)
+        lane_range = (channels[0] + c_tile * LANES, lanes)
+        if isinstance(x, RingTensor):
+            return with_three(x.view({0: images, 1: lane_range, 2: ranges[1], 3: ranges[2]}), n)
+        view = x.view({1: lane_range}, with_halo=True)
         view = view.slice(1, images[0] + (x.halo[0][0] if x.halo else 0), images[1])
         view = with_three(view, n)
         for d, (start, size) in enumerate(ranges):

@@ -20,6 +20,7 @@ from lowering.graph_to_tile.builder import KernelBuilder, buffer_type
 from lowering.graph_to_tile.choices import check_choices
 from lowering.graph_to_tile.conv_ahead import followed_blocks
 from lowering.graph_to_tile.conv_bands import loads_weights, send_rows
+from lowering.graph_to_tile.conv_chain import Chain
 from lowering.graph_to_tile.conv_scales import Scaled, scaled_maps
 from lowering.graph_to_tile.epilogue import lower_fused
 from lowering.graph_to_tile.kernel import Kernel
@@ -37,6 +38,7 @@ from neuron_dialects.graph import (
     FusedOp,
     WeightOp,
     layout_of,
+    shape_of,
     spec_of,
 )
 from neuron_dialects.graph.shapes import element_count, text
@@ -45,9 +47,11 @@ from neuron_dialects.neuron import PIN_ATTRIBUTE, core_functions, location_name,
 from neuron_dialects.remarks import listening, remark
 from neuron_dialects.target import Target
 from neuron_dialects.tile import ParamOp
+from passes.graph.chain_pixels import between, chains
 from passes.graph.fuse import split_bias
 from passes.graph.joined import computed_in_place, marked
 from passes.graph.layout import resident_profile
+from passes.graph.pieces import rows_of_piece
 
 MACS = "neuron.macs"
 """Function attribute: multiply-adds of the model's operators."""
@@ -228,7 +232,9 @@ def _lower_ops(k: Kernel, ops: Sequence[Operation]) -> None:
     followed = followed_blocks(ops, profile, k.target) if k.takes("blocks-ahead") else {}
     scaled = scaled_maps(ops, profile, k.target) if k.takes("scaled-weights") else {}
     k.summed = summed_maps(ops) if k.takes("map-sums") else set()
+    chained = _chained(k, ops)
     for op, resident_bytes in zip(ops, profile, strict=True):
+        k.chain = chained.get(op)
         k.resident_bytes, k.postpones_for, k.blocks_for = resident_bytes, waiting.get(op), followed.get(op)
         k.bands.arrive(op.operands, k.tensors)
         waiting_loads = len(k.bands.waiting)
@@ -239,6 +245,18 @@ def _lower_ops(k: Kernel, ops: Sequence[Operation]) -> None:
         if loads_weights(k, op):
             k.bands.begin(waiting_loads)
         send_rows(k, op)
+
+
+def _chained(k: Kernel, ops: Sequence[Operation]) -> dict[Operation, Chain]:
+    """The chain of each kernel that is one of several; the values between them have places for pieces alone."""
+    found: dict[Operation, Chain] = {}
+    for ops_of_chain in chains(ops):
+        value = ops_of_chain[0].results[0]
+        piece, (images, _, rows, columns) = rows_of_piece(value), shape_of(value)
+        assert piece is not None
+        found |= dict.fromkeys(ops_of_chain, Chain(len(ops_of_chain), images, rows, columns, piece))
+        k.rings |= dict.fromkeys(between(ops_of_chain), piece)
+    return found
 
 
 def hand_scale(k: Kernel, op: Operation, scaled: Scaled) -> None:

@@ -341,6 +341,8 @@ def lower_fused(k: Kernel, op: FusedOp) -> None:
             k.joined[value] = k.joined[result]
         if result in k.summed:
             k.summed.add(value)
+        if result in k.rings:
+            k.rings[value] = k.rings[result]
         if result in overwrites(op):
             k.inherits[value] = overwrites(op)[result]
     ops = [inner for inner in block.ops if not isinstance(inner, YieldOp)]

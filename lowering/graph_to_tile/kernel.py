@@ -11,13 +11,15 @@ from lowering.graph_to_tile.band_state import BandState
 from lowering.graph_to_tile.builder import KernelBuilder
 from lowering.graph_to_tile.conv_ahead import BlocksAhead
 from lowering.graph_to_tile.map_sums import MapSums
+from lowering.graph_to_tile.conv_chain import Chain
 from lowering.graph_to_tile.row_pairs import RowPairs, clear_rows, new_pairs
-from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor
+from lowering.graph_to_tile.tensors import LANES, DramTensor, RingTensor, SbufTensor, Tensor
 from lowering.graph_to_tile.transfers import clear_halo, load_pairs, write_out, write_pairs
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.graph import ConstantOp, DerivedWeightOp, WeightOp, YieldOp, layout_of, spec_of
 from neuron_dialects.target import Target
+from passes.graph.pieces import SLOTS
 
 
 class RowProduct(Protocol):
@@ -41,7 +43,8 @@ class Kernel:
     halos of those whose rows lie in pairs, and `pairs` where these are, `brought` the last one of each kind that came
     from DRAM, whose memory the next one takes; `inherits` the value whose memory such a value takes; `joined` for what
     lies in the buffer of a concatenation that concatenation and the first channel there, `wholes` these buffers,
-    `filled` what was loaded there (buffer, first channel). `program` are all kernels with the `resident_bytes` of each,
+    `filled` what was loaded there (buffer, first channel); `rings` for what lies between kernels of a chain the rows of
+    a piece, `chain` the one that the kernel at hand belongs to. `program` are all kernels with the `resident_bytes` of each,
     `kept_weights` what stays on chip of weights for several kernels, `bands` what depthwise convolutions by bands have
     there. What is put off: `postponed` products for an attention and `ahead` convolutions for a depthwise one, by the
     op that emits them, which `postpones_for` and `blocks_for` name while the op at hand is lowered; `scales` are the
@@ -64,6 +67,8 @@ class Kernel:
     brought: dict[object, SSAValue] = field(default_factory=dict)
     inherits: dict[SSAValue, SSAValue] = field(default_factory=dict)
     joined: dict[SSAValue, tuple[SSAValue, int]] = field(default_factory=dict)
+    rings: dict[SSAValue, int] = field(default_factory=dict)
+    chain: Chain | None = None
     wholes: dict[SSAValue, SbufTensor] = field(default_factory=dict)
     filled: set[tuple[int, int]] = field(default_factory=set)
     kept_weights: dict[tuple[object, ...], Callable[..., View]] = field(default_factory=dict)
@@ -177,6 +182,8 @@ class Kernel:
             return self.pairs[value].tensor
         elif value in self.residents and value in self.joined:
             tensor = self.part_of_whole(value)
+        elif value in self.rings:
+            tensor = self._ring(value)
         elif value in self.residents:
             partition, halo = self.residents[value]
             dtype, shape = spec_of(value)
@@ -191,6 +198,13 @@ class Kernel:
             tensor = self.scratch(value)
         self.tensors[value] = tensor
         return tensor
+
+    def _ring(self, value: SSAValue) -> RingTensor:
+        """A place for the last pieces of `value`."""
+        dtype, (images, channels, rows, columns) = spec_of(value)
+        shape = SbufTensor.buffer_shape((SLOTS, channels, self.rings[value], columns), 1)
+        buffer = self.b.alloc_outer(shape, dtype.name, "sbuf")
+        return RingTensor(buffer, (images, channels, rows, columns), 1, piece_rows=self.rings[value])
 
     def part_of_whole(self, value: SSAValue) -> SbufTensor:
         """The place of `value` in the buffer of its concatenation."""
@@ -218,6 +232,7 @@ class Kernel:
         _hand(self.destinations, value, instead)
         _hand(self.inherits, value, instead)
         _hand(self.joined, value, instead)
+        _hand(self.rings, value, instead)
 
     @property
     def row_budget_elements(self) -> int:

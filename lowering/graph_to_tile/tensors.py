@@ -227,6 +227,28 @@ class SbufTensor:
 
 
 @dataclass(frozen=True)
+class RingTensor(SbufTensor):
+    """A tensor [N, C, H, W] with C on partitions of which the last pieces that were written are in SBUF.
+
+    A piece is `piece_rows` rows of an image; they take turns in the buffer [lanes, tiles, slots, piece_rows, W].
+    """
+
+    piece_rows: int = 1
+
+    def view(self, ranges: Ranges, with_halo: bool = False) -> View:
+        """As `SbufTensor.view`, for rows of one piece of an image that is a constant."""
+        (image, images), (row, rows) = ((as_affine(start), size) for start, size in (ranges[0], ranges[2]))
+        assert images == 1
+        assert image.is_constant
+        part = row.constant // self.piece_rows
+        piece = image.constant * (self.shape[2] // self.piece_rows) + part
+        slots = self.buffer.shape[2]
+        held = SbufTensor(self.buffer, (slots, self.shape[1], self.piece_rows, self.shape[3]), self.partition)
+        place = {0: (Affine(piece % slots), 1), 2: (row - part * self.piece_rows, rows)}
+        return held.view({**ranges, **place})
+
+
+@dataclass(frozen=True)
 class ResidentWindow:
     """The part of a resident tensor at `starts`, `steps` apart (one of each for every logical dimension), to be written
     in place; all of the partition dimension.

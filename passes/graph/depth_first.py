@@ -38,6 +38,7 @@ from passes.graph.fold_images import comes_from_dram, engine_ns, is_constant, is
 from passes.graph.fold_plan import FOLDS
 from passes.graph.kernel_layouts import POINTWISE, merge_halo, reads
 from passes.graph.layout import BUDGET_SHARE
+from passes.graph.pieces import rows_of_piece
 from passes.graph.residence import Halo
 from passes.graph.row_bands import (
     MOST_PARTS,
@@ -258,6 +259,7 @@ def _feature_map(value: SSAValue) -> FeatureMap:
     low_high = [sum(pair) for pair in halo[1:]] or [0, 0]
     folds = tuple(fold for fold in FOLDS if images % fold == 0 and channels * fold <= max(channels, 128))
     passing = isinstance(value.owner, CastOp) and comes_from_dram(value.owner.x)
+    passing = passing or rows_of_piece(value) is not None
     return FeatureMap(images, channels, rows, columns, dtype.size_bytes, low_high[0], low_high[1], folds, passing)
 
 

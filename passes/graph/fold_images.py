@@ -49,6 +49,7 @@ from passes.graph.fold_plan import (
 )
 from passes.graph.image_copies import ImageCopies
 from passes.graph.kernel_layouts import POINTWISE, anchor_of, holds_in_group
+from passes.graph.pieces import rows_of_piece
 from passes.graph.residence import Halo, resident_bytes
 from passes.graph.row_pairs import paired_layout
 
@@ -189,8 +190,9 @@ def is_constant(value: SSAValue) -> bool:
 
 def _costs(op: Operation, target: Target) -> dict[int, float]:
     """Estimated time of a kernel by the number of images that it takes as one."""
-    images = images_of(op)
-    if images == 1:
+    # A chain takes images one by one.
+    chained = any(rows_of_piece(value) is not None for value in (*op.operands, *op.results))
+    if images_of(op) == 1 or chained:
         return {1: 0.0}
     anchor, result = anchor_of(op), op.results[0]
     sweep = _sweep(op)

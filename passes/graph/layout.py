@@ -8,7 +8,7 @@ into it once (`shared_forms`). The choice is a plain greedy over values in progr
 writes it as encodings.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
@@ -43,6 +43,7 @@ from neuron_dialects.graph import (
 from neuron_dialects.neuron import PIN_ATTRIBUTE, core_functions, target_of, working_target
 from neuron_dialects.remarks import listening
 from passes.graph.aliases import own_partition, readers, with_steps
+from passes.graph.chain_pixels import between, chains, spans, unchain
 from passes.graph.joined import CHANNELS, joins, mark, marked, marked_place, places
 from passes.graph.kernel_layouts import (
     FEATURES,
@@ -54,12 +55,14 @@ from passes.graph.kernel_layouts import (
     kernel_partition,
     merge_halo,
     multiplied,
+    outer_value,
     reads,
     spreads_taps,
     turns,
     writes,
 )
 from passes.graph.layout_remarks import tell_layout
+from passes.graph.pieces import ring_bytes, rows_of_piece
 from passes.graph.residence import Budget, Halo, Interval, inheritance, overwrites, resident_bytes, set_overwrites
 from passes.graph.row_pairs import paired_intervals, paired_layouts
 from passes.graph.shared_forms import drop_idle, gives_out, keep_arguments, keep_parts, keep_results, share_turned
@@ -83,6 +86,7 @@ PINNED_SHARE = 0.85
 def resident_profile(ops: Sequence[Operation]) -> list[int]:
     """SBUF bytes per partition of the resident tensors while each op runs; they live until their last reader."""
     number = {op: i for i, op in enumerate(ops)}
+    begin, until = spans(ops)
     changes = [0] * (len(ops) + 1)
     joined = set[SSAValue]()
     for join in marked(ops):
@@ -98,21 +102,29 @@ def resident_profile(ops: Sequence[Operation]) -> list[int]:
             layout = layout_of(value)
             if layout is None or layout.is_paired or value in joined or isinstance(op, ReshapeOp | SliceOp):
                 continue
-            partition, (dtype, shape) = layout.partition_dimension, spec_of(value)
-            end = max((number[user] for user, _ in readers(value, partition)), default=start)
-            size = resident_bytes(shape, partition, layout.halo_pairs, dtype.size_bytes)
+            partition = layout.partition_dimension
+            end = max((until[user] for user, _ in readers(value, partition)), default=start)
+            size = _size_bytes(value, partition, layout.halo_pairs)
             # A result that takes the memory of an operand needs none of its own before the operand has gone.
-            first = start + 1 if value in overwrites(op) else start
+            first = until[op] + 1 if value in overwrites(op) else begin[op]
             changes[first] += size
             changes[max(first, end + 1)] -= size
     return list(accumulate(changes[:-1]))
+
+
+def _size_bytes(value: SSAValue, partition: int, halo: Halo) -> int:
+    """SBUF bytes per partition of a resident value, or of the pieces of it that are there."""
+    if (rows := rows_of_piece(value)) is not None:
+        return ring_bytes(value, rows)
+    dtype, shape = spec_of(value)
+    return resident_bytes(shape, partition, halo, dtype.size_bytes)
 
 
 @dataclass
 class _Chooser:
     """Greedy choice over the kernels of one block.
 
-    `wanted`: matrix -> the dimension that its readers want on partitions. `partition_of`: kernel -> the dimension that
+    `begin`, `until`: kernel -> the first and the last one that it runs together with, by number. `wanted`: matrix -> the dimension that its readers want on partitions. `partition_of`: kernel -> the dimension that
     its result and what it reads beside the operands of the tensor engine have there. `turns_f32`: whether the tensor
     engine passes f32 as it is.
     """
@@ -122,6 +134,8 @@ class _Chooser:
     wanted: dict[SSAValue, int]
     turns_f32: bool = True
     number: dict[Operation, int] = field(default_factory=dict)
+    begin: Mapping[Operation, int] = field(default_factory=dict[Operation, int])
+    until: Mapping[Operation, int] = field(default_factory=dict[Operation, int])
     capacity: int = 0
     partition_of: dict[Operation, int] = field(default_factory=dict)
     why_not: str = ""  # why the tensor that was asked for last does not stay on chip
@@ -185,13 +199,13 @@ class _Chooser:
             halo = _halo_of(value, partition, uses)
             if halo is None:
                 continue
-            last = max(self.number[user] for user, _ in uses)
-            size = resident_bytes(shape, partition, halo, dtype.size_bytes)
+            last = max(self.until[user] for user, _ in uses)
+            size = _size_bytes(value, partition, halo)
             if size > self.capacity // STORED_SHARE and all(isinstance(user, ReshapeOp) for user, _ in uses):
                 self.why_not = "it is only stored"
                 continue
             place = LayoutAttr.resident(partition, halo)
-            if self._has_room(owner, value, place, Interval(self.number[owner], last, size)):
+            if self._has_room(owner, value, place, Interval(self.begin[owner], last, size)):
                 self.partition_of.update(kernels)
                 aliases = {operand for _, operand in uses} | {value}
                 return {
@@ -220,7 +234,7 @@ class _Chooser:
         inherited = self._inherited(owner, value, place)
         if inherited is None:
             return not convolved and self.budget.admit(interval)
-        later = replace(interval, start=interval.start + 1)
+        later = replace(interval, start=self.until[owner] + 1)
         if later.start <= later.end and not self.budget.admit(later):
             return False
         set_overwrites(owner, value, inherited)
@@ -229,7 +243,13 @@ class _Chooser:
     def _inherited(self, owner: Operation, value: SSAValue, place: LayoutAttr) -> SSAValue | None:
         """The operand whose memory a result that lies at `place` can take: it lies there too, and ends here."""
         operand = inheritance(owner, value)
-        if operand is None or overwrites(owner) or layout_of(operand) != place:
+        if (
+            operand is None
+            or rows_of_piece(value)
+            or rows_of_piece(operand)
+            or overwrites(owner)
+            or layout_of(operand) != place
+        ):
             return None
         if not isinstance(operand.owner, Operation) or isinstance(operand.owner, ReshapeOp | SliceOp):
             return None
@@ -312,9 +332,10 @@ def choose_layouts(block: Block, capacity_bytes: int, turns_f32: bool = True) ->
     ops = list(block.ops)
     number = {op: i for i, op in enumerate(ops)}
     roomier = int(capacity_bytes * PRODUCT_SHARE / BUDGET_SHARE)
-    capacity = [roomier if is_matrix_product(anchor_of(op)) else capacity_bytes for op in ops]
+    chained = {op for chain in chains(ops) for op in chain}
+    capacity = [roomier if op in chained or is_matrix_product(anchor_of(op)) else capacity_bytes for op in ops]
     budget = Budget(capacity, [0] * len(ops))
-    chooser = _Chooser(ops, budget, wanted_partitions(ops), turns_f32, number, capacity_bytes)
+    chooser = _Chooser(ops, budget, wanted_partitions(ops), turns_f32, number, *spans(ops), capacity_bytes)
     chooser.reserve_pairs()
     chooser.join()
     for op in ops:
@@ -326,14 +347,28 @@ def choose_layouts(block: Block, capacity_bytes: int, turns_f32: bool = True) ->
                 tell_layout(op.results[index], chosen.get(op.results[index]), chooser.why_not)
             for value, layout in chosen.items():
                 encode(value, layout)
+    for chain in chains(ops):
+        if not _all_resident(chain):
+            # Pieces cannot be stored; in full these values would take more room than was found for them.
+            for value in between(chain):
+                encode(value, None)
+            unchain(chain)
     drop_idle(block)
 
 
-def encode(value: SSAValue, layout: LayoutAttr) -> None:
-    """Write a layout into the value's type, inside fused groups too."""
+def _all_resident(chain: Sequence[Operation]) -> bool:
+    """Whether what the kernels of a chain multiply, and all that lies between them, stays on chip."""
+    anchor = anchor_of(chain[0])
+    assert isinstance(anchor, ConvOp)
+    layouts = [layout_of(value) for value in (outer_value(chain[0], anchor.x), *between(chain))]
+    return all(layout == LayoutAttr.resident(CHANNELS, ()) for layout in layouts)
+
+
+def encode(value: SSAValue, layout: LayoutAttr | None) -> None:
+    """Write a layout, or that there is none, into the value's type, inside fused groups too."""
     type_ = value.type
     assert isinstance(type_, TensorType)
-    encoded = TensorType(type_.element_type, type_.get_shape(), layout)
+    encoded = TensorType(type_.element_type, type_.get_shape(), *([layout] if layout is not None else []))
     owner = value.owner
     if isinstance(owner, FusedOp):
         terminator = owner.body.block.last_op

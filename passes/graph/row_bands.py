@@ -69,7 +69,7 @@ class FeatureMap:
     """`images` of `channels` x `rows` x `columns`; `halo_rows` and `halo_columns` of zeros around it in all.
 
     `folds`: how many images may lie beside each other on the partitions. `passing`: it takes no room on chip, for it is
-    part of the loads of what reads it.
+    part of the loads of what reads it, or a few rows of it are there at a time.
     """
 
     images: int

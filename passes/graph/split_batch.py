@@ -24,6 +24,7 @@ from passes.graph.image_rows import keeps_rows_apart, live_row_bytes
 from passes.graph.joined import CHANNELS, joins, source_of
 from passes.graph.kernel_layouts import merge_halo, reads
 from passes.graph.layout import BUDGET_SHARE
+from passes.graph.pieces import ring_bytes, rows_of_piece
 from passes.graph.residence import Halo, Interval, inheritance, live_profile
 
 Apart = Callable[[Operation, set[SSAValue], int], bool]
@@ -183,6 +184,8 @@ def _live_bytes(layers: Sequence[Operation], parts: int) -> tuple[list[int], lis
 
 def _part_bytes(value: SSAValue, op: Operation, parts: int) -> int:
     """Bytes of a partition of one of so many parts of a result of `op`, with what is padding for its readers."""
+    if (rows := rows_of_piece(value)) is not None:
+        return ring_bytes(value, rows)
     halo: Halo = ()
     for use in value.uses:
         halo = merge_halo(halo, reads(use.operation, value, CHANNELS) or ())

@@ -23,6 +23,7 @@ from neuron_dialects.neuron import core_functions, target_of
 from neuron_dialects.remarks import listening, remark
 from neuron_dialects.target import Target
 from passes.graph.band_filters import BANDS, Depthwise, bands_bytes, bands_ns, depthwise_of, products_ns, transfers_ns
+from passes.graph.chain_pixels import chains
 from passes.graph.fold_images import comes_from_dram, engine_ns, is_computed, is_constant, keeps_images_apart
 from passes.graph.kernel_layouts import KEEPS_WEIGHTS, anchor_of
 from passes.graph.kernel_order import Task, staggered
@@ -76,7 +77,8 @@ class GraphStaggerImagesPass(ModulePass):
 
 def stagger_block(block: Block, target: Target, capacity_bytes: int) -> None:
     """Split and order the kernels of one block."""
-    stretches = [found for found in _stretches(block, target) if _is_worth_it(found.layers, target)]
+    stretches = [found.from_banded() for found in _stretches(block, target)]
+    stretches = [found for found in stretches if _is_worth_it(found.layers, target)]
     if listening():
         for found in stretches:
             count = len(found.layers)
@@ -99,8 +101,21 @@ class _Stretch:
     layers: list[Operation] = field(default_factory=list[Operation])
     inside: set[SSAValue] = field(default_factory=set[SSAValue])
 
-    def takes(self, op: Operation, target: Target) -> bool:
-        """Whether `op` is another such layer, and may be split; then it is one."""
+    def from_banded(self) -> _Stretch:
+        """The layers from the first convolution by bands on: it reads its operand from DRAM, halves as well as all."""
+        first = next((i for i, op in enumerate(self.layers) if is_banded(op)), len(self.layers))
+        return _Stretch(self.images, self.layers[first:], self.inside)
+
+    def takes(self, ops: Sequence[Operation], target: Target) -> bool:
+        """Whether a kernel, or all of a chain, are further such layers, and may be split; then they are."""
+        count, before = len(self.layers), set(self.inside)
+        if all(self._takes(op, target) for op in ops):
+            return True
+        del self.layers[count:]
+        self.inside = before
+        return False
+
+    def _takes(self, op: Operation, target: Target) -> bool:
         rank = len(shape_of(op.results[0]))
         if not rank:
             return False
@@ -123,14 +138,14 @@ def is_banded(op: Operation) -> bool:
 def _stretches(block: Block, target: Target) -> Iterator[_Stretch]:
     """The longest of them, in program order."""
     found: _Stretch | None = None
-    for op in filter(is_computed, block.ops):
-        if found is not None and found.takes(op, target):
+    for ops in kernels_of(block):
+        if found is not None and found.takes(ops, target):
             continue
         if found is not None:
             yield found
-        images = (shape_of(op.results[0]) or (0,))[0]
+        images = (shape_of(ops[0].results[0]) or (0,))[0]
         found = _Stretch(images)
-        if images < HALVES or not found.takes(op, target):
+        if images < HALVES or not found.takes(ops, target):
             found = None
     if found is not None:
         yield found
@@ -177,29 +192,39 @@ def _busy_ns(op: Operation, target: Target) -> float:
     return engine_ns(op, target)
 
 
+def kernels_of(block: Block) -> list[list[Operation]]:
+    """The kernels of a block in order, those of a chain together."""
+    layers = [op for op in block.ops if is_computed(op)]
+    together = {op: chain for chain in chains(layers) for op in chain}
+    return [together.get(op, [op]) for op in layers if op not in together or together[op][0] is op]
+
+
 def _reorder(block: Block, target: Target, capacity_bytes: int) -> None:
     """Bring the kernels of a block into the order of `staggered`, constants before all of them."""
-    layers = [op for op in block.ops if is_computed(op)]
-    number = {op: i for i, op in enumerate(layers)}
-    tasks = [_task(op, number, target) for op in layers]
+    kernels = kernels_of(block)
+    number = {op: i for i, ops in enumerate(kernels) for op in ops}
+    tasks = [_task(ops, number, target) for ops in kernels]
     last = block.last_op
     assert last is not None
-    chosen = set(layers)
-    rest = [op for op in block.ops if op not in chosen and op is not last]
-    for op in [*rest, *(layers[i] for i in staggered(tasks, capacity_bytes))]:
+    rest = [op for op in block.ops if op not in number and op is not last]
+    for op in [*rest, *(op for i in staggered(tasks, capacity_bytes) for op in kernels[i])]:
         op.detach()
         block.insert_op_before(op, last)
 
 
-def _task(op: Operation, number: dict[Operation, int], target: Target) -> Task:
-    after = frozenset(number[v.owner] for v in op.operands if isinstance(v.owner, Operation) and v.owner in number)
+def _task(ops: Sequence[Operation], number: dict[Operation, int], target: Target) -> Task:
+    """A kernel, or a chain of them."""
+    op = ops[-1]
+    owners = (v.owner for op in ops for v in op.operands)
+    after = frozenset(number[owner] for owner in owners if isinstance(owner, Operation) and owner in number)
+    after -= {number[op]}
     size = 0
     for value in op.results:
         dtype, shape = spec_of(value)
         if len(shape) > 1 and not comes_from_dram(value) and not isinstance(op, SliceOp | ConcatOp):
             size += resident_bytes(shape, 1, (), dtype.size_bytes)
     if not is_banded(op) or (work := depthwise_of(op)) is None:
-        return Task(after, _busy_ns(op, target), result_bytes=size)
+        return Task(after, sum(_busy_ns(op, target) for op in ops), result_bytes=size)
     wait = transfers_ns(work, target) / 2 + 2 * float(target.dma_start_ns + target.dma_completion_ns)
     filters = next(v for v in op.operands if is_constant(v) and len(shape_of(v)) == len(shape_of(op.results[0])))
     return Task(after, _busy_ns(op, target), wait, wait, size, filters, bands_ns(work, target))
