@@ -96,6 +96,6 @@ def shares(sums: Sequence[int], banks: int) -> list[int]:
     """Banks for each of several kernels: one at least, more for one that has more sums to make."""
     found = [1] * len(sums)
     for _ in range(0 if not sums else banks - len(sums)):
-        most = max(range(len(sums)), key=lambda i: sums[i] / found[i])
+        most = max(range(len(sums)), key=lambda i: (sums[i] / found[i], i))
         found[most] += 1
     return found

@@ -44,9 +44,9 @@ class Kernel:
     from DRAM, whose memory the next one takes; `inherits` the value whose memory such a value takes; `joined` for what
     lies in the buffer of a concatenation that concatenation and the first channel there, `wholes` these buffers,
     `filled` what was loaded there (buffer, first channel); `rings` for what lies between kernels of a chain the rows of
-    a piece, `chain` the one that the kernel at hand belongs to. `program` are all kernels with the `resident_bytes` of each,
-    `kept_weights` what stays on chip of weights for several kernels, `bands` what depthwise convolutions by bands have
-    there. What is put off: `postponed` products for an attention and `ahead` convolutions for a depthwise one, by the
+    a piece, `chain` the one that the kernel at hand belongs to. `program` are all kernels with the `resident_bytes` of
+    each, `kept_weights` what stays on chip of weights for several kernels, `bands` what depthwise convolutions by bands
+    have there. What is put off: `postponed` products for an attention and `ahead` convolutions for a depthwise one, by the
     op that emits them, which `postpones_for` and `blocks_for` name while the op at hand is lowered; `scales` are the
     tensors that multiply the weights of a convolution instead of its operand. `summed` are the maps whose sums are
     taken while they leave PSUM, `map_sums` these. `parted_rows`: numbers of rows that products take in several parts,

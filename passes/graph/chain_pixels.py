@@ -2,9 +2,10 @@
 
 Kernels run one after the other. A convolution of one tap with many outputs and a GELU keeps the engine busy that
 evaluates it, the one behind it the tensor engine, a layer normalisation the vector engine; and what is between them has
-to lie somewhere, of all images. Given core functions with their final convolutions, the pass marks chains of such
-kernels. Each reads of the others' results the same pixels that it makes; so the kernels of a chain are emitted together:
-while the last one works on a piece of the images, the one before works on the next piece. Between them lie two pieces.
+to lie somewhere, of all images. Given core functions of fused groups, the pass marks chains of such kernels, where that
+would not fit on chip. Each reads of the others' results the same pixels that it makes; so the kernels of a chain are
+emitted together: while the last one works on a piece of an image, the one before works on the next piece. Between them
+lie two pieces.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class _Stretch:
 
     def from_banded(self) -> _Stretch:
         """The layers from the first convolution by bands on: it reads its operand from DRAM, halves as well as all."""
-        first = next((i for i, op in enumerate(self.layers) if is_banded(op)), len(self.layers))
+        first = next((i for i, op in enumerate(self.layers) if is_banded(op)), 0)
         return _Stretch(self.images, self.layers[first:], self.inside)
 
     def takes(self, ops: Sequence[Operation], target: Target) -> bool:
