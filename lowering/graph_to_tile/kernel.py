@@ -10,8 +10,8 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from lowering.graph_to_tile.band_state import BandState
 from lowering.graph_to_tile.builder import KernelBuilder
 from lowering.graph_to_tile.conv_ahead import BlocksAhead
-from lowering.graph_to_tile.map_sums import MapSums
 from lowering.graph_to_tile.conv_chain import Chain
+from lowering.graph_to_tile.map_sums import MapSums
 from lowering.graph_to_tile.row_pairs import RowPairs, clear_rows, new_pairs
 from lowering.graph_to_tile.tensors import LANES, DramTensor, RingTensor, SbufTensor, Tensor
 from lowering.graph_to_tile.transfers import clear_halo, load_pairs, write_out, write_pairs
@@ -46,9 +46,9 @@ class Kernel:
     `filled` what was loaded there (buffer, first channel); `rings` for what lies between kernels of a chain the rows of
     a piece, `chain` the one that the kernel at hand belongs to. `program` are all kernels with the `resident_bytes` of
     each, `kept_weights` what stays on chip of weights for several kernels, `bands` what depthwise convolutions by bands
-    have there. What is put off: `postponed` products for an attention and `ahead` convolutions for a depthwise one, by the
-    op that emits them, which `postpones_for` and `blocks_for` name while the op at hand is lowered; `scales` are the
-    tensors that multiply the weights of a convolution instead of its operand. `summed` are the maps whose sums are
+    have there. What is put off: `postponed` products for an attention and `ahead` convolutions for a depthwise one, by
+    the op that emits them, which `postpones_for` and `blocks_for` name while the op at hand is lowered; `scales` are
+    the tensors that multiply the weights of a convolution instead of its operand. `summed` are the maps whose sums are
     taken while they leave PSUM, `map_sums` these. `parted_rows`: numbers of rows that products take in several parts,
     all columns of one after the other. `recipes` are the derived weights that kernels
     have added to the module, shared by all of its functions. `resident_bytes` are the SBUF bytes per partition that

@@ -125,9 +125,9 @@ class _Chooser:
     """Greedy choice over the kernels of one block.
 
     `begin`, `until`: kernel -> the first and the last one that it runs together with, by number. `wanted`: matrix ->
-    the dimension that its readers want on partitions. `partition_of`: kernel -> the dimension that its result and what it
-    reads beside the operands of the tensor engine have there. `turns_f32`: whether the tensor engine passes f32 as it
-    is.
+    the dimension that its readers want on partitions. `partition_of`: kernel -> the dimension that its result and what
+    it reads beside the operands of the tensor engine have there. `turns_f32`: whether the tensor engine passes f32 as
+    it is.
     """
 
     ops: list[Operation]
