@@ -24,7 +24,7 @@ from neuron_dialects.remarks import listening, remark
 from neuron_dialects.target import Target
 from passes.graph.fold_images import is_computed
 from passes.graph.fuse import POINTWISE
-from passes.graph.kernel_layouts import BANDS, anchor_of
+from passes.graph.kernel_layouts import BANDS, anchor_of, outer_value
 from passes.graph.pieces import CHAINED, SLOTS, ring_bytes, rows_of_piece
 
 NO_TABLE = frozenset({UnaryKind.ABS, UnaryKind.NEG, UnaryKind.SQUARE, UnaryKind.RELU, UnaryKind.SIGN})
@@ -116,7 +116,10 @@ def functions_of(op: Operation) -> set[UnaryKind]:
 
 
 def _hands_over(op: Operation, following: Operation) -> bool:
-    """Whether `following` reads all results of `op`, and nobody else does."""
+    """Whether `following` multiplies what `op` makes, and reads all results of it, which nobody else does."""
+    conv = anchor_of(following)
+    if not isinstance(conv, ConvOp) or outer_value(following, conv.x) not in op.results:
+        return False
     return all({use.operation for use in value.uses} == {following} for value in op.results)
 
 

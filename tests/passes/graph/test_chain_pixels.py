@@ -132,8 +132,18 @@ def strided(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SS
     return [down.result]
 
 
+def added(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> list[SSAValue]:
+    """A shortcut: the second convolution adds what the first one makes, and multiplies something else."""
+    first = UnaryOp(UnaryKind.RELU, arguments[0])
+    short = pointwise(first.result, values["m"])
+    other = pointwise(first.result, values["m"])
+    total = BinaryOp(BinaryKind.ADD, other.result, short.result)
+    block.add_ops([first, short, other, total])
+    return [total.result]
+
+
 # What others read as well, what leaves the function, and other pixels than those that were made: no chain.
-@pytest.mark.parametrize("make", [read_twice, given_out, strided])
+@pytest.mark.parametrize("make", [read_twice, given_out, strided, added])
 def test_no_chain(make: Make) -> None:
     lengths: list[list[int]] = []
     inputs = [("bf16", (4, 20, 14, 6))]
