@@ -33,6 +33,7 @@ from neuron_dialects.graph import (
 from neuron_dialects.target import Target
 from passes.graph.aliases import readers
 from passes.graph.kernel_layouts import anchor_of
+from passes.graph.pieces import CHAINED
 from passes.graph.residence import Halo
 
 MEMORY_SHARE = 0.92
@@ -69,6 +70,9 @@ def _weight_bytes(conv: ConvOp) -> int:
 def _scaled(op: Operation, following: Operation) -> Scaled | None:
     """The multiplication of `op`, where the pointwise convolution of `following` alone reads its result."""
     if not isinstance(op, BinaryOp) or op.kind.data != BinaryKind.MUL or not isinstance(following, ConvOp | FusedOp):
+        return None
+    if CHAINED in following.attributes:
+        # Pieces of all images are multiplied by the same weights.
         return None
     conv = anchor_of(following)
     if not isinstance(conv, ConvOp) or not (_stays(op.result, ()) and _reads_alone(following, conv, op.result)):

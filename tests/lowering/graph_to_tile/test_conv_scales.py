@@ -13,6 +13,7 @@ from lowering.graph_to_tile.conv_ahead import followed_blocks
 from lowering.graph_to_tile.conv_scales import Scaled, scaled_maps
 from neuron_dialects.graph import BinaryKind, BinaryOp, ConvOp, ReduceKind, ReduceOp, UnaryKind, UnaryOp
 from neuron_dialects.target import load_target
+from passes.graph import chain_pixels
 from passes.graph.fuse import fuse_block
 from passes.graph.layout import choose_layouts, resident_profile
 from tests.core_kernels import Array, Make, core_function, core_module, lowered_error
@@ -79,6 +80,23 @@ def weighed(
         return [*results, product.result] if twice else results
 
     return make, weights, [("bf16", shape)]
+
+
+# The convolution behind the product runs piece by piece with the next one: its weights are those of all images.
+@pytest.mark.parametrize("case", ["one tile", "a last tile of fewer channels", "many rows"])
+def test_chains_multiply_the_map(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chain_pixels, "WHOLE_SHARE", 0.0)
+    monkeypatch.setattr(chain_pixels, "LEAST_COLUMNS", 1)
+    make, weights, inputs = weighed(case)
+
+    def lay_out(block: Block) -> None:
+        fuse_block(block)
+        chain_pixels.chain_block(block, TRN1)
+        choose_layouts(block, BUDGET)
+        assert [len(chain) for chain in chain_pixels.chains(list(block.ops))] == [2]
+        assert not scaled(block)
+
+    assert lowered_error("trn1", inputs, weights, make, lay_out) < TOLERANCE
 
 
 @pytest.mark.parametrize("case", CASES)
