@@ -37,7 +37,8 @@ def take_residual(
 ) -> tuple[Residual | None, Sequence[Operation]]:
     """The residual that the tensor engine adds, if it should, and the pointwise ops without that addition.
 
-    It is added first, or right behind a bias, and something follows: the group's body loses the addition.
+    It is added first, or right behind a bias, to what nothing else reads, and something follows: the group's body loses
+    the addition.
     """
     products = ceil(groups.block_inputs / LANES) * taps
     spare = k.takes("residual-products") and (products + 1) / k.target.clock_ghz("pe") <= 1 / k.target.clock_ghz("dve")
@@ -50,7 +51,9 @@ def take_residual(
             return None, ops
         other = added.b if added.a is total else added.a
         tensor = k.tensors.get(other)
-        if total not in (added.a, added.b) or spec_of(added.result) != spec_of(op.result):
+        # Whoever else reads what is added to would read the sum.
+        alone = total in (added.a, added.b) and total.has_one_use()
+        if not alone or spec_of(added.result) != spec_of(op.result):
             return None, ops
         if isinstance(tensor, SbufTensor):
             plain = tensor.partition == 1 and tensor.shape == spec_of(op.result)[1] and tensor.dtype == dtype.name
