@@ -10,6 +10,7 @@ a query, which no softmax sees. Without weights the pass leaves all as it is: th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, prod
@@ -21,7 +22,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation, SSAValue
 from xdsl.passes import ModulePass
 
-from neuron_dialects.dtypes import BF16
+from neuron_dialects.dtypes import BF16, F32
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import (
     AttentionOp,
@@ -50,6 +51,12 @@ from passes.graph.score_bounds import Projection, greatest_value, head_range, sh
 from runtime.graph_interpreter import WeightResolver
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+LARGEST_NUMBER = float(np.finfo(np.float32).max)
+"""Weights beyond that are no numbers to the core, and their products none in float64."""
+
+LEAST_EPSILON = float(np.finfo(np.float32).tiny)
+"""With less added to it, a variance can lose its digits or be negative, and rows are longer than they should be."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,8 @@ class GraphBoundScoresPass(ModulePass):
     def store(self, module: ModuleOp) -> WeightStore | None:
         """The weights of the file that the module names, if there is one."""
         path = weights_path(module)
-        return WeightStore.load_safetensors(path) if path is not None and path.is_file() else None
+        # Unlike that of a path, this test refuses no name.
+        return WeightStore.load_safetensors(path) if path is not None and os.path.isfile(path) else None
 
 
 @dataclass(frozen=True)
@@ -118,7 +126,7 @@ def _pays(op: AttentionOp) -> bool:
     sequences, queries, _ = shape_of(op.q)
     if op.causal or op.scale.value.data <= 0 or any(spec_of(x)[0] is not BF16 for x in (op.q, op.k, op.v)):
         return False
-    if prod(shape_of(op.result)) == 0 or op.heads.value.data != op.kv_heads.value.data:
+    if any(prod(shape_of(x)) == 0 for x in (op.q, op.k, op.v)) or op.heads.value.data != op.kv_heads.value.data:
         return False
     return op.mask is None or (sequences >= LEAST_SEQUENCES and queries <= LANES)
 
@@ -130,14 +138,12 @@ def _bound(op: AttentionOp, values: _Values) -> None:
     if any(chain is None for chain in chains) or (op.mask is not None and mask is None):
         return
     q, k, v = (chain for chain in chains if chain is not None)
-    if not all(np.isfinite(x).all() for p in (q, k, v) for x in (p.linear.matrix, p.linear.bias)):
-        return
     shift = _shift(op, q, k, v, mask)
     if shift is None and isinstance(op.k.owner, BinaryOp):
-        added, rows = _added_row(op.k.owner)
-        linear = k.linear if added is None else values.without_bias(k.linear, added)
-        shift = _shift(op, q, _Chain(linear, k.rows), v, mask)
-        if shift is not None:
+        rows = _without_bias(op.k.owner)
+        bare = None if rows is None else values.projection(rows)
+        shift = None if bare is None else _shift(op, q, bare, v, mask)
+        if rows is not None and shift is not None:
             _drop_bias(op, op.k.owner, rows)
     if shift is not None:
         op.attributes[SCORE_SHIFT] = f32_attr(shift)
@@ -161,13 +167,13 @@ def _shift(op: AttentionOp, q: _Chain, k: _Chain, v: _Chain, mask: Array | None)
     return shift_for(most + highest, max(least, itself), keys, greatest_value(v.linear))
 
 
-def _added_row(op: BinaryOp) -> tuple[SSAValue | None, SSAValue]:
-    """(The operand of a sum that is one row, the other); None where neither is."""
+def _without_bias(op: BinaryOp) -> SSAValue | None:
+    """What a sum adds one row to; None where it adds none."""
     features = shape_of(op.result)[-1:]
     for added, rows in ((op.a, op.b), (op.b, op.a)):
         if op.kind.data is BinaryKind.ADD and shape_of(added) == features and shape_of(rows) == shape_of(op.result):
-            return added, rows
-    return None, op.result
+            return rows
+    return None
 
 
 def _drop_bias(op: AttentionOp, sum_: BinaryOp, rows: SSAValue) -> None:
@@ -199,21 +205,24 @@ class _Values:
     resolve: WeightResolver
 
     def of(self, value: SSAValue) -> Array | None:
-        """The elements of a weight or constant in float64; None for anything else."""
+        """The elements of a weight or constant in float64; None for anything else.
+
+        NeuronError NX-WEIGHT-004 for a weight that has another shape than the program says.
+        """
         owner = value.owner
         if isinstance(owner, WeightOp):
-            return np.asarray(self.resolve(owner.weight_name)).astype(np.float64)
+            found = np.asarray(self.resolve(owner.weight_name))
+            if found.shape != shape_of(value):
+                raise NeuronError("NX-WEIGHT-004", f"weight '{owner.weight_name}' has the shape {found.shape}")
+            return found.astype(np.float64)
         return owner.array().astype(np.float64) if isinstance(owner, ConstantOp) else None
 
-    def without_bias(self, linear: Projection, added: SSAValue) -> Projection:
-        """A projection without what is added to it last."""
-        number = self.of(added)
-        bias = linear.bias if number is None else linear.bias - number
-        return Projection(linear.matrix, bias, linear.roundings - 1)
-
     def projection(self, value: SSAValue) -> _Chain | None:
-        """The projection of normalised rows that a value is, whatever the order of its rows; None if it is none."""
-        features, moved = shape_of(value)[-1], False
+        """The projection of normalised rows that a value is, whatever the order of its rows; None if it is none.
+
+        Nothing is added to it more than once: two numbers may cancel, but not what rounding makes of each sum.
+        """
+        features, moved, added = shape_of(value)[-1], False, False
         factor, bias, roundings = np.ones(features), np.zeros(features), 1
         while True:
             owner = value.owner
@@ -224,15 +233,19 @@ class _Values:
                     return None
                 number, value = step
                 if owner.kind.data is BinaryKind.ADD:
-                    bias, roundings = bias + factor * number, roundings + 1
+                    if added:
+                        return None
+                    bias, roundings, added = factor * number, roundings + 1, True
                 else:
                     # A power of two leaves all digits.
                     factor = factor * number
                     roundings += int((np.abs(np.frexp(number)[0]) != 0.5).any())
+                if not (_in_range(factor) and _in_range(bias)):
+                    return None
             elif isinstance(owner, MatMulOp):
                 plain = len(shape_of(owner.b)) == 2 and not owner.transpose_a and not owner.transpose_b
                 weight = self.of(owner.b) if plain and _is_normalised(owner.a) else None
-                if weight is None:
+                if weight is None or not _in_range(weight):
                     return None
                 return _Chain(Projection(weight * factor, bias, roundings), None if moved else owner.a)
             else:
@@ -243,13 +256,21 @@ class _Values:
         for known, rows in ((op.a, op.b), (op.b, op.a)):
             if shape_of(known) in ((features,), (), (1,)) and shape_of(rows) == shape_of(op.result):
                 number = self.of(known)
-                if number is not None:
+                if number is not None and _in_range(number):
                     return np.broadcast_to(number, (features,)), rows
         return None
 
 
+def _in_range(numbers: Array) -> bool:
+    """Whether there are numbers, all of them finite in float32."""
+    return numbers.size > 0 and bool((np.abs(numbers) <= LARGEST_NUMBER).all())
+
+
 def _keeps_rows(op: Operation) -> bool:
-    return isinstance(op, CastOp) or moves_rows(op)
+    """Whether an operator leaves the elements of rows what they are, rounded to bf16 at most."""
+    if isinstance(op, CastOp):
+        return all(spec_of(value)[0] in (BF16, F32) for value in (op.x, op.result))
+    return moves_rows(op)
 
 
 def _is_normalised(value: SSAValue) -> bool:
@@ -265,7 +286,7 @@ def _is_normalised(value: SSAValue) -> bool:
         if isinstance(owner, LayerNormOp):
             last = owner.axis.value.data == len(shape_of(owner.x)) - 1
             # Rows of more digits can be so nearly equal that their differences are noise, which would grow large.
-            if spec_of(owner.x)[0] is not BF16:
+            if spec_of(owner.x)[0] is not BF16 or not owner.epsilon.value.data >= LEAST_EPSILON:
                 return False
             if owner.scale is not None or owner.bias is not None or not last or shape_of(owner.x)[-1] != features:
                 return False

@@ -51,14 +51,14 @@ def weights_of(gain: float, **others: Array) -> dict[str, Array]:
     return {name: array.astype(ml_dtypes.bfloat16) for name, array in (made | others).items()}
 
 
-def is_marked(weights: dict[str, Array], norm: str = NORM, mask: str = "%m") -> bool:
+def is_marked(weights: dict[str, Array], norm: str = NORM, mask: str = "%m", text: str = TEXT) -> bool:
     store = WeightStore()
     for name, array in weights.items():
         store.add(name, array)
     context = Context()
     for dialect in (Builtin, Func, Graph, Neuron):
         context.load_dialect(dialect)
-    module = Parser(context, TEXT.replace("NORM", norm).replace("MASK", mask)).parse_module()
+    module = Parser(context, text.replace("NORM", norm).replace("MASK", mask)).parse_module()
     (step,) = with_weights([GraphBoundScoresPass.name], store)
     assert isinstance(step, WeighedBoundScores)
     step.apply(context, module)
@@ -100,6 +100,85 @@ def test_numbers_out_of_range() -> None:
 @pytest.mark.parametrize("norm", [OTHER_AXES, NO_NORM])
 def test_rows_have_to_be_normalised(norm: str) -> None:
     assert not is_marked(weights_of(0.1), norm)
+
+
+# With a negative one rows are as long as they like; with none, where a variance loses its digits.
+@pytest.mark.parametrize("epsilon", ["-0.5", "0.0"])
+def test_epsilon_has_to_be_positive(epsilon: str) -> None:
+    assert not is_marked(weights_of(0.1), NORM.replace("1.0e-05", epsilon))
+
+
+def behind_queries(*steps: str) -> str:
+    """The text with operators between %q and the attention, the last of which makes %r; Q is their type."""
+    return TEXT.replace("    %y = graph.attention %q,", "\n".join([*steps, "    %y = graph.attention %r,"])).replace(
+        "Q", "tensor<16x6x24xbf16>"
+    )
+
+
+# Other types than those of the core's arithmetic leave no small relative error.
+@pytest.mark.parametrize(("dtype", "marked"), [("i1", False), ("i32", False), ("f16", False), ("f32", True)])
+def test_casts_of_projections(dtype: str, marked: bool) -> None:
+    other = f"tensor<16x6x24x{dtype}>"
+    text = behind_queries(f"%c = graph.cast %q : (Q) -> {other}", f"%r = graph.cast %c : ({other}) -> Q")
+    assert is_marked(weights_of(0.1), text=text) == marked
+
+
+# Two numbers cancel, what rounding left of the first sum does not.
+def test_no_two_numbers_are_added() -> None:
+    text = behind_queries(
+        "%up = graph.weight @up : tensor<24xbf16>",
+        "%down = graph.weight @down : tensor<24xbf16>",
+        "%c = graph.binary add %q, %up : (Q, tensor<24xbf16>) -> Q",
+        "%r = graph.binary add %c, %down : (Q, tensor<24xbf16>) -> Q",
+    )
+    assert not is_marked(weights_of(0.1, up=np.full(24, 1e6), down=np.full(24, -1e6)), text=text)
+
+
+def test_factors_out_of_range() -> None:
+    steps = ["%f = graph.weight @f : tensor<24xbf16>"]
+    for source, result in zip("qabc", "abcr", strict=True):
+        steps.append(f"%{result} = graph.binary mul %{source}, %f : (Q, tensor<24xbf16>) -> Q")
+    assert is_marked(weights_of(1.0, f=np.full(24, 1.0)), text=behind_queries(*steps))
+    assert not is_marked(weights_of(1.0, f=np.full(24, 3e38)), text=behind_queries(*steps))
+    assert not is_marked(
+        weights_of(1.0, f=np.full(24, 1e-38)) | {"q": np.full((24, 24), np.inf)}, text=behind_queries(*steps)
+    )
+
+
+def test_weights_of_other_shapes_prove_nothing() -> None:
+    for name, shape in {"q": (10, 10), "b": (7,), "mask": (1, 1, 5, 5)}.items():
+        assert not is_marked(weights_of(0.1, **{name: np.zeros(shape)}))
+
+
+def test_no_features_and_no_keys() -> None:
+    none = TEXT.replace("%x: tensor<48x2x24xbf16>", "%x: tensor<48x2x0xbf16>").replace("48x2x24", "48x2x0")
+    none = none.replace("2x48x24", "2x48x0").replace("tensor<24x24xbf16>", "tensor<0x24xbf16>")
+    none = none.replace("-> tensor<16x6x24xbf16>\n    %wq", "-> tensor<16x6x0xbf16>\n    %wq")
+    none = none.replace("%rows, %wq : (tensor<16x6x24", "%rows, %wq : (tensor<16x6x0")
+    none = none.replace("%rows, %wk : (tensor<16x6x24", "%rows, %wk : (tensor<16x6x0")
+    empty = np.zeros((0, 24))
+    assert not is_marked(weights_of(0.1, q=empty, k=empty), NORM.replace("48x2x24", "48x2x0"), text=none)
+    few = TEXT.replace(
+        "    %y = graph.attention %q, %k, %k, MASK",
+        "%e = graph.slice %k starts [0, 0, 0] sizes [16, 0, 24] steps [1, 1, 1] :"
+        " (tensor<16x6x24xbf16>) -> tensor<16x0x24xbf16>\n    %y = graph.attention %q, %e, %e",
+    ).replace(
+        "(tensor<16x6x24xbf16>, tensor<16x6x24xbf16>, tensor<16x6x24xbf16>, tensor<1x1x6x6xbf16>)",
+        "(tensor<16x6x24xbf16>, tensor<16x0x24xbf16>, tensor<16x0x24xbf16>)",
+    )
+    assert not is_marked(weights_of(0.1), text=few)
+
+
+# A file name that no file can have is no weights either.
+def test_a_path_that_is_too_long() -> None:
+    context = Context()
+    for dialect in (Builtin, Func, Graph, Neuron):
+        context.load_dialect(dialect)
+    named = TEXT.replace("attributes {neuron.target", f'attributes {{neuron.weights = "{"w" * 300}", neuron.target', 1)
+    module = Parser(context, named.replace("NORM", NORM).replace("MASK", "%m")).parse_module()
+    before = str(module)
+    GraphBoundScoresPass().apply(context, module)
+    assert str(module) == before
 
 
 # The text alone proves nothing.
