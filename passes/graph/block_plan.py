@@ -20,6 +20,7 @@ from neuron_dialects.graph import (
     ConvOp,
     ReduceKind,
     ReduceOp,
+    UnaryKind,
     UnaryOp,
     ints,
     shape_of,
@@ -33,6 +34,9 @@ from passes.graph.pixel_grid import PIXELS, SIDE, Lines, lines_of, shape_in, win
 
 ALONE = (UnaryOp, ClipOp, CastOp)
 """Pointwise operators of one operand."""
+
+UNBOUNDED = (UnaryKind.EXP, UnaryKind.LOG, UnaryKind.SQRT, UnaryKind.RSQRT, UnaryKind.RECIPROCAL)
+"""Functions that are not finite everywhere: weights of zero do not leave out what they make of pixels beside a map."""
 
 WORTH = 0.95
 """Blocks are made where convolutions then take less than this share of the time: filters between them are larger."""
@@ -158,7 +162,7 @@ def _shifts(op: ConvOp) -> bool:
 
 
 def closing_of(op: ConvOp) -> ConvOp | None:
-    """The 1x1 convolution that alone reads what a convolution makes, maybe behind an activation."""
+    """The 1x1 convolution that alone reads what a convolution makes, maybe behind activations that are finite."""
     value: SSAValue = op.result
     while value.has_one_use():
         (use,) = value.uses
@@ -166,7 +170,7 @@ def closing_of(op: ConvOp) -> ConvOp | None:
         if isinstance(user, ConvOp):
             ok = use.index == 0 and is_convertible(user) and is_pointwise(user) and user.groups.value.data == 1
             return user if ok else None
-        if not isinstance(user, ALONE):
+        if not isinstance(user, ALONE) or (isinstance(user, UnaryOp) and user.kind.data in UNBOUNDED):
             return None
         value = user.results[0]
     return None
@@ -193,7 +197,8 @@ def _estimate(piece: Piece, target: Target) -> None:
     for op in piece.ops[1:]:
         if any(value in forms for value in op.operands) and not _take(op, forms, piece, target):
             return
-    last = {value for op in piece.ops for value in op.results if any(u.operation not in piece.ops for u in value.uses)}
+    inside = set(piece.ops)
+    last = {value for op in piece.ops for value in op.results if any(u.operation not in inside for u in value.uses)}
     if all(forms.get(value) == lines_of(shape_of(value), 0) for value in last):
         piece.blocks_ns = sum(convolved.ns for convolved in piece.blocks.values()) / WORTH
 
@@ -203,8 +208,8 @@ def _take(op: Operation, forms: dict[SSAValue, Form], piece: Piece, target: Targ
     if isinstance(op, ConvOp):
         return _take_conv(op, forms, piece, target)
     if isinstance(op, ALONE):
-        forms[op.results[0]] = forms[op.operands[0]]
-        return True
+        form = forms[op.results[0]] = forms[op.operands[0]]
+        return form != MEAN or is_float_cast(op)
     if isinstance(op, ReduceOp):
         whole = op.kind.data is ReduceKind.MEAN and op.keep_dims and set(ints(op.axes)) == {2, 3}
         if not whole or forms[op.x] != lines_of(shape_of(op.x), 0):
@@ -213,9 +218,11 @@ def _take(op: Operation, forms: dict[SSAValue, Form], piece: Piece, target: Targ
         return True
     if not isinstance(op, BinaryOp):
         return False
+    shape = shape_of(op.result)
     found = {forms[value] for value in op.operands if value in forms}
+    whole = all(shape_of(value) == shape for value in op.operands if value in forms)
     others = [value for value in op.operands if value not in forms]
-    if len(found) != 1 or not all(is_repeatable(value, shape_of(op.result)) for value in others):
+    if len(found) != 1 or not whole or not all(is_repeatable(value, shape) for value in others):
         return False
     (forms[op.result],) = found
     return MEAN not in found
@@ -236,7 +243,7 @@ def _take_conv(op: ConvOp, forms: dict[SSAValue, Form], piece: Piece, target: Ta
     else:
         convolved = aligned = convolve(op, read, final, target)
         closing = closing_of(op)
-        if closing is not None and _shifts(op) and closing in piece.ops:
+        if closing is not None and _shifts(op):  # no piece ends between the two
             shifted = convolve(op, read, lines_of(shape_of(op.result), -1), target)
             ends = [convolve(closing, final, final, target), closed(closing, shifted.final, final, target)]
             if aligned.ns + ends[0].ns > shifted.ns + ends[1].ns:
@@ -244,6 +251,11 @@ def _take_conv(op: ConvOp, forms: dict[SSAValue, Form], piece: Piece, target: Ta
     forms[op.result] = convolved.final
     piece.blocks[op] = convolved
     return convolved.ns < inf
+
+
+def is_float_cast(op: Operation) -> bool:
+    """Whether an operator makes of a sum the sum of what it makes of the terms, but for rounding."""
+    return isinstance(op, CastOp) and spec_of(op.x)[0].is_float and spec_of(op.result)[0].is_float
 
 
 def is_repeatable(value: SSAValue, shape: Sequence[int]) -> bool:

@@ -48,7 +48,7 @@ class BlockCopies:
     def __init__(self, block: Block, recipes: Recipes, chosen: Mapping[Operation, Convolved]):
         self.block, self.recipes, self.chosen = block, recipes, chosen
         self.copies: dict[SSAValue, SSAValue] = {}  # feature map -> the same in blocks
-        self.replaced: list[Operation] = []
+        self.replaced: set[Operation] = set()
 
     def apply(self) -> None:
         """Replace all of them."""
@@ -62,7 +62,7 @@ class BlockCopies:
 
     def _copy(self, op: Operation) -> None:
         """One operator that reads or makes blocks."""
-        self.replaced.append(op)
+        self.replaced.add(op)
         if isinstance(op, ConvOp):
             how = self.chosen.get(op)
             if how is None:
@@ -102,7 +102,7 @@ class BlockCopies:
         """Numbers of each image and channel, for each pixel of a block."""
         op = value.owner
         assert isinstance(op, Operation)
-        self.replaced.append(op)
+        self.replaced.add(op)
         if isinstance(op, ConvOp):
             w, bias = (x and self._recipe(repeat_ops(x, 0), op) for x in (op.w, op.bias))
             assert w is not None

@@ -19,6 +19,7 @@ from neuron_dialects.graph import (
     ConvTransposeOp,
     ReduceKind,
     ReduceOp,
+    ReshapeOp,
     SoftmaxOp,
     UnaryKind,
     UnaryOp,
@@ -180,6 +181,54 @@ def test_what_stays_in_pixels(situation: str, monkeypatch: pytest.MonkeyPatch) -
     assert made(module) == before
     for result, known in zip(results, expected, strict=True):
         np.testing.assert_array_equal(result, known)
+
+
+def odd_body(situation: str, b: Builder, x: SSAValue, given: Mapping[str, SSAValue]) -> SSAValue:
+    """A depthwise convolution, and what is read of it in one of many ways."""
+    wide = b.clip(b.conv(x, "e"))
+    deep = b.conv(wide, "d", groups=16)
+    if situation == "a map for all channels":
+        return b.add(BinaryOp(BinaryKind.MUL, deep, b.conv(deep, "one")))
+    if situation == "a map for channels":
+        return b.add(BinaryOp(BinaryKind.MUL, b.conv(deep, "one"), given["scale"]))
+    if situation == "function of a mean":
+        mean = b.add(ReduceOp(ReduceKind.MEAN, deep, (2, 3), keep_dims=True))
+        low = b.conv(b.add(UnaryOp(UnaryKind.SIGN, mean)), "r")
+        return b.add(BinaryOp(BinaryKind.MUL, deep, b.conv(low, "x")))
+    if situation == "logarithm":  # of nothing, beside the map
+        positive = b.add(UnaryOp(UnaryKind.SIGMOID, wide))
+        return b.add(UnaryOp(UnaryKind.LOG, b.clip(b.conv(positive, "c", groups=16))))
+    five = b.add(BinaryOp(BinaryKind.MUL, deep, given["two"]))
+    mean = b.add(ReduceOp(ReduceKind.MEAN, five, (2, 3), keep_dims=True))
+    return b.add(BinaryOp(BinaryKind.MUL, deep, b.add(ReshapeOp(mean, (1, 1, 1, 8)))))
+
+
+# Operands of other shapes than the result, functions of means, and functions that are infinite beside a map.
+@pytest.mark.parametrize(
+    "situation",
+    ["a map for all channels", "a map for channels", "function of a mean", "logarithm", "five dimensions"],
+)
+def test_what_does_not_go_with_blocks(situation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = filters(
+        stem=(4, 3, 1, 1), e=(16, 4, 1, 1), d=(16, 1, 3, 3), c=(16, 1, 3, 3), one=(1, 16, 1, 1), r=(2, 16, 1, 1),
+        x=(16, 2, 1, 1), p=(4, 16, 1, 1), head=(5, 4, 1, 1),
+    )  # fmt: skip
+    weights["scale"] = np.linspace(-1, 1, 16, dtype=np.float32).reshape(16, 1, 1)
+    weights["two"] = np.full((1, 1, 1, 1, 1), 2, np.float32)
+    weights["c"][:] = np.eye(3, dtype=np.float32)[1] * np.eye(3, dtype=np.float32)[1][:, None]
+    weights["cb"][:] = weights["db"][:] = weights["eb"][:] = weights["stemb"][:] = 0
+
+    def make(block: Block, args: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        b = Builder(block, values)
+        x = b.conv(args[0], "stem")
+        deep = b.conv(odd_body(situation, b, x, values), "p")
+        return [b.conv(b.add(BinaryOp(BinaryKind.ADD, x, deep)), "head")]
+
+    module = core_module("trn1", [("f32", (1, 3, 8, 8))], weights, make)
+    (expected,) = plain(module, weights)
+    (result,) = blocked(module, weights, monkeypatch)
+    assert np.isfinite(expected).all()
+    assert relative_error(result, expected) < 1e-5
 
 
 # Position q takes tap t from q * stride - pad + t. Blocks of the result that begin a pixel early read two of three.
