@@ -49,6 +49,7 @@ from passes.graph.join_sequences import LEAST_SEQUENCES
 from passes.graph.row_moves import moves_rows
 from passes.graph.score_bounds import Projection, greatest_value, head_range, shift_for
 from runtime.graph_interpreter import WeightResolver
+from runtime.graph_interpreter.boundary import misfit
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -207,13 +208,13 @@ class _Values:
     def of(self, value: SSAValue) -> Array | None:
         """The elements of a weight or constant in float64; None for anything else.
 
-        NeuronError NX-WEIGHT-004 for a weight that has another shape than the program says.
+        NeuronError NX-WEIGHT-004 for a weight that has another shape or type than the program says.
         """
         owner = value.owner
         if isinstance(owner, WeightOp):
-            found = np.asarray(self.resolve(owner.weight_name))
-            if found.shape != shape_of(value):
-                raise NeuronError("NX-WEIGHT-004", f"weight '{owner.weight_name}' has the shape {found.shape}")
+            found = self.resolve(owner.weight_name)
+            if (problem := misfit(found, value.type)) is not None:
+                raise NeuronError("NX-WEIGHT-004", f"weight '{owner.weight_name}' is {problem}")
             return found.astype(np.float64)
         return owner.array().astype(np.float64) if isinstance(owner, ConstantOp) else None
 

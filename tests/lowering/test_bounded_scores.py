@@ -141,13 +141,15 @@ def test_factors_out_of_range() -> None:
     assert is_marked(weights_of(1.0, f=np.full(24, 1.0)), text=behind_queries(*steps))
     assert not is_marked(weights_of(1.0, f=np.full(24, 3e38)), text=behind_queries(*steps))
     assert not is_marked(
-        weights_of(1.0, f=np.full(24, 1e-38)) | {"q": np.full((24, 24), np.inf)}, text=behind_queries(*steps)
+        weights_of(1.0, f=np.full(24, 1e-38)) | {"q": np.full((24, 24), np.inf).astype(ml_dtypes.bfloat16)},
+        text=behind_queries(*steps),
     )
 
 
-def test_weights_of_other_shapes_prove_nothing() -> None:
+def test_weights_of_other_shapes_or_types_prove_nothing() -> None:
     for name, shape in {"q": (10, 10), "b": (7,), "mask": (1, 1, 5, 5)}.items():
         assert not is_marked(weights_of(0.1, **{name: np.zeros(shape)}))
+    assert not is_marked(weights_of(0.1) | {"q": np.zeros((24, 24), np.float32)})
 
 
 def test_no_features_and_no_keys() -> None:
