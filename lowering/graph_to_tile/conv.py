@@ -25,7 +25,7 @@ from lowering.graph_to_tile.conv_interleave import interleaved, phases_beside
 from lowering.graph_to_tile.conv_pairs import in_pairs, takes_pairs
 from lowering.graph_to_tile.conv_parts import Part, take_parts
 from lowering.graph_to_tile.conv_phases import Phase, Triple, conv_phase, transposed_phases, triple, triple_pairs
-from lowering.graph_to_tile.conv_pixels import Place, Range, plain_pixels, resident_pixels, with_own, with_three
+from lowering.graph_to_tile.conv_pixels import Moving, Place, Range, plain_pixels, resident_pixels, with_own, with_three
 from lowering.graph_to_tile.conv_residual import Residual, take_residual
 from lowering.graph_to_tile.conv_scales import weigh
 from lowering.graph_to_tile.conv_sums import collect_sums
@@ -33,12 +33,12 @@ from lowering.graph_to_tile.conv_taps import SpreadTaps, spread_taps, widened
 from lowering.graph_to_tile.conv_weights import (
     Stationary,
     WeightPacking,
+    add_taps,
     filter_taps,
     from_output,
     is_packable,
     kept_weights,
     load_filters,
-    load_taps,
     stationary_of,
     uniform_weights,
 )
@@ -47,7 +47,7 @@ from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.movement import brought
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor
 from lowering.graph_to_tile.view import View
-from lowering.graph_to_tile.windows import Segment, output_tile, segments, without_padding
+from lowering.graph_to_tile.windows import Segment, output_tile, without_padding
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.errors import NeuronError
@@ -55,9 +55,6 @@ from neuron_dialects.graph import ConvOp, ConvTransposeOp, ints, shape_of
 from neuron_dialects.neuron import location_name
 from passes.graph.chain_pixels import functions_of
 from passes.graph.conv_groups import ConvGroups, plan_groups
-
-WEIGHT_SHARE = 7
-"""Weights are loaded in pieces of at most one part of so many of SBUF: while one is read, the next one is loaded."""
 
 PLAIN = 2
 """Most operators, a bias and one more, that one instruction does while it brings a sum out of PSUM."""
@@ -157,7 +154,7 @@ class _ConvKernel:
         self.scale, self.image_weights = k.scales.pop(op, None), None
         if self.scale is not None:
             self.tile = (1, *self.tile[1:])
-        self.segments = self._segments()
+        self.segments = [self.phase.segments(d, self.tile[1 + d], self.extents[d]) for d in range(3)]
         self.x = self._readable(x)
         if isinstance(self.x, SbufTensor):
             self.segments = [without_padding(cut) for cut in self.segments]
@@ -165,18 +162,8 @@ class _ConvKernel:
         self.spread: SpreadTaps | None = None
         if plan is not None and isinstance(self.x, DramTensor):
             self.phase = widened(phase, plan)
-            self.segments = self._segments()
+            self.segments = [self.phase.segments(d, self.tile[1 + d], self.extents[d]) for d in range(3)]
             self.spread = SpreadTaps(k, self.x, self.phase, plan)
-
-    def _segments(self) -> list[list[Segment]]:
-        """The tiles along depth, height and width."""
-        phase = self.phase
-        return [
-            segments(
-                phase.sizes[d], self.tile[1 + d], phase.stride[d], phase.reach[d], phase.pad_low[d], self.extents[d]
-            )
-            for d in range(3)
-        ]
 
     def _readable(self, x: Tensor) -> Tensor:
         """A resident input only where its halo covers what the windows read; otherwise its DRAM form."""
@@ -297,11 +284,9 @@ class _ConvKernel:
         step = self.groups.lane_step
         # Taps that are spread over partitions take no bytes of a row.
         taps = self.phase.taps if self.spread is None else self.spread.offsets
-        row_bytes = ceil(channels / LANES) * len(taps) * dtype_by_name(self.packing.dtype).size_bytes
-        if self.uniform is not None or (self.k.pins_weights and self.packing.tensor.symbol is not None):
+        if self.uniform is not None:
             return ceil(outputs / step) * step
-        budget = int(self.k.target.sbuf_bytes_per_partition) // WEIGHT_SHARE
-        return max(1, budget // max(1, row_bytes * step)) * step
+        return self.packing.outputs_together(ceil(channels / LANES) * len(taps), outputs, step)
 
     def _load_weights(self, block: Affine, channels: int, start: Affine, outputs: int) -> Stationary | None:
         """Weights on chip as [c, c tiles, taps, o], or [lanes, 1, products, o] where taps are on partitions too."""
@@ -311,24 +296,11 @@ class _ConvKernel:
         if self.uniform is not None:
             lanes = channels if self.spread is None else self.spread.plan.lanes
             return uniform_weights(b, self.uniform, lanes, outputs, self.packing.dtype)
-        if self.spread is not None and self.spread.plan.columns > 1:
-            return stationary_of(self.spread.load_packed(self.packing, start, outputs))
-        rows = 1 if self.spread is None else self.spread.plan.rows
-        lanes = channels * rows if rows > 1 else min(LANES, channels)
-        tiles = ceil(channels / LANES)
-        tile = b.alloc((lanes, tiles, taps // rows, outputs), self.packing.dtype, "sbuf", 2, "weights").view()
+        if self.spread is not None:
+            return stationary_of(self.spread.load_weights(self.packing, block, start, outputs))
+        shape = (min(LANES, channels), ceil(channels / LANES), taps, outputs)
+        tile = b.alloc(shape, self.packing.dtype, "sbuf", 2, "weights").view()
         numbers = [number for number, _ in self.phase.taps]
-        if rows > 1:
-            per_row = taps // rows
-            for row in range(rows):
-                source = self.packing.view(block, 0, channels, start, outputs)
-                load_taps(
-                    b,
-                    tile.slice(0, row * channels, channels).at(1, 0),
-                    source,
-                    numbers[row * per_row : (row + 1) * per_row],
-                )
-            return stationary_of(tile)
         rows_of_outputs = [numbers, *self.phase.beside]
         each = outputs // len(rows_of_outputs)
         for row, taken in enumerate(rows_of_outputs):
@@ -389,7 +361,7 @@ class _ConvKernel:
         least, rows = (1, rows) if self.spread is None else self.spread.block_rows(row, rows, tiles)
         blocks = max(least, ceil(tiles / max(1, rows // self.tile[2])))
         size = ceil(tiles / blocks) * self.tile[2]
-        return segments(phase.sizes[1], size, phase.stride[1], phase.reach[1], phase.pad_low[1], self.extents[1])
+        return phase.segments(1, size, self.extents[1])
 
     def _resident_tile(
         self, weights: Stationary | None, channels: Range, outputs: Range, images: Range, at: list[Place]
@@ -445,7 +417,7 @@ class _ConvKernel:
         outputs: Range,
         images: Range,
         ranges: Sequence[Range],
-        pixels: "Callable[[Affine, int, Triple], View]",
+        pixels: Moving,
     ) -> None:
         """One tile of pixels against all outputs of the chunk; `ranges`: its depths, rows and columns."""
         b = self.b
@@ -490,7 +462,7 @@ class _ConvKernel:
     def _sum(
         self,
         weights: Stationary | None,
-        pixels: "Callable[[Affine, int, Triple], View]",
+        pixels: Moving,
         start: Affine,
         lanes: int,
         channels: int,
@@ -508,16 +480,7 @@ class _ConvKernel:
                 left = weights(Affine(0), self.spread.plan.lanes, t, start, lanes)
                 b.matmul(bank, left, pixels(Affine(0), channels, (0, row, column)), min(t, 1))
             return bank
-        full, rest = divmod(channels, LANES)
-        if full:
-            with b.loop(full) as i:
-                for t, (_, offset) in enumerate(self.phase.taps):
-                    left = weights(i, LANES, t, start, lanes)
-                    b.matmul(bank, left, pixels(i, LANES, offset), i if t == 0 else 1)
-        if rest:
-            for t, (_, offset) in enumerate(self.phase.taps):
-                left = weights(Affine(full), rest, t, start, lanes)
-                b.matmul(bank, left, pixels(Affine(full), rest, offset), 1 if full or t else 0)
+        add_taps(b, bank, weights, pixels, [offset for _, offset in self.phase.taps], (start, lanes), channels)
         return bank
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from math import ceil
 
+from lowering.graph_to_tile.windows import Segment, segments
+
 Triple = tuple[int, int, int]
 """(depth, height, width)."""
 
@@ -30,6 +32,11 @@ class Phase:
     reach: Triple
     taps: tuple[tuple[int, Triple], ...]
     beside: tuple[tuple[int, ...], ...] = ()
+
+    def segments(self, dimension: int, tile: int, inputs: int) -> list[Segment]:
+        """The outputs along a dimension in tiles, which read `inputs` positions."""
+        d = dimension
+        return segments(self.sizes[d], tile, self.stride[d], self.reach[d], self.pad_low[d], inputs)
 
 
 def triple(values: Sequence[int], fill: int) -> Triple:

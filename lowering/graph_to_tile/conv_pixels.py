@@ -19,6 +19,9 @@ Place = tuple[Segment, Affine]
 Rows = Mapping[int, Range]
 """Pixels by spatial dimension: 0 depth, 1 height, 2 width."""
 
+Moving = Callable[[Affine, int, Triple], View]
+"""(channel tile, lanes of it, offset of a tap) -> the pixels that the tap reads, [lanes, ...]."""
+
 
 def with_three(view: View, n: int) -> View:
     """A view [lanes, images, spatial...] with spatial dims as depth, height, width."""
@@ -42,9 +45,7 @@ def dram_pixels(x: DramTensor, ranges: Rows, images: Range, channel: Affine, lan
     return View(view.buffer, view.partition, 0, view.offset, dims)
 
 
-def resident_pixels(
-    x: SbufTensor, channels: Range, images: Range, ranges: Sequence[Range], strides: Triple
-) -> Callable[[Affine, int, Triple], View]:
+def resident_pixels(x: SbufTensor, channels: Range, images: Range, ranges: Sequence[Range], strides: Triple) -> Moving:
     """The moving operand of a tile of pixels of a resident input, given a tile of channels, lanes and a tap's offset.
 
     `ranges`: for each spatial dimension, the position that the first tap of the first pixel reads, and the pixels.

@@ -13,7 +13,7 @@ from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.conv_phases import Phase, triple
 from lowering.graph_to_tile.conv_pixels import Place, Range, dram_pixels
-from lowering.graph_to_tile.conv_weights import WeightPacking, is_packable
+from lowering.graph_to_tile.conv_weights import WeightPacking, is_packable, load_taps
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.tap_plan import Filter, TapPlan, plan_taps
 from lowering.graph_to_tile.tensors import LANES, DramTensor, transfer
@@ -88,8 +88,22 @@ class SpreadTaps:
             return self.plan.offsets
         return [(0, offset[2]) for _, offset in self.phase.taps[: len(self.phase.taps) // self.plan.rows]]
 
-    def load_packed(self, packing: WeightPacking, start: Affine, outputs: int) -> View:
-        """The filters on chip as [lanes, 1, products, o], where columns of taps lie side by side."""
+    def load_weights(self, packing: WeightPacking, block: Affine, start: Affine, outputs: int) -> View:
+        """The filters of a block of groups on chip as [lanes, 1, products, o]."""
+        if self.plan.columns > 1:
+            return self._load_packed(packing, start, outputs)
+        b, channels, products = self.b, self.channels, len(self.offsets)
+        shape = (channels * self.plan.rows, 1, products, outputs)
+        tile = b.alloc(shape, packing.dtype, "sbuf", 2, "weights").view()
+        numbers = [number for number, _ in self.phase.taps]
+        source = packing.view(block, 0, channels, start, outputs)
+        for row in range(self.plan.rows):
+            lanes = tile.slice(0, row * channels, channels).at(1, 0)
+            load_taps(b, lanes, source, numbers[row * products : (row + 1) * products])
+        return tile
+
+    def _load_packed(self, packing: WeightPacking, start: Affine, outputs: int) -> View:
+        """The filters where columns of taps lie side by side."""
         plan, products = self.plan, len(self.plan.offsets)
         packed = packing.packed_as(f"taps{plan.rows}x{plan.columns}.{plan.slot}", lambda packed: tap_ops(packed, plan))
         tile = self.b.alloc((plan.lanes, 1, products, outputs), packed.dtype, "sbuf", 2, "weights").view()

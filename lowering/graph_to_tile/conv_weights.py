@@ -9,16 +9,18 @@ read where they lie.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from math import prod
+from math import ceil, prod
 
 from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.builder import KernelBuilder
+from lowering.graph_to_tile.conv_phases import Triple
+from lowering.graph_to_tile.conv_pixels import Moving
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.tensors import LANES, DramTensor, transfer
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
-from neuron_dialects.dtypes import DType
+from neuron_dialects.dtypes import DType, dtype_by_name
 from neuron_dialects.graph import (
     BinaryKind,
     BinaryOp,
@@ -33,6 +35,9 @@ from neuron_dialects.graph import (
 )
 from passes.graph.conv_groups import ConvGroups
 from passes.graph.kernel_layouts import KEEPS_WEIGHTS
+
+WEIGHT_SHARE = 7
+"""Weights are loaded in pieces of at most one part of so many of SBUF: while one is read, the next one is loaded."""
 
 Stationary = Callable[[Affine, int, int, Affine, int], View]
 """(channel tile, lanes of it, tap, first output, outputs) -> the weights [lanes, outputs]."""
@@ -81,6 +86,27 @@ def load_taps(b: KernelBuilder, tile: View, source: View, numbers: Sequence[int]
         piece = source.slice(1, numbers[position], count, step)
         transfer(b, b.load, tile.slice(1, position, count), piece)
         position += count
+
+
+def add_taps(
+    b: KernelBuilder,
+    bank: View,
+    weights: Stationary,
+    pixels: Moving,
+    offsets: Sequence[Triple],
+    outputs: tuple[Affine, int],
+    channels: int,
+) -> None:
+    """The products of all taps, which read pixels at `offsets`, and channels for `outputs` (start, size) in `bank`."""
+    full, rest = divmod(channels, LANES)
+    if full:
+        with b.loop(full) as i:
+            for t, offset in enumerate(offsets):
+                b.matmul(bank, weights(i, LANES, t, *outputs), pixels(i, LANES, offset), i if t == 0 else 1)
+    if rest:
+        for t, offset in enumerate(offsets):
+            left = weights(Affine(full), rest, t, *outputs)
+            b.matmul(bank, left, pixels(Affine(full), rest, offset), 1 if full or t else 0)
 
 
 def is_packable(k: Kernel, weight: SSAValue) -> bool:
@@ -133,6 +159,13 @@ class WeightPacking:
             {0: (block, 1), 1: (channel, channels), 3: (output, outputs)},
             [1, 2, 3, 0],
         )
+
+    def outputs_together(self, elements: int, outputs: int, step: int) -> int:
+        """How many outputs, a multiple of `step`, have weights on chip together: `elements` of a lane for each."""
+        if self.k.pins_weights and self.tensor.symbol is not None:
+            return ceil(outputs / step) * step
+        budget = int(self.k.target.sbuf_bytes_per_partition) // WEIGHT_SHARE
+        return max(1, budget // max(1, elements * dtype_by_name(self.dtype).size_bytes * step)) * step
 
 
 def kept_weights(
