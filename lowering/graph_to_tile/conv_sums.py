@@ -13,7 +13,7 @@ from math import ceil, prod
 from xdsl.ir import SSAValue
 
 from lowering.graph_to_tile.kernel import Kernel
-from lowering.graph_to_tile.map_sums import CHANNELS, MapSums
+from lowering.graph_to_tile.map_sums import CHANNELS, MapSums, takes_sums
 from lowering.graph_to_tile.tensors import LANES, SbufTensor
 from neuron_dialects.graph import ReduceKind, ReduceOp, shape_of
 
@@ -35,16 +35,18 @@ def collect_sums(k: Kernel, values: Sequence[SSAValue], tile: Sequence[int]) -> 
 def finish_sums(k: Kernel, op: ReduceOp) -> bool:
     """Lower a reduction whose sums were taken where its operand left PSUM; False where they were not."""
     sums = k.map_sums.get(op.x)
-    if sums is None:
+    # Another reduction of the same map may be a maximum, or one over other axes.
+    if sums is None or not takes_sums(op):
         return False
     b, out = k.b, k.output(op.result)
     assert isinstance(out, SbufTensor)
     count = prod(shape_of(op.x)[2:])
     factor = 1.0 / count if op.kind.data is ReduceKind.MEAN else 1.0
     channels = shape_of(op.x)[CHANNELS]
-    result = out.whole
-    for _ in out.shape[2:]:
-        result = result.at(3, 0)
+    (first_image, _), *around = out.halo or ((0, 0),) * (len(out.shape) - 1)
+    result = out.whole.slice(2, first_image, out.shape[0])
+    for low, _ in around:
+        result = result.at(3, low)
     full, rest = divmod(channels, LANES)
     for first, tiles, lanes in ((0, full, LANES), (full, 1 if rest else 0, rest)):
         if not tiles:

@@ -52,10 +52,10 @@ class MapSums:
 
 def summed_maps(ops: Sequence[Operation]) -> set[SSAValue]:
     """The maps that convolutions leave on chip, and of which a later op needs sums or means over all pixels."""
-    return {op.x for op in ops if isinstance(op, ReduceOp) and _takes_sums(op)}
+    return {op.x for op in ops if isinstance(op, ReduceOp) and takes_sums(op)}
 
 
-def _takes_sums(op: ReduceOp) -> bool:
+def takes_sums(op: ReduceOp) -> bool:
     """Whether a reduction is a sum or mean of all pixels of each channel of a convolution's result, on chip."""
     shape, owner = shape_of(op.x), op.x.owner
     if op.kind.data not in (ReduceKind.SUM, ReduceKind.MEAN) or not prod(shape) or not spec_of(op.x)[0].is_float:

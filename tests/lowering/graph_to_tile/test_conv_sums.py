@@ -126,3 +126,37 @@ def test_what_is_not_summed(kind: ReduceKind, axes: tuple[int, ...], budget: int
     fuse_block(block)
     choose_layouts(block, budget)
     assert not summed_maps([other])
+
+
+# What else reads a map of which the mean is taken on the way: a maximum, a mean of rows, a sum that is given out.
+@pytest.mark.parametrize(
+    ("kind", "axes"), [(ReduceKind.MAX, (2, 3)), (ReduceKind.MEAN, (2,)), (ReduceKind.SUM, (2, 3))]
+)
+def test_another_reduction_of_the_map(kind: ReduceKind, axes: tuple[int, ...]) -> None:
+    make_one, weights, inputs = squeeze(Squeeze((2, 8, 12, 12), 16, UnaryKind.RELU, 0, 0))
+
+    def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        results = list(make_one(block, arguments, values))
+        (mean,) = [op for op in block.ops if isinstance(op, ReduceOp)]
+        other = ReduceOp(kind, mean.x, axes=axes, keep_dims=False)
+        last = UnaryOp(UnaryKind.TANH, other.result)
+        block.add_ops([other, last])
+        return [*results, last.result]
+
+    assert lowered_error("trn1", inputs, weights, make, lay_out) < TOLERANCE
+
+
+# Means that a convolution with padding reads: they lie inside of its zeros.
+def test_means_with_padding_around() -> None:
+    make_one, weights, inputs = squeeze(Squeeze((3, 8, 12, 12), 16, UnaryKind.RELU, 0, 0))
+    weights["p"] = np.random.default_rng(0).standard_normal((16, 16, 3, 3)).astype(ml_dtypes.bfloat16)
+
+    def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        results = make_one(block, arguments, values)
+        (mean,) = [op for op in block.ops if isinstance(op, ReduceOp)]
+        conv = ConvOp(mean.result, values["p"], strides=(1, 1), pads=(1,) * 4, dilations=(1, 1))
+        last = UnaryOp(UnaryKind.TANH, conv.result)
+        block.add_ops([conv, last])
+        return [*results, last.result]
+
+    assert lowered_error("trn1", inputs, weights, make, lay_out) < TOLERANCE
