@@ -148,15 +148,18 @@ def test_another_reduction_of_the_map(kind: ReduceKind, axes: tuple[int, ...]) -
 
 # Means that a convolution with padding reads: they lie inside of its zeros.
 def test_means_with_padding_around() -> None:
-    make_one, weights, inputs = squeeze(Squeeze((3, 8, 12, 12), 16, UnaryKind.RELU, 0, 0))
-    weights["p"] = np.random.default_rng(0).standard_normal((16, 16, 3, 3)).astype(ml_dtypes.bfloat16)
+    rng = np.random.default_rng(0)
+    shapes = {"w": (20, 24, 3, 3), "p": (20, 20, 3, 3)}
+    weights = {name: (rng.standard_normal(shape) / 3).astype(ml_dtypes.bfloat16) for name, shape in shapes.items()}
+    inputs = [("bf16", (3, 24, 14, 14))]
 
     def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
-        results = make_one(block, arguments, values)
-        (mean,) = [op for op in block.ops if isinstance(op, ReduceOp)]
-        conv = ConvOp(mean.result, values["p"], strides=(1, 1), pads=(1,) * 4, dilations=(1, 1))
-        last = UnaryOp(UnaryKind.TANH, conv.result)
-        block.add_ops([conv, last])
-        return [*results, last.result]
+        conv = ConvOp(arguments[0], values["w"], strides=(2, 2), pads=(1,) * 4, dilations=(1, 1))
+        x = UnaryOp(UnaryKind.SILU, conv.result)
+        mean = ReduceOp(ReduceKind.MEAN, x.result, axes=(2, 3), keep_dims=True)
+        padded = ConvOp(mean.result, values["p"], strides=(1, 1), pads=(1,) * 4, dilations=(1, 1))
+        last = BinaryOp(BinaryKind.MUL, x.result, padded.result)
+        block.add_ops([conv, x, mean, padded, last])
+        return [last.result]
 
     assert lowered_error("trn1", inputs, weights, make, lay_out) < TOLERANCE
