@@ -142,9 +142,7 @@ def weigh(
     full, rest = divmod(channels, lanes)
     tiles = full + (rest > 0)
     made = b.alloc((lanes, images, tiles, outputs), dtype, "sbuf", 1, "weights").view()
-    factors = scale.whole
-    for _ in scale.shape[2:]:
-        factors = factors.at(3, 0)
+    factors = scale.single_pixels
     # The scalar engine has half of the tiles, the last ones.
     split = full - tiles // 2 + (rest > 0)
     columns: dict[int, View] = {}

@@ -167,6 +167,15 @@ class SbufTensor:
         lanes = min(LANES, self.shape[self.partition])
         return self.buffer.view().slice(0, self.first_lane, lanes).slice(1, self.first_tile, self.tiles)
 
+    @property
+    def single_pixels(self) -> View:
+        """[lanes, tiles, images] of a tensor [images, channels, 1...] with channels on partitions."""
+        (first_image, _), *around = self.halo or ((0, 0),) * (len(self.shape) - 1)
+        view = self.whole.slice(2, first_image, self.shape[0])
+        for low, _ in around:
+            view = view.at(3, low)
+        return view
+
     def seen_as(self, shape: Sequence[int], partition: int) -> "SbufTensor":
         """The same memory, without halo, under another shape; only the buffer's view of its row changes."""
         row = SbufTensor.buffer_shape(shape, partition)

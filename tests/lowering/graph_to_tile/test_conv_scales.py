@@ -11,7 +11,17 @@ from xdsl.ir import Block, Operation, SSAValue
 
 from lowering.graph_to_tile.conv_ahead import followed_blocks
 from lowering.graph_to_tile.conv_scales import Scaled, scaled_maps
-from neuron_dialects.graph import BinaryKind, BinaryOp, ConvOp, ReduceKind, ReduceOp, UnaryKind, UnaryOp
+from neuron_dialects.graph import (
+    BinaryKind,
+    BinaryOp,
+    ConvOp,
+    ReduceKind,
+    ReduceOp,
+    UnaryKind,
+    UnaryOp,
+    layout_of,
+    shape_of,
+)
 from neuron_dialects.target import load_target
 from passes.graph import chain_pixels
 from passes.graph.fuse import fuse_block
@@ -38,11 +48,12 @@ def scaled(block: Block) -> dict[Operation, Scaled]:
 
 
 def weighed(
-    case: str, *, twice: bool = False, deep: bool = False
+    case: str, *, twice: bool = False, deep: bool = False, padded: bool = False
 ) -> tuple[Make, dict[str, Array], list[tuple[str, tuple[int, ...]]]]:
     """A map, what is made of its means, their product, and a convolution of that with a bias.
 
-    `twice`: the product is read again; `deep`: a depthwise convolution comes next.
+    `twice`: the product is read again; `deep`: a depthwise convolution comes next; `padded`: convolutions of 3 x 3 read
+    the means and what is made of them.
     """
     shape, channels, outputs, groups = CASES[case]
     rng = np.random.default_rng(len(case))
@@ -54,6 +65,7 @@ def weighed(
         "b3": (outputs, 1, 1),
         "w5": (outputs, 1, 3, 3),
         "w4": (4, outputs, 1, 1),
+        "w6": (4, channels, 3, 3),
     }
     weights = {name: (rng.standard_normal(size) / 2).astype(ml_dtypes.bfloat16) for name, size in sizes.items()}
 
@@ -77,6 +89,10 @@ def weighed(
             block.add_op(own)
             last = own.result
         results = [conv(last, "w4")]
+        for read in (mean.result, gate.result) if padded else ():
+            around = ConvOp(read, values["w6"], strides=(1, 1), pads=(1,) * 4, dilations=(1, 1), groups=1)
+            block.add_op(around)
+            results.append(around.result)
         return [*results, product.result] if twice else results
 
     return make, weights, [("bf16", shape)]
@@ -109,6 +125,26 @@ def test_weighed_maps_match_the_graph_level(case: str) -> None:
         assert len(scaled(block)) == 1
 
     assert lowered_error("trn1", inputs, weights, make, lay_out) < TOLERANCE
+
+
+# Numbers of each image and channel that have a halo, as convolutions with padding read them.
+def test_weighed_maps_by_numbers_within_a_halo() -> None:
+    make, weights, inputs = weighed("a last tile of fewer channels", padded=True)
+
+    def lay_out(block: Block) -> None:
+        fuse_block(block)
+        choose_layouts(block, BUDGET)
+        assert len(scaled(block)) == 1
+        halos = [layout.halo_pairs for value in numbers(block) if (layout := layout_of(value)) is not None]
+        assert halos == [((0, 0), (1, 1), (1, 1))] * 2
+
+    assert lowered_error("trn1", inputs, weights, make, lay_out) < TOLERANCE
+
+
+def numbers(block: Block) -> list[SSAValue]:
+    """What the convolutions of 3 x 3 read."""
+    windows = [op for op in block.ops if isinstance(op, ConvOp) and shape_of(op.w)[2] == 3]
+    return [op.x for op in windows]
 
 
 # The convolution behind the product could be put off for a depthwise one, but for its weights of each image.
