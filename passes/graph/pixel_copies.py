@@ -139,11 +139,10 @@ class BlockCopies:
         if how.made == how.final:
             return made
         dtype, channels = spec_of(made)[0], shape_of(op.result)[1]
-        ones = self._insert(ConstantOp(1.0, spec_of(op.w)[0], (channels, 1, 1, 1)), op).results[0]
+        ones = self._insert(ConstantOp(1.0, dtype, (channels, 1, 1, 1)), op).results[0]
         down, right = (window_of(1, 1, 0, read, final) for read, final in zip(how.made, how.final, strict=True))
         assert down is not None and right is not None
         w = self._recipe(filter_ops(ones, (how.made[0].side, SIDE), (down, right)), op)
-        assert dtype == spec_of(op.w)[0]
         copy = ConvOp(made, w, strides=(down.stride, right.stride), pads=(0,) * 4, dilations=(1, 1), groups=channels)
         copy.attributes[MODEL_MACS] = IntegerAttr(0, i64)
         return self._insert(copy, op).results[0]

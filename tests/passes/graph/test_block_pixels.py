@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import ml_dtypes
 import numpy as np
 import pytest
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, Operation, SSAValue
 
+from neuron_dialects.dtypes import BF16
 from neuron_dialects.graph import (
     BinaryKind,
     BinaryOp,
+    CastOp,
     ClipOp,
     ConvOp,
     ConvTransposeOp,
@@ -24,12 +27,14 @@ from neuron_dialects.graph import (
     UnaryKind,
     UnaryOp,
     shape_of,
+    spec_of,
 )
 from neuron_dialects.ssa_order import check_ssa_order
+from neuron_dialects.target import Target
 from neuron_dialects.weights import WeightStore
 from passes.graph import block_plan
 from passes.graph.block_pixels import GraphBlockPixelsPass
-from passes.graph.pixel_grid import Line, Window, window_of
+from passes.graph.pixel_grid import Line, Lines, Window, window_of
 from runtime.graph_interpreter import WeightResolver, run_graph
 from tests.core_kernels import Array, core_function, core_module, random_inputs, relative_error
 
@@ -78,14 +83,14 @@ def blocked(module: ModuleOp, weights: Mapping[str, Array], monkeypatch: pytest.
     for name, array in weights.items():
         store.add(name, array)
     function = core_function(module)
-    inputs = random_inputs([("f32", shape_of(value)) for value in function.body.block.args])
+    inputs = random_inputs([(spec_of(value)[0].name, shape_of(value)) for value in function.body.block.args])
     return run_graph(function, inputs, WeightResolver(module, store))
 
 
 def plain(module: ModuleOp, weights: Mapping[str, Array]) -> list[Array]:
     """Results in front of the pass."""
     function = core_function(module)
-    inputs = random_inputs([("f32", shape_of(value)) for value in function.body.block.args])
+    inputs = random_inputs([(spec_of(value)[0].name, shape_of(value)) for value in function.body.block.args])
     return run_graph(function, inputs, lambda name: weights[name])
 
 
@@ -181,6 +186,41 @@ def test_what_stays_in_pixels(situation: str, monkeypatch: pytest.MonkeyPatch) -
     assert made(module) == before
     for result, known in zip(results, expected, strict=True):
         np.testing.assert_array_equal(result, known)
+
+
+# Sums that stay in f32 behind operands of bf16, put into blocks by a convolution of their own: its weights are f32.
+def test_pixels_moved_into_blocks_in_f32(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = {
+        "stem": np.ones((4, 3, 3, 3), ml_dtypes.bfloat16), "e": np.ones((16, 4, 1, 1), ml_dtypes.bfloat16),
+        "d": np.ones((16, 1, 3, 3), ml_dtypes.bfloat16), "p": np.ones((4, 16, 1, 1), ml_dtypes.bfloat16),
+    }  # fmt: skip
+
+    def make(block: Block, args: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        b = Builder(block, values)
+
+        def conv(x: SSAValue, w: str, groups: int = 1) -> SSAValue:
+            pads, ones = (shape_of(values[w])[2] // 2,) * 4, (1, 1)
+            wide = ConvOp(x, values[w], strides=ones, pads=pads, dilations=ones, groups=groups, accumulate_f32=True)
+            return b.add(CastOp(b.add(wide), BF16))
+
+        x = conv(args[0], "stem")
+        deep = conv(b.clip(conv(b.clip(conv(x, "e")), "d", 16)), "p")
+        return [conv(b.add(BinaryOp(BinaryKind.ADD, x, deep)), "e")]
+
+    convolve = block_plan.convolve
+
+    def dear(op: ConvOp, read: Lines, made: Lines, target: Target) -> block_plan.Convolved:
+        convolved = convolve(op, read, made, target)
+        return convolved if read == made else replace(convolved, ns=convolved.ns * 1e9)
+
+    monkeypatch.setattr(block_plan, "convolve", dear)
+    monkeypatch.setattr(block_plan, "_round_trip_ns", lambda *_: 0.0)
+    module = core_module("trn1", [("bf16", (1, 3, 8, 8))], weights, make)
+    (expected,) = plain(module, weights)
+    (result,) = blocked(module, weights, monkeypatch)
+    assert (1, 4, 8, 8) in made(module)
+    assert (1, 16, 4, 4) in made(module)
+    assert relative_error(result, expected) < 1e-2
 
 
 def odd_body(situation: str, b: Builder, x: SSAValue, given: Mapping[str, SSAValue]) -> SSAValue:
