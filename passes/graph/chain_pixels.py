@@ -70,8 +70,9 @@ class GraphChainPixelsPass(ModulePass):
 def chain_block(block: Block, target: Target) -> None:
     """Mark in one block."""
     kernels = [op for op in block.ops if is_computed(op)]
-    for chain in _candidates(kernels):
-        rows = piece_rows(chain, target)
+    for found in _candidates(kernels):
+        chain = found[:-1] if _is_made_in_blocks(found[-1]) else found
+        rows = piece_rows(chain, target) if len(chain) > 1 else None
         if rows is None:
             continue
         for op in chain[:-1]:
@@ -108,6 +109,15 @@ def _is_pointwise(op: Operation) -> bool:
         return False
     shape = shape_of(conv.result)
     return all(shape_of(result) == shape for result in op.results)
+
+
+def _is_made_in_blocks(op: Operation) -> bool:
+    """Whether a convolution in groups alone reads what a kernel makes, and is served better a block of channels ahead
+    of it than with all channels of a piece.
+    """
+    users = {use.operation for value in op.results for use in value.uses}
+    anchors = [anchor_of(user) for user in users]
+    return len(anchors) == 1 and isinstance(anchors[0], ConvOp) and anchors[0].groups.value.data > 1
 
 
 def functions_of(op: Operation) -> set[UnaryKind]:

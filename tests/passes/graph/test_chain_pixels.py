@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import ml_dtypes
 import numpy as np
 import pytest
-from xdsl.ir import Block, SSAValue
+from xdsl.ir import Block, Operation, SSAValue
 
 from lowering.graph_to_tile.conv_chain import shares
 from neuron_dialects.graph import BinaryKind, BinaryOp, ConvOp, UnaryKind, UnaryOp, shape_of
@@ -99,6 +99,27 @@ def test_pieces_compute_what_the_whole_did(
     lay_out = laid_out(lengths, target=target)
     assert lowered_error(target, [(dtype, shape)], weights, normalized_block, lay_out) < TOLERANCE
     assert lengths == [[4], [4]]
+
+
+# A convolution in groups has the last kernel made a block of channels ahead of it: the chain ends in front of that one.
+@pytest.mark.parametrize(("groups", "found"), [(1, [[3]]), (40, [[2]])])
+def test_what_groups_read_ends_no_chain(groups: int, found: list[list[int]]) -> None:
+    def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> list[SSAValue]:
+        x, ops = arguments[0], list[Operation]()
+        for name in ("u", "v", "u"):
+            sums = pointwise(x, values[name])
+            gelu = UnaryOp(UnaryKind.GELU, sums.result)
+            x = gelu.result
+            ops += [sums, gelu]
+        last = ConvOp(x, values["d"], strides=(1, 1), pads=(1,) * 4, dilations=(1, 1), groups=groups)
+        block.add_ops([*ops, last])
+        return [last.result]
+
+    weights = weights_of(20, 40) | {"d": np.zeros((40, 40 // groups, 3, 3), ml_dtypes.bfloat16)}
+    module = core_module("trn1", [("bf16", (4, 20, 14, 6))], weights, make)
+    lengths: list[list[int]] = []
+    laid_out(lengths)(core_function(module).body.block)
+    assert lengths[:1] == found
 
 
 # Where what a chain reads has no room on chip, its kernels run one after the other, and nothing of them is there.
