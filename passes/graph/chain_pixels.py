@@ -22,6 +22,7 @@ from neuron_dialects.graph import ConvOp, FusedOp, UnaryKind, UnaryOp, ints, sha
 from neuron_dialects.neuron import core_functions, target_of
 from neuron_dialects.remarks import listening, remark
 from neuron_dialects.target import Target
+from passes.graph.conv_groups import LANES
 from passes.graph.fold_images import is_computed
 from passes.graph.fuse import POINTWISE
 from passes.graph.kernel_layouts import BANDS, anchor_of, outer_value
@@ -41,6 +42,10 @@ WHOLE_SHARE = 0.5
 
 LEAST_PIECES = 4
 """Pieces that a chain has at least: its kernels begin and end one after the other."""
+
+LEAST_CHANNELS = LANES // 2 + 1
+"""Channels that each map of a chain has at least: `graph-fold-images` lays thinner ones of several images side by side.
+"""
 
 LEAST_COLUMNS = 128
 """Pixels that a piece has at least: what is fixed of an instruction weighs more for fewer."""
@@ -136,9 +141,11 @@ def _hands_over(op: Operation, following: Operation) -> bool:
 def piece_rows(chain: Sequence[Operation], target: Target) -> int | None:
     """Rows of an image in a piece of a chain: as many as have room.
 
-    None where all images have room, or there are too few pieces, or pixels.
+    None where all images have room, or there are too few pieces, pixels, or channels.
     """
     images, _, rows, columns = shape_of(chain[0].results[0])
+    if any(shape_of(value)[1] < LEAST_CHANNELS for value in between(chain)):
+        return None
     bank = min(int(target.pe_moving_elements), int(target.psum_bank_bytes) // 4)
     room = RING_SHARE * int(target.sbuf_bytes_per_partition)
     whole = images / SLOTS * sum(ring_bytes(value, rows) for value in between(chain))

@@ -30,6 +30,7 @@ Make = Callable[[Block, Sequence[SSAValue], Mapping[str, SSAValue]], Sequence[SS
 def small_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chains of maps that are small enough for a test."""
     monkeypatch.setattr(chain_pixels, "WHOLE_SHARE", 0.0)
+    monkeypatch.setattr(chain_pixels, "LEAST_CHANNELS", 1)
     monkeypatch.setattr(chain_pixels, "LEAST_COLUMNS", 1)
 
 
@@ -117,6 +118,16 @@ def test_what_groups_read_ends_no_chain(groups: int, found: list[list[int]]) -> 
 
     weights = weights_of(20, 40) | {"d": np.zeros((40, 40 // groups, 3, 3), ml_dtypes.bfloat16)}
     module = core_module("trn1", [("bf16", (4, 20, 14, 6))], weights, make)
+    lengths: list[list[int]] = []
+    laid_out(lengths)(core_function(module).body.block)
+    assert lengths[:1] == found
+
+
+# Maps that fill half of the lanes at most are in no chain: those of two images lie beside each other.
+@pytest.mark.parametrize(("least", "found"), [(20, [[4]]), (21, [[]])])
+def test_thin_maps_are_in_no_chain(least: int, found: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chain_pixels, "LEAST_CHANNELS", least)
+    module = core_module("trn1", [("bf16", (4, 20, 14, 6))], weights_of(20, 40), normalized_block)
     lengths: list[list[int]] = []
     laid_out(lengths)(core_function(module).body.block)
     assert lengths[:1] == found
