@@ -102,6 +102,7 @@ def weighed(
 @pytest.mark.parametrize("case", ["one tile", "a last tile of fewer channels", "many rows"])
 def test_chains_multiply_the_map(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chain_pixels, "WHOLE_SHARE", 0.0)
+    monkeypatch.setattr(chain_pixels, "LEAST_CHANNELS", 1)
     monkeypatch.setattr(chain_pixels, "LEAST_COLUMNS", 1)
     make, weights, inputs = weighed(case)
 
