@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from xdsl.context import Context
 from xdsl.dialects import func
-from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, ModuleOp, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
 from xdsl.passes import ModulePass
 
 from lowering.bounded_scores import with_weights
@@ -37,7 +37,7 @@ from lowering.refusals import run_with_refusals
 from lowering.segment_report import segment_report
 from lowering.weights_ahead import WeightsAhead
 from neuron_dialects.errors import NeuronError
-from neuron_dialects.neuron import TARGET_ATTRIBUTE, TargetAttr
+from neuron_dialects.neuron import TARGET_ATTRIBUTE, TargetAttr, number_attribute
 from neuron_dialects.target import load_target
 from neuron_dialects.weights import WeightStore
 from passes.graph.auto_cast import casts_of, products_of
@@ -483,15 +483,10 @@ def decisions(module: ModuleOp) -> dict[str, Any]:
             for entry in products_of(f)
         ],
         "spills": [row for f in functions for row in _rows(f, "neuron.spills")],
-        "peak_sbuf_bytes": max((_number(f, "neuron.peak_sbuf_bytes") for f in functions), default=0),
+        "peak_sbuf_bytes": max((number_attribute(f, "neuron.peak_sbuf_bytes") for f in functions), default=0),
     }
 
 
 def _rows(op: func.FuncOp, name: str) -> list[str]:
     value = op.attributes.get(name)
     return [row.data for row in value.data if isinstance(row, StringAttr)] if isinstance(value, ArrayAttr) else []
-
-
-def _number(op: func.FuncOp, name: str) -> int:
-    value = op.attributes.get(name)
-    return value.value.data if isinstance(value, IntegerAttr) else 0

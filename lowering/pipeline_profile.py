@@ -14,13 +14,12 @@ from dataclasses import dataclass, replace
 from xdsl.context import Context
 from xdsl.dialects.builtin import UNKNOWN_LOC, IntegerAttr, ModuleOp, NameLoc, StringAttr, UnitAttr, i64
 from xdsl.dialects.func import FuncOp
-from xdsl.ir import Operation
 
 from lowering.nisa_to_neff.program import core_program
 from lowering.pipeline import run_passes
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import DerivedWeightOp
-from neuron_dialects.neuron import PIN_ATTRIBUTE, WORKING_BYTES_ATTRIBUTE, location_name, target_of
+from neuron_dialects.neuron import PIN_ATTRIBUTE, WORKING_BYTES_ATTRIBUTE, location_name, name_inside, target_of
 from neuron_dialects.target import Target
 from passes.graph.pipeline_graph import operators_of
 from passes.nisa.allocate import allocate_function
@@ -165,13 +164,9 @@ def _working_bytes(function: FuncOp, count: int, most_copies: int) -> list[int]:
     live = 0
     for statement, change in zip(statements, profile, strict=False):
         live += change
-        number = _number(_name_inside(statement))
+        number = _number(name_inside(statement))
         found[number] = max(found[number], live)
     return found
-
-
-def _name_inside(statement: Operation) -> str | None:
-    return next((name for op in statement.walk() if (name := location_name(op.location))), None)
 
 
 def _times(trace: Trace, owners: Sequence[int], count: int) -> list[float]:

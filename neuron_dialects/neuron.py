@@ -365,6 +365,11 @@ def location_name(location: Attribute) -> str | None:
     return None
 
 
+def name_inside(op: Operation) -> str | None:
+    """The first framework node that the location of an op, or of one inside it, names, or None."""
+    return next((name for inner in op.walk() if (name := location_name(inner.location))), None)
+
+
 def location_names(location: Attribute) -> list[str]:
     """All framework nodes that a location names, each once."""
     if isinstance(location, NameLoc):

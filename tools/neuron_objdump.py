@@ -21,7 +21,7 @@ from runtime.neff.encoding import encode_queue
 from runtime.neff.header import HEADER_BYTES, NEFF_VERSION, OPEN_ENCODING_FEATURE, PKG_VERSION
 from runtime.neff.manifest import EXECUTORS, host_model_name, subgraph_name
 from runtime.neff.model import CORE, Bucket, DynamicDimension, Neff, TensorSpec
-from runtime.neff.program_check import VARIABLE_KINDS, variable_bytes
+from runtime.neff.program_check import VARIABLE_KINDS
 from runtime.neff.text import program_text, quoted
 from tools.diagnostics import add_common_arguments
 from tools.errors import EXIT_OK, run_main
@@ -156,7 +156,7 @@ def _program_summary(program: CoreProgram) -> dict[str, Any]:
     for kind in VARIABLE_KINDS:
         chosen = [variable for variable in program.variables if variable.kind == kind]
         if chosen:
-            variables[kind] = {"count": len(chosen), "bytes": sum(variable_bytes(variable) for variable in chosen)}
+            variables[kind] = {"count": len(chosen), "bytes": sum(variable.size_bytes for variable in chosen)}
     return {
         "queues": queues,
         "variables": variables,

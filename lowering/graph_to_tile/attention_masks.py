@@ -10,7 +10,6 @@ maxima are taken, and costs neither act nor dve a pass over the scores.
 from functools import cached_property
 from math import prod
 
-from lowering.graph_to_tile.attention_operands import HIDDEN
 from lowering.graph_to_tile.attention_plan import HeadGroup
 from lowering.graph_to_tile.builder import KernelBuilder
 from lowering.graph_to_tile.conv_weights import identity_ops
@@ -21,6 +20,7 @@ from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import BF16
 from neuron_dialects.graph import ClipOp
+from neuron_dialects.graph.attention import HIDDEN
 
 HEADS, QUERIES, KEYS = 1, 2, 3
 """Dimensions of a mask."""

@@ -18,13 +18,10 @@ from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import F32, dtype_by_name
 from neuron_dialects.graph import AttentionOp, CompareKind, CompareOp, ConstantOp, SelectOp, spec_of
-from neuron_dialects.graph.attention import packs_heads
+from neuron_dialects.graph.attention import HIDDEN, packs_heads
 
 FEATURES = 2
 """Dimension of q, k, v and the result that holds the packed heads."""
-
-HIDDEN = -1e30
-"""What is added to the scores of keys that a query does not see."""
 
 
 class Operands:

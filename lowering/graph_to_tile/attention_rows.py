@@ -288,7 +288,8 @@ class Attention:
         """All heads of a tile of queries, some at a time."""
         here.prepare(tile)
         units = self._units(tile)
-        turns, period = divmod(self.heads, units[0].period)[0], units[0].period
+        period = units[0].period
+        turns = self.heads // period
         each = ceil(period / self.groups.group)
         # A loop goes over so many periods at a time that its iterations overlap.
         together = next(n for n in range(1, turns + 1) if turns % n == 0 and (n * each >= STAGES or n == turns))

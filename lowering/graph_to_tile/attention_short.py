@@ -37,9 +37,7 @@ from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import BF16, F32
 from neuron_dialects.graph import AttentionOp, CompareKind, CompareOp, ConstantOp, SelectOp, spec_of
-
-LEAST_SEQUENCES = 16
-"""Fewer sequences are worked on one by one."""
+from passes.graph.join_sequences import LEAST_SEQUENCES
 
 MASK_SHARE = 8
 """A mask stays on chip where it takes at most one part of so many of SBUF."""

@@ -12,7 +12,6 @@ emits the next block's tiles between its own:
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from math import prod
 
 from xdsl.dialects.builtin import LocationAttr
@@ -20,9 +19,10 @@ from xdsl.ir import Operation
 
 from lowering.graph_to_tile.builder import KernelBuilder
 from lowering.graph_to_tile.conv_pixels import Range
+from lowering.graph_to_tile.neighbours import neighbours_with_room
 from lowering.graph_to_tile.windows import output_tile
 from neuron_dialects.access import Affine
-from neuron_dialects.graph import ConstantOp, ConvOp, WeightOp, ints, layout_of, shape_of, spec_of
+from neuron_dialects.graph import ConvOp, ints, layout_of, shape_of, spec_of
 from neuron_dialects.target import Target
 from passes.graph.aliases import readers
 from passes.graph.conv_groups import LANES, plan_groups
@@ -32,20 +32,10 @@ from passes.graph.residence import resident_bytes
 CHANNELS = 1
 """Dimension of a feature map."""
 
-MEMORY_SHARE = 0.92
-"""Part of SBUF that resident tensors may take together with the operand that has to stay for longer."""
-
 
 def followed_blocks(ops: Sequence[Operation], profile: Sequence[int], target: Target) -> dict[Operation, ConvOp]:
     """Kernel of a pointwise convolution -> the depthwise one that emits it; `profile`: resident bytes by op."""
-    kernels = [(number, op) for number, op in enumerate(ops) if not isinstance(op, WeightOp | ConstantOp)]
-    limit = int(int(target.sbuf_bytes_per_partition) * MEMORY_SHARE)
-    found: dict[Operation, ConvOp] = {}
-    for (_, op), (number, following) in pairwise(kernels):
-        depthwise = _reader(op, following)
-        if depthwise is not None and profile[number] + _operand_bytes(op) <= limit:
-            found[op] = depthwise
-    return found
+    return neighbours_with_room(ops, profile, target, _reader, lambda op, _: _operand_bytes(op))
 
 
 def _reader(op: Operation, following: Operation) -> ConvOp | None:

@@ -56,7 +56,7 @@ def interleaved(k: Kernel, epilogue: Epilogue, phases: Sequence[Phase], n: int) 
             if key not in turn:
                 turn[key] = k.b.alloc_outer(SbufTensor.buffer_shape(part, 1), tensor.dtype, "sbuf", "rows")
             buffer = turn[key]
-            place = _rows_of(tensor, height, first * step * beside, count * beside)
+            place = tensor.part(height, first * step * beside, count * beside)
             staged[value] = (SbufTensor(buffer, part, 1), place)
         for phase in phases:
             if (here := phase_rows(phase, first, rows)) is not None:
@@ -117,12 +117,6 @@ def _rows_together(k: Kernel, results: dict[SSAValue, DramTensor], height: int, 
     sbuf = int(k.target.sbuf_bytes_per_partition)
     room = min(sbuf // STAGED_SHARE, (sbuf - k.resident_bytes) // 4)
     return max(1, room // (row_bytes * step))
-
-
-def _rows_of(tensor: DramTensor, height: int, first: int, count: int) -> DramTensor:
-    starts, sizes = [0] * len(tensor.shape), list(tensor.shape)
-    starts[height], sizes[height] = first, count
-    return tensor.slice(starts, sizes, [1] * len(sizes))
 
 
 def _writing(epilogue: Epilogue, phase: Phase, staged: Staged, rows: tuple[int, int, int]) -> Epilogue:

@@ -8,7 +8,6 @@ stands, but handed to the convolution, which multiplies its weights for each ima
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from math import ceil, prod
 
 from xdsl.ir import BlockArgument, Operation, SSAValue
@@ -16,13 +15,13 @@ from xdsl.ir import BlockArgument, Operation, SSAValue
 from lowering.graph_to_tile.builder import KernelBuilder
 from lowering.graph_to_tile.conv_ahead import CHANNELS, is_pointwise
 from lowering.graph_to_tile.conv_weights import Stationary, all_tiles
+from lowering.graph_to_tile.neighbours import neighbours_with_room
 from lowering.graph_to_tile.tensors import LANES, SbufTensor
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.graph import (
     BinaryKind,
     BinaryOp,
-    ConstantOp,
     ConvOp,
     FusedOp,
     WeightOp,
@@ -36,9 +35,6 @@ from passes.graph.kernel_layouts import anchor_of
 from passes.graph.pieces import CHAINED
 from passes.graph.residence import Halo
 
-MEMORY_SHARE = 0.92
-"""Part of SBUF that resident tensors may take together with the weights of all images."""
-
 
 @dataclass(frozen=True)
 class Scaled:
@@ -51,14 +47,7 @@ class Scaled:
 
 def scaled_maps(ops: Sequence[Operation], profile: Sequence[int], target: Target) -> dict[Operation, Scaled]:
     """The multiplications that the convolution behind each takes to its weights; `profile`: resident bytes by op."""
-    kernels = [(number, op) for number, op in enumerate(ops) if not isinstance(op, WeightOp | ConstantOp)]
-    limit = int(int(target.sbuf_bytes_per_partition) * MEMORY_SHARE)
-    found: dict[Operation, Scaled] = {}
-    for (_, op), (number, following) in pairwise(kernels):
-        scaled = _scaled(op, following)
-        if scaled is not None and profile[number] + _weight_bytes(scaled.conv) <= limit:
-            found[op] = scaled
-    return found
+    return neighbours_with_room(ops, profile, target, _scaled, lambda _, scaled: _weight_bytes(scaled.conv))
 
 
 def _weight_bytes(conv: ConvOp) -> int:

@@ -360,7 +360,7 @@ def lower_concat(k: Kernel, op: ConcatOp) -> None:
         elif isinstance(output, SbufTensor):
             load_resident(k, k.dram(x), output, axis, first)
         else:
-            materialize(k, tensor, concat_part(output, axis, first, tensor.shape[axis]))
+            materialize(k, tensor, output.part(axis, first, tensor.shape[axis]))
         first += tensor.shape[axis]
 
 
@@ -375,13 +375,6 @@ def _complete(k: Kernel, op: ConcatOp) -> None:
             k.filled.add((output.buffer.key, first))
         first += shape_of(x)[1]
     k.alias(op.result, output)
-
-
-def concat_part(output: DramTensor, axis: int, first: int, size: int) -> DramTensor:
-    """The window of `size` positions of `axis` from `first`."""
-    starts, sizes = [0] * len(output.shape), list(output.shape)
-    starts[axis], sizes[axis] = first, size
-    return output.slice(starts, sizes, [1] * len(sizes))
 
 
 # Writing straight into place
@@ -417,7 +410,7 @@ def _forward_concat(k: Kernel, op: ConcatOp, axis: int) -> None:
     output, first = k.destinations[op.result], 0
     for x in op.xs:
         size = shape_of(x)[axis]
-        _forward(k, x, concat_part(output, axis, first, size))
+        _forward(k, x, output.part(axis, first, size))
         first += size
 
 

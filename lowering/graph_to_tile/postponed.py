@@ -11,6 +11,7 @@ from math import ceil
 from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.attention_projections import SUM_BANKS
+from lowering.graph_to_tile.neighbours import room_bytes
 from neuron_dialects.cost import latency_ns
 from neuron_dialects.graph import AttentionOp, WeightOp, layout_of, spec_of
 from neuron_dialects.target import Target
@@ -21,9 +22,6 @@ from passes.graph.kernel_layouts import FEATURES, anchor_of, is_matrix_product, 
 LEAST_SEQUENCES = 3
 """Sequences of a batch from which on there are later ones to work on."""
 
-MEMORY_SHARE = 0.92
-"""Part of SBUF that resident tensors and the weights of all postponed products may take together."""
-
 
 def postponed_products(ops: Sequence[Operation], profile: Sequence[int], target: Target) -> dict[Operation, Operation]:
     """Kernel of a product -> the attention that it waits for; `profile`: resident bytes while each op runs."""
@@ -33,7 +31,7 @@ def postponed_products(ops: Sequence[Operation], profile: Sequence[int], target:
         attention = _only_reader(op, target)
         if attention is not None and _fills_evictions(op, attention, target):
             found.setdefault(attention, []).append(op)
-    limit = int(int(target.sbuf_bytes_per_partition) * MEMORY_SHARE)
+    limit = room_bytes(target)
     waiting: dict[Operation, Operation] = {}
     for attention, products in found.items():
         needed = profile[number[attention]] + sum(_weight_bytes(op) for op in products) + _operand_bytes(products)

@@ -80,6 +80,12 @@ class DramTensor:
         strides = tuple(stride * step for stride, step in zip(self.strides, steps, strict=True))
         return replace(self, shape=tuple(sizes), strides=strides, offset=offset)
 
+    def part(self, axis: int, first: int, size: int) -> "DramTensor":
+        """The window of `size` positions of `axis` from `first` on."""
+        starts, sizes = [0] * len(self.shape), list(self.shape)
+        starts[axis], sizes[axis] = first, size
+        return self.slice(starts, sizes, [1] * len(sizes))
+
     def broadcast(self, shape: Sequence[int]) -> "DramTensor":
         """Repeated to `shape` by numpy's rule."""
         lead = len(shape) - len(self.shape)

@@ -141,11 +141,6 @@ class View:
             raise ValueError(f"free dimensions {self.dims} are not one run")
         return replace(self, dims=merged)
 
-    @property
-    def is_flat(self) -> bool:
-        """Whether the free dimensions form one run."""
-        return len(merge_dims(self.dims)) == 1
-
     def pattern(self) -> AccessPattern:
         """The access pattern, with as few dims as possible."""
         return AccessPattern(self.partition, self.partitions, self.offset, merge_dims(self.dims))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from xdsl.dialects import arith, func
-from xdsl.dialects.builtin import IntegerAttr, LocationAttr, MemRefType
+from xdsl.dialects.builtin import LocationAttr, MemRefType
 from xdsl.ir import Operation, SSAValue
 
 from neuron_dialects import nisa
@@ -128,7 +128,7 @@ def core_program(function: func.FuncOp, target: Target, peers: Mapping[str, int]
     """
     emitter = _Emitter(target)
     block = function.body.block
-    inputs = _number(function, INPUT_COUNT)
+    inputs = number_attribute(function, INPUT_COUNT)
     taken = {op.symbol.data for op in block.ops if isinstance(op, nisa.ParamOp)}
     for position, argument in enumerate(block.args):
         kind = "input" if position < inputs else "output"
@@ -157,8 +157,8 @@ def core_program(function: func.FuncOp, target: Target, peers: Mapping[str, int]
         variables=emitter.variables,
         semaphores=tuple(emitter.semaphores),
         origins=tuple(emitter.origins),
-        macs=_number(function, MACS),
-        compulsory_bytes=_number(function, COMPULSORY_BYTES),
+        macs=number_attribute(function, MACS),
+        compulsory_bytes=number_attribute(function, COMPULSORY_BYTES),
         pinned=pinned,
         core=number_attribute(function, CORE_ATTRIBUTE) if CORE_ATTRIBUTE in function.attributes else None,
         reserved_bytes=number_attribute(function, RESERVED_ATTRIBUTE),
@@ -184,8 +184,3 @@ def _declare(emitter: _Emitter, op: Operation, taken: set[str]) -> None:
         emitter.addresses[op.buffer] = (op.partition.value.data, op.address.value.data)
     elif not isinstance(op, nisa.AllocOp | arith.ConstantOp | func.ReturnOp):
         raise NeuronError("NX-NEFF-021", f"{op.name} outside a queue", help="run nisa-split-queues before emission")
-
-
-def _number(function: func.FuncOp, name: str) -> int:
-    value = function.attributes.get(name)
-    return value.value.data if isinstance(value, IntegerAttr) else 0

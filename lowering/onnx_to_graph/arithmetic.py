@@ -17,7 +17,6 @@ from neuron_dialects.dtypes import DType
 from neuron_dialects.graph import (
     BinaryKind,
     BinaryOp,
-    CastOp,
     ClipOp,
     CompareKind,
     CompareOp,
@@ -107,7 +106,7 @@ class Arithmetic:
 
     def cast(self, x: SSAValue, dtype: DType) -> SSAValue:
         """x in another element type."""
-        return x if spec_of(x)[0] is dtype else self.node.emit(CastOp(x, dtype))
+        return self.node.cast(x, dtype)
 
     # Rows and matrices
 

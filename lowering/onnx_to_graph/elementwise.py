@@ -101,13 +101,9 @@ def _pow(node: Node) -> Sequence[Value]:
     base, exponent = _operands(node)
     base_dtype, exponent_dtype = spec_of(base)[0], spec_of(exponent)[0]
     if base_dtype is exponent_dtype or base_dtype.is_float:
-        return [node.emit(BinaryOp(BinaryKind.POW, base, _cast(node, exponent, base_dtype)))]
-    power = node.emit(BinaryOp(BinaryKind.POW, _cast(node, base, exponent_dtype), exponent))
-    return [_cast(node, power, base_dtype)]
-
-
-def _cast(node: Node, x: SSAValue, dtype: DType) -> SSAValue:
-    return x if spec_of(x)[0] is dtype else node.emit(CastOp(x, dtype))
+        return [node.emit(BinaryOp(BinaryKind.POW, base, node.cast(exponent, base_dtype)))]
+    power = node.emit(BinaryOp(BinaryKind.POW, node.cast(base, exponent_dtype), exponent))
+    return [node.cast(power, base_dtype)]
 
 
 def _prelu(node: Node) -> Sequence[Value]:

@@ -13,7 +13,6 @@ from functools import partial
 import numpy as np
 from xdsl.ir import SSAValue
 
-from lowering.onnx_to_graph.arithmetic import Arithmetic
 from lowering.onnx_to_graph.movement import reshaped
 from lowering.onnx_to_graph.node import Node, Unsupported
 from lowering.onnx_to_graph.positions import (
@@ -29,7 +28,6 @@ from lowering.onnx_to_graph.values import Value, constant_of, readonly
 from neuron_dialects.dtypes import F32, I64, DType, dtype_of_onnx
 from neuron_dialects.graph import (
     BinaryKind,
-    BinaryOp,
     CompareKind,
     CompareOp,
     ConcatOp,
@@ -54,14 +52,6 @@ _LARGEST_TRIANGLE = 2048
 
 
 # Pieces
-
-
-def _cast(node: Node, x: SSAValue, dtype: DType) -> SSAValue:
-    return Arithmetic(node).cast(x, dtype)
-
-
-def _binary(node: Node, kind: BinaryKind, a: SSAValue, b: SSAValue) -> SSAValue:
-    return node.emit(BinaryOp(kind, a, b))
 
 
 def _number(node: Node, index: int) -> int:
@@ -104,7 +94,7 @@ def _arg_extreme(node: Node, largest: bool) -> Sequence[Value]:
     positions = _positions(node, shape[axis], axis, len(shape))
     last = bool(node.int_attr("select_last_index", 0))
     _, position = _extreme_position(node, x, positions, axis, largest=largest, last=last)
-    result = _cast(node, position, I64)
+    result = node.cast(position, I64)
     return [result if node.int_attr("keepdims", 1) else reshaped(node, result, (*shape[:axis], *shape[axis + 1 :]))]
 
 
@@ -120,7 +110,7 @@ def _hardmax(node: Node) -> Sequence[Value]:
     positions = _positions(node, work[axis], axis, len(work))
     _, first = _extreme_position(node, x, positions, axis, largest=True)
     hit = node.emit(CompareOp(CompareKind.EQ, positions, first))
-    return [reshaped(node, _cast(node, hit, dtype), shape)]
+    return [reshaped(node, node.cast(hit, dtype), shape)]
 
 
 def _top_k(node: Node) -> Sequence[Value]:
@@ -151,7 +141,7 @@ def _top_k(node: Node) -> Sequence[Value]:
             x = node.emit(SelectOp(taken, worst, x))
             contest = node.emit(SelectOp(taken, away, contest))
     joined = [parts[0] if count == 1 else node.emit(ConcatOp(parts, axis)) for parts in (values, indices)]
-    return [joined[0], _cast(node, joined[1], I64)]
+    return [joined[0], node.cast(joined[1], I64)]
 
 
 # Positions compared
@@ -168,7 +158,7 @@ def _one_hot(node: Node) -> Sequence[Value]:
         raise Unsupported(f"a depth of {depth}")
     if element_count(node.shape(2)) != 2:
         raise ShapeError(f"{element_count(node.shape(2))} values instead of two")
-    apart = reshaped(node, _cast(node, indices, I64), (*shape[:axis], 1, *shape[axis:]))
+    apart = reshaped(node, node.cast(indices, I64), (*shape[:axis], 1, *shape[axis:]))
     front = from_front(node, apart, depth)
     hit = node.emit(CompareOp(CompareKind.EQ, front, _positions(node, depth, axis, rank, I64)))
     off, on = (reshaped(node, node.emit(SliceOp(node.operand(2), [i], [1], [1])), ()) for i in (0, 1))
@@ -210,7 +200,7 @@ def _cum_sum(node: Node) -> Sequence[Value]:
     total = _moved(node, x, axis, 1, reverse) if exclusive else x
     distance = 1
     while distance < shape[axis]:
-        total = _binary(node, BinaryKind.ADD, total, _moved(node, total, axis, distance, reverse))
+        total = node.binary(BinaryKind.ADD, total, _moved(node, total, axis, distance, reverse))
         distance *= 2
     return [total]
 

@@ -15,7 +15,7 @@ from xdsl.ir import Operation, SSAValue
 
 from lowering.onnx_to_graph.values import Array, Constant, Emitter, HostConstant, Scope, Value, constant_of, readonly
 from neuron_dialects.dtypes import DType
-from neuron_dialects.graph import Shape, TensorSpec, spec_of
+from neuron_dialects.graph import BinaryKind, BinaryOp, CastOp, Shape, TensorSpec, spec_of
 from neuron_dialects.graph.shapes import ShapeError, normalize_axes, normalize_axis
 
 
@@ -168,6 +168,14 @@ class Node:
     def emit(self, op: Operation) -> SSAValue:
         """Emit a graph operator; returns its result."""
         return self.emitter.emit(op, self.name)[0]
+
+    def cast(self, x: SSAValue, dtype: DType) -> SSAValue:
+        """x in another element type."""
+        return x if spec_of(x)[0] is dtype else self.emit(CastOp(x, dtype))
+
+    def binary(self, kind: BinaryKind, a: SSAValue, b: SSAValue) -> SSAValue:
+        """`kind` of two operands of one element type."""
+        return self.emit(BinaryOp(kind, a, b))
 
     def constant_value(self, suffix: str, array: npt.ArrayLike, dtype: DType) -> SSAValue:
         """A constant made by the converter, as an operand; `suffix` tells it from the node's other constants."""

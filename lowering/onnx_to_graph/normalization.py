@@ -14,13 +14,12 @@ from xdsl.ir import SSAValue
 from lowering.onnx_to_graph.node import Node, Unsupported
 from lowering.onnx_to_graph.registry import Row
 from lowering.onnx_to_graph.values import Value
-from neuron_dialects.dtypes import F32, DType, dtype_of_onnx
+from neuron_dialects.dtypes import F32, dtype_of_onnx
 from neuron_dialects.graph import (
     BatchNormOp,
     BinaryKind,
     BinaryOp,
     BroadcastOp,
-    CastOp,
     LayerNormOp,
     ReduceKind,
     ReduceOp,
@@ -33,10 +32,6 @@ from neuron_dialects.graph import (
 from neuron_dialects.graph.shapes import ShapeError, element_count
 
 
-def _cast(node: Node, x: SSAValue, dtype: DType) -> SSAValue:
-    return x if spec_of(x)[0] is dtype else node.emit(CastOp(x, dtype))
-
-
 def _batch_norm(node: Node) -> Sequence[Value]:
     node.require_single_output()
     if node.int_attr("training_mode", 0) or (node.opset < 7 and not node.int_attr("is_test", 0)):
@@ -45,7 +40,7 @@ def _batch_norm(node: Node) -> Sequence[Value]:
         raise Unsupported("statistics per activation (spatial = 0)")
     x = node.operand(0)
     dtype = spec_of(x)[0]
-    parameters = [_cast(node, node.operand(index), dtype) for index in range(1, 5)]
+    parameters = [node.cast(node.operand(index), dtype) for index in range(1, 5)]
     return [node.emit(BatchNormOp(x, *parameters, epsilon=node.float_attr("epsilon", 1e-5)))]
 
 
@@ -59,7 +54,7 @@ def _layer_norm(node: Node) -> Sequence[Value]:
     def parameter(index: int) -> SSAValue | None:
         if not node.has(index):
             return None
-        value = _cast(node, node.operand(index), dtype)
+        value = node.cast(node.operand(index), dtype)
         have = shape_of(value)
         while len(have) > len(shape) - axis and have[0] == 1:
             have = have[1:]
@@ -87,7 +82,7 @@ def _scale_and_shift(node: Node, x: SSAValue, parameter_shape: Sequence[int]) ->
     """x * scale + bias, where inputs 1 and 2 are reshaped to broadcast against x."""
     dtype = spec_of(x)[0]
     for index, kind in ((1, BinaryKind.MUL), (2, BinaryKind.ADD)):
-        parameter = node.emit(ReshapeOp(_cast(node, node.operand(index), dtype), parameter_shape))
+        parameter = node.emit(ReshapeOp(node.cast(node.operand(index), dtype), parameter_shape))
         x = node.emit(BinaryOp(kind, x, parameter))
     return x
 
@@ -115,12 +110,12 @@ def _rms_norm(node: Node) -> Sequence[Value]:
     shape = shape_of(x)
     axis = node.axis(-1, len(shape))
     stash = dtype_of_onnx(node.int_attr("stash_type", 1)) or F32
-    wide = _cast(node, x, stash)
+    wide = node.cast(x, stash)
     square = node.emit(UnaryOp(UnaryKind.SQUARE, wide))
     mean = node.emit(ReduceOp(ReduceKind.MEAN, square, tuple(range(axis, len(shape))), keep_dims=True))
     epsilon = node.constant_value("epsilon", node.float_attr("epsilon", 1e-5), stash)
     inverse = node.emit(UnaryOp(UnaryKind.RSQRT, node.emit(BinaryOp(BinaryKind.ADD, mean, epsilon))))
-    normalized = _cast(node, node.emit(BinaryOp(BinaryKind.MUL, wide, inverse)), spec_of(scale)[0])
+    normalized = node.cast(node.emit(BinaryOp(BinaryKind.MUL, wide, inverse)), spec_of(scale)[0])
     return [node.emit(BinaryOp(BinaryKind.MUL, normalized, scale))]
 
 

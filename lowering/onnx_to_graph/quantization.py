@@ -25,9 +25,7 @@ from lowering.onnx_to_graph.values import Constant, Value
 from neuron_dialects.dtypes import F32, I32, UI8, DType, dtype_of_onnx
 from neuron_dialects.graph import (
     BinaryKind,
-    BinaryOp,
     BroadcastOp,
-    CastOp,
     ClipOp,
     CompareKind,
     CompareOp,
@@ -52,14 +50,6 @@ _EXACT_SUM = 2**24
 # Pieces
 
 
-def _cast(node: Node, x: SSAValue, dtype: DType) -> SSAValue:
-    return x if spec_of(x)[0] is dtype else node.emit(CastOp(x, dtype))
-
-
-def _binary(node: Node, kind: BinaryKind, a: SSAValue, b: SSAValue) -> SSAValue:
-    return node.emit(BinaryOp(kind, a, b))
-
-
 def _zero_point(node: Node, index: int) -> SSAValue | None:
     """An optional zero point in f32; None where it is absent or known to be zero."""
     if not node.has(index):
@@ -67,13 +57,13 @@ def _zero_point(node: Node, index: int) -> SSAValue | None:
     value = node.value(index)
     if isinstance(value, Constant) and not value.read().any():
         return None
-    return _cast(node, node.operand(index), F32)
+    return node.cast(node.operand(index), F32)
 
 
 def _centered(node: Node, x: SSAValue, zero_point: SSAValue | None) -> SSAValue:
     """x less its zero point, in f32."""
-    wide = _cast(node, x, F32)
-    return wide if zero_point is None else _binary(node, BinaryKind.SUB, wide, zero_point)
+    wide = node.cast(x, F32)
+    return wide if zero_point is None else node.binary(BinaryKind.SUB, wide, zero_point)
 
 
 def _saturated(node: Node, x: SSAValue, zero_point: SSAValue | None, dtype: DType) -> SSAValue:
@@ -81,9 +71,9 @@ def _saturated(node: Node, x: SSAValue, zero_point: SSAValue | None, dtype: DTyp
     if dtype.name not in _QUANTIZED:
         raise Unsupported(f"quantised values of type {dtype}")
     rounded = node.emit(UnaryOp(UnaryKind.ROUND, x))
-    moved = rounded if zero_point is None else _binary(node, BinaryKind.ADD, rounded, zero_point)
+    moved = rounded if zero_point is None else node.binary(BinaryKind.ADD, rounded, zero_point)
     limits = np.iinfo(dtype.numpy)
-    return _cast(node, node.emit(ClipOp(moved, minimum=float(limits.min), maximum=float(limits.max))), dtype)
+    return node.cast(node.emit(ClipOp(moved, minimum=float(limits.min), maximum=float(limits.max))), dtype)
 
 
 def _quotient(node: Node, x: SSAValue, scale: SSAValue, dtype: DType) -> SSAValue:
@@ -92,20 +82,20 @@ def _quotient(node: Node, x: SSAValue, scale: SSAValue, dtype: DType) -> SSAValu
     Next to a tie an error in a quotient's last place decides between two 8-bit values. Seen from the tie t the quotient
     is t + (x - t * scale) / scale; that difference is exact, as t has 11 bits and scale is taken in two halves of 12.
     """
-    first = _binary(node, BinaryKind.DIV, x, scale)
+    first = node.binary(BinaryKind.DIV, x, scale)
     known = scale.owner.array() if isinstance(scale.owner, ConstantOp) else None
     power_of_two = known is not None and np.frexp(known.item())[0] == 0.5
     if dtype.size_bytes > 1 or power_of_two:
         return first
     factor = node.constant_value("half of the bits", 2**12 + 1, F32)
-    wide = _binary(node, BinaryKind.MUL, scale, factor)
-    high = _binary(node, BinaryKind.SUB, wide, _binary(node, BinaryKind.SUB, wide, scale))
-    low = _binary(node, BinaryKind.SUB, scale, high)
+    wide = node.binary(BinaryKind.MUL, scale, factor)
+    high = node.binary(BinaryKind.SUB, wide, node.binary(BinaryKind.SUB, wide, scale))
+    low = node.binary(BinaryKind.SUB, scale, high)
     whole = node.emit(UnaryOp(UnaryKind.FLOOR, node.emit(ClipOp(first, minimum=-1024.0, maximum=1023.0))))
-    tie = _binary(node, BinaryKind.ADD, whole, node.constant_value("half", 0.5, F32))
-    rest = _binary(node, BinaryKind.SUB, x, _binary(node, BinaryKind.MUL, tie, high))
-    rest = _binary(node, BinaryKind.SUB, rest, _binary(node, BinaryKind.MUL, tie, low))
-    return _binary(node, BinaryKind.ADD, tie, _binary(node, BinaryKind.DIV, rest, scale))
+    tie = node.binary(BinaryKind.ADD, whole, node.constant_value("half", 0.5, F32))
+    rest = node.binary(BinaryKind.SUB, x, node.binary(BinaryKind.MUL, tie, high))
+    rest = node.binary(BinaryKind.SUB, rest, node.binary(BinaryKind.MUL, tie, low))
+    return node.binary(BinaryKind.ADD, tie, node.binary(BinaryKind.DIV, rest, scale))
 
 
 def _per_axis(node: Node, parameter: SSAValue, shape: Shape, axis: int) -> SSAValue:
@@ -144,7 +134,7 @@ def _parameters(node: Node) -> tuple[SSAValue, SSAValue | None]:
         return _per_axis(node, parameter, shape, axis)
 
     zero_point = _zero_point(node, 2)
-    scale = fitted(_cast(node, node.operand(1), F32))
+    scale = fitted(node.cast(node.operand(1), F32))
     return scale, None if zero_point is None else fitted(zero_point)
 
 
@@ -158,7 +148,7 @@ def _quantize_linear(node: Node) -> Sequence[Value]:
     if dtype is None:
         raise Unsupported("quantised values of a type that only the host understands")
     scale, zero_point = _parameters(node)
-    scaled = _quotient(node, _cast(node, node.operand(0), F32), scale, dtype)
+    scaled = _quotient(node, node.cast(node.operand(0), F32), scale, dtype)
     return [_saturated(node, scaled, zero_point, dtype)]
 
 
@@ -171,8 +161,8 @@ def _dequantize_linear(node: Node) -> Sequence[Value]:
     if dtype is None:
         raise Unsupported("a result of a type that only the host understands")
     scale, zero_point = _parameters(node)
-    product = _binary(node, BinaryKind.MUL, _centered(node, node.operand(0), zero_point), scale)
-    return [_cast(node, product, dtype)]
+    product = node.binary(BinaryKind.MUL, _centered(node, node.operand(0), zero_point), scale)
+    return [node.cast(product, dtype)]
 
 
 def _dynamic_quantize_linear(node: Node) -> Sequence[Value]:
@@ -182,17 +172,17 @@ def _dynamic_quantize_linear(node: Node) -> Sequence[Value]:
 
     def bound(kind: ReduceKind, with_zero: BinaryKind) -> SSAValue:
         extreme = node.emit(ReduceOp(kind, x, axes, keep_dims=False)) if axes else x
-        return _binary(node, with_zero, extreme, zero)
+        return node.binary(with_zero, extreme, zero)
 
     zero = node.constant_value("zero", 0.0, F32)
     low, high = bound(ReduceKind.MIN, BinaryKind.MIN), bound(ReduceKind.MAX, BinaryKind.MAX)
-    step = _per_step(node, _binary(node, BinaryKind.SUB, high, low))
+    step = _per_step(node, node.binary(BinaryKind.SUB, high, low))
     empty = node.emit(CompareOp(CompareKind.EQ, step, zero))
     scale = node.emit(SelectOp(empty, node.constant_value("one", 1.0, F32), step))
-    offset = _quotient(node, _binary(node, BinaryKind.SUB, zero, low), scale, UI8)
+    offset = _quotient(node, node.binary(BinaryKind.SUB, zero, low), scale, UI8)
     zero_point = _saturated(node, offset, None, UI8)
     scaled = _quotient(node, x, scale, UI8)
-    return [_saturated(node, scaled, _cast(node, zero_point, F32), UI8), scale, zero_point]
+    return [_saturated(node, scaled, node.cast(zero_point, F32), UI8), scale, zero_point]
 
 
 def _per_step(node: Node, span: SSAValue) -> SSAValue:
@@ -201,10 +191,10 @@ def _per_step(node: Node, span: SSAValue) -> SSAValue:
     What a first quotient q leaves, span - 256 * q + q, is exact: in each sum the terms are within a factor of two.
     """
     steps = node.constant_value("steps", 255.0, F32)
-    first = _binary(node, BinaryKind.DIV, span, steps)
-    wide = _binary(node, BinaryKind.MUL, first, node.constant_value("wide", 256.0, F32))
-    rest = _binary(node, BinaryKind.ADD, _binary(node, BinaryKind.SUB, span, wide), first)
-    return _binary(node, BinaryKind.ADD, first, _binary(node, BinaryKind.DIV, rest, steps))
+    first = node.binary(BinaryKind.DIV, span, steps)
+    wide = node.binary(BinaryKind.MUL, first, node.constant_value("wide", 256.0, F32))
+    rest = node.binary(BinaryKind.ADD, node.binary(BinaryKind.SUB, span, wide), first)
+    return node.binary(BinaryKind.ADD, first, node.binary(BinaryKind.DIV, rest, steps))
 
 
 # Products of quantised numbers
@@ -320,8 +310,8 @@ def _summed(
     total: SSAValue | None = None
     for start, stop in pieces:
         parts = [_piece(node, value, axis, start, stop) for value, axis in zip(operands, axes, strict=True)]
-        part = _cast(node, multiply(*parts), I32)
-        total = part if total is None else _binary(node, BinaryKind.ADD, total, part)
+        part = node.cast(multiply(*parts), I32)
+        total = part if total is None else node.binary(BinaryKind.ADD, total, part)
     assert total is not None
     return total
 
@@ -361,7 +351,7 @@ def _integer_product(node: Node, a: int, a_zero: int, b: int, b_zero: int) -> SS
 
 
 def _matmul_integer(node: Node) -> Sequence[Value]:
-    return [_cast(node, _integer_product(node, 0, 2, 1, 3), I32)]
+    return [node.cast(_integer_product(node, 0, 2, 1, 3), I32)]
 
 
 def _integer_convolution(node: Node, x: int, x_zero: int, w: int, w_zero: int) -> SSAValue:
@@ -385,7 +375,7 @@ def _in_one_piece(w: npt.NDArray[np.int16] | tuple[int, int]) -> npt.NDArray[np.
 
 
 def _conv_integer(node: Node) -> Sequence[Value]:
-    return [_cast(node, _integer_convolution(node, 0, 2, 1, 3), I32)]
+    return [node.cast(_integer_convolution(node, 0, 2, 1, 3), I32)]
 
 
 # Products that are quantised again
@@ -397,8 +387,8 @@ def _combined_scale(node: Node, scales: Sequence[tuple[int, Shape]]) -> SSAValue
     known = [value.read().astype(np.float32).reshape(shape) for value, shape in values if isinstance(value, Constant)]
     if len(known) == len(values):
         return node.constant_value("scale", known[0] * known[1] / known[2], F32)
-    a, b, y = (reshaped(node, _cast(node, node.operand(index), F32), shape) for index, shape in scales)
-    return _binary(node, BinaryKind.DIV, _binary(node, BinaryKind.MUL, a, b), y)
+    a, b, y = (reshaped(node, node.cast(node.operand(index), F32), shape) for index, shape in scales)
+    return node.binary(BinaryKind.DIV, node.binary(BinaryKind.MUL, a, b), y)
 
 
 def _scalar(node: Node, index: int) -> Shape:
@@ -410,14 +400,14 @@ def _scalar(node: Node, index: int) -> Shape:
 
 def _qlinear_matmul(node: Node) -> Sequence[Value]:
     """a, its scale, its zero point; the same of b; scale and zero point of y: sums scaled, rounded and saturated."""
-    product = _cast(node, _integer_product(node, 0, 2, 3, 5), F32)
+    product = node.cast(_integer_product(node, 0, 2, 3, 5), F32)
     scale = _combined_scale(
         node, [(index, _matrix_parameter(node.shape(index), columns=index == 4)) for index in (1, 4, 6)]
     )
     zero_point = _zero_point(node, 7)
     if zero_point is not None:
         zero_point = reshaped(node, zero_point, _matrix_parameter(shape_of(zero_point), columns=False))
-    result = _saturated(node, _binary(node, BinaryKind.MUL, product, scale), zero_point, node.dtype(7))
+    result = _saturated(node, node.binary(BinaryKind.MUL, product, scale), zero_point, node.dtype(7))
     if shape_of(result) != shape_of(product):
         raise ShapeError("a scale or zero point does not fit the product")
     return [result]
@@ -429,15 +419,15 @@ def _qlinear_conv(node: Node) -> Sequence[Value]:
     shape = shape_of(sums)
     per_channel = (shape[1], *[1] * (len(shape) - 2))
     if node.has(8):
-        bias = reshaped(node, _cast(node, node.operand(8), spec_of(sums)[0]), per_channel)
-        sums = _binary(node, BinaryKind.ADD, sums, bias)
-    sums = _cast(node, sums, F32)
+        bias = reshaped(node, node.cast(node.operand(8), spec_of(sums)[0]), per_channel)
+        sums = node.binary(BinaryKind.ADD, sums, bias)
+    sums = node.cast(sums, F32)
     weight_scale = () if element_count(node.shape(4)) == 1 else per_channel
     scale = _combined_scale(node, [(1, _scalar(node, 1)), (4, weight_scale), (6, _scalar(node, 6))])
     zero_point = _zero_point(node, 7)
     if zero_point is not None:
         zero_point = reshaped(node, zero_point, _scalar(node, 7))
-    return [_saturated(node, _binary(node, BinaryKind.MUL, sums, scale), zero_point, node.dtype(7))]
+    return [_saturated(node, node.binary(BinaryKind.MUL, sums, scale), zero_point, node.dtype(7))]
 
 
 CONVERTERS: dict[str, Row] = {

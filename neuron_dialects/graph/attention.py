@@ -26,6 +26,9 @@ from neuron_dialects.graph.shapes import ShapeError, text
 SCORE_SHIFT = "graph.score_shift"
 """Attribute: see `AttentionOp`."""
 
+HIDDEN = -1e30
+"""What is added to the scores of keys that a query is not to see."""
+
 
 @irdl_op_definition
 class AttentionOp(ComputeOp):

@@ -18,7 +18,7 @@ from neuron_dialects.isa.limits import (
     same_elements,
     transpose_shapes,
 )
-from neuron_dialects.isa.model import FieldDef, Instruction, InstructionDef, Operand, OperandDef
+from neuron_dialects.isa.model import FieldDef, Instruction, InstructionDef, OperandDef
 from neuron_dialects.target import Target
 
 SBUF, PSUM, DRAM, ON_CHIP = ("sbuf",), ("psum",), ("dram",), ("sbuf", "psum")
@@ -358,8 +358,3 @@ def verify_instruction(instruction: Instruction, target: Target | None) -> list[
         if message:
             problems.append(f"{instruction.name}: {message}")
     return problems
-
-
-def operand_of(instruction: Instruction, role: str) -> Operand | None:
-    """Operand by role, None when absent."""
-    return instruction.operands.get(role)

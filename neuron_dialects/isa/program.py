@@ -67,6 +67,11 @@ class DramVariable:
             total *= size
         return total
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all elements."""
+        return self.elements * dtype_by_name(self.dtype).size_bytes
+
 
 @dataclass(frozen=True)
 class HandOver:

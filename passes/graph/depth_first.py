@@ -10,7 +10,7 @@ reach over the end of a band, the rows there are made in both.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import ceil, prod
+from math import ceil
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
@@ -30,6 +30,7 @@ from neuron_dialects.graph import (
     shape_of,
     spec_of,
 )
+from neuron_dialects.graph.work import bytes_of
 from neuron_dialects.neuron import core_functions, target_of
 from neuron_dialects.remarks import listening, remark
 from neuron_dialects.target import Target
@@ -228,7 +229,7 @@ class _Described:
             assert windows is not None
             read = tuple((self._number(value), window) for value, window in windows)
             made = tuple(self._number(value) for value in op.results)
-            weights = sum(_size(value) for value in op.operands if is_constant(value))
+            weights = sum(bytes_of(value.type) for value in op.operands if is_constant(value))
             described.append(Layer(made, read, _engine_times(op, target), weights))
             users = {use.operation for value in op.results for use in value.uses}
             if not users <= inside:
@@ -261,11 +262,6 @@ def _feature_map(value: SSAValue) -> FeatureMap:
     passing = isinstance(value.owner, CastOp) and comes_from_dram(value.owner.x)
     passing = passing or rows_of_piece(value) is not None
     return FeatureMap(images, channels, rows, columns, dtype.size_bytes, low_high[0], low_high[1], folds, passing)
-
-
-def _size(value: SSAValue) -> int:
-    dtype, shape = spec_of(value)
-    return prod(shape) * dtype.size_bytes
 
 
 def _bytes_at(op: Operation) -> int:

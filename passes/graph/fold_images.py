@@ -33,6 +33,7 @@ from neuron_dialects.graph import (
     shape_of,
     spec_of,
 )
+from neuron_dialects.graph.work import bytes_of
 from neuron_dialects.neuron import core_functions, target_of
 from neuron_dialects.remarks import listening, remark
 from neuron_dialects.target import Target
@@ -204,7 +205,7 @@ def _costs(op: Operation, target: Target) -> dict[int, float]:
         if convolution is not None:
             cost = max(cost, convolution_ns(convolution, fold, target))
             if not stored and not stays_in_place(convolution, fold):
-                cost += round_trip_ns(_size_bytes(result), target)
+                cost += round_trip_ns(bytes_of(result.type), target)
         costs[fold] = cost
     return costs
 
@@ -286,11 +287,6 @@ def folded_bytes(shape: Sequence[int], halo: Halo, element_bytes: int, fold: int
     return resident_bytes((images // fold, channels * fold, *rest), 1, halo, element_bytes)
 
 
-def _size_bytes(value: SSAValue) -> int:
-    dtype, shape = spec_of(value)
-    return prod(shape) * dtype.size_bytes
-
-
 def _switches(layers: Sequence[Operation], target: Target) -> list[float]:
     """What it costs to change the fold in front of each layer: all that crosses there and could stay on chip."""
     number = {op: i for i, op in enumerate(layers)}
@@ -303,7 +299,7 @@ def _switches(layers: Sequence[Operation], target: Target) -> list[float]:
             if not any(shape[0] % fold == 0 and _fits_on_chip(value, fold, target) for fold in FOLDS):
                 continue
             last = max((number.get(use.operation, first) for use in value.uses), default=first)
-            cost = round_trip_ns(_size_bytes(value), target)
+            cost = round_trip_ns(bytes_of(value.type), target)
             changes[first + 1] += cost
             changes[last + 1] -= cost
     return list(accumulate(changes[:-1]))

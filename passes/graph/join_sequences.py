@@ -34,6 +34,7 @@ from neuron_dialects.graph import (
     shape_of,
     spec_of,
 )
+from neuron_dialects.graph.attention import HIDDEN
 from neuron_dialects.graph.work import MODEL_MACS, model_macs
 from neuron_dialects.neuron import core_functions
 from passes.graph.conv_groups import LANES
@@ -41,13 +42,10 @@ from passes.graph.fold_weights import Recipes
 from passes.graph.weight_values import is_known
 
 LEAST_SEQUENCES = 16
-"""Fewer sequences are left as they are."""
+"""Fewer sequences are left as they are, and worked on one by one."""
 
 MOST_MASK_BYTES = 4 * 1024 * 1024
 """Bytes that the mask of joined sequences may take: each attention stores one."""
-
-HIDDEN = -1e30
-"""What is added to the scores of keys of other sequences."""
 
 LOWEST = -1e28
 """What masks are raised to: a query that its own mask hides all keys from must not see those of other sequences

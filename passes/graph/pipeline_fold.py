@@ -58,11 +58,6 @@ class Cut:
         """How many cores there are."""
         return max(self.core_of) + 1
 
-    @property
-    def is_folded(self) -> bool:
-        """Whether some core has two stages."""
-        return len(self.stages) > self.cores
-
     def on_core(self, core: int) -> list[Stage]:
         """The stages of a core, the earlier one first."""
         return [stage for stage, own in zip(self.stages, self.core_of, strict=True) if own == core]

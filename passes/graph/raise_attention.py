@@ -39,7 +39,7 @@ from passes.rewriting import Rewrite, rewrites
 FEWEST_QUERIES = 16
 """Fewer query positions are left as single products: there is little to keep on chip."""
 
-HIDDEN = -1e9
+HIDING_SCORE = -1e9
 """A score that is replaced by this or less counts as nothing, whatever is added to it."""
 
 
@@ -161,7 +161,7 @@ def _selected(op: SelectOp) -> _Scores | None:
     """select(seen, scores, very small number) as an added mask."""
     hidden = number_of(op.b)
     found = _scores_of(op.a)
-    if hidden is None or hidden > HIDDEN or found is None or shape_of(op.a) != shape_of(op.result):
+    if hidden is None or hidden > HIDING_SCORE or found is None or shape_of(op.a) != shape_of(op.result):
         return None
     dtype, _ = spec_of(op.b)
     nothing, low = ConstantOp(0.0, dtype, ()), ConstantOp(hidden, dtype, ())

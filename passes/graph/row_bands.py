@@ -31,10 +31,6 @@ class Rows(NamedTuple):
     first: int
     end: int
 
-    def hull(self, other: "Rows") -> "Rows":
-        """The least range with both."""
-        return Rows(min(self.first, other.first), max(self.end, other.end))
-
 
 @dataclass(frozen=True)
 class RowWindow:

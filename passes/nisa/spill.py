@@ -19,7 +19,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from neuron_dialects.access import AccessPattern, Affine
 from neuron_dialects.isa.limits import MAX_SIZE
-from neuron_dialects.neuron import MemorySpace, MemorySpaceAttr, location_name
+from neuron_dialects.neuron import MemorySpace, MemorySpaceAttr, location_name, name_inside
 from neuron_dialects.nisa import NISA_OPS, AllocOp, NisaOp
 from neuron_dialects.target import Target
 from passes.nisa.live_ranges import OnChipBuffer, runs_of
@@ -87,13 +87,9 @@ def spill_buffer(buffer: OnChipBuffer, function: FuncOp, statements: Sequence[Op
             transfers = _transfers(own.buffer, scratch.buffer, _merged(written), target, reload=False)
             _insert(transfers, InsertPoint.after(last), last)
     node = location_name(alloc.location)
-    node = node or next((name for p in buffer.uses if (name := _node_of(statements[p]))), None)
+    node = node or next((name for p in buffer.uses if (name := name_inside(statements[p]))), None)
     Rewriter.erase_op(alloc)
     return Spill(buffer.row_bytes * memref.get_shape()[0], stores, reloads, node)
-
-
-def _node_of(statement: Operation) -> str | None:
-    return next((name for op in statement.walk() if (name := location_name(op.location))), None)
 
 
 def _hint(alloc: AllocOp, suffix: str) -> str:

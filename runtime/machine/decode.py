@@ -130,11 +130,6 @@ class DecodedProgram:
         ]
 
 
-def variable_bytes(variable: DramVariable) -> int:
-    """Size of a DRAM variable."""
-    return variable.elements * dtype_by_name(variable.dtype).size_bytes
-
-
 def memory_limits(target: Target) -> dict[str, int]:
     """Bytes of each partition of the on-chip memories."""
     return {
@@ -295,7 +290,7 @@ class _QueueDecoder:
                 raise entry.error("NX-RUN-004", f"operand {role}: no {operand.dtype} variable {operand.buffer}")
             if definition.writes and variable.kind in ("input", "file"):
                 raise entry.error("NX-RUN-004", f"operand {role} writes {variable.name}, which is an {variable.kind}")
-            access = Access(variable.id, (0, 1), extent, variable_bytes(variable), **flags, **shift, **names)
+            access = Access(variable.id, (0, 1), extent, variable.size_bytes, **flags, **shift, **names)
         if register == NO_REGISTER:
             access.interval(())
         return access

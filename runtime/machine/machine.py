@@ -25,7 +25,6 @@ from runtime.machine.decode import (
     decode_program,
     memory_limits,
     touched_boxes,
-    variable_bytes,
 )
 from runtime.machine.plan import Work, plan_queues
 from runtime.machine.schedule import Schedule, Step, replay
@@ -178,7 +177,7 @@ class Machine:
             np.copyto(self._arrays[key], value)
 
     def _allocate(self, files: Mapping[int, Array]) -> None:
-        size = sum(variable_bytes(variable) for variable in self.program.variables)
+        size = sum(variable.size_bytes for variable in self.program.variables)
         if size > int(self.target.dram_bytes):
             raise NeuronError(
                 "NX-MEM-001", f"the program's DRAM variables have {size} bytes, the core has {self.target.dram_bytes}"

@@ -31,7 +31,6 @@ from runtime.neff.json_check import Description, dump_json, load_json
 from runtime.neff.limits import DEFAULT_LIMITS, Limits
 from runtime.neff.model import CoreImage, Neff, Parameter, is_shared, parameter_member
 from runtime.neff.neff_check import check_neff, parameter_bytes
-from runtime.neff.program_check import variable_bytes
 
 Source = str | os.PathLike[str] | bytes
 """A NEFF to read: a path, or the file's bytes."""
@@ -311,8 +310,8 @@ class _Reader:
     def parameter(self, subgraph: str, variable: DramVariable) -> Parameter:
         name = parameter_member(subgraph, variable.file_name)
         view = self.file.view(name)
-        if len(view) != variable_bytes(variable):
-            size = f"{variable.dtype} {variable.shape} has {variable_bytes(variable)}"
+        if len(view) != variable.size_bytes:
+            size = f"{variable.dtype} {variable.shape} has {variable.size_bytes}"
             raise NeuronError("NX-NEFF-008", f"{name} has {len(view)} bytes, {size}")
         try:
             return np.frombuffer(view, dtype_by_name(variable.dtype).numpy).reshape(variable.shape)

@@ -20,7 +20,6 @@ from runtime.neff.program_check import (
     hand_over_rings,
     known_target,
     used_rings,
-    variable_bytes,
 )
 from runtime.neff.records import ENCODING_VERSION, ENGINE_CODES, FINGERPRINT
 
@@ -310,7 +309,7 @@ def _definition(number: int, name: str, places: _Places) -> dict[str, Any]:
     variables: dict[str, Any] = {}
     for variable in program.variables:
         kind = VARIABLE_TYPES[variable.kind]
-        variables[variable.name] = {"type": kind, "var_id": variable.id, "size": variable_bytes(variable)}
+        variables[variable.name] = {"type": kind, "var_id": variable.id, "size": variable.size_bytes}
         if variable.file_name:
             variables[variable.name]["file_name"] = variable.file_name
     queues: dict[str, Any] = {}

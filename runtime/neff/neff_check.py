@@ -29,7 +29,7 @@ from runtime.neff.model import (
     is_shared,
     parameter_member,
 )
-from runtime.neff.program_check import check_program, known_target, variable_bytes
+from runtime.neff.program_check import check_program, known_target
 
 
 def check_neff(neff: Neff) -> None:
@@ -113,7 +113,7 @@ def _same_bytes(a: memoryview, b: memoryview) -> bool:
 
 def parameter_bytes(variable: DramVariable, value: Parameter, label: str) -> memoryview:
     """The raw bytes of a parameter, without a copy where it is dense; NX-NEFF-008 if it does not fit its variable."""
-    size = variable_bytes(variable)
+    size = variable.size_bytes
     where = f"{label}: parameter {variable.name[:80]!a}"
     if isinstance(value, np.ndarray):
         expected = dtype_by_name(variable.dtype).numpy

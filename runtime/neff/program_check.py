@@ -34,11 +34,6 @@ def known_target(name: str) -> Target:
     return load_target(name)
 
 
-def variable_bytes(variable: DramVariable) -> int:
-    """Bytes of a DRAM variable's values."""
-    return variable.elements * dtype_by_name(variable.dtype).size_bytes
-
-
 def used_rings(entries: Iterable[QueueEntry]) -> list[str]:
     """Names of the DMA rings of a queue's transfers, in order of first use."""
     return list(dict.fromkeys(entry.ring for entry in entries if entry.ring is not None))
@@ -124,7 +119,7 @@ def _check_variables(variables: Sequence[DramVariable], target: Target, label: s
                 files.add(variable.file_name)
         ids.add(variable.id)
         names.add(variable.name)
-        total_bytes += variable_bytes(variable)
+        total_bytes += variable.size_bytes
     if total_bytes > int(target.dram_bytes):
         raise _broken(f"{label}: its variables have {total_bytes} bytes, target {target.name} has {target.dram_bytes}")
 

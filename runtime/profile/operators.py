@@ -53,11 +53,6 @@ class OperatorRow:
         """The stream that is busiest with it."""
         return STREAMS[int(np.argmax(self.busy_ns))]
 
-    @property
-    def intensity(self) -> float | None:
-        """Operations per byte of DRAM traffic; None without traffic."""
-        return self.flops / self.hbm_bytes if self.hbm_bytes else None
-
 
 def operators_of(analysis: Analysis) -> list[OperatorRow]:
     """One row for each framework node that has instructions, in the order of their first event."""

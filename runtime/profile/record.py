@@ -17,7 +17,7 @@ from neuron_dialects.isa import Instruction
 from neuron_dialects.isa.program import CoreProgram
 from neuron_dialects.target import Target
 from runtime.machine import Machine, Trace
-from runtime.machine.decode import Access, variable_bytes
+from runtime.machine.decode import Access
 from runtime.machine.plan import Work
 from runtime.neff import CORE, Neff
 from runtime.neff.text import instruction_text
@@ -85,7 +85,7 @@ def record_program(name: str, program: CoreProgram, target: Target) -> ProgramPr
         rings=machine.rings,
         opcodes=tuple(codes),
         semaphores=program.semaphores,
-        variables=tuple(Variable(v.name, v.kind, variable_bytes(v)) for v in program.variables),
+        variables=tuple(Variable(v.name, v.kind, v.size_bytes) for v in program.variables),
         texts=tuple(instruction_text(w.entry.instruction, w.entry.ring) for w in works if w.entry.instruction),
         timing=result.timing,
         instructions=instructions,

@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from neuron_dialects.cost import dma_cost
-from neuron_dialects.dtypes import dtype_by_name
-from neuron_dialects.isa.program import DramVariable
 from neuron_dialects.target import Target
 from runtime.neff import Neff, encode_queue
 from runtime.neff.manifest import subgraph_name
@@ -55,14 +53,14 @@ def footprints(neff: Neff, target: Target, core_of: Mapping[int, int], cores: in
         files = [v for v in program.variables if v.kind == "file"]
         # Buckets of a model name the same parameter files; one copy of each is on the core.
         stored = {parameter_member(subgraph_name(callee), v.file_name or v.name): v for v in files}
-        new = [_bytes(v) for name, v in stored.items() if name not in members[position]]
+        new = [v.size_bytes for name, v in stored.items() if name not in members[position]]
         members[position].update(stored)
         queues = [*program.queues.values(), *([program.pinned] if program.pinned else [])]
         transfers = [entry.instruction for queue in queues for entry in queue if entry.ring is not None]
         descriptors = sum(dma_cost(transfer, target).descriptors for transfer in transfers if transfer is not None)
         sizes = Counter[str]()
         for variable in program.variables:
-            sizes[variable.kind] += _bytes(variable)
+            sizes[variable.kind] += variable.size_bytes
         rows[position] = Footprint(
             code=row.code + sum(len(encode_queue(queue)) for queue in queues),
             constants=row.constants + sum(new),
@@ -71,10 +69,6 @@ def footprints(neff: Neff, target: Target, core_of: Mapping[int, int], cores: in
             dma_rings=row.dma_rings + descriptors * DESCRIPTOR_BYTES,
         )
     return rows
-
-
-def _bytes(variable: DramVariable) -> int:
-    return variable.elements * dtype_by_name(variable.dtype).size_bytes
 
 
 class DeviceMemory:

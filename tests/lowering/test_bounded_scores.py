@@ -8,14 +8,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 from xdsl.context import Context
-from xdsl.dialects.builtin import Builtin
-from xdsl.dialects.func import Func
-from xdsl.parser import Parser
 
 from lowering.bounded_scores import GraphBoundScoresPass, WeighedBoundScores, with_weights
-from neuron_dialects.graph import AttentionOp, Graph
-from neuron_dialects.neuron import Neuron
+from neuron_dialects.graph import AttentionOp
 from neuron_dialects.weights import WeightStore
+from tests.graph_level import parse
 from tests.lowering.graph_to_tile.core_kernel import Array
 
 WIDTH, LENGTH, SEQUENCES = 24, 6, 16
@@ -55,13 +52,10 @@ def is_marked(weights: dict[str, Array], norm: str = NORM, mask: str = "%m", tex
     store = WeightStore()
     for name, array in weights.items():
         store.add(name, array)
-    context = Context()
-    for dialect in (Builtin, Func, Graph, Neuron):
-        context.load_dialect(dialect)
-    module = Parser(context, text.replace("NORM", norm).replace("MASK", mask)).parse_module()
+    module = parse(text.replace("NORM", norm).replace("MASK", mask))
     (step,) = with_weights([GraphBoundScoresPass.name], store)
     assert isinstance(step, WeighedBoundScores)
-    step.apply(context, module)
+    step.apply(Context(), module)
     module.verify()
     (attention,) = (op for op in module.walk() if isinstance(op, AttentionOp))
     return attention.score_shift is not None
@@ -173,23 +167,17 @@ def test_no_features_and_no_keys() -> None:
 
 # A file name that no file can have is no weights either.
 def test_a_path_that_is_too_long() -> None:
-    context = Context()
-    for dialect in (Builtin, Func, Graph, Neuron):
-        context.load_dialect(dialect)
     named = TEXT.replace("attributes {neuron.target", f'attributes {{neuron.weights = "{"w" * 300}", neuron.target', 1)
-    module = Parser(context, named.replace("NORM", NORM).replace("MASK", "%m")).parse_module()
+    module = parse(named.replace("NORM", NORM).replace("MASK", "%m"))
     before = str(module)
-    GraphBoundScoresPass().apply(context, module)
+    GraphBoundScoresPass().apply(Context(), module)
     assert str(module) == before
 
 
 # The text alone proves nothing.
 def test_without_weights_nothing_is_marked() -> None:
     assert with_weights(["graph-fuse"], WeightStore()) == ["graph-fuse"]
-    context = Context()
-    for dialect in (Builtin, Func, Graph, Neuron):
-        context.load_dialect(dialect)
-    module = Parser(context, TEXT.replace("NORM", NORM).replace("MASK", "%m")).parse_module()
+    module = parse(TEXT.replace("NORM", NORM).replace("MASK", "%m"))
     before = str(module)
-    GraphBoundScoresPass().apply(context, module)
+    GraphBoundScoresPass().apply(Context(), module)
     assert str(module) == before

@@ -4,22 +4,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from xdsl.context import Context
-from xdsl.dialects import arith, builtin, func, scf
 from xdsl.dialects.func import FuncOp
-from xdsl.parser import Parser
 
 from neuron_dialects.errors import NeuronError
-from neuron_dialects.neuron import Neuron
-from neuron_dialects.nisa import Nisa
-from neuron_dialects.tile import Tile
 from runtime.program_interpreter import ProgramInterpreter, run_function
+from tests.program_texts import function_of, no_parameters, parse
 
 RNG = np.random.default_rng(2)
 BF16 = ml_dtypes.bfloat16
 
 
-def parse(arguments: str, body: str, inputs: int = 1) -> FuncOp:
+def function_from(arguments: str, body: str, inputs: int = 1) -> FuncOp:
     """A function of that body; `%c1`, `%c2` ... are index constants, `dram`, `sbuf`, `psum` memory spaces."""
     constants = "\n".join(f"%c{n} = arith.constant {n} : index" for n in (0, 1, 2, 3, 4, 8))
     text = f"""
@@ -30,19 +25,7 @@ def parse(arguments: str, body: str, inputs: int = 1) -> FuncOp:
     }}"""
     for space in ("dram", "sbuf", "psum"):
         text = text.replace(f", {space}>", f", #neuron.space<{space}>>")
-    context = Context()
-    for dialect in (builtin.Builtin, func.Func, scf.Scf, arith.Arith, Tile, Nisa, Neuron):
-        context.load_dialect(dialect)
-    module = Parser(context, text).parse_module()
-    module.verify()
-    function = module.body.block.first_op
-    assert isinstance(function, FuncOp)
-    return function
-
-
-def no_parameters(symbol: str) -> NDArray[Any]:
-    """For functions without parameters."""
-    raise AssertionError(symbol)
+    return function_of(parse(text))
 
 
 # y = gelu(w^T x) with K = 256 in two steps that accumulate, over four column blocks of 64.
@@ -64,7 +47,7 @@ MATMUL = """
 
 
 def test_tile_loops():
-    function = parse("%x : memref<256x256xbf16, dram>, %y : memref<32x256xf32, dram>", MATMUL)
+    function = function_from("%x : memref<256x256xbf16, dram>, %y : memref<32x256xf32, dram>", MATMUL)
     x, w = RNG.normal(size=(256, 256)).astype(BF16), RNG.normal(size=(256, 32)).astype(BF16)
     expected = np.maximum(w.astype(np.float32).T @ x.astype(np.float32), 0)
     (y,) = run_function(function, [x], {"w": w}.__getitem__)
@@ -79,7 +62,7 @@ def test_tile_loops():
 
 # A buffer in a loop is fresh in every iteration: what the iteration before wrote is gone.
 def test_buffers_are_fresh():
-    function = parse(
+    function = function_from(
         "%y : memref<4x1xf32, dram>",
         """
         %keep = tile.alloc : memref<4x1xf32, sbuf>
@@ -98,7 +81,7 @@ def test_buffers_are_fresh():
 
 # What the function does not write of an output is poison.
 def test_unwritten_outputs():
-    function = parse("%y : memref<2x2xf32, dram>, %z : memref<3xi32, dram>", "", inputs=0)
+    function = function_from("%y : memref<2x2xf32, dram>, %z : memref<3xi32, dram>", "", inputs=0)
     y, z = run_function(function, [], no_parameters)
     assert np.isnan(y).all()
     assert z.tolist() == [-1, -1, -1]
@@ -106,7 +89,7 @@ def test_unwritten_outputs():
 
 # Scratch in DRAM, a gather of its rows, and integers that stay exact where no engine is chosen.
 def test_dram_scratch_and_gather():
-    function = parse(
+    function = function_from(
         "%i : memref<4x1xi32, dram>, %y : memref<4x2xi32, dram>",
         """
         %rows = tile.alloc : memref<8x2xi32, dram>
@@ -142,7 +125,7 @@ ALLOCATED = """
 @pytest.mark.parametrize(("address", "overlap"), [(256, False), (128, True)])
 def test_allocated_buffers_share_one_memory(address: int, overlap: bool):
     arguments = "%x : memref<3x32x64xf32, dram>, %y : memref<3x32x64xf32, dram>, %z : memref<64x64xf32, dram>"
-    interpreter = ProgramInterpreter(parse(arguments, ALLOCATED.format(address=address)), no_parameters)
+    interpreter = ProgramInterpreter(function_from(arguments, ALLOCATED.format(address=address)), no_parameters)
     for _ in range(2):
         x = RNG.normal(size=(3, 32, 64)).astype(np.float32)
         y, z = interpreter.run([x])
@@ -160,14 +143,14 @@ def test_pool_and_dve_differ_on_integers():
         nisa.dma_copy on sp ring q0 dst %y[0 : 2] src %t[0:1][0 : 2]"""
     results: dict[str, list[int]] = {}
     for engine in ("pool", "dve"):
-        function = parse("%x : memref<2xi32, dram>, %y : memref<2xi32, dram>", body.replace("ENGINE", engine))
+        function = function_from("%x : memref<2xi32, dram>, %y : memref<2xi32, dram>", body.replace("ENGINE", engine))
         results[engine] = run_function(function, [np.array([2**24 + 1, 1], np.int32)], no_parameters)[0].tolist()
     assert results == {"pool": [2**24 + 3, 3], "dve": [2**24 + 2, 3]}
 
 
 # A loop without iterations is not executed, nor are its accesses checked.
 def test_an_empty_loop():
-    function = parse(
+    function = function_from(
         "%y : memref<2xf32, dram>",
         "scf.for %i = %c0 to %c0 step %c1 { tile.memset dst %t[0:1][0 : 99] }".join(
             ("%t = tile.alloc : memref<1x2xf32, sbuf>\n", "")
@@ -227,7 +210,7 @@ ONE = "%x : memref<32x8xf32, dram>"
 )
 def test_refused(body: str, code: str, message: str):
     with pytest.raises(NeuronError) as caught:
-        ProgramInterpreter(parse(ONE, body), lambda symbol: np.zeros((2, 2), np.float32))
+        ProgramInterpreter(function_from(ONE, body), lambda symbol: np.zeros((2, 2), np.float32))
     assert (caught.value.code, caught.value.message) == (code, message)
 
 
@@ -235,7 +218,7 @@ def test_refused(body: str, code: str, message: str):
 def test_errors_name_the_node():
     body = TILE + 'tile.memset dst %t[0:32][0 : 9] loc("Conv_5")'
     with pytest.raises(NeuronError) as caught:
-        ProgramInterpreter(parse(ONE, body), no_parameters)
+        ProgramInterpreter(function_from(ONE, body), no_parameters)
     assert caught.value.node == "Conv_5"
 
 
@@ -249,12 +232,12 @@ def test_errors_name_the_node():
 )
 def test_inputs_that_do_not_fit(inputs: list[NDArray[Any]], message: str):
     with pytest.raises(NeuronError) as caught:
-        run_function(parse(ONE, ""), inputs, no_parameters)
+        run_function(function_from(ONE, ""), inputs, no_parameters)
     assert (caught.value.code, caught.value.message) == ("NX-RUN-005", message)
 
 
 def test_without_an_input_count():
-    function = parse(ONE, "")
+    function = function_from(ONE, "")
     del function.attributes["neuron.input_count"]
     with pytest.raises(NeuronError, match=r"has no valid 'neuron\.input_count'"):
         run_function(function, [], no_parameters)

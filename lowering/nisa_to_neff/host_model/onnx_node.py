@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import onnx.defs
 import onnx.version_converter
-from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, ValueInfoProto, helper
+from onnx import FunctionProto, NodeProto, ValueInfoProto, helper
 from xdsl.ir import Attribute
 
 from lowering.nisa_to_neff.host_model.writer import ModelWriter
+from lowering.onnx_to_graph.host import subgraphs
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import OnnxNodeOp
 from neuron_dialects.neuron import location_name
@@ -51,16 +52,9 @@ def _default_nodes(node: NodeProto) -> Iterator[NodeProto]:
     """The node and those inside it that are of ONNX's own domain."""
     if node.domain in ("", "ai.onnx"):
         yield node
-    for graph in _subgraphs(node):
+    for graph in subgraphs(node):
         for inner in graph.node:
             yield from _default_nodes(inner)
-
-
-def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            yield attribute.g
-        yield from attribute.graphs
 
 
 def emit_onnx_node(writer: ModelWriter, op: OnnxNodeOp, operands: Sequence[str]) -> list[str]:
@@ -74,7 +68,7 @@ def emit_onnx_node(writer: ModelWriter, op: OnnxNodeOp, operands: Sequence[str])
     by_name = dict(zip(names, operands, strict=True))
     own = versions.get("", writer.opset)
     changed = any(_since(inner.op_type, own) != _since(inner.op_type, writer.opset) for inner in _default_nodes(node))
-    if not changed and not any(_subgraphs(node)):
+    if not changed and not any(subgraphs(node)):
         results = writer.add(node, [by_name.get(name, "") for name in node.input], versions)
         return [name for name in results if name]
     nodes = _converted(op, node, versions, writer.opset) if changed else [node]
@@ -141,6 +135,6 @@ def _make_asymmetric(node: NodeProto) -> None:
                 helper.make_attribute("nearest_mode", "floor"),
             ]
         )
-    for graph in _subgraphs(node):
+    for graph in subgraphs(node):
         for inner in graph.node:
             _make_asymmetric(inner)

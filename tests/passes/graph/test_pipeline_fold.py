@@ -112,7 +112,7 @@ def test_plain_pipelines_are_preferred() -> None:
     chain = Chain(nodes, [*(Value(1) for _ in range(8)), Value(1, is_returned=True)])
     cut = Cuts(chain, Costs(20, 100.0, 0.0), 4).cut(4)
     assert cut is not None
-    assert not cut.is_folded
+    assert len(cut.stages) == cut.cores
 
 
 def test_shared_cores_are_parted_for_more_cores() -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
-from xdsl.context import Context
-from xdsl.dialects.arith import Arith, ConstantOp
+from xdsl.dialects.arith import ConstantOp
 from xdsl.dialects.builtin import (
-    Builtin,
     IndexType,
     IntegerAttr,
     MemRefType,
@@ -18,15 +16,14 @@ from xdsl.dialects.builtin import (
     StringAttr,
     f32,
 )
-from xdsl.dialects.func import Func, FuncOp, ReturnOp
-from xdsl.dialects.scf import ForOp, Scf, YieldOp
+from xdsl.dialects.func import FuncOp, ReturnOp
+from xdsl.dialects.scf import ForOp, YieldOp
 from xdsl.ir import Block, Operation, Region, SSAValue
-from xdsl.parser import Parser
 
 from neuron_dialects.access import AccessPattern, Affine
 from neuron_dialects.access_ops import space_of
-from neuron_dialects.neuron import TARGET_ATTRIBUTE, MemorySpace, MemorySpaceAttr, Neuron, TargetAttr
-from neuron_dialects.nisa import NISA_OPS, AllocOp, Nisa
+from neuron_dialects.neuron import TARGET_ATTRIBUTE, MemorySpace, MemorySpaceAttr, TargetAttr
+from neuron_dialects.nisa import NISA_OPS, AllocOp
 
 ROW = 24
 """Elements in a row of every buffer."""
@@ -152,13 +149,3 @@ def programs(draw: st.DrawFn, instructions: int = 7, buffers: int = 2, depth: in
     arguments.add_ops([*builder.top, *allocs, *ops, ReturnOp()])
     function = FuncOp("neuron_0", ([memref("dram"), memref("dram")], []), Region(arguments))
     return str(ModuleOp([function], {TARGET_ATTRIBUTE: TargetAttr("trn1")}))
-
-
-def parse(text: str) -> ModuleOp:
-    """The module of a text in any form."""
-    context = Context()
-    for dialect in (Arith, Builtin, Func, Neuron, Nisa, Scf):
-        context.load_dialect(dialect)
-    module = Parser(context, text).parse_module()
-    module.verify()
-    return module

@@ -15,8 +15,9 @@ from neuron_dialects.target import Figure, Target, load_target
 from passes.nisa.allocate import allocate_function, report_attributes
 from passes.nisa.synchronize import synchronize_function
 from tests.passes.nisa.abstract_machine import Ordering, program_order
-from tests.passes.nisa.random_programs import parse, programs
+from tests.passes.nisa.random_programs import programs
 from tests.passes.nisa.symbolic_memory import SymbolicRun
+from tests.program_texts import parse
 
 
 def small_target(sbuf_bytes: int, psum_banks: int = 8) -> Target:

@@ -13,8 +13,9 @@ from neuron_dialects.target import Figure, Target, load_target
 from passes.nisa.allocate_registers import allocate_registers
 from passes.nisa.split_queues import split_function
 from tests.passes.nisa.abstract_machine import queue_traces, run_to_the_end
-from tests.passes.nisa.random_programs import parse, programs
+from tests.passes.nisa.random_programs import programs
 from tests.passes.nisa.test_synchronize import synchronized
+from tests.program_texts import parse
 
 
 def target_with(registers: int) -> Target:

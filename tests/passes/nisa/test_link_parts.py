@@ -18,8 +18,9 @@ from passes.nisa.link_parts import NisaLinkPartsPass
 from passes.nisa.split_queues import split_function
 from passes.nisa.synchronize import NisaSynchronizePass
 from tests.passes.nisa.abstract_machine import Ordering, program_order, queue_traces, run_to_the_end
-from tests.passes.nisa.random_programs import parse, programs
+from tests.passes.nisa.random_programs import programs
 from tests.passes.nisa.test_allocate_registers import contents, target_with
+from tests.program_texts import parse
 
 TENSOR = "tensor<128x24xf32>"
 MEMREF = "memref<128x24xf32, #neuron.space<dram>>"

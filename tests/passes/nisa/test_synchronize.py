@@ -17,7 +17,8 @@ from passes.nisa.allocate_registers import allocate_registers
 from passes.nisa.split_queues import split_function
 from passes.nisa.synchronize import NisaSynchronizePass, synchronize_function
 from tests.passes.nisa.abstract_machine import Ordering, program_order
-from tests.passes.nisa.random_programs import parse, programs
+from tests.passes.nisa.random_programs import programs
+from tests.program_texts import parse
 
 
 def synchronized(text: str, **options: int) -> FuncOp:

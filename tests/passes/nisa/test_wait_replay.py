@@ -20,7 +20,8 @@ from passes.nisa.trace import Trace
 from passes.nisa.wait_generation import generate_waits
 from passes.nisa.wait_reduction import minimal_waits, without_idle_waits
 from passes.nisa.wait_replay import History, Verdicts, WaitReplay
-from tests.passes.nisa.random_programs import parse, programs
+from tests.passes.nisa.random_programs import programs
+from tests.program_texts import parse
 
 
 def tree_of(text: str) -> ProgramTree:

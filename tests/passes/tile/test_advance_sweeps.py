@@ -2,17 +2,13 @@
 
 import numpy as np
 import pytest
-from xdsl.context import Context
-from xdsl.dialects.arith import Arith
-from xdsl.dialects.builtin import Builtin
-from xdsl.dialects.func import Func, FuncOp
-from xdsl.dialects.scf import ForOp, Scf
-from xdsl.parser import Parser
+from xdsl.dialects.func import FuncOp
+from xdsl.dialects.scf import ForOp
 
-from neuron_dialects.neuron import Neuron
-from neuron_dialects.tile import Tile, TileOp
+from neuron_dialects.tile import TileOp
 from passes.tile.advance_sweeps import advance_sweeps
 from runtime.program_interpreter import run_function
+from tests.program_texts import function_of, no_parameters, parse
 
 # %y are activations of both halves of %z; a product makes the second half.
 TEXT = """
@@ -45,11 +41,8 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 
 def program(capacity_bytes: int) -> FuncOp:
     """The function after the pass, with so many bytes of a partition to use."""
-    context = Context()
-    for dialect in (Arith, Builtin, Func, Neuron, Scf, Tile):
-        context.load_dialect(dialect)
-    module = Parser(context, TEXT).parse_module()
-    (function,) = (op for op in module.ops if isinstance(op, FuncOp))
+    module = parse(TEXT)
+    function = function_of(module)
     advance_sweeps(function.body.block, capacity_bytes)
     module.verify()
     return function
@@ -71,6 +64,6 @@ def test_what_products_do_not_make_moves_up_where_there_is_room(capacity: int, o
     assert names(function) == order
     rng = np.random.default_rng(0)
     x, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((64, 64), (64,)))
-    (out,) = run_function(function, [x, b], lambda *_: x)
+    (out,) = run_function(function, [x, b], no_parameters)
     expected = np.maximum(np.concatenate([x, x.T @ x], axis=1) + b[:, None], 0)
     np.testing.assert_allclose(out.reshape(64, 128), expected, rtol=1e-5, atol=1e-5)

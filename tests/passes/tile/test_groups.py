@@ -2,18 +2,9 @@
 
 import numpy as np
 import pytest
-from xdsl.context import Context
-from xdsl.dialects.arith import Arith
-from xdsl.dialects.builtin import Builtin, ModuleOp
-from xdsl.dialects.func import Func, FuncOp
-from xdsl.dialects.scf import ForOp, Scf
-from xdsl.parser import Parser
 
-from neuron_dialects.loops import trip_count
-from neuron_dialects.neuron import Neuron
-from neuron_dialects.tile import Tile
 from passes.tile.fuse_loops import TileFuseLoopsPass
-from runtime.program_interpreter import run_function
+from tests.program_texts import assert_same_numbers, parse, trips_of
 
 # 12 products of 16 rows each, then sums over three of them at a time; READ is where a sum begins to read.
 TEXT = """
@@ -45,24 +36,10 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 """
 
 
-def program(read: str) -> tuple[ModuleOp, FuncOp]:
-    context = Context()
-    for dialect in (Arith, Builtin, Func, Neuron, Scf, Tile):
-        context.load_dialect(dialect)
-    module = Parser(context, TEXT.replace("READ", read)).parse_module()
-    module.verify()
-    (function,) = (op for op in module.ops if isinstance(op, FuncOp))
-    return module, function
-
-
 # What a sum reads is made in its own group: the loops are one. Not if a later group makes it.
 @pytest.mark.parametrize(("read", "loops"), [("48*%j", [4]), ("-48*%j + 144", [12, 4])])
 def test_groups_of_products_stand_beside_what_sweeps_over_them(read: str, loops: list[int]) -> None:
     x = np.random.default_rng(0).standard_normal((16, 192)).astype(np.float32)
-    module, function = program(read)
-    (expected,) = run_function(function, [x], lambda *_: x)
-    TileFuseLoopsPass().apply(Context(), module)
-    module.verify()
-    assert [trip_count(op) for op in function.body.block.ops if isinstance(op, ForOp)] == loops
-    (result,) = run_function(function, [x], lambda *_: x)
-    assert np.array_equal(result, expected)
+    module = parse(TEXT, {"READ": read})
+    assert_same_numbers(module, TileFuseLoopsPass(), [x])
+    assert trips_of(module) == loops

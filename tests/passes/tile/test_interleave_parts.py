@@ -5,22 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ml_dtypes import bfloat16
-from xdsl.context import Context
-from xdsl.dialects.arith import Arith
-from xdsl.dialects.builtin import Builtin, MemRefType, ModuleOp
-from xdsl.dialects.func import Func, FuncOp
-from xdsl.dialects.scf import ForOp, Scf
+from xdsl.dialects.builtin import MemRefType, ModuleOp
+from xdsl.dialects.scf import ForOp
 from xdsl.ir import SSAValue
-from xdsl.parser import Parser
 from xdsl.utils.hints import isa
 
 from neuron_dialects.access import AccessPattern, Affine
-from neuron_dialects.loops import trip_count
-from neuron_dialects.neuron import Neuron
-from neuron_dialects.tile import AllocOp, Tile, TileOp
+from neuron_dialects.tile import AllocOp, TileOp
 from passes.tile.interleave_parts import TileInterleavePartsPass
 from passes.tile.part_buffers import Window, window_of
-from runtime.program_interpreter import run_function
+from tests.program_texts import Array, assert_same_numbers, function_of, loops_of, parse, trips_of
 
 # Rows of a table are turned, and multiplied twice: eight tiles, then four of twice as many rows, then eight. READ is
 # what the last loop reads of the first products, a tile of 128 rows or more. BETWEEN the loads of indices and what is
@@ -79,22 +73,22 @@ OTHER = """
 """
 
 
-def program(read: str, between: str = "") -> tuple[ModuleOp, FuncOp]:
+def program(read: str, between: str = "") -> ModuleOp:
     """The function whose last loop reads as told, with such statements between the first ones."""
-    context = Context()
-    for dialect in (Arith, Builtin, Func, Neuron, Scf, Tile):
-        context.load_dialect(dialect)
-    text = TEXT.replace("READ", read).replace("BETWEEN", between).replace("ROWS", "rows = 100, row_stride = 128")
-    module = Parser(context, text).parse_module()
-    module.verify()
-    (function,) = (op for op in module.ops if isinstance(op, FuncOp))
-    return module, function
+    return parse(TEXT, {"READ": read, "BETWEEN": between, "ROWS": "rows = 100, row_stride = 128"})
 
 
-def own_elements(function: FuncOp) -> list[int]:
+def given() -> list[Array]:
+    """A table, the rows that are asked for, and weights."""
+    rng = np.random.default_rng(0)
+    table, weights = (rng.standard_normal(shape).astype(bfloat16) for shape in ((100, 128), (128, 128)))
+    return [table, rng.integers(0, 100, 1024).astype(np.int32), weights]
+
+
+def own_elements(module: ModuleOp) -> list[int]:
     """Elements of a partition of each buffer of the function that holds more than a tile."""
     found: list[int] = []
-    for op in function.body.block.ops:
+    for op in function_of(module).body.block.ops:
         if isinstance(op, AllocOp):
             assert isa(op.buffer.type, MemRefType)
             found.append(int(np.prod(op.buffer.type.get_shape()[1:])))
@@ -111,40 +105,27 @@ def own_elements(function: FuncOp) -> list[int]:
     ],
 )
 def test_parts(read: str, trips: list[int], elements: list[int]) -> None:
-    rng = np.random.default_rng(0)
-    table, weights = (rng.standard_normal(shape).astype(bfloat16) for shape in ((100, 128), (128, 128)))
-    given = [table, rng.integers(0, 100, 1024).astype(np.int32), weights]
-    module, function = program(read)
-    (expected,) = run_function(function, given, lambda *_: weights)
-    TileInterleavePartsPass().apply(Context(), module)
-    module.verify()
-    assert [trip_count(op) for op in function.body.block.ops if isinstance(op, ForOp)] == trips
-    assert own_elements(function) == elements
-    (result,) = run_function(function, given, lambda *_: weights)
-    np.testing.assert_array_equal(result, expected)
+    module = program(read)
+    assert_same_numbers(module, TileInterleavePartsPass(), given())
+    assert trips_of(module) == trips
+    assert own_elements(module) == elements
 
 
 # What the first loop needs stays in order, at the front; what it does not need comes behind that.
 @pytest.mark.parametrize(("between", "front"), [("", ["load", "copy"]), (OTHER, ["load", "copy", "load"])])
 def test_what_rows_are_asked_for_by_comes_first(between: str, front: list[str]) -> None:
-    rng = np.random.default_rng(0)
-    table, weights = (rng.standard_normal(shape).astype(bfloat16) for shape in ((100, 128), (128, 128)))
-    given = [table, rng.integers(0, 100, 1024).astype(np.int32), weights]
-    module, function = program("128*%d + 1024", between)
-    (expected,) = run_function(function, given, lambda *_: weights)
-    TileInterleavePartsPass().apply(Context(), module)
-    module.verify()
-    statements = [op.name.partition(".")[2] for op in function.body.block.ops if isinstance(op, TileOp | ForOp)]
+    module = program("128*%d + 1024", between)
+    assert_same_numbers(module, TileInterleavePartsPass(), given())
+    ops = function_of(module).body.block.ops
+    statements = [op.name.partition(".")[2] for op in ops if isinstance(op, TileOp | ForOp)]
     assert statements[: len(front) + 1] == [*front, "for"]
-    (result,) = run_function(function, given, lambda *_: weights)
-    np.testing.assert_array_equal(result, expected)
 
 
 def loops_and_buffers(read: str) -> tuple[list[ForOp], dict[str | None, SSAValue]]:
     """The loops of the function, and its buffers by name."""
-    ops = list(program(read)[1].body.block.ops)
-    loops = [op for op in ops if isinstance(op, ForOp)]
-    return loops, {op.buffer.name_hint: op.buffer for op in ops if isinstance(op, AllocOp)}
+    module = program(read)
+    ops = function_of(module).body.block.ops
+    return loops_of(module), {op.buffer.name_hint: op.buffer for op in ops if isinstance(op, AllocOp)}
 
 
 def test_windows() -> None:

@@ -2,18 +2,10 @@
 
 import numpy as np
 import pytest
-from xdsl.context import Context
-from xdsl.dialects.arith import Arith
-from xdsl.dialects.builtin import Builtin
-from xdsl.dialects.func import Func, FuncOp
-from xdsl.dialects.scf import ForOp, Scf
-from xdsl.parser import Parser
+from xdsl.dialects.builtin import ModuleOp
 
-from neuron_dialects.loops import trip_count
-from neuron_dialects.neuron import Neuron
-from neuron_dialects.tile import Tile
 from passes.tile.fuse_loops import TileFuseLoopsPass
-from runtime.program_interpreter import run_function
+from tests.program_texts import assert_same_numbers, parse, trips_of
 
 # Tiles that are doubled, the last one behind the loop, and their sums of all tiles in another loop.
 TEXT = """
@@ -43,31 +35,15 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 """
 
 
-def program(tiles: int) -> FuncOp:
-    """The function for so many tiles."""
-    numbers = {"COLUMNS": 16 * tiles, "BEFORE": tiles - 1, "LAST": 16 * (tiles - 1), "TILES": tiles}
-    text = TEXT
-    for name, number in numbers.items():
-        text = text.replace(name, str(number))
-    context = Context()
-    for dialect in (Arith, Builtin, Func, Neuron, Scf, Tile):
-        context.load_dialect(dialect)
-    module = Parser(context, text).parse_module()
-    module.verify()
-    (function,) = (op for op in module.ops if isinstance(op, FuncOp))
-    return function
+def program(tiles: int) -> ModuleOp:
+    """The module for so many tiles."""
+    return parse(TEXT, {"COLUMNS": 16 * tiles, "BEFORE": tiles - 1, "LAST": 16 * (tiles - 1), "TILES": tiles})
 
 
 @pytest.mark.parametrize(("tiles", "loops"), [(5, [4]), (3, [2])])
 def test_the_last_iteration_stays_behind(tiles: int, loops: list[int]) -> None:
     x = np.random.default_rng(0).standard_normal((128, 16 * tiles)).astype(np.float32)
-    function = program(tiles)
-    (expected,) = run_function(function, [x], lambda *_: x)
-    module = function.parent_op()
-    assert module is not None
-    TileFuseLoopsPass().apply(Context(), module)  # pyright: ignore[reportArgumentType]
-    module.verify()
-    assert [trip_count(op) for op in function.body.block.ops if isinstance(op, ForOp)] == loops
-    (result,) = run_function(function, [x], lambda *_: x)
-    assert np.array_equal(result, expected)
-    assert np.allclose(expected, 2 * x.reshape(128, tiles, 16).sum(2), atol=1e-4)
+    module = program(tiles)
+    (made,) = assert_same_numbers(module, TileFuseLoopsPass(), [x])
+    assert trips_of(module) == loops
+    assert np.allclose(made, 2 * x.reshape(128, tiles, 16).sum(2), atol=1e-4)

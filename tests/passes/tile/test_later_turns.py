@@ -4,18 +4,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 from xdsl.context import Context
-from xdsl.dialects.arith import Arith
-from xdsl.dialects.builtin import Builtin
-from xdsl.dialects.func import Func, FuncOp
-from xdsl.dialects.scf import ForOp, Scf
+from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
-from xdsl.parser import Parser
 
-from neuron_dialects.loops import trip_count
-from neuron_dialects.neuron import Neuron
-from neuron_dialects.tile import Tile
 from passes.tile.fuse_loops import TileFuseLoopsPass
-from runtime.program_interpreter import run_function
+from tests.program_texts import assert_same_numbers, loops_of, parse, trips_of
 
 # Some tiles of rows: products, a function of them, and the same rows with columns on partitions.
 TEXT = """
@@ -50,26 +43,9 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 """
 
 
-def program(times: int, tiles: int) -> FuncOp:
+def program(times: int, tiles: int) -> ModuleOp:
     """`times` products for each of `tiles` tiles."""
-    text = TEXT.replace("TIMES", str(times)).replace("TILES", str(tiles)).replace("COLUMNS", str(128 * tiles))
-    context = Context()
-    for dialect in (Arith, Builtin, Func, Neuron, Scf, Tile):
-        context.load_dialect(dialect)
-    module = Parser(context, text).parse_module()
-    module.verify()
-    (function,) = module.ops
-    assert isinstance(function, FuncOp)
-    return function
-
-
-def fused(function: FuncOp) -> list[ForOp]:
-    """The loops of the function's body after the pass."""
-    module = function.parent_op()
-    assert module is not None
-    TileFuseLoopsPass().apply(Context(), module)  # pyright: ignore[reportArgumentType]
-    module.verify()
-    return [op for op in function.body.block.ops if isinstance(op, ForOp)]
+    return parse(TEXT, {"TIMES": times, "TILES": tiles, "COLUMNS": 128 * tiles})
 
 
 def names(op: Operation) -> list[str]:
@@ -81,18 +57,17 @@ def names(op: Operation) -> list[str]:
 @pytest.mark.parametrize(("times", "tiles", "trips"), [(100, 4, [100, 3]), (30, 7, [3, 4, 3])])
 def test_long_products_are_followed_by_the_turn_of_a_tile_before(times: int, tiles: int, trips: list[int]) -> None:
     x = np.random.default_rng(0).standard_normal((tiles, 128, 128)).astype(ml_dtypes.bfloat16)
-    expected = run_function(program(times, tiles), [x], lambda *_: x)
-    function = program(times, tiles)
-    loops = fused(function)
-    assert [trip_count(loop) for loop in loops] == trips
-    assert names(loops[1]) == ["tile.matmul", "tile.transpose"]
-    assert names(function)[-1] == "tile.transpose"
-    for a, b in zip(run_function(function, [x], lambda *_: x), expected, strict=True):
-        np.testing.assert_array_equal(a, b)
+    module = program(times, tiles)
+    assert_same_numbers(module, TileFuseLoopsPass(), [x])
+    assert trips_of(module) == trips
+    assert names(loops_of(module)[1]) == ["tile.matmul", "tile.transpose"]
+    assert names(module)[-1] == "tile.transpose"
 
 
 # Ten take 0.5 us: the tensor engine would wait for the function of the tile before, and the loops stay apart; so do
 # loops that would have few iterations left.
 @pytest.mark.parametrize(("times", "tiles"), [(10, 4), (30, 4)])
 def test_short_products_are_not(times: int, tiles: int) -> None:
-    assert [trip_count(loop) for loop in fused(program(times, tiles))] == [tiles, tiles]
+    module = program(times, tiles)
+    TileFuseLoopsPass().apply(Context(), module)
+    assert trips_of(module) == [tiles, tiles]

@@ -3,18 +3,11 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from xdsl.context import Context
-from xdsl.dialects.arith import Arith
-from xdsl.dialects.builtin import Builtin, ModuleOp
-from xdsl.dialects.func import Func, FuncOp
-from xdsl.dialects.scf import ForOp, Scf
-from xdsl.parser import Parser
+from xdsl.dialects.builtin import ModuleOp
 
 from neuron_dialects.loops import trip_count
-from neuron_dialects.neuron import Neuron
-from neuron_dialects.tile import Tile
 from passes.tile.fuse_loops import TileFuseLoopsPass
-from runtime.program_interpreter import run_function
+from tests.program_texts import assert_same_numbers, loops_of, parse
 
 # Tiles of 32 rows are turned, then each turned tile is multiplied TIMES times.
 TEXT = """
@@ -49,27 +42,17 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 """
 
 
-def program(tiles: int, times: int) -> tuple[ModuleOp, FuncOp]:
-    text = TEXT.replace("TIMES", str(times)).replace("TILES", str(tiles)).replace("COLUMNS", str(32 * tiles))
-    context = Context()
-    for dialect in (Arith, Builtin, Func, Neuron, Scf, Tile):
-        context.load_dialect(dialect)
-    module = Parser(context, text).parse_module()
-    module.verify()
-    (function,) = (op for op in module.ops if isinstance(op, FuncOp))
-    return module, function
+def program(tiles: int, times: int) -> ModuleOp:
+    return parse(TEXT, {"TIMES": times, "TILES": tiles, "COLUMNS": 32 * tiles})
 
 
 # One turn stands before the loop, one product behind it. Long products need no tile ahead; two trips make no loop.
 @pytest.mark.parametrize(("tiles", "times", "trips"), [(5, 2, 4), (3, 2, 2), (2, 2, 2), (5, 300, 5)])
 def test_turns_are_ahead_of_short_products(tiles: int, times: int, trips: int) -> None:
     x = np.random.default_rng(0).standard_normal((32, 32 * tiles)).astype(ml_dtypes.bfloat16)
-    module, function = program(tiles, times)
-    (expected,) = run_function(function, [x], lambda *_: x)
-    TileFuseLoopsPass().apply(Context(), module)
-    module.verify()
-    loops = [op for op in function.body.block.ops if isinstance(op, ForOp)]
-    (both,) = (op for op in loops if {"tile.transpose", "tile.matmul"} <= {inner.name for inner in op.walk()})
+    module = program(tiles, times)
+    assert_same_numbers(module, TileFuseLoopsPass(), [x])
+    (both,) = (
+        op for op in loops_of(module) if {"tile.transpose", "tile.matmul"} <= {inner.name for inner in op.walk()}
+    )
     assert trip_count(both) == trips
-    (result,) = run_function(function, [x], lambda *_: x)
-    assert np.array_equal(result, expected)
