@@ -162,7 +162,8 @@ def test_converter(folder: Path) -> None:
             ("neuron_cc", "compile", "m.onnx", *PLUGIN, "--emit", level, "-o", file, "--must-compile"),
             ("neuron_run", file, *PLUGIN, "--inputs", "x.npz", "--check", "y.npz", "--tolerance", "1e-6"),
         ]
-    commands(folder, *lines)
+    # The second of each two commands compares its results with those of numpy.
+    assert all(relative_error(checked) < 1e-6 for checked in commands(folder, *lines)[1::2])
 
 
 # Step 3, an instruction that the kernel uses: as right. It can be written in assembly. A file with it is refused, not

@@ -42,7 +42,7 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 TARGETS = ("inf1", "trn1")
 
 
-def close_to(make: Make, want: Array, *inputs: Array, target: str = "trn1", tolerance: float = 3e-6) -> None:
+def assert_close_to(make: Make, want: Array, *inputs: Array, target: str = "trn1", tolerance: float = 3e-6) -> None:
     """The lowered function gives `want`, computed in float64, rounded to its element type."""
     (have,) = run_core(make, *inputs, target=target)
     assert_near(have.reshape(want.shape), want.astype(have.dtype), tolerance)
@@ -83,7 +83,7 @@ def test_softmax(shape: Sequence[int], axis: int, log: bool) -> None:
     for target in TARGETS:
         for dtype in (np.float32, BFLOAT16):
             x = random(shape, dtype)
-            close_to(softmax(axis, log), exact_softmax(x, axis, log), x, target=target)
+            assert_close_to(softmax(axis, log), exact_softmax(x, axis, log), x, target=target)
 
 
 # A masked row has -inf among its elements, or large negative numbers; a long one may begin with a chunk of them.
@@ -93,13 +93,13 @@ def test_softmax_of_masked_rows(length: int) -> None:
     x[0, length // 3 :] = -np.inf
     x[1, : length // 2] = -np.inf
     x[2, ::2] = -3.4e38
-    close_to(softmax(1), exact_softmax(x, 1, log=False), x)
+    assert_close_to(softmax(1), exact_softmax(x, 1, log=False), x)
 
 
 def test_softmax_of_large_elements_does_not_overflow() -> None:
     x = random((4, 70)) * np.float32(1e4)
     for log in (False, True):
-        close_to(softmax(1, log), exact_softmax(x, 1, log), x)
+        assert_close_to(softmax(1, log), exact_softmax(x, 1, log), x)
 
 
 def test_softmax_of_a_transposed_window() -> None:
@@ -170,7 +170,7 @@ def test_layer_norm(shape: Sequence[int], axis: int, names: Sequence[str]) -> No
                 check(layer_norm(axis, names), x, *parameters.values())
                 continue
             want = exact_layer_norm(x, parameters, axis)
-            close_to(layer_norm(axis, names), want, x, *parameters.values(), target=target, tolerance=4e-6)
+            assert_close_to(layer_norm(axis, names), want, x, *parameters.values(), target=target, tolerance=4e-6)
 
 
 @pytest.mark.parametrize("names", [(), ("scale",), ("bias",), ("scale", "bias")])
@@ -180,12 +180,12 @@ def test_uncentred_layer_norm(shape: Sequence[int], axis: int, names: Sequence[s
         x = random(shape) + np.float32(3)
         parameters = {name: random(shape[axis:], seed=seed) for seed, name in enumerate(names)}
         want = exact_layer_norm(x, parameters, axis, uncentred=True)
-        close_to(layer_norm(axis, names, True), want, x, *parameters.values(), target=target, tolerance=4e-6)
+        assert_close_to(layer_norm(axis, names, True), want, x, *parameters.values(), target=target, tolerance=4e-6)
 
 
 def test_layer_norm_of_rows_with_a_large_mean() -> None:
     x = random((40, 300)) + np.float32(1000)
-    close_to(layer_norm(1, ()), exact_layer_norm(x, {}, 1), x, tolerance=1e-4)
+    assert_close_to(layer_norm(1, ()), exact_layer_norm(x, {}, 1), x, tolerance=1e-4)
 
 
 def test_resident_layer_norm() -> None:
@@ -292,7 +292,9 @@ def test_reduce(shape: Sequence[int], axes: Sequence[int], kind: ReduceKind) -> 
             x = reducible(kind, shape, dtype)
             want = EXACT[kind](x.astype(np.float64), axis=tuple(axes), keepdims=keep_dims)
             make = reduce(kind, axes, keep_dims)
-            close_to(make, np.asarray(want), x, target=target, tolerance=2e-5 if kind is ReduceKind.PROD else 3e-6)
+            assert_close_to(
+                make, np.asarray(want), x, target=target, tolerance=2e-5 if kind is ReduceKind.PROD else 3e-6
+            )
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ReduceKind if kind not in (ReduceKind.MAX, ReduceKind.MIN)])

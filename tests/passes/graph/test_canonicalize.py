@@ -9,7 +9,7 @@ import pytest
 from xdsl.dialects.builtin import ModuleOp
 
 from neuron_dialects.dtypes import DTYPES, DType
-from neuron_dialects.graph import CastOp, PadOp, SliceOp, TransposeOp, UnaryOp
+from neuron_dialects.graph import BinaryOp, BroadcastOp, CastOp, PadOp, SliceOp, TransposeOp, UnaryOp
 from passes.graph.canonicalize import GraphCanonicalizePass
 from passes.graph.elementwise_identities import holds_all_values_of
 from passes.graph.movement_identities import is_identity, swaps_last_two
@@ -60,6 +60,7 @@ def function(argument: str, result: str, lines: list[str], value: str) -> str:
 
 
 def canonical(text: str) -> ModuleOp:
+    """The module after the pass, which must leave its results as they are."""
     module = parse(text)
     check_same_results(module, GraphCanonicalizePass())
     return module
@@ -141,7 +142,7 @@ def test_permutations():
 
 # A slope that broadcasts over a repeated operand cannot be applied before repeating it.
 def test_prelu_keeps_its_broadcast_operand():
-    canonical(
+    module = canonical(
         """
         func.func @main(%x: tensor<1x4xf32>, %s: tensor<3x4xf32>) -> tensor<3x4xf32> {
           %0 = graph.broadcast %x : (tensor<1x4xf32>) -> tensor<3x4xf32>
@@ -149,6 +150,8 @@ def test_prelu_keeps_its_broadcast_operand():
           func.return %1 : tensor<3x4xf32>
         }"""
     )
+    (prelu,) = (op for op in module.walk() if isinstance(op, BinaryOp))
+    assert isinstance(prelu.a.owner, BroadcastOp)
 
 
 # A constant beyond the range of the type it is cast to becomes infinite, without a warning.
