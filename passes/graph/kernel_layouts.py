@@ -146,7 +146,7 @@ def reads(op: Operation, operand: SSAValue, partition: int) -> Halo | None:
     if isinstance(op, SliceOp):
         return () if _stores_part(op, partition) else None
     if isinstance(op, ConcatOp):
-        return () if _joins_columns(op, partition) else None
+        return () if _joins_columns(op, partition) or (partition == 1 and joins_images(op)) else None
     if isinstance(op, MatMulOp):
         if is_sample_products(op):
             return () if partition == 0 else None
@@ -182,6 +182,11 @@ def _joins_columns(op: ConcatOp, partition: int) -> bool:
     """
     arrives = any(isinstance(x, BlockArgument) for x in op.xs)
     return arrives and len(shape_of(op.result)) == 2 and op.axis.value.data == FEATURES and partition == ROWS
+
+
+def joins_images(op: Operation) -> bool:
+    """Whether an operator puts feature maps of some images each together: by copies, where the whole stays on chip."""
+    return isinstance(op, ConcatOp) and op.axis.value.data == 0 and len(shape_of(op.result)) > 2
 
 
 def images_apart(op: ReshapeOp) -> int | None:
@@ -387,5 +392,5 @@ def writes(op: Operation, partition: int) -> bool:
         if all(isinstance(use.operation, SliceOp) for use in anchor.result.uses):
             return False  # parts of it are read apart again
         # Parts of a batch, which were computed apart, come back for all their readers at once.
-        return anchor.axis.value.data == 0 and partition == 1 and len(shape_of(anchor.result)) > 2
+        return partition == 1 and joins_images(anchor)
     return isinstance(anchor, (*POINTWISE, RelayoutOp))

@@ -8,7 +8,7 @@ into it once (`shared_forms`). The choice is a plain greedy over values in progr
 writes it as encodings.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
@@ -52,6 +52,7 @@ from passes.graph.kernel_layouts import (
     anchor_of,
     is_matrix_product,
     is_sample_products,
+    joins_images,
     kernel_partition,
     merge_halo,
     multiplied,
@@ -78,6 +79,9 @@ FEW_LANES = 16
 
 STORED_SHARE = 6
 """A result that is only stored is gathered on chip first where it takes at most one part of so many of the budget."""
+
+JOINED_COPIES = 3
+"""Images are put together on chip where there is room for so many times of them."""
 
 PINNED_SHARE = 0.85
 """The same where weights are pinned: share of what these leave."""
@@ -127,7 +131,7 @@ class _Chooser:
     `begin`, `until`: kernel -> the first and the last one that it runs together with, by number. `wanted`: matrix ->
     the dimension that its readers want on partitions. `partition_of`: kernel -> the dimension that its result and what
     it reads beside the operands of the tensor engine have there. `turns_f32`: whether the tensor engine passes f32 as
-    it is.
+    it is. `joined`: the operators that put images together on chip, if there is room when their turn comes.
     """
 
     ops: list[Operation]
@@ -138,6 +142,7 @@ class _Chooser:
     begin: Mapping[Operation, int] = field(default_factory=dict[Operation, int])
     until: Mapping[Operation, int] = field(default_factory=dict[Operation, int])
     capacity: int = 0
+    joined: Set[Operation] = frozenset()
     partition_of: dict[Operation, int] = field(default_factory=dict)
     why_not: str = ""  # why the tensor that was asked for last does not stay on chip
 
@@ -165,6 +170,9 @@ class _Chooser:
         self.why_not = ""
         dtype, shape = spec_of(value)
         if len(shape) < 2 or isinstance(owner, ReshapeOp | SliceOp):
+            return {}
+        if any(joins_images(use.operation) and use.operation not in self.joined for use in value.uses):
+            self.why_not = "it is put together with other images, for which SBUF has no room"
             return {}
         if kernel_partition(owner) is None and any(spreads_taps(use.operation) for use in value.uses):
             # An image, cast or scaled: a few lanes of it on chip would cost the first convolution its fast form.
@@ -258,6 +266,17 @@ class _Chooser:
         return operand if all(self.number[user] <= self.number[owner] for user in users) else None
 
 
+def joins_on_chip(op: Operation, capacity_bytes: int) -> bool:
+    """Whether images that an operator puts together may well stay on chip for all their readers, beside their parts."""
+    if not joins_images(op) or not writes(op, CHANNELS):
+        return False
+    uses = readers(op.results[0], CHANNELS)
+    fits = JOINED_COPIES * _size_bytes(op.results[0], CHANNELS, ()) <= capacity_bytes
+    return fits and all(
+        not isinstance(user, func.ReturnOp) and reads(user, operand, CHANNELS) is not None for user, operand in uses
+    )
+
+
 def _halo_of(value: SSAValue, partition: int, uses: Sequence[tuple[Operation, SSAValue]]) -> Halo | None:
     """The zeros around `value` that suit all its readers; None where one cannot read it, or reads an alias of it, which
     has none.
@@ -329,14 +348,15 @@ def choose_layouts(block: Block, capacity_bytes: int, turns_f32: bool = True) ->
     share_turned(block)
     keep_arguments(block)
     keep_results(block)
-    keep_parts(block)
+    joined = {op for op in block.ops if joins_on_chip(op, capacity_bytes)}
+    keep_parts(block, joined)
     ops = list(block.ops)
     number = {op: i for i, op in enumerate(ops)}
     roomier = int(capacity_bytes * PRODUCT_SHARE / BUDGET_SHARE)
     chained = {op for chain in chains(ops) for op in chain}
     capacity = [roomier if op in chained or is_matrix_product(anchor_of(op)) else capacity_bytes for op in ops]
     budget = Budget(capacity, [0] * len(ops))
-    chooser = _Chooser(ops, budget, wanted_partitions(ops), turns_f32, number, *spans(ops), capacity_bytes)
+    chooser = _Chooser(ops, budget, wanted_partitions(ops), turns_f32, number, *spans(ops), capacity_bytes, joined)
     chooser.reserve_pairs()
     chooser.join()
     for op in ops:

@@ -5,7 +5,7 @@ ways. A matrix that several products read turned is turned once for all of them;
 is loaded once; a result of the function that is read inside too may stay on chip, and is stored from there.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 
 from xdsl.dialects import func
 from xdsl.ir import Block, Operation, SSAValue, Use
@@ -53,13 +53,13 @@ def keep_results(block: Block) -> None:
                 _share(block, value, [Use(returned, index)])
 
 
-def keep_parts(block: Block) -> None:
+def keep_parts(block: Block, on_chip: Set[Operation]) -> None:
     """Put other forms of feature maps together, where these are read otherwise too and may stay on chip for that.
 
-    Channels may be put together on chip.
+    Channels may be put together on chip, and images by the operators `on_chip`.
     """
     for op in list(block.ops):
-        if not isinstance(op, ConcatOp) or len(shape_of(op.result)) < 3 or op.axis.value.data == 1:
+        if not isinstance(op, ConcatOp) or len(shape_of(op.result)) < 3 or op.axis.value.data == 1 or op in on_chip:
             continue
         for index, value in enumerate(op.xs):
             made = isinstance(value.owner, Operation) and len(value.owner.operands) > 0
