@@ -10,9 +10,10 @@ it takes no maxima where one number does.
 
 from collections.abc import Callable
 
+from lowering.graph_to_tile.attention_kernel import Attention
 from lowering.graph_to_tile.attention_keys import KeyAttention, keys_on_partitions
 from lowering.graph_to_tile.attention_powers import is_shifted
-from lowering.graph_to_tile.attention_rows import Attention
+from lowering.graph_to_tile.attention_rows import RowAttention
 from lowering.graph_to_tile.attention_shifted import ShiftedKeyAttention
 from lowering.graph_to_tile.attention_short import ShortAttention, is_short
 from lowering.graph_to_tile.kernel import Kernel
@@ -26,7 +27,7 @@ def lower_attention(k: Kernel, op: AttentionOp) -> None:
     elif keys_on_partitions(k, op):
         kernel = ShiftedKeyAttention(k, op) if is_shifted(op) else KeyAttention(k, op)
     else:
-        kernel = Attention(k, op)
+        kernel = RowAttention(k, op)
     kernel.prepare()
     kernel.run()
 

@@ -24,6 +24,7 @@ from dataclasses import replace
 from functools import cached_property
 from math import ceil
 
+from lowering.graph_to_tile.attention_kernel import Attention, AttentionSequence
 from lowering.graph_to_tile.attention_masks import AddedMask
 from lowering.graph_to_tile.attention_operands import FEATURES, same_head
 from lowering.graph_to_tile.attention_plan import (
@@ -37,8 +38,6 @@ from lowering.graph_to_tile.attention_plan import (
     sequences_together,
 )
 from lowering.graph_to_tile.attention_powers import is_shifted
-from lowering.graph_to_tile.attention_projections import SUM_BANKS, Projections
-from lowering.graph_to_tile.attention_rows import Attention, AttentionSequence
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.pipelining import Ring, Stage, Unit, neighbours_apart, pipelined
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor
@@ -177,14 +176,11 @@ class KeyAttention(Attention):
         self._begin()
         _ = self._panel or self._ones
         tiles = self._tiles()
-        waiting = self.k.postponed.pop(self.op, [])
-        made = Projections(
-            self.b, waiting, self.keys, lambda: self.ring("sum", (LANES, self.bank), "f32", "psum", SUM_BANKS).take
-        )
+        made = self._projections()
         if self.keys > self.bank:
             made.begin(self.batch)
             with self.b.loop(self.batch) as i:
-                self._long_sequence(AttentionSequence(self, i), tiles, None)
+                self._long_sequence(AttentionSequence(self, i), tiles)
             return
         units = [unit for tile in tiles for unit in self._units(tile)]
         each = len(units) // len(tiles)
@@ -217,7 +213,7 @@ class KeyAttention(Attention):
         """What all sequences share beside the values."""
         _ = self._selector
 
-    def _long_sequence(self, here: AttentionSequence, tiles: Sequence[Tile], made: Projections | None) -> None:
+    def _long_sequence(self, here: AttentionSequence, tiles: Sequence[Tile]) -> None:
         """One sequence, a loop over its tiles of queries."""
         step, units = tiles[1].start.constant if len(tiles) > 1 else 0, self._units(tiles[0])
 

@@ -23,12 +23,12 @@ from math import ceil
 import numpy as np
 from xdsl.ir import Operation, SSAValue
 
+from lowering.graph_to_tile.attention_kernel import Attention, AttentionSequence
 from lowering.graph_to_tile.attention_masks import bound, bounded_parameter
 from lowering.graph_to_tile.attention_operands import FEATURES
 from lowering.graph_to_tile.attention_plan import HeadGroup, HeadGroups, Tile, sequences_in_iteration
 from lowering.graph_to_tile.attention_powers import ShiftedPowers
 from lowering.graph_to_tile.attention_projections import Projections
-from lowering.graph_to_tile.attention_rows import Attention, AttentionSequence
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.pipelining import Ring, Stage, Unit, neighbours_apart, pipelined
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor
