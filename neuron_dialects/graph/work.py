@@ -32,6 +32,9 @@ _CONVOLVES = frozenset(("Conv", "ConvInteger", "QLinearConv"))
 MODEL_MACS = "graph.model_macs"
 """Attribute: multiply-adds of the model, on an operator that a pass gave more to do."""
 
+KEEPS_TYPE = "graph.keeps_type"
+"""Attribute of a layer that only sums up what the model computes with: it multiplies in the type of its operands."""
+
 MODEL_ELEMENTS = "graph.model_elements"
 """Attribute: elements of the model's weight, on a weight that a pass filled up with zeros."""
 

@@ -49,6 +49,7 @@ from neuron_dialects.graph import (
     tensor_type,
 )
 from neuron_dialects.graph.support import core_support
+from neuron_dialects.graph.work import KEEPS_TYPE
 from neuron_dialects.neuron import EXECUTOR_ATTRIBUTE, Executor, ExecutorAttr, location_name, target_of
 from neuron_dialects.remarks import listening, remark
 from neuron_dialects.target import Target
@@ -316,7 +317,7 @@ class _CastLayers(_Casts):
             if not self._is_core_layer(op):
                 continue
             dtype = spec_of(op.operands[LAYERS[type(op)].start])[0]
-            if dtype is not F32:
+            if dtype is not F32 or KEEPS_TYPE in op.attributes:
                 self._note_product(op, dtype)
             elif self._cast_layer(op, BF16 if op in self._integer_sums else self._dtype):
                 self._note(op)

@@ -3,8 +3,9 @@
 Some networks turn images [N, C, H, W] to [N, H, W, C], normalise and multiply the channels there, and turn the result
 back for the next convolution. Given graph-level functions, leaves such runs between two transpositions on the images
 as they were: a product with weights is a convolution of one tap, and a normalisation takes mean and variance from two
-products with ones, for a core sums over the dimension that lies on partitions with the tensor engine. The sums are of
-16-bit values, so the pass only rewrites where `graph-auto-cast` casts everything.
+products with ones, for a core sums over the dimension that lies on partitions with the tensor engine. Unless
+`graph-auto-cast` casts everything, what is summed stays f32, so that the pass only rewrites for targets that multiply
+f32 then.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
+from xdsl.dialects.builtin import IntegerAttr, ModuleOp, UnitAttr, i64
 from xdsl.dialects.func import FuncOp
 from xdsl.ir import Block, Operation, SSAValue
 from xdsl.passes import ModulePass
@@ -38,11 +39,12 @@ from neuron_dialects.graph import (
     spec_of,
     tensor_type,
 )
-from neuron_dialects.graph.work import MODEL_MACS
+from neuron_dialects.graph.work import KEEPS_TYPE, MODEL_MACS
+from neuron_dialects.neuron import target_of
 from passes.graph.weight_values import is_known
 
 ALL = "all"
-"""The cast mode that the pass works for."""
+"""The cast mode in which sums are of 16-bit values."""
 
 ELEMENTWISE = (UnaryOp, BinaryOp, ClipOp, CastOp)
 """Operators that do not care where the channels are."""
@@ -74,12 +76,13 @@ class GraphChannelsFirstPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Rewrite every function."""
-        if self.mode != ALL:
+        exact = self.mode != ALL
+        if exact and F32.name not in target_of(op).matmul_dtypes:
             return
         blocks = [block for f in op.ops if isinstance(f, FuncOp) for block in f.body.blocks]
         turned = [(block, run) for block in blocks for run in turned_runs(block)]
         for block, run in turned:
-            _Turner(block).run(run)
+            _Turner(block, exact).run(run)
         if turned:
             dce(op)
 
@@ -183,10 +186,13 @@ def _per_channel(value: SSAValue, shape: Sequence[int]) -> bool:
 
 
 class _Turner:
-    """Writes one run on channels in dimension 1; `first` maps its values to their new form."""
+    """Writes one run on channels in dimension 1; `first` maps its values to their new form.
 
-    def __init__(self, block: Block) -> None:
-        self.block = block
+    `exact`: what is summed for a normalisation keeps its type.
+    """
+
+    def __init__(self, block: Block, exact: bool) -> None:
+        self.block, self.exact = block, exact
         self.first: dict[SSAValue, SSAValue] = {}
         self.made: set[Operation] = set()
         self.place: Operation | None = None
@@ -248,6 +254,8 @@ class _Turner:
         total = self._conv(x, ones)
         assert isinstance(total.owner, ConvOp)
         total.owner.attributes[MODEL_MACS] = IntegerAttr(0, i64)
+        if self.exact:
+            total.owner.attributes[KEEPS_TYPE] = UnitAttr()
         return total
 
     def _number(self, value: float) -> SSAValue:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import pytest
 from xdsl.context import Context
 from xdsl.ir import Block, Operation, SSAValue
 
+from neuron_dialects.dtypes import BF16, F32
 from neuron_dialects.graph import (
     BinaryKind,
     BinaryOp,
@@ -20,9 +22,11 @@ from neuron_dialects.graph import (
     UnaryKind,
     UnaryOp,
     shape_of,
+    spec_of,
 )
 from neuron_dialects.graph.work import model_macs
 from neuron_dialects.ssa_order import check_ssa_order
+from passes.graph.auto_cast import GraphAutoCastPass, products_of
 from passes.graph.channels_first import GraphChannelsFirstPass
 from runtime.graph_interpreter import run_graph
 from tests.core_kernels import Array, core_function, core_module, random_inputs
@@ -45,6 +49,15 @@ def block_of_layers(block: Block, arguments: Sequence[SSAValue], weights: Mappin
     rows = add(MatMulOp(rows, weights["narrow"], transpose_b=True))
     rows = add(BinaryOp(BinaryKind.MUL, weights["gamma"], add(BinaryOp(BinaryKind.ADD, weights["c"], rows))))
     return [add(BinaryOp(BinaryKind.ADD, add(TransposeOp(rows, (0, 3, 1, 2))), x))]
+
+
+def normalised(block: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> list[SSAValue]:
+    """A normalisation over the channels of images alone."""
+    rows = TransposeOp(arguments[0], (0, 2, 3, 1))
+    norm = LayerNormOp(rows.result, weights["scale"], weights["bias"], axis=3, epsilon=1e-5)
+    back = TransposeOp(norm.result, (0, 3, 1, 2))
+    block.add_ops([rows, norm, back])
+    return [back.result]
 
 
 @pytest.fixture
@@ -72,9 +85,34 @@ def test_the_numbers_are_the_same(weights: dict[str, Array]) -> None:
     assert sum(map(model_macs, module.walk())) == macs
 
 
-# Sums of values that stay f32 would be rounded: nothing changes.
-def test_only_where_all_values_are_cast(weights: dict[str, Array]) -> None:
-    module = core_module("trn1", [SHAPE], weights, block_of_layers)
+# What stays f32 is summed in f32, whatever is multiplied otherwise: a mean far beyond the deviation is still exact.
+@pytest.mark.parametrize("mode", ["matmult", "none"])
+def test_sums_of_what_stays_f32_are_exact(weights: dict[str, Array], mode: Literal["matmult", "none"]) -> None:
+    module = core_module("trn1", [SHAPE], weights, normalised)
+    inputs = [x + 1000.0 for x in random_inputs([SHAPE])]
+    (want,) = run_graph(core_function(module), inputs, weights.__getitem__)
+    GraphChannelsFirstPass(mode=mode).apply(Context(), module)
+    GraphAutoCastPass(mode=mode).apply(Context(), module)
+    module.verify()
+    (got,) = run_graph(core_function(module), inputs, weights.__getitem__)
+    np.testing.assert_allclose(got, want, rtol=1e-2, atol=1e-2)
+    sums = [op for op in module.walk() if isinstance(op, ConvOp)]
+    assert len(sums) == 2 and all(spec_of(op.x)[0] is F32 for op in sums)
+    assert [entry.dtype for entry in products_of(core_function(module))] == ["f32", "f32"]
+
+
+# Where everything is cast, the sums are of 16-bit values.
+def test_sums_of_what_is_cast_are_cast(weights: dict[str, Array]) -> None:
+    module = core_module("trn1", [SHAPE], weights, normalised)
+    GraphChannelsFirstPass().apply(Context(), module)
+    GraphAutoCastPass(mode="all").apply(Context(), module)
+    assert all(spec_of(op.x)[0] is BF16 for op in module.walk() if isinstance(op, ConvOp))
+
+
+# A target that does not multiply f32 would round the values that it sums up: nothing changes.
+@pytest.mark.parametrize("mode", ["matmult", "none"])
+def test_sums_are_not_rounded(weights: dict[str, Array], mode: str) -> None:
+    module = core_module("inf1", [SHAPE], weights, block_of_layers)
     before = str(module)
-    GraphChannelsFirstPass(mode="matmult").apply(Context(), module)
+    GraphChannelsFirstPass(mode=mode).apply(Context(), module)
     assert str(module) == before
