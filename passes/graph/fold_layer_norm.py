@@ -2,7 +2,8 @@
 
 Given graph-level functions, leaves normalisations whose readers are products with weights without parameters of their
 own: the scale multiplies the rows of the weights, the bias adds to the layers' biases, both when weights are laid out.
-Rows may be moved on the way, as reshapes, rolls and windows do. What else reads the result (the residual of a block
+Rows may be moved on the way, as reshapes, rolls and windows do, or turned to images [N, C, H, W] for convolutions
+without padding. What else reads the result (the residual of a block
 that normalises last) gets scale and bias as elementwise operators of its own, which then wait until they are needed.
 """
 
@@ -21,13 +22,19 @@ from neuron_dialects.graph import (
     BinaryKind,
     BinaryOp,
     ConstantOp,
+    ConvOp,
     LayerNormOp,
     MatMulOp,
+    ReduceKind,
+    ReduceOp,
     ReshapeOp,
+    TransposeOp,
     WeightOp,
+    ints,
     shape_of,
     spec_of,
 )
+from passes.graph.channels_first import channels_first
 from passes.graph.row_moves import moves_rows
 
 
@@ -74,6 +81,13 @@ def is_multiplied(product: MatMulOp, x: SSAValue) -> bool:
     return is_known(product.b) and len(shape_of(product.b)) == 2 and not product.transpose_a
 
 
+def is_convolved(conv: ConvOp, x: SSAValue) -> bool:
+    """Whether a convolution sums over all channels of `x` with weights, and adds known numbers at most."""
+    if conv.x is not x or not is_known(conv.w) or conv.groups.value.data != 1:
+        return False
+    return conv.bias is None or is_known(conv.bias)
+
+
 class _Folder:
     """Folds one normalisation."""
 
@@ -91,17 +105,23 @@ class _Folder:
             # A few rows that are taken out of what others read are not worth operators for these.
             chains = {user: moved for user, moved in chains.items() if all(isinstance(op, ReshapeOp) for op in moved)}
         multiplied = list(dict.fromkeys([norm.result, *(op.results[0] for moved in chains.values() for op in moved)]))
+        images = self._convolved(users)
         products = [
             (user, x)
             for x in multiplied
             for user in readers_of(x)
             if isinstance(user, MatMulOp) and is_multiplied(user, x)
         ]
-        if not given or not products or norm.axis.value.data != rank - 1 or spec_of(norm.result)[0] is not F32:
+        if (
+            not given
+            or not (products or images)
+            or norm.axis.value.data != rank - 1
+            or spec_of(norm.result)[0] is not F32
+        ):
             return
         direct = [user for user, x in products if x is norm.result]
-        others = [user for user in users if user not in chains and user not in direct]
-        readers = [*users, *(user for user, _ in products)]
+        others = [user for user in users if user not in chains and user not in direct and user not in images]
+        readers = [*users, *(user for user, _ in products), *(conv for convs in images.values() for conv in convs)]
         if not all(is_known(value) for value in given) or any(
             user.parent_block() is not self.block for user in readers
         ):
@@ -111,8 +131,10 @@ class _Folder:
         bare.location = norm.location
         bare.result.name_hint = norm.result.name_hint
         self.block.insert_op_before(bare, norm)
-        for user in chains:
+        for user in (*chains, *images):
             user.operands[0] = bare.result
+        for conv in (conv for convs in images.values() for conv in convs):
+            self._fold_conv(conv)
         for product, x in products:
             self._fold(product, bare.result if x is norm.result else x)
         if others:
@@ -141,6 +163,36 @@ class _Folder:
             ]
         known = {self.norm.result, *(op.results[0] for op in moved)}
         return list(moved) if all(x in known for op in moved for x in op.operands) else []
+
+    def _convolved(self, users: list[Operation]) -> dict[Operation, list[ConvOp]]:
+        """What turns the result to images that only convolutions with weights read, with these.
+
+        Of a bias nothing would be in a border of zeros.
+        """
+        found: dict[Operation, list[ConvOp]] = {}
+        for user in users:
+            if isinstance(user, TransposeOp) and ints(user.permutation) == channels_first(len(shape_of(user.x))):
+                readers = readers_of(user.result)
+                convs = [op for op in readers if isinstance(op, ConvOp) and is_convolved(op, user.result)]
+                bordered = self.bias is not None and any(any(ints(conv.pads)) for conv in convs)
+                if convs and len(convs) == len(readers) and not bordered:
+                    found[user] = convs
+        return found
+
+    def _fold_conv(self, conv: ConvOp) -> None:
+        """Make a convolution of images of the result one of images of the bare result."""
+        weights, (outputs, features, *window) = conv.w, shape_of(conv.w)
+        bias = conv.bias
+        if self.bias is not None:
+            taps = tuple(range(2, 2 + len(window)))
+            summed = self._add(ReduceOp(ReduceKind.SUM, weights, axes=taps, keep_dims=False), conv)
+            row = self._add(ReshapeOp(self.bias, (1, features)), conv)
+            shift = self._add(ReshapeOp(self._add(MatMulOp(row, summed, transpose_b=True), conv), (outputs,)), conv)
+            bias = shift if bias is None else self._add(BinaryOp(BinaryKind.ADD, bias, shift), conv)
+        if self.scale is not None:
+            column = self._add(ReshapeOp(self.scale, (1, features, *(1 for _ in window))), conv)
+            weights = self._add(BinaryOp(BinaryKind.MUL, weights, column), conv)
+        conv.operands = [conv.x, weights] if bias is None else [conv.x, weights, bias]
 
     def _add(self, op: Operation, before: Operation) -> SSAValue:
         op.location = before.location
