@@ -3,15 +3,14 @@
 For each sequence and each group of heads whose scores fill one PSUM bank:
 
     scores[q, head, key] = 1 . mask[q, head, key] / scale + qT[d, q]^T . kT[d, key]      tensor engine, into PSUM
-    top[q, head]         = -max over the keys, rounded
+    top[q, head]         = -max over the keys
     turned[key, head, q] = mask[q, head, key]^T . 1 / scale + kT[d, key]^T . qT[d, q] + top[q, head]^T . 1
     powers[key, head, q] = exp(turned * scale)                                           rounded to v's type
     context[q, head, :]  = powers^T . (v[key, :], 1)                                     divided by its last column
 
 Against `attention_rows.py` the tensor engine, which has time, adds masks and maxima, makes the scores twice, the second
 time where the context is to contract their powers, and sums these up, so that each of the other engines has one
-instruction for all heads of a group. Any number near the greatest score serves for a maximum if all keys of a query see
-the same, so that it may be rounded; where scores are known to be bounded (`graph-bound-scores`) none is taken.
+instruction for all heads of a group. Where scores are known to be bounded (`graph-bound-scores`) no maximum is taken.
 
 The mask stays on chip. If it repeats after some sequences, a loop over these stands in a loop over the batch.
 """
@@ -35,7 +34,7 @@ from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor
 from lowering.graph_to_tile.turning import Bank, turn_rows
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
-from neuron_dialects.dtypes import BF16, F32
+from neuron_dialects.dtypes import BF16, F32, DType
 from neuron_dialects.graph import AttentionOp, CompareKind, CompareOp, ConstantOp, SelectOp, spec_of
 from passes.graph.join_sequences import LEAST_SEQUENCES
 
@@ -118,11 +117,11 @@ class ShortAttention(Attention):
 
     # -- what all sequences share --------------------------------------------------------------------------------------
 
-    def _identity(self, factor: float) -> View:
+    def _identity(self, factor: float, dtype: DType) -> View:
         """[queries, queries] with `factor` on the diagonal."""
-        n = self.queries
-        source = self.k.derive(f"attention.identity.{n}.{factor!r}", [], lambda _: _diagonal(n, factor))
-        tile = self.b.alloc_outer((n, n), self.dtype, "sbuf", "identity").view()
+        n, name = self.queries, f"attention.identity.{self.queries}.{factor!r}.{dtype}"
+        source = self.k.derive(name, [], lambda _: _diagonal(n, factor, dtype))
+        tile = self.b.alloc_outer((n, n), dtype.name, "sbuf", "identity").view()
         self.b.load(tile, source.view())
         return tile
 
@@ -137,12 +136,13 @@ class ShortAttention(Attention):
 
     @cached_property
     def _one(self) -> View:
-        return self._identity(1.0)
+        """What puts a maximum, in all its bits, beside each key."""
+        return self._identity(1.0, F32)
 
     @cached_property
     def _unscaled(self) -> View:
         """What multiplies a mask so that the scale of the scores takes it back."""
-        return self._identity(1.0 / self.op.scale.value.data)
+        return self._identity(1.0 / self.op.scale.value.data, BF16)
 
     @cached_property
     def _weighted(self) -> Bank:
@@ -262,7 +262,7 @@ class ShortAttention(Attention):
 
     def _tops(self, unit: HeadGroup, number: int) -> View:
         """Minus the maxima of a unit, [queries, group]."""
-        ring = self.ring("top", (self.queries, self.groups.group), self.dtype, "sbuf", self.tops_apart)
+        ring = self.ring("top", (self.queries, self.groups.group), "f32", "sbuf", self.tops_apart)
         return ring.take((self.queries, unit.group), number)
 
     def _top(self, here: ShortSequence, unit: HeadGroup, number: int) -> None:
@@ -340,10 +340,10 @@ class ShortAttention(Attention):
             super()._finish(here, tile)
 
 
-def _diagonal(size: int, factor: float) -> list[Operation]:
-    """Recipe of [size, size] bf16: `factor` on the diagonal."""
+def _diagonal(size: int, factor: float, dtype: DType) -> list[Operation]:
+    """Recipe of [size, size]: `factor` on the diagonal."""
     indices = np.arange(size, dtype=np.float32)
     rows, columns = ConstantOp(indices[:, None], F32, (size, 1)), ConstantOp(indices[None, :], F32, (1, size))
     same = CompareOp(CompareKind.EQ, rows.result, columns.result)
-    on, off = ConstantOp(factor, BF16, ()), ConstantOp(0.0, BF16, ())
+    on, off = ConstantOp(factor, dtype, ()), ConstantOp(0.0, dtype, ())
     return [rows, columns, same, on, off, SelectOp(same.result, on.result, off.result)]
