@@ -4,21 +4,16 @@ Inputs, weights and outputs count once each in the types that the core computes 
 from counts for the rows that are fetched. How kernels pack weights, or how often they move something, does not count.
 """
 
-from math import prod
-
 from xdsl.dialects import func
-from xdsl.dialects.builtin import IntegerAttr
 from xdsl.ir import SSAValue
 
 from neuron_dialects.graph import FusedOp, GatherOp, WeightOp, spec_of
-from neuron_dialects.graph.work import MODEL_ELEMENTS
+from neuron_dialects.graph.work import model_elements
 
 
 def tensor_bytes(value: SSAValue) -> int:
     """Bytes of a dense tensor; of a weight that was filled up with zeros, those of the model's."""
-    dtype, shape = spec_of(value)
-    known = value.owner.attributes.get(MODEL_ELEMENTS) if isinstance(value.owner, WeightOp) else None
-    return (known.value.data if isinstance(known, IntegerAttr) else prod(shape)) * dtype.size_bytes
+    return model_elements(value) * spec_of(value)[0].size_bytes
 
 
 def _bytes_read(weight: SSAValue) -> int:

@@ -79,7 +79,7 @@ class LayoutAttr(ParametrizedAttribute):
 
     @classmethod
     def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
-        """`<sbuf, partition 1, halo [0, 0, 1, 1]>`."""
+        """`<sbuf, partition 1, rows 2, halo [0, 0, 1, 1]>`; `rows` and `halo` are optional."""
         with parser.in_angle_brackets():
             parser.parse_keyword("sbuf")
             parser.parse_punctuation(",")
@@ -87,10 +87,11 @@ class LayoutAttr(ParametrizedAttribute):
             partition = parser.parse_integer()
             halo: list[int] = []
             rows = 1
-            while parser.parse_optional_punctuation(",") is not None:
-                if parser.parse_optional_keyword("rows") is not None:
-                    rows = parser.parse_integer()
-                    continue
+            more = parser.parse_optional_punctuation(",") is not None
+            if more and parser.parse_optional_keyword("rows") is not None:
+                rows = parser.parse_integer()
+                more = parser.parse_optional_punctuation(",") is not None
+            if more:
                 parser.parse_keyword("halo")
                 halo = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, parser.parse_integer)
         return (IntegerAttr(partition, i64), DenseArrayBase.from_list(i64, halo), IntegerAttr(rows, i64))

@@ -20,6 +20,7 @@ from neuron_dialects.graph.movement import BroadcastOp, ConcatOp, GatherOp, PadO
 from neuron_dialects.graph.recurrent import RecurrentOp
 from neuron_dialects.graph.reduction import ReduceOp
 from neuron_dialects.graph.reorder import ReorderRowsOp
+from neuron_dialects.graph.source import WeightOp
 from neuron_dialects.graph.structure import FusedOp, OnnxNodeOp
 
 MOVING = (ReshapeOp, TransposeOp, BroadcastOp, ConcatOp, SliceOp, PadOp, CastOp, ReorderRowsOp)
@@ -37,6 +38,12 @@ KEEPS_TYPE = "graph.keeps_type"
 
 MODEL_ELEMENTS = "graph.model_elements"
 """Attribute: elements of the model's weight, on a weight that a pass filled up with zeros."""
+
+
+def model_elements(weight: SSAValue) -> int:
+    """Elements of a weight, without those that a pass filled it up with."""
+    known = owner.attributes.get(MODEL_ELEMENTS) if isinstance(owner := weight.owner, WeightOp) else None
+    return known.value.data if isinstance(known, IntegerAttr) else prod(shape_of(weight))
 
 
 def model_macs(op: Operation) -> int:

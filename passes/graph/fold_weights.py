@@ -33,7 +33,7 @@ from neuron_dialects.graph import (
     spec_of,
 )
 from neuron_dialects.graph.shapes import element_count
-from neuron_dialects.graph.work import MODEL_ELEMENTS
+from neuron_dialects.graph.work import MODEL_ELEMENTS, model_elements
 from neuron_dialects.neuron import layer_weights
 
 GROWTH_LIMIT = 2
@@ -200,9 +200,8 @@ def _model_elements(root: Operation) -> int:
         for operand in pending.pop().operands:
             owner = operand.owner
             if isinstance(owner, WeightOp):
-                known = owner.attributes.get(MODEL_ELEMENTS)
-                filled |= known is not None
-                read[owner] = known.value.data if isinstance(known, IntegerAttr) else element_count(shape_of(operand))
+                filled |= MODEL_ELEMENTS in owner.attributes
+                read[owner] = model_elements(operand)
             elif isinstance(owner, Operation) and owner not in seen:
                 seen.add(owner)
                 pending.append(owner)

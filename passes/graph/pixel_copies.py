@@ -24,7 +24,7 @@ from neuron_dialects.graph import (
     shape_of,
     spec_of,
 )
-from neuron_dialects.graph.work import MODEL_ELEMENTS, MODEL_MACS, model_macs
+from neuron_dialects.graph.work import MODEL_ELEMENTS, MODEL_MACS, model_elements, model_macs
 from passes.graph.block_plan import ALONE, Convolved
 from passes.graph.fold_images import is_constant
 from passes.graph.fold_weights import Recipes
@@ -212,7 +212,7 @@ class BlockCopies:
         root = ops[-1]
         weight = WeightOp(self.recipes.add_of(root), root.results[0].type)
         given = {x for each in ops for x in each.operands if isinstance(x.owner, WeightOp)}
-        elements = sum(prod(shape_of(x)) for x in given)
+        elements = sum(model_elements(x) for x in given)
         weight.attributes[MODEL_ELEMENTS] = IntegerAttr(elements, i64)
         self._insert(weight, op)
         for each in reversed(ops):

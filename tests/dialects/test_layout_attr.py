@@ -56,6 +56,10 @@ def test_text_reads_back(partition: int, halo: list[tuple[int, int]]) -> None:
         "#graph.layout<sbuf, partition 1, halo 3>",
         "#graph.layout<sbuf, partition 1, border [1, 1]>",
         "#graph.layout<sbuf, partition 1",
+        "#graph.layout<sbuf, partition 1, halo [1, 1], halo [2, 2]>",
+        "#graph.layout<sbuf, partition 1, rows 2, rows 1>",
+        "#graph.layout<sbuf, partition 1, halo [1, 1], rows 2>",
+        "#graph.layout<sbuf, partition 1, rows 2,>",
     ],
 )
 def test_other_text_is_refused(text: str) -> None:

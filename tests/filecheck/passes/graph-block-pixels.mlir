@@ -1,11 +1,12 @@
 // RUN: neuron-opt %s -p graph-block-pixels --split-input-file | filecheck %s
 
 // A depthwise filter of 5 x 5 between 1x1 convolutions: blocks of 2 x 2 pixels in between.
+// Of the bias 200 are the model's own.
 builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
   func.func @neuron_0(%x: tensor<8x40x28x28xbf16>) -> tensor<8x40x28x28xbf16> attributes {neuron.executor = #neuron.executor<core>} {
     %u = graph.weight @u : tensor<240x40x1x1xbf16>
     %v = graph.weight @v : tensor<240x1x5x5xbf16>
-    %b = graph.weight @b : tensor<240xbf16>
+    %b = graph.weight @b {graph.model_elements = 200 : i64} : tensor<240xbf16>
     %w = graph.weight @w : tensor<40x240x1x1xbf16>
     %0 = graph.conv %x, %u strides [1, 1] pads [0, 0, 0, 0] dilations [1, 1] groups 1 : (tensor<8x40x28x28xbf16>, tensor<240x40x1x1xbf16>) -> tensor<8x240x28x28xbf16>
     %1 = graph.conv %0, %v, %b strides [1, 1] pads [2, 2, 2, 2] dilations [1, 1] groups 240 : (tensor<8x240x28x28xbf16>, tensor<240x1x5x5xbf16>, tensor<240xbf16>) -> tensor<8x240x28x28xbf16>
@@ -18,7 +19,7 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 // CHECK-NEXT:     %0 = graph.weight @u$reshape {graph.model_elements = 9600 : i64} : tensor<960x40x2x2xbf16>
 // CHECK-NEXT:     %1 = graph.conv %x, %0 strides [2, 2] pads [0, 0, 0, 0] dilations [1, 1] groups 1 {graph.model_macs = 60211200 : i64} : (tensor<8x40x28x28xbf16>, tensor<960x40x2x2xbf16>) -> tensor<8x960x14x14xbf16>
 // CHECK-NEXT:     %2 = graph.weight @v$reshape {graph.model_elements = 6000 : i64} : tensor<960x4x3x3xbf16>
-// CHECK-NEXT:     %3 = graph.weight @b$reshape {graph.model_elements = 240 : i64} : tensor<960xbf16>
+// CHECK-NEXT:     %3 = graph.weight @b$reshape {graph.model_elements = 200 : i64} : tensor<960xbf16>
 // CHECK-NEXT:     %4 = graph.conv %1, %2, %3 strides [1, 1] pads [1, 1, 1, 1] dilations [1, 1] groups 240 {graph.model_macs = 37632000 : i64} : (tensor<8x960x14x14xbf16>, tensor<960x4x3x3xbf16>, tensor<960xbf16>) -> tensor<8x960x14x14xbf16>
 // CHECK-NEXT:     %5 = graph.weight @w$reshape {graph.model_elements = 9600 : i64} : tensor<960x40x2x2xbf16>
 // CHECK-NEXT:     %6 = graph.conv_transpose %4, %5 strides [2, 2] pads [0, 0, 0, 0] dilations [1, 1] output_padding [0, 0] groups 1 {graph.model_macs = 60211200 : i64} : (tensor<8x960x14x14xbf16>, tensor<960x40x2x2xbf16>) -> tensor<8x40x28x28xbf16>
@@ -57,7 +58,7 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 // CHECK-NEXT:     graph.yield %11 : tensor<960x4x3x3xbf16>
 // CHECK-NEXT:   }
 // CHECK-NEXT:   graph.derived_weight @b$reshape : tensor<960xbf16> {
-// CHECK-NEXT:     %b = graph.weight @b : tensor<240xbf16>
+// CHECK-NEXT:     %b = graph.weight @b {graph.model_elements = 200 : i64} : tensor<240xbf16>
 // CHECK-NEXT:     %0 = graph.reshape %b : (tensor<240xbf16>) -> tensor<240x1xbf16>
 // CHECK-NEXT:     %1 = graph.concat %0, %0, %0, %0 axis 1 : (tensor<240x1xbf16>, tensor<240x1xbf16>, tensor<240x1xbf16>, tensor<240x1xbf16>) -> tensor<240x4xbf16>
 // CHECK-NEXT:     %2 = graph.reshape %1 : (tensor<240x4xbf16>) -> tensor<960xbf16>
