@@ -45,7 +45,7 @@ from neuron_dialects.graph.attrs import f32_attr
 from neuron_dialects.neuron import core_functions, weights_path
 from neuron_dialects.weights import WeightStore
 from passes.graph.conv_groups import LANES
-from passes.graph.join_sequences import LEAST_SEQUENCES
+from passes.graph.join_sequences import LEAST_TOGETHER
 from passes.graph.row_moves import moves_rows
 from passes.graph.score_bounds import Projection, greatest_value, head_range, shift_for
 from runtime.graph_interpreter import WeightResolver
@@ -129,7 +129,7 @@ def _pays(op: AttentionOp) -> bool:
         return False
     if any(prod(shape_of(x)) == 0 for x in (op.q, op.k, op.v)) or op.heads.value.data != op.kv_heads.value.data:
         return False
-    return op.mask is None or (sequences >= LEAST_SEQUENCES and queries <= LANES)
+    return op.mask is None or (sequences >= LEAST_TOGETHER and queries <= LANES)
 
 
 def _bound(op: AttentionOp, values: _Values) -> None:

@@ -36,7 +36,7 @@ from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import BF16, F32, DType
 from neuron_dialects.graph import AttentionOp, CompareKind, CompareOp, ConstantOp, SelectOp, spec_of
-from passes.graph.join_sequences import LEAST_SEQUENCES
+from passes.graph.join_sequences import LEAST_TOGETHER
 
 MASK_SHARE = 8
 """A mask stays on chip where it takes at most one part of so many of SBUF."""
@@ -58,7 +58,7 @@ def is_short(k: Kernel, op: AttentionOp) -> bool:
     """Whether this kernel can lower the attention."""
     sequences, queries, _ = spec_of(op.q)[1]
     lanes, bank = min(LANES, int(k.target.pe_columns)), int(k.target.psum_bank_bytes) // F32.size_bytes
-    if not k.takes("short-sequences") or op.causal or op.scale.value.data <= 0 or sequences < LEAST_SEQUENCES:
+    if not k.takes("short-sequences") or op.causal or op.scale.value.data <= 0 or sequences < LEAST_TOGETHER:
         return False
     if queries != spec_of(op.k)[1][1] or queries > lanes or op.heads.value.data != op.kv_heads.value.data:
         return False

@@ -6,11 +6,12 @@ partitions. Rows too long for SBUF are read twice: for their statistics, and to 
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 
+from lowering.graph_to_tile.builder import KernelBuilder
 from lowering.graph_to_tile.emitter import Emitter
-from lowering.graph_to_tile.iteration import Access, Piece, Shape
+from lowering.graph_to_tile.iteration import Access, Piece, Shape, Space
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.pointwise import require_supported
 from lowering.graph_to_tile.row_space import RowSpace, agreed_lane, dram_rows, each_row, resident_rows
@@ -20,7 +21,8 @@ from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine, merge_dims
 from neuron_dialects.dtypes import F32, dtype_by_name
-from neuron_dialects.graph import LayerNormOp, shape_of
+from neuron_dialects.graph import LayerNormOp, shape_of, spec_of
+from passes.graph.kernel_layouts import FEATURES, SHORT_ROW, normalises_turned
 
 STATISTICS_ELEMENTS = 512
 """Most elements of one statistics instruction."""
@@ -28,9 +30,9 @@ STATISTICS_ELEMENTS = 512
 GROUP_ELEMENTS = 1536
 """Elements of the rows that a lane works on together where they lie on chip."""
 
-SHORT_ROW, SHORT_LOADED_ROW = 256, 512
-"""The longest rows that are grouped so, on chip and in DRAM: an instruction on a short row takes less time than its
-result needs to be there for the next one, a transfer of 128 short rows less than starting it."""
+SHORT_LOADED_ROW = 512
+"""The longest rows in DRAM that are grouped so, as `SHORT_ROW` are on chip: an instruction on a short row takes less
+time than its result needs to be there for the next one, a transfer of 128 short rows less than starting it."""
 
 ROW_SHARE = 0.5
 """Part of the SBUF beside resident tensors that whole rows may take."""
@@ -50,14 +52,15 @@ def lower_layer_norm(k: Kernel, op: LayerNormOp) -> None:
     given = {name: value for name, value in (("scale", op.scale), ("bias", op.bias)) if value is not None}
     parameters = {name: k.dram(value) for name, value in given.items()}
     walks = {name: (0,) * first + tensor.strides for name, tensor in parameters.items()}
-    lane = agreed_lane(k, op.x, op.result, axes, range(len(shape)))
+    turned = _turned_rows(k, op)
+    lane = 0 if turned is not None else agreed_lane(k, op.x, op.result, axes, range(len(shape)))
     out, grouped = k.output(op.result), None
     if lane is None:
         x = k.dram(op.x)
         assert isinstance(out, DramTensor)
         tensors = [(x, x.strides), (out, out.strides)]
         rows = dram_rows(k, shape, axes, [*tensors, *((parameters[name], walk) for name, walk in walks.items())])
-    elif (grouped := _grouped_rows(shape, lane, [k.tensor(op.x), out])) is not None:
+    elif (grouped := _grouped_rows(shape, lane, [turned or k.tensor(op.x), out])) is not None:
         split, accesses = grouped
         accesses += [Access.dram(parameters[name], split, (0, *walk)) for name, walk in walks.items()]
         rows = resident_rows(split, (2,), 1, accesses)
@@ -72,14 +75,55 @@ def lower_layer_norm(k: Kernel, op: LayerNormOp) -> None:
     room = int(ROW_SHARE * (int(k.target.sbuf_bytes_per_partition) - k.resident_bytes))
     if rows.row_length * norm.element_bytes(chosen) <= room:
         limit = max(limit, rows.row_length)
-    chunks = rows.chunks(limit if grouped is None else GROUP_ELEMENTS)
+    chunks = rows.chunks(limit if grouped is None else GROUP_ELEMENTS if turned is None else turned.bank_elements)
     if chunks is None:
         norm.long_rows(limit)
         return
     norm.whole_rows(chunks, {name: spread_rows(k, window, window.shape[0]) for name, window in chosen.items()})
 
 
-def _grouped_rows(shape: Sequence[int], lane: int, tensors: Sequence[Tensor]) -> tuple[Shape, list[Access]] | None:
+@dataclass(frozen=True)
+class _TurnedRows(Access):
+    """A matrix on chip with features on partitions, seen as [tiles, 128, features]: tiles of its rows are turned, and
+    stay in PSUM, where engines read them as well as in SBUF.
+
+    `bank_elements`: how many a bank takes of a lane; `columns`: of the array that turns.
+    """
+
+    bank_elements: int
+    columns: int
+
+    def load(self, b: KernelBuilder, space: Space, piece: Piece, dtype: str | None, copies: int) -> View:
+        """[128, tiles, features]."""
+        assert isinstance(self.tensor, SbufTensor)
+        start, count = piece.get(0, (Affine(), space.shape[0]))
+        features = self.tensor.shape[FEATURES]
+        turned = b.alloc((LANES, count, features), self.tensor.dtype, "psum", 2, "turned").view()
+        with b.loop(count) as i:
+            rows = (start + i) * LANES
+            for number, low in enumerate(range(0, features, LANES)):
+                size = min(LANES, features - low)
+                block = self.tensor.whole.slice(0, 0, size).at(1, number)
+                for lane in range(0, LANES, self.columns):
+                    part = turned.at(1, i).slice(0, lane, self.columns).slice(1, low, size)
+                    b.transpose(part, block.slice(1, rows + lane, self.columns))
+        return turned
+
+
+def _turned_rows(k: Kernel, op: LayerNormOp) -> _TurnedRows | None:
+    """The operand, where it is a matrix on chip with features on partitions that can be turned as it is read."""
+    tensor, out = k.tensor(op.x), k.residents.get(op.result, (0, ()))
+    if not isinstance(tensor, SbufTensor) or tensor.partition != FEATURES or tensor.halo or tensor.first_lane:
+        return None
+    if out != (0, ()) or not any(normalises_turned(tensor.shape, spec_of(op.x)[0], use) for use in op.x.uses):
+        return None
+    elements = int(k.target.psum_bank_bytes) // dtype_by_name(tensor.dtype).size_bytes
+    return _TurnedRows(tensor, (0, 1, 2), elements, min(LANES, int(k.target.pe_columns)))
+
+
+def _grouped_rows(
+    shape: Sequence[int], lane: int, tensors: Sequence[Tensor | _TurnedRows]
+) -> tuple[Shape, list[Access]] | None:
     """A matrix of short rows, on chip as tiles of 128, as [tiles, 128, elements], for a lane to work on several rows.
 
     None where it is anything else.
@@ -89,18 +133,21 @@ def _grouped_rows(shape: Sequence[int], lane: int, tensors: Sequence[Tensor]) ->
         return None
     split = (shape[0] // LANES, LANES, shape[1])
     seen = [_split_rows(tensor, split) for tensor in tensors]
-    return None if None in seen else (split, [whole_access(tensor, split) for tensor in seen if tensor is not None])
+    return None if None in seen else (split, [access for access in seen if access is not None])
 
 
-def _split_rows(tensor: Tensor, shape: Shape) -> Tensor | None:
+def _split_rows(tensor: Tensor | _TurnedRows, shape: Shape) -> Access | None:
     """A matrix [tiles * 128, elements] as [tiles, 128, elements]."""
+    if isinstance(tensor, _TurnedRows):
+        return tensor
     if isinstance(tensor, DramTensor):
-        return tensor.reshape(shape)
+        window = tensor.reshape(shape)
+        return None if window is None else whole_access(window, shape)
     if tensor.halo or tensor.first_lane or tensor.first_tile or tensor.buffer.shape[1] != shape[0]:
         return None
     # Tiles lie behind each other in a lane, as do positions of a dimension that is not on the partitions.
     buffer = replace(tensor.buffer, shape=(LANES, 1, shape[0], shape[2]))
-    return SbufTensor(buffer, tuple(shape), 1)
+    return whole_access(SbufTensor(buffer, tuple(shape), 1), shape)
 
 
 class _LayerNorm:

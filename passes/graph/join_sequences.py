@@ -41,8 +41,11 @@ from passes.graph.conv_groups import LANES
 from passes.graph.fold_weights import Recipes
 from passes.graph.weight_values import is_known
 
-LEAST_SEQUENCES = 16
-"""Fewer sequences are left as they are, and worked on one by one."""
+LEAST_SEQUENCES = 8
+"""Fewer sequences are left as they are."""
+
+LEAST_TOGETHER = 4
+"""Fewer sequences, joined or not, are worked on one by one."""
 
 MOST_MASK_BYTES = 4 * 1024 * 1024
 """Bytes that the mask of joined sequences may take: each attention stores one."""

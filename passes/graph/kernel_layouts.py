@@ -6,8 +6,9 @@
 from collections.abc import Callable, Sequence
 from math import prod
 
-from xdsl.ir import BlockArgument, Operation, SSAValue
+from xdsl.ir import BlockArgument, Operation, SSAValue, Use
 
+from neuron_dialects.dtypes import BF16, F16, DType
 from neuron_dialects.graph import (
     AttentionOp,
     BinaryOp,
@@ -63,6 +64,9 @@ THIN_CHANNELS = 16
 SMALL_PART = 4
 """A slice is stored apart from what it is a part of where that is so many times as large."""
 
+
+SHORT_ROW = 256
+"""The longest rows of which normalisation works on several in a lane where they lie on chip."""
 
 SAMPLE_SIDE = 64
 """Largest side of the little matrices of samples: no tensor engine's array has fewer columns."""
@@ -139,6 +143,8 @@ def reads(op: Operation, operand: SSAValue, partition: int) -> Halo | None:
         return () if partition == 2 and packs_heads(op.head_size) else None
     if isinstance(op, RelayoutOp):
         return ()
+    if isinstance(op, TransposeOp):
+        return () if partition == 1 and is_normalised_last(op) else None
     if isinstance(op, ReorderRowsOp):
         return () if partition == FEATURES else None
     if isinstance(op, ReshapeOp):
@@ -168,6 +174,28 @@ def reads(op: Operation, operand: SSAValue, partition: int) -> Halo | None:
     if isinstance(op, POINTWISE):
         return () if _sweeps_along(shape, shape_of(op.results[0]), partition) else None
     return None
+
+
+def is_normalised_last(op: TransposeOp) -> bool:
+    """Whether the channels of feature maps are put last for a layer normalisation alone, of the matrix of all pixels.
+
+    Its kernel turns tiles of pixels that lie on chip with channels on partitions.
+    """
+    rank, dtype = len(shape_of(op.x)), spec_of(op.x)[0]
+    if rank < 3 or ints(op.permutation) != (0, *range(2, rank), 1) or not op.result.has_one_use():
+        return False
+    user = next(iter(op.result.uses)).operation
+    return isinstance(user, ReshapeOp) and all(
+        isinstance(use.operation, LayerNormOp) and normalises_turned(shape_of(user.result), dtype, use)
+        for use in user.result.uses
+    )
+
+
+def normalises_turned(shape: Sequence[int], dtype: DType, use: Use) -> bool:
+    """Whether a layer normalisation of a matrix can read it with features on partitions: whole tiles of short rows."""
+    plain = len(shape) == 2 and use.index == 0 and isinstance(use.operation, LayerNormOp)
+    short = plain and 0 < shape[1] <= SHORT_ROW and shape[0] > LANES and shape[0] % LANES == 0
+    return short and dtype in (BF16, F16)
 
 
 def _repeats_beside(op: BroadcastOp, partition: int) -> bool:

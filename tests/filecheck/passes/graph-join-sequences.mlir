@@ -21,10 +21,10 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
   }
 
   // A mask that is known only at run time stays as it is, and so do few sequences.
-  func.func private @neuron_2(%q: tensor<16x49x96xbf16>, %m: tensor<1x1x49x49xbf16>, %r: tensor<8x49x96xbf16>) -> (tensor<16x49x96xbf16>, tensor<8x49x96xbf16>) attributes {neuron.executor = #neuron.executor<core>} {
+  func.func private @neuron_2(%q: tensor<16x49x96xbf16>, %m: tensor<1x1x49x49xbf16>, %r: tensor<4x49x96xbf16>) -> (tensor<16x49x96xbf16>, tensor<4x49x96xbf16>) attributes {neuron.executor = #neuron.executor<core>} {
     %0 = graph.attention %q, %q, %q, %m heads 3 kv_heads 3 scale 0.25 : (tensor<16x49x96xbf16>, tensor<16x49x96xbf16>, tensor<16x49x96xbf16>, tensor<1x1x49x49xbf16>) -> tensor<16x49x96xbf16>
-    %1 = graph.attention %r, %r, %r heads 3 kv_heads 3 scale 0.25 : (tensor<8x49x96xbf16>, tensor<8x49x96xbf16>, tensor<8x49x96xbf16>) -> tensor<8x49x96xbf16>
-    func.return %0, %1 : tensor<16x49x96xbf16>, tensor<8x49x96xbf16>
+    %1 = graph.attention %r, %r, %r heads 3 kv_heads 3 scale 0.25 : (tensor<4x49x96xbf16>, tensor<4x49x96xbf16>, tensor<4x49x96xbf16>) -> tensor<4x49x96xbf16>
+    func.return %0, %1 : tensor<16x49x96xbf16>, tensor<4x49x96xbf16>
   }
 }
 
@@ -47,10 +47,10 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 // CHECK-NEXT:     %5 = graph.reshape %4 : (tensor<8x98x96xbf16>) -> tensor<16x49x96xbf16>
 // CHECK-NEXT:     func.return %5 : tensor<16x49x96xbf16>
 // CHECK-NEXT:   }
-// CHECK-NEXT:   func.func private @neuron_2(%q: tensor<16x49x96xbf16>, %m: tensor<1x1x49x49xbf16>, %r: tensor<8x49x96xbf16>) -> (tensor<16x49x96xbf16>, tensor<8x49x96xbf16>) attributes {neuron.executor = #neuron.executor<core>} {
+// CHECK-NEXT:   func.func private @neuron_2(%q: tensor<16x49x96xbf16>, %m: tensor<1x1x49x49xbf16>, %r: tensor<4x49x96xbf16>) -> (tensor<16x49x96xbf16>, tensor<4x49x96xbf16>) attributes {neuron.executor = #neuron.executor<core>} {
 // CHECK-NEXT:     %0 = graph.attention %q, %q, %q, %m heads 3 kv_heads 3 scale 0.25 : (tensor<16x49x96xbf16>, tensor<16x49x96xbf16>, tensor<16x49x96xbf16>, tensor<1x1x49x49xbf16>) -> tensor<16x49x96xbf16>
-// CHECK-NEXT:     %1 = graph.attention %r, %r, %r heads 3 kv_heads 3 scale 0.25 : (tensor<8x49x96xbf16>, tensor<8x49x96xbf16>, tensor<8x49x96xbf16>) -> tensor<8x49x96xbf16>
-// CHECK-NEXT:     func.return %0, %1 : tensor<16x49x96xbf16>, tensor<8x49x96xbf16>
+// CHECK-NEXT:     %1 = graph.attention %r, %r, %r heads 3 kv_heads 3 scale 0.25 : (tensor<4x49x96xbf16>, tensor<4x49x96xbf16>, tensor<4x49x96xbf16>) -> tensor<4x49x96xbf16>
+// CHECK-NEXT:     func.return %0, %1 : tensor<16x49x96xbf16>, tensor<4x49x96xbf16>
 // CHECK-NEXT:   }
 // CHECK-NEXT:   graph.derived_weight @m$concat : tensor<1x3x98x98xbf16> {
 // CHECK-NEXT:     %m = graph.weight @m : tensor<1x3x49x49xbf16>

@@ -11,13 +11,16 @@ import pytest
 from xdsl.ir import SSAValue
 
 import runtime.program_interpreter
+from neuron_dialects.dtypes import F32
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.graph import (
     BinaryKind,
     BinaryOp,
+    CastOp,
     LayerNormOp,
     ReduceKind,
     ReduceOp,
+    ReshapeOp,
     SoftmaxOp,
     TransposeOp,
     UnaryKind,
@@ -219,6 +222,28 @@ def test_layer_norm_of_tiles_of_short_rows(tiles: int, elements: int, given: boo
     parameters = [random((elements,)), random((elements,), seed=1)] if given else []
     for target in TARGETS:
         check(layer, random((tiles * 128, elements)), *parameters, target=target, tolerance=4e-6, engines=True)
+
+
+# Channels of feature maps on partitions: tiles of their pixels are turned, and normalised where they leave the array.
+@pytest.mark.parametrize(
+    ("images", "channels", "given"), [(2, 96, True), (3, 160, False), (1, 1, True), (2, 256, False)]
+)
+def test_layer_norm_of_turned_maps(images: int, channels: int, given: bool) -> None:
+    def layer(x: SSAValue, *parameters: SSAValue) -> Any:
+        maps = resident(ReshapeOp(resident(UnaryOp(UnaryKind.TANH, x), 1), (images, channels, 256)), 1)
+        rows = ReshapeOp(TransposeOp(maps, (0, 2, 1)), (images * 256, channels))
+        y = resident(LayerNormOp(rows, *parameters, axis=1, epsilon=1e-5), 0)
+        return CastOp(y, F32)
+
+    numbers = [
+        random((images, channels, 16, 16)),
+        *([random((channels,)), random((channels,), seed=1)] if given else []),
+    ]
+    x, *parameters = [number.astype(ml_dtypes.bfloat16) for number in numbers]
+    # A row that is not a number stays the only one.
+    x[0, :, 3, 5] = np.nan
+    for target in TARGETS:
+        check(layer, x, *parameters, target=target, tolerance=2e-2, engines=True)
 
 
 # Scale and bias come on chip once, before the loop over rows.

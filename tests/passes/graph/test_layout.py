@@ -19,10 +19,14 @@ from neuron_dialects.graph import (
     ConcatOp,
     ConvOp,
     FusedOp,
+    LayerNormOp,
+    MatMulOp,
     PoolKind,
     PoolOp,
     ReduceKind,
     ReduceOp,
+    ReshapeOp,
+    TransposeOp,
     UnaryKind,
     UnaryOp,
     layout_of,
@@ -233,3 +237,31 @@ def test_parts_of_a_batch_come_back_on_chip(target: str) -> None:
 
     inputs = [("bf16", (2, 16, 6, 7)), ("bf16", (3, 16, 6, 7))]
     assert lowered_error(target, inputs, weights, make, apply) < 2e-2
+
+
+# Patches that a convolution makes are normalised with channels last: maps stay on chip where their pixels fill tiles.
+@pytest.mark.parametrize(("side", "stays"), [(16, True), (7, False)])
+def test_maps_that_are_normalised_with_channels_last(side: int, stays: bool) -> None:
+    def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        conv = ConvOp(arguments[0], values["w"], strides=(2, 2), pads=(0, 0, 0, 0), dilations=(1, 1))
+        maps = ReshapeOp(conv.result, (2, 96, side * side))
+        turned = TransposeOp(maps.result, (0, 2, 1))
+        rows = ReshapeOp(turned.result, (2 * side * side, 96))
+        norm = LayerNormOp(rows.result, values["scale"], values["bias"], axis=1, epsilon=1e-5)
+        product = MatMulOp(norm.result, values["p"])
+        block.add_ops((conv, maps, turned, rows, norm, product))
+        return [product.result]
+
+    rng = np.random.default_rng(0)
+    shapes = {"w": (96, 3, 2, 2), "scale": (96,), "bias": (96,), "p": (96, 40)}
+    weights = {name: rng.standard_normal(shape).astype(ml_dtypes.bfloat16) for name, shape in shapes.items()}
+    inputs = [("bf16", (2, 3, 2 * side, 2 * side))]
+    found: list[bool] = []
+
+    def layouts(block: Block) -> None:
+        choose_layouts(block, 128 * 1024)
+        found.extend(layout_of(op.result) is not None for op in block.ops if isinstance(op, ConvOp))
+
+    for target in ("trn1", "inf1"):
+        assert lowered_error(target, inputs, weights, make, layouts) < 1.5e-2
+    assert found == [stays, stays]
