@@ -73,15 +73,24 @@ def test_instruction_bytes_do_not_follow_the_flops(matmul: Callable[[int], Path]
     assert abs(large - small) < 0.30 * small
 
 
-# 64 times the multiply-adds. Whole processes as a user starts them, in processor time: the least of several, in turn.
+def processor_seconds(command: list[str]) -> float:
+    """Of a whole process, as a user starts it."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+# 64 times the multiply-adds. Other work on the machine makes single measurements longer: the least of each, taken in
+# turn, counts, and after two it is taken again only where that is too much.
 def test_compile_time_does_not_follow_the_flops(matmul: Callable[[int], Path], tmp_path: Path) -> None:
-    best = {1024: float("inf"), 4096: float("inf")}
-    for _ in range(4):
-        for size in best:
-            command = [sys.executable, "-m", "tools.neuron_cc", "compile", str(matmul(size)), "--target", "trn1"]
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            subprocess.run([*command, "-o", str(tmp_path / "m.neff")], check=True, capture_output=True, cwd=ROOT)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            seconds = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-            best[size] = min(best[size], seconds)
-    assert best[4096] < 1.30 * best[1024]
+    target = ["--target", "trn1", "-o", str(tmp_path / "m.neff")]
+    commands = {
+        size: [sys.executable, "-m", "tools.neuron_cc", "compile", str(matmul(size)), *target] for size in (1024, 4096)
+    }
+    best = {size: float("inf") for size in commands}
+    for tries in range(12):
+        best = {size: min(least, processor_seconds(commands[size])) for size, least in best.items()}
+        if tries and best[4096] < 1.30 * best[1024]:
+            break
+    assert best[4096] < 1.30 * best[1024], f"4096 takes {best[4096]:.2f} s, 1024 takes {best[1024]:.2f} s"

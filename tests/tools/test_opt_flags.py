@@ -2,9 +2,9 @@
 
 import json
 import re
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -345,16 +345,22 @@ def test_verify_diagnostics_compares():
     assert run_in_process(["--verify-diagnostics", "--split-input-file"], parts)[::2] == (0, "")
 
 
-def seconds(command: list[str]) -> float:
-    started = time.perf_counter()
+def processor_seconds(command: list[str]) -> float:
+    """Of a whole process, from its start to its end."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, capture_output=True, check=True)
-    return time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
-# Starting costs little more than starting xDSL's own tool: taken in turns, and the best of several, so that a busy
-# machine slows both down.
+# Starting costs little more than starting xDSL's own tool. The least of several, taken in turn, counts: other work on
+# the machine makes single measurements longer, and after two it is taken again only where that is too much.
 def test_starting_takes_little_longer_than_xdsl():
     ours = [sys.executable, "-m", "tools.neuron_opt", "--help"]
     theirs = [sys.executable, "-c", "from xdsl.tools.xdsl_opt import main; main()", "--help"]
-    pairs = [(seconds(ours), seconds(theirs)) for _ in range(4)]
-    assert min(own for own, _ in pairs) < 2.2 * min(other for _, other in pairs)
+    own = other = float("inf")
+    for tries in range(12):
+        own, other = min(own, processor_seconds(ours)), min(other, processor_seconds(theirs))
+        if tries and own < 2.2 * other:
+            break
+    assert own < 2.2 * other, f"neuron-opt takes {own:.2f} s, xdsl-opt {other:.2f} s"
