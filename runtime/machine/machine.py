@@ -26,8 +26,9 @@ from runtime.machine.decode import (
     memory_limits,
     touched_boxes,
 )
+from runtime.machine.execution import Step
 from runtime.machine.plan import Work, plan_queues
-from runtime.machine.schedule import Schedule, Step, replay
+from runtime.machine.schedule import Schedule, replay
 from runtime.machine.simulator import STEP_LIMIT, Simulator
 from runtime.machine.timing import Timing, timing_of
 from runtime.machine.trace import Trace

@@ -2,8 +2,8 @@
 
 Given the reads and writes of a program's executions in the order of time, leaves groups of multiplications that add to
 one another in the same place while nobody looks there, so that one long product takes the place of many short ones and
-their additions. Each group has two slabs, float32 arrays in which its stationary and its moving operands lie one below
-the other. Operands are put there when they are read, and a slab that holds what another group needs is used again.
+their additions. Operands lie one below the other in slabs, scratch arrays of float32. They are put there when
+they are read, and a slab that holds what is needed again is used again.
 """
 
 from __future__ import annotations
@@ -27,9 +27,6 @@ PAGE_BYTES, PAGE_PARTITIONS = 64, 32
 
 SLAB_BYTES = 64 << 20
 """Size of all slabs that stay, in case that what they hold is needed again in the same run."""
-
-KEPT_BYTES = 256 << 20
-"""Size of all slabs that stay for further runs, because they hold constants: weights in float32."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +63,13 @@ class Touches:
 
 @dataclass(frozen=True)
 class Content:
-    """What an operand held when it was read; equal contents are equal data. `constant`: in every run."""
+    """What an operand held when it was read; equal contents are equal data. `constant`: in every run, and then `name`
+    begins with the name of the constant that was written. `written`: when that was; -1 before the first event.
+    """
 
     name: Hashable
     constant: bool
+    written: int = field(default=-1, compare=False)
 
 
 @dataclass(eq=False)
@@ -82,6 +82,10 @@ class Group:
     rows: int = 0
     stationary: list[Content] = field(default_factory=list)
     moving: list[Content] = field(default_factory=list)
+
+    def contents(self, role: str) -> list[Content]:
+        """What one of the two operands held, member by member."""
+        return self.stationary if role == "stationary" else self.moving
 
 
 class _LastWrites:
@@ -188,8 +192,8 @@ class _Finder:
             for _, from_first, to_last, from_low, to_high in writer.writes if writer.constant is not None else ():
                 if from_first <= first and last <= to_last and from_low <= low and high <= to_high:
                     part = (first - from_first, last - first, low - from_low, high - low)
-                    return Content((writer.constant, part, operand.layout), constant=True)
-        return Content((operand, time), constant=False)
+                    return Content((writer.constant, part, operand.layout), constant=True, written=time)
+        return Content((operand, time), constant=False, written=time)
 
     def write(self, number: int, time: int) -> None:
         touch = self._touches[number]
@@ -226,53 +230,36 @@ class _Finder:
 
 @dataclass(eq=False)
 class Slab:
-    """One scratch array; `filled`: which of its operands are in it; `kept`: it holds the same in all further runs."""
+    """One scratch array; `filled`: which of its operands are in it."""
 
     key: Hashable
     array: Floats
     filled: list[bool]
-    kept: bool = False
 
 
 class Slabs:
-    """Scratch arrays by what they hold.
+    """Scratch arrays by what they hold, their keys; `uses` counts how often each will be taken.
 
-    Those that hold constants are kept for further runs, if there is room for them. Of the others, one whose contents
-    nobody needs again is taken at once for something else, while it is in the processor's caches; the rest stays, what
-    was used last the longest, if there is room.
+    One whose contents nobody needs again is taken at once for something else, while it is in the processor's caches;
+    the rest stays, what was used last the longest, if there is room.
     """
 
-    def __init__(
-        self, uses: Mapping[Hashable, int], limit_bytes: int = SLAB_BYTES, kept_bytes: int = KEPT_BYTES
-    ) -> None:
-        self._room_bytes, self._kept_room_bytes = limit_bytes, kept_bytes
+    def __init__(self, uses: Mapping[Hashable, int], limit_bytes: int = SLAB_BYTES) -> None:
+        self._room_bytes = limit_bytes
         self._uses = dict(uses)
         self._users: dict[Hashable, int] = {}
         self._held: dict[int, dict[Hashable, Slab]] = {}
-        self._kept: dict[Hashable, Slab] = {}
         self._free: dict[int, list[Floats]] = {}
 
-    @staticmethod
-    def key(contents: Sequence[Content], columns: int) -> Hashable:
-        """What a slab is known by; `uses` counts how often each will be taken."""
-        return tuple(contents), columns
-
-    def take(self, contents: Sequence[Content], rows: int, columns: int) -> Slab:
-        """A slab for these operands, in use until `leave`; what it holds already is marked in it."""
-        key = self.key(contents, columns)
-        if key in self._kept:
-            return self._kept[key]
-        filled = [False] * len(contents)
-        if 4 * rows * columns <= self._kept_room_bytes and all(content.constant for content in contents):
-            self._kept_room_bytes -= 4 * rows * columns
-            slab = self._kept[key] = Slab(key, np.empty((rows, columns), np.float32), filled, kept=True)
-            return slab
+    def take(self, key: Hashable, rows: int, columns: int, operands: int) -> Slab:
+        """A slab for so many operands, in use until `leave`; what it holds already is marked in it."""
         # Sizes are powers of two, so that few of them suffice.
         size = 1 << (rows * columns - 1).bit_length()
         held = self._held.setdefault(size, {})
         slab = held.pop(key, None)
         if slab is None:
-            slab = Slab(key, self._memory(size, held)[: rows * columns].reshape(rows, columns), filled)
+            array = self._memory(size, held)[: rows * columns].reshape(rows, columns)
+            slab = Slab(key, array, [False] * operands)
         held[key] = slab
         self._uses[key] -= 1
         self._users[key] = self._users.get(key, 0) + 1
@@ -280,8 +267,6 @@ class Slabs:
 
     def leave(self, slab: Slab) -> None:
         """A group that used the slab has been computed."""
-        if slab.kept:
-            return
         self._users[slab.key] -= 1
         if not self._users[slab.key] and not self._uses[slab.key]:
             memory = _memory_of(slab)

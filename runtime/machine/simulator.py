@@ -28,8 +28,9 @@ from typing import Any, Protocol
 
 from neuron_dialects.errors import NeuronError
 from neuron_dialects.target import Target
+from runtime.machine.execution import Operands
 from runtime.machine.plan import Box, Work, boxes_of
-from runtime.machine.schedule import NamedSchedule, Operands, Schedule
+from runtime.machine.schedule import NamedSchedule, Schedule
 from runtime.machine.trace import Trace
 
 STEP_LIMIT = 100_000_000
