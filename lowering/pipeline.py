@@ -73,7 +73,7 @@ PHASES: tuple[Phase, ...] = (
     ),
     Phase(
         "tile",
-        ("convert-graph-to-tile", "tile-advance-sweeps", "tile-fuse-loops", "tile-interleave-parts"),
+        ("convert-graph-to-tile", "tile-fuse-loops", "tile-advance-sweeps", "tile-interleave-parts"),
         "one kernel per group of ops, over tiles of tensors; one loop where kernels go over the same tiles",
     ),
     Phase(

@@ -24,7 +24,7 @@ from neuron_dialects.access_ops import space_of
 from neuron_dialects.neuron import core_functions, target_of
 from neuron_dialects.tile import TileOp
 from passes.tile.block_order import BlockOrder
-from passes.tile.statements import Statement, conflict, hoist_definitions, row_bytes, statement_of
+from passes.tile.statements import Statement, conflict, hoist_definitions, is_sweep, row_bytes, statement_of
 
 MEMORY_SHARE = 0.9
 """Part of SBUF that may be in use where a result lives for longer."""
@@ -75,11 +75,6 @@ def advance_sweeps(block: Block, capacity_bytes: int) -> None:
             done[place:] = [*((first, each) for each in moved), *rest]
         else:
             done.append((number, statement))
-
-
-def is_sweep(statement: Statement) -> bool:
-    """Whether a statement does nothing but activations of tensors in SBUF."""
-    return statement.kinds == {"tile.activation"} and all(space_of(buffer) == "sbuf" for buffer in statement.touches)
 
 
 def _place(done: Sequence[tuple[int, Statement]], sweep: Statement) -> tuple[int, list[tuple[int, Statement]]]:

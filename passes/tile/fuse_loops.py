@@ -9,7 +9,9 @@ that one; what stands between the two, and is needed, moves up before both. Wher
 last iteration of the later one stays behind; where it has some times as many short ones, these are taken in groups.
 Loops stay apart where one order of both would make engines wait: where the later one loads from DRAM what the earlier
 one stores there, or multiplies what other engines make of the earlier one's products. A loop that only turns that
-follows long products some iterations behind (`later_turns.py`).
+follows long products some iterations behind (`later_turns.py`). So does one that multiplies what other engines sweep
+over in the earlier one, as in a densely connected block: these sweeps, those of lanes that the earlier loop does not
+make among them, run beside its products, and its last iterations stand behind the first one of the next layer.
 """
 
 from __future__ import annotations
@@ -31,8 +33,17 @@ from neuron_dialects.target import Target
 from neuron_dialects.tile import AllocOp, TileOp
 from passes.tile.block_order import BlockOrder
 from passes.tile.footprint import apart, stays_ahead
-from passes.tile.later_turns import group_iterations, move_body, peel_last, turn_later
-from passes.tile.statements import TENSOR_ENGINE, Statement, conflict, hoist_definitions, row_bytes, statement_of
+from passes.tile.later_turns import group_iterations, move_body, peel_last, runs_alike, turn_later
+from passes.tile.statements import (
+    TENSOR_ENGINE,
+    Statement,
+    conflict,
+    hoist_definitions,
+    is_sweep,
+    row_bytes,
+    statement_of,
+    trips_inside,
+)
 
 MEMORY_SHARE = 0.97
 """Part of SBUF that a fused loop may take, with what lives across it."""
@@ -46,6 +57,12 @@ LEAST_PRODUCT_NS = 4000.0
 MOST_TOGETHER_NS = 2000.0
 """Products of several iterations that stand beside one iteration of a loop behind them take so long at most: what comes
 after them waits for all."""
+
+LEAST_SWEPT_NS = 2000.0
+"""Products of an iteration must take so long that other engines can sweep over what is multiplied in the next one."""
+
+BANKS = 2
+"""Banks in which such products take turns."""
 
 MOST_BEHIND = 3
 """At most so many iterations lie between; as many products are written out before the loop."""
@@ -89,6 +106,8 @@ class _Fuser:
         """How many of the statements that are done touch a buffer."""
         self.coming = Counter[SSAValue]()
         """How many of those that are not done yet do."""
+        self.behind: list[Statement] = []
+        """The last iterations of the loop that became a part of an earlier one last, some iterations behind."""
         self.alive: set[SSAValue] = set()
         """Buffers that statements of both kinds touch."""
 
@@ -140,11 +159,19 @@ class _Fuser:
                 meets = any(conflict(earlier, statement) for statement in needed)
                 if not meets and _ordered(grouped, loop) and self._fits(index, grouped, loop):
                     return index
+            if self._multiplies_sweeps(earlier, loop):
+                grouped = loop.in_groups(loop.trips // earlier.trips)
+                meets = any(conflict(earlier, statement) for statement in needed)
+                if not meets and _ordered(earlier, grouped) and self._fits(index, earlier, grouped):
+                    return index
             if isinstance(earlier.op, ForOp) and earlier.trips == loop.trips:
                 if any(conflict(earlier, statement) for statement in needed):
                     return None
-                gains = _gains(earlier, loop) or self._turns_later(earlier, loop)
-                return index if gains and _ordered(earlier, loop) and self._fits(index, earlier, loop) else None
+                if _gains(earlier, loop) or self._turns_later(earlier, loop):
+                    return index if _ordered(earlier, loop) and self._fits(index, earlier, loop) else None
+                if not (is_sweep(earlier) and is_sweep(loop)) or conflict(earlier, loop):
+                    return None
+                continue
             depends = [statement for statement in (loop, *needed) if conflict(earlier, statement)]
             if not depends:
                 continue
@@ -161,6 +188,17 @@ class _Fuser:
         columns = earlier.product_columns * (earlier.trips // loop.trips)
         short = 0 < columns / self.target.clock_ghz("pe") <= MOST_TOGETHER_NS
         return short and not loop.kinds & set(TENSOR_ENGINE) and _gains(earlier, loop)
+
+    def _multiplies_sweeps(self, earlier: Statement, loop: Statement) -> bool:
+        """Whether products of `loop` read what `earlier` sweeps over, whose own products are long enough to hide it."""
+        if not isinstance(earlier.op, ForOp) or earlier.trips < LEAST_TRIPS or loop.trips % earlier.trips:
+            return False
+        if _gains(earlier, loop):
+            return False
+        if loop.kinds & set(TENSOR_ENGINE) != {"tile.matmul"} or not earlier.swept & loop.multiplied:
+            return False
+        long = earlier.product_columns / self.target.clock_ghz("pe") >= LEAST_SWEPT_NS
+        return long and _feeds(earlier, loop)
 
     def _turns_later(self, earlier: Statement, loop: Statement) -> bool:
         """Whether `loop` turns what products of `earlier` end in, and these are long enough to turn it beside them."""
@@ -188,7 +226,13 @@ class _Fuser:
     def _fuse(self, index: int, loop: Statement) -> None:
         """Make `loop` the end of the body of statement `index`; what it needs from between moves up before both."""
         partner, between = self.done[index], self.done[index + 1 :]
-        if partner.trips != loop.trips:
+        sweeps = self._multiplies_sweeps(partner, loop)
+        if sweeps and partner.trips != loop.trips:
+            assert isinstance(loop.op, ForOp)
+            for op in group_iterations(loop.op, loop.trips // partner.trips):
+                self.order.added_before(op, loop.op)
+            loop = statement_of(loop.op)
+        elif partner.trips != loop.trips:
             assert isinstance(partner.op, ForOp)
             for op in group_iterations(partner.op, partner.trips // loop.trips):
                 self.order.added_before(op, partner.op)
@@ -201,6 +245,12 @@ class _Fuser:
         for statement in needed:
             self.order.move_before(statement.op, partner.op)
         stay = [statement for statement in between if statement not in needed]
+        if sweeps:
+            self._share_banks(partner, loop)
+            earlier = self.behind
+            self._fuse_later(index, needed, loop, stay, 1)
+            self._put_off(index, earlier, partner.op)
+            return
         if not _gains(partner, loop):
             if partner.own_banks + 2 * loop.own_banks <= int(self.target.psum_banks):
                 # What brings a turned tile out of PSUM may stand behind what waits for the newest product.
@@ -215,6 +265,52 @@ class _Fuser:
         # Both are one statement from now on.
         self.touching.subtract(partner.touches.keys() & loop.touches.keys())
         partner.joined(loop)
+        if is_sweep(loop) and partner.product_columns:
+            self._take_sweeps(index + len(needed), loop)
+
+    def _take_sweeps(self, index: int, swept: Statement) -> None:
+        """Let statement `index`, which has just taken `swept`, do the sweeps of other lanes of the same buffer as well.
+
+        Products of the loop keep the tensor engine busy meanwhile; elsewhere those that read the buffer wait for them.
+        """
+        partner, start = self.done[index], max(0, index - LOOK_BACK)
+        for statement in self.done[start:]:
+            if is_sweep(statement) and statement.swept == swept.swept:
+                self._take_sweep(start, partner, statement)
+
+    def _take_sweep(self, start: int, partner: Statement, sweep: Statement) -> None:
+        """Put the iterations of a sweep in front of those of a loop, where it has as many and nothing is in its way.
+
+        Both are among the statements from number `start` on.
+        """
+        window = self.done[start:]
+        place, index = window.index(sweep), window.index(partner)
+        between = window[min(place, index) : max(place, index) + 1]
+        between.remove(sweep)
+        # What a sweep behind the loop needs moves up before the loop.
+        needed: list[Statement] = []
+        for other in reversed(between if place > index else ()):
+            if other is not partner and any(conflict(other, one) for one in (sweep, *needed)):
+                needed.insert(0, other)
+        stay = [other for other in between if other not in needed]
+        if any(conflict(other, one) for other in stay for one in (sweep, *needed)):
+            return
+        assert isinstance(sweep.op, ForOp | TileOp)
+        if not isinstance(sweep.op, ForOp) or not runs_alike(sweep.op, partner.trips):
+            return
+        hoist_definitions(self.order, partner.op, [sweep.op, *(one.op for one in needed)])
+        for one in needed:
+            self.order.move_before(one.op, partner.op)
+        window = [one for one in window if one is not sweep and one not in needed]
+        window[window.index(partner) : window.index(partner)] = needed
+        self.done[start:] = window
+        assert isinstance(partner.op, ForOp)
+        moved = statement_of(sweep.op)
+        move_body(sweep.op, partner.op, first=True)
+        sweep.op.detach()
+        sweep.op.erase()
+        self.touching.subtract(partner.touches.keys() & moved.touches.keys())
+        partner.joined(moved)
 
     def _multiplies_at_once(self, turns: Statement, loop: Statement) -> bool:
         """Whether short products of `loop` would wait for the tile that `turns` has just turned, not for one before."""
@@ -242,6 +338,38 @@ class _Fuser:
         self.touching.subtract(loop.touches.keys())
         self.touching.update(buffer for statement in (*first, both, *last) for buffer in statement.touches)
         self.done[index:] = [*needed, *first, both, *stay, *last]
+        self.behind = last
+
+    def _put_off(self, index: int, last: Sequence[Statement], loop: Operation) -> None:
+        """Move the last iterations of an earlier loop behind the first one of `loop`, which needs nothing of them.
+
+        What they multiply is being swept over until then. What stands between is near statement `index`.
+        """
+        start = max(0, index - LOOK_BACK)
+        window = self.done[start:]
+        end = next(i for i, statement in enumerate(window) if statement.op is loop)
+        begin = next((i for i, statement in enumerate(window[:end]) if statement in last), end)
+        moved = [statement for statement in window[begin:end] if statement in last]
+        others = [statement for statement in window[begin:end] if statement not in last]
+        live = {buffer for statement in window[begin:end] for buffer in statement.touches} | self.alive
+        size_bytes = sum(row_bytes(buffer) for buffer in live if space_of(buffer) == "sbuf")
+        if size_bytes > self.capacity or any(conflict(one, other) for one in moved for other in others):
+            return
+        for statement in moved:
+            self.order.move_before(statement.op, loop)
+        self.done[start + begin : start + end] = [*others, *moved]
+
+    def _share_banks(self, products: Statement, loop: Statement) -> None:
+        """Leave long products in a loop a bank to fill while another is emptied, and those of `loop` behind them, which
+        are short and come all at once, the others.
+        """
+        long, short = psum_tiles(products.op), psum_tiles(loop.op)
+        for tile in long:
+            tile.copies = IntegerAttr(min(BANKS, tile.copies.value.data), i64)
+        if len(short) == 1:
+            left = int(self.target.psum_banks) - sum(tile.copies.value.data for tile in long)
+            copies = min(left, trips_inside(short[0], loop.op))
+            short[0].copies = IntegerAttr(max(short[0].copies.value.data, copies), i64)
 
 
 def _merge(into: Operation, loop: Operation) -> None:
@@ -255,9 +383,13 @@ def _merge(into: Operation, loop: Operation) -> None:
 
 def _double_banks(loop: Operation) -> None:
     """Let the tiles of PSUM in a loop rotate over twice as many copies."""
-    for op in loop.walk():
-        if isinstance(op, AllocOp) and space_of(op.buffer) == "psum":
-            op.copies = IntegerAttr(2 * op.copies.value.data, i64)
+    for tile in psum_tiles(loop):
+        tile.copies = IntegerAttr(2 * tile.copies.value.data, i64)
+
+
+def psum_tiles(loop: Operation) -> list[AllocOp]:
+    """The tiles of PSUM in a loop."""
+    return [op for op in loop.walk() if isinstance(op, AllocOp) and space_of(op.buffer) == "psum"]
 
 
 def _ordered(earlier: Statement, loop: Statement) -> bool:

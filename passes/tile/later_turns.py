@@ -44,16 +44,35 @@ def peel_last(loop: ForOp) -> list[Operation]:
     return [*last, _bound(loop, trips - 1)]
 
 
-def move_body(loop: ForOp, into: ForOp) -> None:
-    """Append what a loop does to another one of as many iterations; the loop is left empty."""
+def move_body(loop: ForOp, into: ForOp, *, first: bool = False) -> None:
+    """Do what a loop does at the end of another one of as many iterations, or `first`; the loop is left empty."""
     target, source = into.body.block, loop.body.block
-    end = target.last_op
-    assert isinstance(end, YieldOp)
+    place = target.first_op if first else target.last_op
+    assert place is not None
     source.args[0].replace_all_uses_with(target.args[0])
     for op in list(source.ops):
         if not isinstance(op, YieldOp):
             op.detach()
-            target.insert_op_before(op, end)
+            target.insert_op_before(op, place)
+
+
+def runs_alike(loop: ForOp, trips: int) -> bool:
+    """Whether a loop runs so many times, by itself or once it has been swapped with the one that it consists of."""
+    inner = loop.body.block.first_op
+    if not isinstance(inner, ForOp):
+        return trip_count(loop) == trips
+    if not isinstance(inner.next_op, YieldOp) or trip_count(inner) != trips:
+        return False
+    outside, inside = list(loop.operands), list(inner.operands)
+    if any(isinstance(value.owner, Operation) and value.owner.parent is loop.body.block for value in inside):
+        return False
+    loop.operands, inner.operands = inside, outside
+    own, other = loop.body.block.args[0], inner.body.block.args[0]
+    swapped: dict[SSAValue, SSAValue] = {own: other, other: own}
+    for op in inner.body.block.walk():
+        if any(value in swapped for value in op.operands):
+            op.operands = [swapped.get(value, value) for value in op.operands]
+    return True
 
 
 def group_iterations(loop: ForOp, size: int) -> list[Operation]:

@@ -25,6 +25,10 @@ TENSOR_ENGINE = ("tile.matmul", "tile.transpose")
 """What only the tensor engine does."""
 
 
+SWEEP = "tile.activation"
+"""What sweeps over a tensor in SBUF."""
+
+
 @dataclass(eq=False)
 class Statement:
     """A top-level op of the function with what it touches: buffer -> (writes, footprint) of every operand."""
@@ -37,6 +41,10 @@ class Statement:
     own_banks: int = 0
     product_columns: int = 0
     """Moving columns of the products of one iteration."""
+    swept: set[SSAValue] = field(default_factory=set[SSAValue])
+    """Buffers in SBUF that activations of what lies there write."""
+    multiplied: set[SSAValue] = field(default_factory=set[SSAValue])
+    """Buffers that its products read."""
 
     def joined(self, other: Statement) -> None:
         """Take in what another statement does, which becomes part of this one."""
@@ -46,6 +54,8 @@ class Statement:
         self.own_bytes += other.own_bytes
         self.own_banks += other.own_banks
         self.product_columns += other.product_columns
+        self.swept |= other.swept
+        self.multiplied |= other.multiplied
 
     def shorter(self) -> Statement:
         """What a loop does without its last iteration."""
@@ -73,6 +83,11 @@ class Statement:
     def writes(self, buffer: SSAValue) -> bool:
         """Whether it writes a buffer."""
         return any(write for write, _ in self.touches.get(buffer, ()))
+
+
+def is_sweep(statement: Statement) -> bool:
+    """Whether a statement does nothing but activations of tensors in SBUF."""
+    return statement.kinds == {SWEEP} and all(space_of(buffer) == "sbuf" for buffer in statement.touches)
 
 
 def hoist_definitions(order: BlockOrder, before: Operation, ops: Sequence[Operation]) -> None:
@@ -110,14 +125,17 @@ def statement_of(op: Operation) -> Statement:
         elif isinstance(inner, TileOp):
             statement.kinds.add(inner.name)
             if inner.name == "tile.matmul":
-                statement.product_columns += inner.views["moving"][1].free_elements * _trips_inside(inner, op)
+                statement.product_columns += inner.views["moving"][1].free_elements * trips_inside(inner, op)
+                statement.multiplied |= {inner.views["moving"][0], inner.views["stationary"][0]} - own
+            elif inner.name == SWEEP and all(space_of(buffer) == "sbuf" for buffer, _ in inner.views.values()):
+                statement.swept |= {inner.views["dst"][0]} - own
             for buffer, writes, footprint in _operands(inner, op):
                 if buffer not in own:
                     statement.touches.setdefault(buffer, []).append((writes, footprint))
     return statement
 
 
-def _trips_inside(op: Operation, outer: Operation) -> int:
+def trips_inside(op: Operation, outer: Operation) -> int:
     """How often an op is executed in one iteration of `outer`."""
     trips, loop = 1, op.parent_op()
     while op is not outer and isinstance(loop, ForOp) and loop is not outer:
