@@ -61,7 +61,8 @@ LAYER = """
     scf.for %i = %c0 to %parts step %c1 {
       %q = tile.alloc copies 2 : memref<32xPIECExf32, #neuron.space<psum>>
       scf.for %o = %c0 to %c3 step %c1 {
-        tile.matmul dst %q[0:32][0 : PIECE] stationary %w[0:32][0 : 32] moving %sNOW[0:32][READ + ROW*%o : PIECE] {accumulate = %o}
+        tile.matmul dst %q[0:32][0 : PIECE] stationary %w[0:32][0 : 32]
+          moving %sNOW[0:32][READ + ROW*%o : PIECE] {accumulate = %o}
       }
       tile.copy dst %hNOW[0:32][PIECE*%i : PIECE] data %q[0:32][0 : PIECE]
     }
