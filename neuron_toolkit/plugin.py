@@ -125,11 +125,18 @@ def load_plugin(path: str | Path) -> None:
         return
     if not file.is_file():
         raise NeuronError("NX-PLUGIN-001", f"{path}: no such file")
-    module = _module(file)
-    plugin = getattr(module, "PLUGIN", None)
-    if not isinstance(plugin, Plugin):
-        raise NeuronError("NX-PLUGIN-001", f"{path} has no PLUGIN", help="PLUGIN = neuron_toolkit.Plugin(passes=[...])")
-    register(plugin, str(path))
+    others = set(sys.modules)
+    plugin = getattr(_module(file), "PLUGIN", None)
+    try:
+        if not isinstance(plugin, Plugin):
+            help_ = "PLUGIN = neuron_toolkit.Plugin(passes=[...])"
+            raise NeuronError("NX-PLUGIN-001", f"{path} has no PLUGIN", help=help_)
+        register(plugin, str(path))
+    except NeuronError:
+        # Who mends the file can load it again in the same process.
+        if file.stem not in others:
+            del sys.modules[file.stem]
+        raise
     _loaded[str(file)] = Loaded(file.stem, hashlib.sha256(file.read_bytes()).hexdigest())
 
 

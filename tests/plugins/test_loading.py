@@ -102,6 +102,16 @@ PLUGIN = Plugin(passes=[Mine], pipeline={pipeline})
 """
 
 
+# A file without a plug-in, or with one whose pass there is already, is read again once it has been mended.
+@pytest.mark.parametrize("text", ["PLUGIN = 3", PASS.format(name="graph-fuse", pipeline="[]")])
+def test_a_mended_file(tmp_path: Path, text: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(NeuronError):
+        load_plugin(path)
+    load_plugin(written(tmp_path, PASS.format(name="plug-mended", pipeline="[]")))
+    assert [loaded.name for loaded in loaded_plugins()] == [path.stem]
+
+
 # A pass of a plug-in is a pass like any other: listed, with options, alone and in pipelines.
 def test_a_pass(tmp_path: Path) -> None:
     path = written(tmp_path, PASS.format(name="plug-mine", pipeline="[('plug-mine{size=3}', 'graph-fuse')]"))

@@ -17,7 +17,7 @@ from tools.in_process import run_in_process
 from tools.neuron_opt import run_in_process as neuron_opt
 
 EXAMPLES = [entry for entry in explanations().values() if entry.command or entry.python]
-WITHOUT_EXAMPLE = 60
+WITHOUT_EXAMPLE = 22
 """At most so many codes may go without an example: new ones should have one."""
 
 
@@ -29,7 +29,7 @@ def test_codes_and_entries_agree():
 def test_entries_say_something():
     for entry in explanations().values():
         assert entry.cause.endswith(".") and entry.cure.rstrip().endswith("."), entry.code
-        assert not (entry.files and entry.command is None), entry.code
+        assert not (entry.files and entry not in EXAMPLES), entry.code
     assert len(explanations()) - len(EXAMPLES) <= WITHOUT_EXAMPLE
 
 

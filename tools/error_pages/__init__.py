@@ -5,9 +5,9 @@ The TOML files beside this module hold one table for each code:
     cause      why the error comes
     cure       what to do
     command    a command line that gets it, if there is a short one
-    files      name -> text of the files that the command needs; a `.onnx` file that begins with `<` is in ONNX's
-               textual syntax
     python     statements that get it, where no command does; `path` is a file of 8 bytes
+    files      name -> text of the files that either needs; a `.onnx` file that begins with `<` is in ONNX's textual
+               syntax
 
 A test runs every example and wants to see its code, and wants an entry for every code of `ERROR_CODES`.
 """
@@ -38,11 +38,10 @@ class Explanation:
     def text(self) -> str:
         """What `--explain` prints."""
         parts = [f"{self.code}: {ERROR_CODES[self.code]}", _filled(self.cause), _filled(self.cure)]
-        if self.command is not None:
+        example = f"$ {self.command}" if self.command is not None else self.python
+        if example is not None:
             shown = [f"{name}:\n{textwrap.indent(text.strip(), '    ')}" for name, text in self.files.items()]
-            parts += ["Example:", *(textwrap.indent(part, "    ") for part in [*shown, f"$ {self.command}"])]
-        elif self.python is not None:
-            parts += ["Example:", textwrap.indent(self.python.strip(), "    ")]
+            parts += ["Example:", *(textwrap.indent(part.strip(), "    ") for part in [*shown, example])]
         return "\n\n".join(parts) + "\n"
 
 

@@ -31,9 +31,9 @@ def _link(name: str) -> str:
 
 def _section(entry: Explanation) -> str:
     parts = [f"### {entry.code}", f"{ERROR_CODES[entry.code].capitalize()}.", entry.cause, f"**Cure.** {entry.cure}"]
+    parts += [f"{code(name)}:\n\n```\n{text.strip()}\n```" for name, text in entry.files.items()]
     if entry.command is not None:
-        files = [f"{code(name)}:\n\n```\n{text.strip()}\n```" for name, text in entry.files.items()]
-        parts += [*files, f"```\n{entry.command}\n```"]
+        parts.append(f"```\n{entry.command}\n```")
     elif entry.python is not None:
         parts.append(f"```python\n{entry.python.strip()}\n```")
     return "\n\n".join(parts)
