@@ -12,6 +12,7 @@ from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.conv_bands import lower_bands, takes_bands
 from lowering.graph_to_tile.conv_blocks import take_blocks
+from lowering.graph_to_tile.conv_border import NONE, take_border
 from lowering.graph_to_tile.conv_interleave import interleaved, phases_beside
 from lowering.graph_to_tile.conv_kernel import ConvKernel
 from lowering.graph_to_tile.conv_pairs import in_pairs, takes_pairs
@@ -61,6 +62,7 @@ def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[
     packing = WeightPacking(k, op.w, groups, filter_taps(op.w), transposed)
     parts, ops = take_parts(k, ops)
     results = [op.result if value.owner not in (op, *ops) else value for value in results] if parts else results
+    border, ops = take_border(k, op, ops) if groups.lane_step == LANES else (NONE, ops)
     residual, ops = take_residual(k, op, ops, results, groups, filter_taps(op.w))
     merged = phases_beside(k, op, ops, results, phases) if transposed else []
     phases = merged or phases
@@ -69,11 +71,11 @@ def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[
     if k.scalar(op.w) is not None:
         epilogue.fill_numbers()
     if len(phases) == 1:
-        plain = residual is None and not parts and op not in k.scales and k.chain is None
+        plain = residual is None and not border.ends and not parts and op not in k.scales and k.chain is None
         if plain and (blocks := take_blocks(k, op, epilogue, packing, phases[0])):
             ConvKernel(k, op, epilogue, blocks.groups, blocks.packing, blocks.phase, blocks=blocks).run()
             return
-        kernel = ConvKernel(k, op, epilogue, groups, packing, phases[0], residual, parts)
+        kernel = ConvKernel(k, op, epilogue, groups, packing, phases[0], residual, parts, border=border)
         if groups.lane_step == LANES and k.chain is None:
             epilogue.sums = collect_sums(k, results, kernel.tile)
         if k.chain is not None:

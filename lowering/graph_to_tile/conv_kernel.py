@@ -15,6 +15,7 @@ from math import ceil, prod
 
 from lowering.graph_to_tile.conv_ahead import BlocksAhead, covers, with_following
 from lowering.graph_to_tile.conv_blocks import PixelBlocks
+from lowering.graph_to_tile.conv_border import NONE, Border
 from lowering.graph_to_tile.conv_chain import Stage
 from lowering.graph_to_tile.conv_diagonals import Diagonals, blocks_at_once, is_depthwise
 from lowering.graph_to_tile.conv_parts import Part
@@ -66,10 +67,11 @@ class ConvKernel:
         residual: Residual | None = None,
         parts: Sequence[Part] = (),
         blocks: PixelBlocks | None = None,
+        border: Border = NONE,
     ):
         self.k, self.b, self.op, self.epilogue, self.packing = k, k.b, op, epilogue, packing
         self.groups = replace(groups, outputs=groups.outputs * (1 + len(phase.beside)))
-        self.parts, self.blocks = parts, blocks
+        self.parts, self.blocks, self.border = parts, blocks, border
         self.residual, self.phase, self.n = residual, phase, len(shape_of(op.w)) - 2
         self.uniform = k.scalar(op.w) if groups.groups == 1 else None
         self.blocks_ahead, self.following = k.ahead.pop(op, None), None
@@ -89,6 +91,8 @@ class ConvKernel:
         self.x = self._readable(x)
         if isinstance(self.x, SbufTensor):
             self.segments = [without_padding(cut) for cut in self.segments]
+        if border.ends:
+            self.segments = [border.apart(d, cut, phase.stride[d]) for d, cut in enumerate(self.segments)]
         plan = spread_taps(k, op, self.x, groups, phase) if isinstance(self.x, DramTensor) else None
         self.spread: SpreadTaps | None = None
         if plan is not None and isinstance(self.x, DramTensor):
@@ -141,7 +145,7 @@ class ConvKernel:
         """What the convolution behind this one, of one tap, can emit; None where weights come in chunks."""
         outputs = self.groups.outputs * self.groups.groups
         others = (self.residual, self.spread, self.uniform, self.scale)
-        plain = not self.parts and all(other is None for other in others)
+        plain = not self.parts and not self.border.ends and all(other is None for other in others)
         if not plain or self.groups.blocks > 1 or self._chunk(self.channels, outputs) < outputs:
             return None
         self.x = x = self.x if isinstance(self.x, SbufTensor) else brought(self.k, self.x)
@@ -246,7 +250,7 @@ class ConvKernel:
         inputs, results = (c_start, channels), (o_start, outputs)
         cuts = [*self.segments]
         if isinstance(self.x, DramTensor):
-            cuts[1] = self._block_segments(channels)
+            cuts[1] = self.border.apart(1, self._block_segments(channels), self.phase.stride[1])
 
         def spatial(d: int, at: list[Place], images: Range) -> None:
             if d == 3:
@@ -339,7 +343,7 @@ class ConvKernel:
             ranges.append((width.start + w * width.size, width.size))
             self._tile(weights, channels, outputs, images, ranges, moving if self.spread is None else spread)
 
-        self.b.tiles(height.size, self.tile[2], rows)
+        self.border.rows(self.b, height.size, self.tile[2], rows)
 
     def _tile(
         self,
@@ -376,6 +380,7 @@ class ConvKernel:
                     bank = shared.slice(0, 0, count)
                 else:
                     bank = self._sum(weights, pixels, start + lane, count, channels[1], sizes)
+                self.border.add(b, bank, (outputs[0] + start + lane, count), ranges)
                 for part in self.parts:
                     for left, right in part.operands(self.k, here, outputs[0] + start + lane, count):
                         b.matmul(bank, left, with_three(right, self.n), 1)

@@ -65,6 +65,16 @@ def without_padding(cut: list[Segment]) -> list[Segment]:
     return merged
 
 
+def with_first_apart(cut: list[Segment], stride: int) -> list[Segment]:
+    """The same tiles, the first one in a segment of its own."""
+    first, *behind = cut
+    if first.count == 1:
+        return cut
+    start, begin = first.start + first.size, first.input_start + first.size * stride
+    rest = replace(first, start=start, count=first.count - 1, input_start=begin)
+    return [replace(first, count=1), rest, *behind]
+
+
 def with_last_apart(cut: list[Segment], strides: int) -> list[Segment]:
     """The same tiles, the last one in a segment of its own."""
     *before, last = cut

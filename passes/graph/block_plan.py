@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate, groupby
 from math import ceil, inf, prod
 
-from xdsl.ir import Block, Operation, SSAValue
+from xdsl.ir import Block, Operation, SSAValue, Use
 
 from neuron_dialects.graph import (
+    BinaryKind,
     BinaryOp,
     CastOp,
     ClipOp,
@@ -30,6 +31,7 @@ from neuron_dialects.target import Target
 from passes.graph.conv_groups import LANES, QUADRANT
 from passes.graph.fold_images import comes_from_dram, is_constant
 from passes.graph.fold_plan import FOLDS, Convolution, Sweep, convolution_ns, round_trip_ns, sweep_ns
+from passes.graph.pixel_border import vanishes
 from passes.graph.pixel_grid import PIXELS, SIDE, Lines, lines_of, shape_in, windows_of
 
 ALONE = (UnaryOp, ClipOp, CastOp)
@@ -49,12 +51,16 @@ Form = Lines | str
 
 @dataclass(frozen=True)
 class Convolved:
-    """How a convolution is computed: from `read` to `made`, and, if these are not the `final` ones, moved to these."""
+    """How a convolution is computed: from `read` to `made`, and, if these are not the `final` ones, moved to these.
+
+    `clears`: what is made beside the map becomes zero.
+    """
 
     read: Lines
     made: Lines
     final: Lines
     ns: float
+    clears: bool = False
 
 
 @dataclass
@@ -143,8 +149,10 @@ def _is_within_shift(op: Operation) -> bool:
     if not isinstance(op, ConvOp) or _shifts(op):
         return True
     value = op.x
-    while isinstance(value.owner, ALONE):
-        value = value.owner.operands[0]
+    while isinstance(value.owner, (*ALONE, BinaryOp)):
+        value = value.owner.operands[0] if isinstance(value.owner, ALONE) else weighed_map(value.owner)
+        if value is None:
+            return False
     owner = value.owner
     return isinstance(owner, ConvOp) and is_convertible(owner) and _shifts(owner)
 
@@ -162,18 +170,51 @@ def _shifts(op: ConvOp) -> bool:
 
 
 def closing_of(op: ConvOp) -> ConvOp | None:
-    """The 1x1 convolution that alone reads what a convolution makes, maybe behind activations that are finite."""
+    """The 1x1 convolution that alone reads what a convolution makes, maybe behind activations that are finite, or
+    weighed by what its means give, if what is beside the map becomes zero.
+    """
     value: SSAValue = op.result
-    while value.has_one_use():
-        (use,) = value.uses
+    while (use := _onward(value, op)) is not None:
         user = use.operation
         if isinstance(user, ConvOp):
             ok = use.index == 0 and is_convertible(user) and is_pointwise(user) and user.groups.value.data == 1
             return user if ok else None
-        if not isinstance(user, ALONE) or (isinstance(user, UnaryOp) and user.kind.data in UNBOUNDED):
+        if not isinstance(user, (*ALONE, BinaryOp)) or (isinstance(user, UnaryOp) and user.kind.data in UNBOUNDED):
             return None
         value = user.results[0]
     return None
+
+
+def _onward(value: SSAValue, op: ConvOp) -> Use | None:
+    """The only use of what was made of the result of `op`, beside the mean that weighs it."""
+    uses = list(value.uses)
+    if len(uses) == 1 and not isinstance(uses[0].operation, BinaryOp):
+        return uses[0]
+    users = {type(use.operation): use for use in uses}
+    if len(uses) != 2 or users.keys() != {ReduceOp, BinaryOp}:
+        return None
+    weighing, activation = users[BinaryOp].operation, value.owner
+    cleared = isinstance(activation, Operation) and vanishes(activation) and activation.operands[0] is op.result
+    return users[BinaryOp] if cleared and weighed_map(weighing) is value else None
+
+
+def weighed_map(op: Operation) -> SSAValue | None:
+    """The map of which an operator multiplies each channel with a number of its own; None for any other operator."""
+    if not isinstance(op, BinaryOp) or op.kind.data is not BinaryKind.MUL:
+        return None
+    shape = shape_of(op.result)
+    for value, other in ((op.a, op.b), (op.b, op.a)):
+        if value is not other and shape_of(value) == shape and not is_constant(value) and is_repeatable(other, shape):
+            return value
+    return None
+
+
+def _is_weighed(op: ConvOp) -> bool:
+    """Whether the mean of what a convolution makes is taken."""
+    reached = (
+        use.operation for result in (x for u in op.result.uses for x in u.operation.results) for use in result.uses
+    )
+    return any(isinstance(user, ReduceOp) for user in reached)
 
 
 def _is_even(op: ConvOp) -> bool:
@@ -212,7 +253,7 @@ def _take(op: Operation, forms: dict[SSAValue, Form], piece: Piece, target: Targ
         return form != MEAN or is_float_cast(op)
     if isinstance(op, ReduceOp):
         whole = op.kind.data is ReduceKind.MEAN and op.keep_dims and set(ints(op.axes)) == {2, 3}
-        if not whole or forms[op.x] != lines_of(shape_of(op.x), 0):
+        if not whole or forms[op.x] not in (lines_of(shape_of(op.x), 0), lines_of(shape_of(op.x), -1)):
             return False
         forms[op.result] = MEAN
         return True
@@ -247,7 +288,7 @@ def _take_conv(op: ConvOp, forms: dict[SSAValue, Form], piece: Piece, target: Ta
             shifted = convolve(op, read, lines_of(shape_of(op.result), -1), target)
             ends = [convolve(closing, final, final, target), closed(closing, shifted.final, final, target)]
             if aligned.ns + ends[0].ns > shifted.ns + ends[1].ns:
-                convolved = shifted
+                convolved = replace(shifted, clears=_is_weighed(op))
     forms[op.result] = convolved.final
     piece.blocks[op] = convolved
     return convolved.ns < inf

@@ -51,6 +51,7 @@ from passes.graph.fold_plan import (
 from passes.graph.image_copies import ImageCopies
 from passes.graph.kernel_layouts import POINTWISE, anchor_of, holds_in_group
 from passes.graph.pieces import rows_of_piece
+from passes.graph.pixel_border import is_border
 from passes.graph.residence import Halo, resident_bytes
 from passes.graph.row_pairs import paired_layout
 
@@ -214,7 +215,9 @@ def _sweep(op: Operation) -> Sweep:
     """The elementwise work of a kernel on its result."""
     anchor, result = anchor_of(op), op.results[0]
     dtype, (images, channels, *spatial) = spec_of(result)
-    inner = [x for x in op.body.block.ops if isinstance(x, POINTWISE)] if isinstance(op, FusedOp) else [op]
+    inner = [op]
+    if isinstance(op, FusedOp):
+        inner = [x for x in op.body.block.ops if isinstance(x, POINTWISE) and not is_border(x)]
     passes = max(1.0, len(inner) - isinstance(anchor, ConvOp))
     if isinstance(anchor, PoolOp):
         passes = float(prod(ints(anchor.kernel)))

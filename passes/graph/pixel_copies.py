@@ -28,8 +28,8 @@ from neuron_dialects.graph.work import MODEL_ELEMENTS, MODEL_MACS, model_element
 from passes.graph.block_plan import ALONE, Convolved
 from passes.graph.fold_images import is_constant
 from passes.graph.fold_weights import Recipes
+from passes.graph.pixel_border import add_border, border_weights
 from passes.graph.pixel_grid import (
-    PIXELS,
     SIDE,
     Lines,
     apart_ops,
@@ -71,7 +71,7 @@ class BlockCopies:
                 op.result.replace_all_uses_with(self._to_pixels(op, how))
             else:
                 made = self._as_it_is(op) if how.made[0].side == 1 else self._between(op, how.read, how.made)
-                self.copies[op.result] = self._moved(op, made, how)
+                self.copies[op.result] = self._cleared(op, made, how) if how.clears else self._moved(op, made, how)
             return
         operands = {value: self._operand(value, op) for value in op.operands}
         copy = op.clone(operands)
@@ -147,6 +147,12 @@ class BlockCopies:
         copy.attributes[MODEL_MACS] = IntegerAttr(0, i64)
         return self._insert(copy, op).results[0]
 
+    def _cleared(self, op: ConvOp, made: SSAValue, how: Convolved) -> SSAValue:
+        """What a convolution made, far down beside the map."""
+        for ops in border_weights(how.made, shape_of(op.result)[1], spec_of(op.result)[0]):
+            made = self._insert(add_border(made, self._recipe(ops, op)), op).results[0]
+        return made
+
     def _to_pixels(self, op: ConvOp, how: Convolved) -> SSAValue:
         """A convolution of blocks whose result is one of pixels."""
         if windows_of(op, how.read, how.final) is not None:
@@ -172,11 +178,19 @@ class BlockCopies:
     def _from_means(self, op: ConvOp) -> None:
         """A 1x1 convolution of the means of each pixel of the blocks: its weights add them up."""
         ops = repeat_ops(op.w, 1)
-        part = ConstantOp(1.0 / PIXELS, spec_of(op.w)[0], (1, 1, 1, 1))
+        part = ConstantOp(self._share_of_map(op.x), spec_of(op.w)[0], (1, 1, 1, 1))
         ops += [part, BinaryOp(BinaryKind.MUL, ops[-1].results[0], part.results[0])]
         copy = self._convolution(op, self.copies[op.x], self._recipe(ops, op), op.bias, (0, 0, 0, 0))
         copy.result.name_hint = op.result.name_hint
         op.result.replace_all_uses_with(self._insert(copy, op).results[0])
+
+    def _share_of_map(self, mean: SSAValue) -> float:
+        """How much of the mean of a map the mean of a pixel of all blocks is, where what is beside the map is zero."""
+        while isinstance(mean.owner, ALONE):
+            mean = mean.owner.operands[0]
+        assert isinstance(mean.owner, ReduceOp)
+        x = mean.owner.x
+        return prod(shape_of(self.copies[x])[2:]) / prod(shape_of(x)[2:])
 
     def _convolution(
         self,

@@ -34,6 +34,7 @@ from neuron_dialects.target import Target
 from neuron_dialects.weights import WeightStore
 from passes.graph import block_plan
 from passes.graph.block_pixels import GraphBlockPixelsPass
+from passes.graph.pixel_border import is_border
 from passes.graph.pixel_grid import Line, Lines, Window, window_of
 from runtime.graph_interpreter import WeightResolver, run_graph
 from tests.core_kernels import Array, core_function, core_module, random_inputs, relative_error
@@ -156,6 +157,35 @@ def test_squeeze_and_excite_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert relative_error(result, expected[0]) < 1e-5
     assert (2, 128, 5, 3) in made(module)
     assert any(isinstance(op, ConvTransposeOp) for op in module.walk())
+
+
+# The mean of a map that begins a pixel early, where an activation makes zero of what is beside it; else it does not.
+@pytest.mark.parametrize(
+    ("kind", "begins_early"), [("silu", True), ("relu", True), ("clip", True), ("gelu", False), ("clip at one", False)]
+)
+def test_weighed_maps_that_begin_early(kind: str, begins_early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = filters(
+        stem=(8, 4, 1, 1), e=(32, 8, 1, 1), d=(32, 1, 3, 3), r=(2, 32, 1, 1), x=(32, 2, 1, 1), p=(8, 32, 1, 1),
+        head=(5, 8, 1, 1),
+    )  # fmt: skip
+
+    def activated(b: Builder, x: SSAValue) -> SSAValue:
+        if kind.startswith("clip"):
+            return b.add(ClipOp(x, minimum=1.0 if kind == "clip at one" else 0.0))
+        return b.add(UnaryOp(UnaryKind(kind), x))
+
+    def make(block: Block, args: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        b = Builder(block, values)
+        x = b.conv(args[0], "stem")
+        deep = activated(b, b.conv(b.clip(b.conv(x, "e")), "d", groups=32))
+        return [b.conv(b.conv(squeezed(b, deep, ""), "p"), "head")]
+
+    module = core_module("trn1", [("f32", (2, 4, 10, 6))], weights, make)
+    expected = plain(module, weights)
+    (result,) = blocked(module, weights, monkeypatch)
+    assert relative_error(result, expected[0]) < 1e-5
+    assert ((2, 128, 6, 4) in made(module)) == begins_early
+    assert sum(is_border(op) for op in module.walk()) == (2 if begins_early else 0)
 
 
 def made(module: ModuleOp) -> list[tuple[int, ...]]:
