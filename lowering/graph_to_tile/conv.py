@@ -45,7 +45,7 @@ def lower(k: Kernel, op: Operation, ops: Sequence[Operation], results: Sequence[
         return
     if isinstance(op, ConvOp) and takes_pairs(k, op, results):
         for plain in in_pairs(k, op, ops, results):
-            ConvKernel(k, *plain).run()
+            ConvKernel(k, *plain, pairs=True).run()
         return
     transposed = isinstance(op, ConvTransposeOp)
     n = len(shape_of(op.w)) - 2

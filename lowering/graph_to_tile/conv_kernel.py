@@ -22,6 +22,7 @@ from lowering.graph_to_tile.conv_parts import Part
 from lowering.graph_to_tile.conv_phases import Phase, Triple, triple, triple_pairs
 from lowering.graph_to_tile.conv_pixels import Moving, Place, Range, plain_pixels, resident_pixels, with_own, with_three
 from lowering.graph_to_tile.conv_residual import Residual
+from lowering.graph_to_tile.conv_row_blocks import block_segments, shared_sums
 from lowering.graph_to_tile.conv_scales import weigh
 from lowering.graph_to_tile.conv_taps import SpreadTaps, spread_taps, widened
 from lowering.graph_to_tile.conv_weights import (
@@ -39,9 +40,8 @@ from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.movement import brought
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor
 from lowering.graph_to_tile.view import View
-from lowering.graph_to_tile.windows import Segment, output_tile, without_padding
+from lowering.graph_to_tile.windows import output_tile, without_padding
 from neuron_dialects.access import Affine
-from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import ConvOp, ConvTransposeOp, shape_of
 from passes.graph.chain_pixels import functions_of
 from passes.graph.conv_groups import ConvGroups
@@ -68,6 +68,7 @@ class ConvKernel:
         parts: Sequence[Part] = (),
         blocks: PixelBlocks | None = None,
         border: Border = NONE,
+        pairs: bool = False,
     ):
         self.k, self.b, self.op, self.epilogue, self.packing = k, k.b, op, epilogue, packing
         self.groups = replace(groups, outputs=groups.outputs * (1 + len(phase.beside)))
@@ -79,7 +80,8 @@ class ConvKernel:
         self.batch, self.channels = x.shape[:2]
         self.extents = triple(x.shape[2:], 1)
         self.bank = bank = min(int(k.target.pe_moving_elements), int(k.target.psum_bank_bytes) // 4)
-        self.sums = SUMS
+        self.sums, self.turn = SUMS, 0
+        self.shared_sums: Sequence[View] | None = None
         # What is put off makes as many pixels for each of a tile as the strides step over, in one bank too.
         self.tiles_ahead = self.blocks_ahead is not None and isinstance(op, ConvOp) and covers(op)
         share = bank // prod(phase.stride) if self.tiles_ahead else bank
@@ -93,12 +95,12 @@ class ConvKernel:
             self.segments = [without_padding(cut) for cut in self.segments]
         if border.ends:
             self.segments = [border.apart(d, cut, phase.stride[d]) for d, cut in enumerate(self.segments)]
-        plan = spread_taps(k, op, self.x, groups, phase) if isinstance(self.x, DramTensor) else None
+        plan = spread_taps(k, op, self.x, groups, phase, pairs) if isinstance(self.x, DramTensor) else None
         self.spread: SpreadTaps | None = None
         if plan is not None and isinstance(self.x, DramTensor):
             self.phase = widened(phase, plan)
             self.segments = [self.phase.segments(d, self.tile[1 + d], self.extents[d]) for d in range(3)]
-            self.spread = SpreadTaps(k, self.x, self.phase, plan)
+            self.spread = SpreadTaps(k, self.x, self.phase, plan, pairs)
 
     def _readable(self, x: Tensor) -> Tensor:
         """A resident input only where its halo covers what the windows read; otherwise its DRAM form."""
@@ -250,7 +252,8 @@ class ConvKernel:
         inputs, results = (c_start, channels), (o_start, outputs)
         cuts = [*self.segments]
         if isinstance(self.x, DramTensor):
-            cuts[1] = self.border.apart(1, self._block_segments(channels), self.phase.stride[1])
+            blocks = block_segments(self.k, self.x, self.phase, self.tile, self.segments, self.spread, channels)
+            cuts[1] = self.border.apart(1, blocks, self.phase.stride[1])
 
         def spatial(d: int, at: list[Place], images: Range) -> None:
             if d == 3:
@@ -271,6 +274,9 @@ class ConvKernel:
 
         if self.spread is not None:
             self.spread.prepare(self.tile[0], cuts)
+            if self.spread.streams and self.spread.turns > 1:
+                lanes = min(outputs, int(self.k.target.pe_columns))
+                self.shared_sums = shared_sums(b, (lanes, *self.tile), SUMS)
 
         def some_images(start: Affine, size: int) -> None:
             if self.blocks_ahead is not None and self.following is not None and not self.tiles_ahead:
@@ -278,25 +284,6 @@ class ConvKernel:
             spatial(0, [], (start, size))
 
         b.tiles(self.batch, self.tile[0], some_images)
-
-    def _block_segments(self, channels: int) -> list[Segment]:
-        """Output rows whose input is loaded together: many tiles, in a sixth of SBUF at most.
-
-        A transfer for the few rows of a tile would be all start-up time, and neighbouring tiles share rows.
-        """
-        phase = self.phase
-        width = max(segment.extent for segment in self.segments[2])
-        depth = max(segment.extent for segment in self.segments[0]) if self.spread is None else self.tile[1]
-        row = self.tile[0] * depth * width * dtype_by_name(self.x.dtype).size_bytes
-        if self.spread is None:
-            row *= ceil(channels / LANES) * phase.stride[1]
-        sbuf = int(self.k.target.sbuf_bytes_per_partition)
-        rows = max(1, min(sbuf // 6, (sbuf - self.k.resident_bytes) // 4) // row)
-        tiles = ceil(phase.sizes[1] / self.tile[2])
-        least, rows = (1, rows) if self.spread is None else self.spread.block_rows(row, rows, tiles)
-        blocks = max(least, ceil(tiles / max(1, rows // self.tile[2])))
-        size = ceil(tiles / blocks) * self.tile[2]
-        return phase.segments(1, size, self.extents[1])
 
     def _resident_tile(
         self, weights: Stationary | None, channels: Range, outputs: Range, images: Range, at: list[Place]
@@ -330,7 +317,9 @@ class ConvKernel:
         (depth, d), (height, h), (width, w) = at
         first = height.start + h * height.size
 
-        def rows(start: Affine, size: int) -> None:
+        def rows(start: Affine, size: int, turn: int = 0) -> None:
+            self.turn = turn
+
             def spread(_channel_tile: Affine, _lanes: int, offset: Triple) -> View:
                 return block.slice(3, start + offset[1], size).slice(4, offset[2], width.size, strides[2])
 
@@ -343,7 +332,16 @@ class ConvKernel:
             ranges.append((width.start + w * width.size, width.size))
             self._tile(weights, channels, outputs, images, ranges, moving if self.spread is None else spread)
 
-        self.border.rows(self.b, height.size, self.tile[2], rows)
+        if self.shared_sums is None:
+            self.border.rows(self.b, height.size, self.tile[2], rows)
+            return
+        step = self.tile[2]
+
+        def several(start: Affine, size: int) -> None:
+            for turn, first in enumerate(range(0, size, step)):
+                rows(start + first, min(step, size - first), turn)
+
+        self.b.tiles(height.size, step * SUMS, several)
 
     def _tile(
         self,
@@ -410,7 +408,13 @@ class ConvKernel:
             zeros = b.alloc((lanes, *sizes), "f32", "sbuf", 2, "zeros").view()
             b.memset(zeros, 0.0)
             return zeros
-        bank = b.alloc((lanes, *sizes), "f32", "psum", self.sums, "sum").view()
+        if self.shared_sums is None:
+            bank = b.alloc((lanes, *sizes), "f32", "psum", self.sums, "sum").view()
+        else:
+            bank = self.shared_sums[self.turn % SUMS].slice(0, 0, lanes)
+            for d, size in enumerate(sizes, 1):
+                bank = bank.slice(d, 0, size)
+            self.turn += 1
         if self.spread is not None:
             for t, (row, column) in enumerate(self.spread.offsets):
                 left = weights(Affine(0), self.spread.plan.lanes, t, start, lanes)

@@ -7,7 +7,7 @@ emission, with zeros in the lanes between and for taps that fill a product up.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import ceil, prod
+from math import ceil, gcd, prod
 
 from xdsl.ir import Operation, SSAValue
 
@@ -40,11 +40,14 @@ SPREAD_SHARE = 24
 SLOTS = 2
 """Blocks of rows on chip: one is loaded while another one is multiplied, and begins with the last rows of that one."""
 
+SLOTS_OF_PAIRS = 3
+"""The same where pairs of rows are made: one is loaded, one copied to the other columns, one multiplied."""
+
 
 def spread_taps(
-    k: Kernel, op: ConvOp | ConvTransposeOp, x: DramTensor, groups: ConvGroups, phase: Phase
+    k: Kernel, op: ConvOp | ConvTransposeOp, x: DramTensor, groups: ConvGroups, phase: Phase, pairs: bool
 ) -> TapPlan | None:
-    """How the taps of a convolution lie on partitions; None where none do.
+    """How the taps of a convolution, which may make pairs of rows, lie on partitions; None where none do.
 
     Worth it for few input channels, and possible where a row of the input is loaded as one run.
     """
@@ -61,7 +64,7 @@ def spread_taps(
         return TapPlan(window, outer, 1, 0)
     height, width = ints(op.dilations)
     window = replace(window, dilation=(height, width))
-    return plan_taps(window, x.dtype, dtype_by_name(x.buffer.dtype).size_bytes, k.target)
+    return plan_taps(window, x.dtype, dtype_by_name(x.buffer.dtype).size_bytes, k.target, pairs)
 
 
 def widened(phase: Phase, plan: TapPlan) -> Phase:
@@ -72,10 +75,12 @@ def widened(phase: Phase, plan: TapPlan) -> Phase:
 
 
 class SpreadTaps:
-    """Loads of a convolution whose taps lie on partitions."""
+    """Loads of a convolution whose taps lie on partitions; `pairs`: it makes pairs of rows."""
 
-    def __init__(self, k: Kernel, x: DramTensor, phase: Phase, plan: TapPlan):
+    def __init__(self, k: Kernel, x: DramTensor, phase: Phase, plan: TapPlan, pairs: bool):
         self.k, self.b, self.x, self.phase, self.plan = k, k.b, x, phase, plan
+        self.streams = pairs and plan.columns > 1
+        self.slots = SLOTS_OF_PAIRS if self.streams else SLOTS
         self.channels, self.extents = plan.filter.channels, triple(x.shape[2:], 1)
         self._slots: View | None = None
         self._first: Segment | None = None
@@ -121,7 +126,7 @@ class SpreadTaps:
         self._first = cuts[1][0]
         if self.plan.columns > 1 and columns.count == 1 and not others:
             rows = max(segment.size for segment in cuts[1]) + self._more_rows
-            shape = (self.plan.lanes, SLOTS, images, 1, rows, columns.extent)
+            shape = (self.plan.lanes, self.slots, images, 1, rows, columns.extent)
             self._slots = self.b.alloc(shape, self.x.dtype, "sbuf", 1, "pixels").view()
             self.b.memset(self._slots, 0.0)
 
@@ -135,13 +140,23 @@ class SpreadTaps:
         read, held = (dtype_by_name(name).size_bytes for name in (self.x.buffer.dtype, self.x.dtype))
         worth = ceil(LOAD_LATENCIES * latency_ns * rate / lanes * held / read / row_bytes)
         share = int(target.sbuf_bytes_per_partition) // SPREAD_SHARE // row_bytes
+        if self.streams:
+            # The rows of a tap come in a transfer of their own, of all DMA engines.
+            shortest_ns = int(target.dma_engines) * float(target.dma_stagger_ns)
+            worth = max(worth, ceil(shortest_ns * rate / self.channels * held / read / row_bytes))
         least = max(1, min(tiles, LEAST_BLOCKS, self.phase.sizes[1] // worth))
         return least, max(1, min(most, max(share, worth)))
 
     @property
+    def even_rows(self) -> int:
+        """Rows of which a transfer, each row of a lane for itself, keeps all DMA engines busy to its end."""
+        engines = int(self.k.target.dma_engines)
+        return engines // gcd(engines, self.channels) if self.streams else 1
+
+    @property
     def turns(self) -> int:
         """Blocks of rows in an iteration of their loop."""
-        return 1 if self._slots is None else SLOTS
+        return 1 if self._slots is None else self.slots
 
     @property
     def _more_rows(self) -> int:
@@ -153,11 +168,11 @@ class SpreadTaps:
         rows, lanes = height[0].size + self._more_rows, self.plan.rows * self.channels
         if self._slots is not None:
             tile = self._slots.at(1, self._turn).slice(1, 0, images[1]).slice(3, 0, rows)
-            self._turn = (self._turn + 1) % SLOTS
+            self._turn = (self._turn + 1) % self.slots
             self._clear_border(tile, at[:2])
             if (known := self._known_rows(height[0])) and self._first is not None:
                 # The block before, in the other buffer, ends with the rows that this one begins with.
-                before = self._slots.at(1, self._turn).slice(1, 0, images[1])
+                before = self._slots.at(1, (self._turn - 2) % self.slots).slice(1, 0, images[1])
                 self.b.copy(
                     tile.slice(0, 0, lanes).slice(3, 0, known),
                     before.slice(0, 0, lanes).slice(3, self._first.size, known),

@@ -80,19 +80,23 @@ class TapPlan:
         return last // self.read_step + 1
 
 
-def plan_taps(window: Filter, element: str, source_bytes: int, target: Target) -> TapPlan:
-    """The plan that keeps the busiest engine least busy; all rows and one column unless loads of these are what limits.
+def plan_taps(window: Filter, element: str, source_bytes: int, target: Target, pairs: bool = False) -> TapPlan:
+    """The plan that keeps the busiest engine least busy; all rows and one column unless loads of these are what limits,
+    or `pairs` of rows are made of large maps.
 
     What the copies need is time between a load and the first product. `element`: what products read; `source_bytes`:
     of an element in DRAM.
     """
     plain = TapPlan(window, window.taps[0], 1, 0)
     costs = _costs(plain, element, source_bytes, target)
-    if costs[0] < max(costs):
+    limited_by_loads = costs[0] == max(costs)
+    if not (limited_by_loads or pairs):
         return plain
     best, least = plain, (max(costs) * WORTH, 0.0)
     for plan in plans_with_columns(window):
         costs = _costs(plan, element, source_bytes, target)
+        if not limited_by_loads and costs[2] == max(costs):
+            continue  # PSUM would be emptied later
         if (max(costs), sum(costs)) < least:
             best, least = plan, (max(costs), sum(costs))
     return best

@@ -83,11 +83,15 @@ class GraphFoldImagesPass(ModulePass):
 
 def fold_block(block: Block, target: Target) -> None:
     """Fold images in one block."""
-    layers = [op for op in block.ops if is_layer(op) and not _moves_images(op, target) and not _has_pairs(op)]
+    folded = {op: fold for op in block.ops if _has_pairs(op) and (fold := _fold_of(op)) > 1}
+    apart = {value.owner for op in folded for value in _taken_apart(op)}
+    kept = (op for op in block.ops if op in folded or not (_has_pairs(op) or op in apart))
+    layers = [op for op in kept if is_layer(op) and not _moves_images(op, target)]
     if not any(images_of(op) > 1 for op in layers):
         return
-    chosen = plan_folds([_costs(op, target) for op in layers], _switches(layers, target))
-    _apply(block, {op: fold for op, fold in zip(layers, chosen, strict=True) if fold > 1})
+    costs = [{folded[op]: 0.0} if op in folded else _costs(op, target) for op in layers]
+    chosen = plan_folds(costs, _switches(layers, target))
+    fold_layers(block, {op: fold for op, fold in zip(layers, chosen, strict=True) if fold > 1 and op not in folded})
 
 
 def is_layer(op: Operation) -> bool:
@@ -101,8 +105,29 @@ def is_computed(op: Operation) -> bool:
 
 
 def _has_pairs(op: Operation) -> bool:
-    """Whether rows of what an op reads or makes lie in pairs on partitions, instead of images."""
-    return any(paired_layout(value) is not None for value in (*op.operands, *op.results))
+    """Whether rows of what an op reads or makes lie in pairs on partitions, instead of images; or it makes an operand
+    of such ops alone.
+    """
+    if any(paired_layout(value) is not None for value in (*op.operands, *op.results)):
+        return True
+    users = {use.operation for result in op.results for use in result.uses}
+    return isinstance(op, CastOp) and bool(users) and all(_has_pairs(user) for user in users)
+
+
+def _fold_of(op: Operation) -> int:
+    """How many images lie beside each other in what an op makes, if these are taken apart behind it."""
+    for result in op.results:
+        whole = shape_of(result)
+        for shape in map(shape_of, _taken_apart(op)):
+            if shape[2:] == whole[2:] and shape[0] > whole[0] > 0:
+                return shape[0] // whole[0]
+    return 1
+
+
+def _taken_apart(op: Operation) -> list[SSAValue]:
+    """What an op makes in other shapes."""
+    users = (use.operation for result in op.results for use in result.uses)
+    return [user.result for user in users if isinstance(user, ReshapeOp)]
 
 
 def _moves_rows(op: Operation) -> bool:
@@ -295,7 +320,7 @@ def _switches(layers: Sequence[Operation], target: Target) -> list[float]:
     number = {op: i for i, op in enumerate(layers)}
     changes = [0.0] * (len(layers) + 1)
     for first, op in enumerate(layers):
-        for value in op.results:
+        for value in _taken_apart(op) if _has_pairs(op) else op.results:
             shape = shape_of(value)
             if comes_from_dram(value) or len(shape) < 3:
                 continue
@@ -311,16 +336,17 @@ def _switches(layers: Sequence[Operation], target: Target) -> list[float]:
 # -- rewriting ---------------------------------------------------------------------------------------------------------
 
 
-def _apply(block: Block, folds: dict[Operation, int]) -> None:
-    """Replace layers by copies that take as many images as one."""
+def fold_layers(block: Block, folds: dict[Operation, int]) -> dict[SSAValue, SSAValue]:
+    """Replace layers by copies that take as many images as one; what they made -> what the copies make."""
     copies = {fold: ImageCopies(block, fold, fold) for fold in set(folds.values())}
     made: dict[SSAValue, SSAValue] = {}  # value with images apart -> the folded one that it was made of
+    folded: dict[SSAValue, SSAValue] = {}
     for op, fold in folds.items():
         copy = copies[fold]
         mapping: dict[SSAValue, SSAValue] = {}
         for value in dict.fromkeys(x for x in op.operands if not is_constant(x)):
-            source = made.get(value)
-            if source is None or shape_of(source)[0] * fold != shape_of(value)[0]:
+            source = made.get(value, value.owner.x if isinstance(value.owner, ReshapeOp) else None)
+            if source is None or shape_of(source) != copy.shape(shape_of(value)):
                 reshape = ReshapeOp(value, copy.shape(shape_of(value)))
                 reshape.location = op.location
                 block.insert_op_before(reshape, op)
@@ -334,7 +360,7 @@ def _apply(block: Block, folds: dict[Operation, int]) -> None:
             back.location = op.location
             back.result.name_hint = old.name_hint
             block.insert_op_before(back, op)
-            made[back.result] = new
+            made[back.result] = folded[old] = new
             old.replace_all_uses_with(back.result)
         block.erase_op(op)
         if listening():
@@ -343,3 +369,4 @@ def _apply(block: Block, folds: dict[Operation, int]) -> None:
         if value.first_use is None:
             assert isinstance(value.owner, Operation)
             block.erase_op(value.owner)
+    return folded

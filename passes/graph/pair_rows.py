@@ -3,13 +3,14 @@
 Given core functions after `graph-depth-first`, the pass looks for chains of convolutions of up to 64 channels: what one
 makes of them, and others read, can lie in pairs of rows (`row_pairs`). A chain gets that layout where its convolutions
 are estimated to be faster together than with as many images beside each other as would be best, and where there is
-room; `graph-fold-images` then leaves them alone.
+room; `graph-fold-images` then leaves them alone. Where two rows of a few channels do not fill the partitions, images
+lie beside each other as well: the pass folds those of the chain itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 
 from xdsl.context import Context
@@ -19,6 +20,7 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
 from neuron_dialects.graph import (
+    CastOp,
     ConcatOp,
     ConvOp,
     FusedOp,
@@ -35,7 +37,8 @@ from neuron_dialects.neuron import core_functions, target_of
 from neuron_dialects.remarks import listening, remark
 from neuron_dialects.target import Target
 from passes.graph.conv_groups import LANES, QUADRANT
-from passes.graph.fold_images import comes_from_dram, engine_ns
+from passes.graph.fold_images import comes_from_dram, engine_ns, fold_layers, folds_of
+from passes.graph.fold_plan import FOLDS
 from passes.graph.kernel_layouts import (
     THIN_CHANNELS,
     anchor_of,
@@ -54,6 +57,7 @@ from passes.graph.row_pairs import (
     halves_rows,
     paired_intervals,
     paired_layout,
+    paired_layouts,
     window_of,
 )
 
@@ -87,29 +91,51 @@ class GraphPairRowsPass(ModulePass):
 
 
 def pair_block(block: Block, target: Target) -> None:
-    """Decide in one block."""
+    """Decide in one block: first about maps of which images fill the partitions, with two rows, beside each other."""
     brought = _bring_on_chip(block)
-    ops = list(block.ops)
-    number = {op: i for i, op in enumerate(ops)}
-    chains = _chains(ops, brought)
-    intervals = paired_intervals(ops, {value: layout for chain in chains for value, layout in chain.layouts.items()})
-    capacity = int(int(target.sbuf_bytes_per_partition) * BUDGET_SHARE)
-    budget = Budget([capacity] * len(ops), [0] * len(ops))
-    for chain in reversed(chains):
-        plain = sum(engine_ns(op, target) for op in chain.kernels)
-        paired = sum(_paired_ns(op, chain.layouts, target) for op in chain.kernels)
-        if paired >= WORTH * plain:
-            continue
-        if not budget.admit_all([intervals[value] for value in chain.layouts]):
-            continue
-        for value, layout in chain.layouts.items():
-            encode(value, layout)
-        if listening():
-            why = f"rows lie in pairs between {len(chain.kernels)} convolutions: {paired:.0f} ns instead of {plain:.0f}"
-            remark("passed", "row-pairs", why, op=min(chain.kernels, key=lambda op: number[op]))
+    for fold in reversed(FOLDS):
+        _pair_chains(block, brought, fold, target)
     for op in brought:
         if paired_layout(op.results[0]) is None:
             Rewriter.replace_op(op, [], [op.operands[0]])
+
+
+def _pair_chains(block: Block, brought: Collection[Operation], fold: int, target: Target) -> None:
+    """Decide about chains with `fold` images beside each other."""
+    ops = list(block.ops)
+    number = {op: i for i, op in enumerate(ops)}
+    chains = [chain for chain in _chains(ops, brought, fold) if fold == 1 or chain.folds_by(fold)]
+    if not chains:
+        return
+    intervals = paired_intervals(ops, {value: layout for chain in chains for value, layout in chain.layouts.items()})
+    capacity = int(int(target.sbuf_bytes_per_partition) * BUDGET_SHARE)
+    budget = Budget([capacity] * len(ops), [0] * len(ops))
+    budget.admit_all([*paired_intervals(ops, paired_layouts(ops)).values()])
+    for chain in reversed(chains):
+        plain = sum(engine_ns(op, target) for op in chain.kernels)
+        paired = sum(_paired_ns(op, chain.layouts, target, fold) for op in chain.kernels)
+        if paired >= WORTH * plain:
+            continue
+        taken = (intervals[value] for value in chain.layouts)
+        if not budget.admit_all([replace(interval, bytes=interval.bytes // fold) for interval in taken]):
+            continue
+        kernels = sorted(chain.kernels, key=lambda op: number[op])
+        if listening():
+            why = f"rows lie in pairs between {len(kernels)} convolutions: {paired:.0f} ns instead of {plain:.0f}"
+            remark("passed", "row-pairs", why, op=kernels[0])
+        places = chain.layouts
+        if fold > 1:
+            folded = fold_layers(block, dict.fromkeys((*_casts(kernels), *kernels), fold))
+            places = {folded[value]: layout for value, layout in places.items()}
+        for value, layout in places.items():
+            encode(value, layout)
+
+
+def _casts(kernels: Sequence[Operation]) -> list[Operation]:
+    """What casts an input of the function for one of these kernels alone."""
+    read = (outer_value(op, conv.x) for op in kernels if isinstance(conv := anchor_of(op), ConvOp))
+    casts = (value.owner for value in read if value.has_one_use() and comes_from_dram(value))
+    return [op for op in casts if isinstance(op, CastOp)]
 
 
 def _bring_on_chip(block: Block) -> dict[Operation, None]:
@@ -144,16 +170,28 @@ class _Chain:
         self.layouts |= other.layouts
         self.kernels |= other.kernels
 
+    def folds_by(self, fold: int) -> bool:
+        """Whether so many images may lie beside each other: if others than these convolutions read any of the values,
+        they would have to take them apart.
+        """
+        users = {use.operation for value in self.layouts for use in value.uses}
+        alone = all(value.owner in self.kernels for value in self.layouts) and users <= self.kernels.keys()
+        return alone and all(fold in folds_of(op) for op in self.kernels)
 
-def _chains(ops: Sequence[Operation], brought: Collection[Operation]) -> list[_Chain]:
-    """The longest chains, the last ones first; `brought`: what brings parts of feature maps on chip."""
+
+def _chains(ops: Sequence[Operation], brought: Collection[Operation], fold: int) -> list[_Chain]:
+    """The longest chains of what is in no pairs yet, the last ones first; `brought`: what brings parts of feature maps
+    on chip; `fold`: images beside each other.
+    """
     chain_of: dict[Operation, _Chain] = {}
     found: dict[int, _Chain] = {}
     made: dict[SSAValue, RowHalo] = {}
     for op in reversed(ops):
-        if not (is_pairable(op) or op in brought) or (layout := _layout(op.results[0], made)) is None:
+        if not (is_pairable(op) or op in brought) or any(map(paired_layout, (*op.operands, *op.results))):
             continue
         value = op.results[0]
+        if (layout := _layout(value, made, fold)) is None:
+            continue
         made[value] = halo_of_rows(shape_of(value)[ROWS], layout)
         chain = _Chain({value: layout}, {} if op in brought else {op: None})
         for user in dict.fromkeys(use.operation for use in value.uses):
@@ -179,12 +217,13 @@ def is_pairable(op: Operation) -> bool:
         if not all(sweeps_channels(inner, conv, result) for inner in op.body.block.ops):
             return False
     plain = conv.groups.value.data == 1 and isinstance(outer_value(op, conv.w).owner, WeightOp)
-    return plain and set(ints(conv.strides)) == {1} and ints(conv.dilations)[0] == 1
+    return plain and ints(conv.strides)[0] <= ROWS_OF_PAIR and ints(conv.dilations)[0] == 1
 
 
-def _layout(value: SSAValue, made: dict[SSAValue, RowHalo]) -> LayoutAttr | None:
+def _layout(value: SSAValue, made: dict[SSAValue, RowHalo], fold: int) -> LayoutAttr | None:
     """How a value lies in pairs, given the results in pairs behind it; None where its readers cannot have that."""
     _, channels, rows, _ = shape_of(value)
+    channels *= fold
     if channels * ROWS_OF_PAIR > LANES or channels % QUADRANT:
         return None
     halo: Halo = ((0, 0),) * 3
@@ -196,10 +235,11 @@ def _layout(value: SSAValue, made: dict[SSAValue, RowHalo]) -> LayoutAttr | None
         elif is_pairable(user) and use.index == 0 and [*user.operands].count(value) == 1:
             result, conv = user.results[0], anchor_of(user)
             assert isinstance(conv, ConvOp)
-            if result not in made and shape_of(result)[ROWS] % ROWS_OF_PAIR:
+            window = window_of(conv)
+            if result not in made and window.alone is window and shape_of(result)[ROWS] % ROWS_OF_PAIR:
                 return None
             behind = made.get(result, RowHalo(shape_of(result)[ROWS]))
-            needed.append(window_of(conv).paired_halo(behind, rows))
+            needed += [one.paired_halo(behind, rows) for one in (window, window.alone)]
             halo = merge_halo(halo, conv_halo(conv))
         elif not isinstance(user, ConcatOp) or user.axis.value.data == 1:
             return None
@@ -214,24 +254,28 @@ def _layout(value: SSAValue, made: dict[SSAValue, RowHalo]) -> LayoutAttr | None
 # -- estimates ---------------------------------------------------------------------------------------------------------
 
 
-def _paired_ns(op: Operation, layouts: dict[SSAValue, LayoutAttr], target: Target) -> float:
-    """Time of the busiest engine for a convolution that reads or makes pairs of rows."""
+def _paired_ns(op: Operation, layouts: dict[SSAValue, LayoutAttr], target: Target, fold: int) -> float:
+    """Time of the busiest engine for a convolution that reads or makes pairs of rows, with `fold` images as one."""
     conv, result = anchor_of(op), op.results[0]
     assert isinstance(conv, ConvOp)
     images, outputs, rows, columns = shape_of(result)
     x = outer_value(op, conv.x)
-    channels, window, across = shape_of(x)[1], window_of(conv), shape_of(conv.w)[3]
+    images, outputs, channels = images // fold, outputs * fold, shape_of(x)[1] * fold
+    stored = outputs * ROWS_OF_PAIR <= LANES and all(isinstance(use.operation, ConcatOp) for use in result.uses)
+    window, across = window_of(conv), shape_of(conv.w)[3]
+    if result not in layouts and not stored:
+        window = window.alone
     if x in layouts:
         products = window.pairs_read * ceil(channels * ROWS_OF_PAIR / LANES)
     elif comes_from_dram(x) and channels <= THIN_CHANNELS and channels * window.rows_read <= LANES:
         products = 1
     else:
         products = window.rows_read * ceil(channels / LANES)
-    pairs, tiles = ceil(rows / ROWS_OF_PAIR), ROWS_OF_PAIR * ceil(outputs / LANES)
+    pairs, tiles = ceil(rows / window.together), window.together * ceil(outputs / LANES)
     if result in layouts:
         pairs, tiles = halo_of_rows(rows, layouts[result]).pairs, 1
-    elif outputs * ROWS_OF_PAIR <= LANES and all(isinstance(use.operation, ConcatOp) for use in result.uses):
-        tiles = 1  # stored, two rows at once
+    elif stored:
+        tiles = 1  # two rows at once
     moving = images * pairs * columns
     swept = tiles * moving / (target.clock_ghz("act") + target.clock_ghz("dve"))
     return max(swept, products * across * tiles * moving / target.clock_ghz("pe"))

@@ -4,6 +4,7 @@ A convolution of 64 channels fills half of the tensor engine's rows, one with 64
 neighbouring rows beside each other on partitions it makes two rows at once, each from `taps` of the `taps + 1` rows
 below: a filter of three rows takes two pairs of rows and six products where three columns of taps are, of which three
 quarters of the numbers are the filter's. Two images beside each other would take nine, half of whose numbers are zero.
+With a stride of two a filter of three rows takes two pairs for each row of the result, six products again.
 
 Pairs begin with the first row of the halo. The kernel of a convolution makes all pairs of its result, those of the halo
 too, which are set to zero afterwards: with as many rows of halo above as there are in the result and the padding
@@ -13,7 +14,7 @@ together, a pair of the result begins at a pair of the operand.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from xdsl.ir import Operation, SSAValue
@@ -57,37 +58,56 @@ class RowHalo:
 
 @dataclass(frozen=True)
 class Window:
-    """`taps` neighbouring rows of a filter, the first of which reads `pad` rows above."""
+    """`taps` neighbouring rows of a filter, the first of which reads `pad` rows above. `stride`: rows of the operand
+    from one row of the result to the next; `together`: rows of the result that are made of the same rows.
+    """
 
     taps: int
     pad: int
+    stride: int = 1
+    together: int = ROWS_OF_PAIR
 
     @property
     def rows_read(self) -> int:
-        """Rows that a pair of the result is made of."""
-        return self.taps + 1
+        """Rows that the rows made together are made of."""
+        return self.taps + (self.together - 1) * self.stride
+
+    @property
+    def rows_on(self) -> int:
+        """Rows of the operand from the first one that they are made of to the first one of those that follow."""
+        return self.together * self.stride
 
     @property
     def pairs_read(self) -> int:
-        """Pairs of rows that a pair of the result is made of."""
+        """Pairs of rows that they are made of."""
         return ceil(self.rows_read / ROWS_OF_PAIR)
 
+    @property
+    def alone(self) -> Window:
+        """The same for each row of the result, where all of them begin at a pair of the operand; else unchanged."""
+        return self if self.stride % ROWS_OF_PAIR else replace(self, together=1)
+
+    def first_row(self, made: RowHalo) -> int:
+        """How many rows above the operand's first one that of the halo of `made` is made of begins."""
+        return made.low * self.stride + self.pad
+
     def paired_halo(self, made: RowHalo, rows: int) -> RowHalo:
-        """What an operand of `rows` in pairs needs around it for the pairs of `made`."""
-        low = made.low + self.pad
-        wanted = max(low + rows, ROWS_OF_PAIR * (made.pairs + self.pairs_read - 1))
+        """What an operand of `rows` in pairs needs around it for all rows of `made`."""
+        low = self.first_row(made)
+        windows = ceil((made.low + made.rows + made.high) / self.together)
+        wanted = max(low + rows, self.rows_on * (windows - 1) + ROWS_OF_PAIR * self.pairs_read)
         return RowHalo(rows, low, wanted + wanted % ROWS_OF_PAIR - low - rows)
 
     def plain_halo(self, made: RowHalo, rows: int) -> RowHalo:
         """The same for an operand whose rows are not paired."""
-        low = made.low + self.pad
-        last = ROWS_OF_PAIR * (made.pairs - 1) + self.rows_read
+        low = self.first_row(made)
+        last = self.rows_on * (made.pairs - 1) + self.rows_read
         return RowHalo(rows, low, max(0, last - low - rows))
 
 
 def window_of(op: ConvOp) -> Window:
-    """The rows of a convolution's filter."""
-    return Window(shape_of(op.w)[2], ints(op.pads)[0])
+    """The rows of a convolution's filter, for pairs of the result."""
+    return Window(shape_of(op.w)[2], ints(op.pads)[0], ints(op.strides)[0])
 
 
 def paired_layout(value: SSAValue) -> LayoutAttr | None:

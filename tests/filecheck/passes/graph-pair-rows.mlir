@@ -55,3 +55,29 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 // CHECK-NEXT:     func.return %2, %4 : tensor<2x128x32x64xbf16>, tensor<2x128x32x64xbf16>
 // CHECK-NEXT:   }
 // CHECK-NEXT: }
+
+// -----
+
+// A map of 32 channels in front of a stride of two: two images and two rows beside each other.
+builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
+  func.func @neuron_0(%x: tensor<2x3x64x64xbf16>) -> tensor<2x64x16x16xbf16> attributes {neuron.executor = #neuron.executor<core>} {
+    %u = graph.weight @u : tensor<32x3x6x6xbf16>
+    %v = graph.weight @v : tensor<64x32x3x3xbf16>
+    %0 = graph.conv %x, %u strides [2, 2] pads [2, 2, 2, 2] dilations [1, 1] groups 1 : (tensor<2x3x64x64xbf16>, tensor<32x3x6x6xbf16>) -> tensor<2x32x32x32xbf16>
+    %1 = graph.conv %0, %v strides [2, 2] pads [1, 1, 1, 1] dilations [1, 1] groups 1 : (tensor<2x32x32x32xbf16>, tensor<64x32x3x3xbf16>) -> tensor<2x64x16x16xbf16>
+    func.return %1 : tensor<2x64x16x16xbf16>
+  }
+}
+// CHECK:      builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
+// CHECK-NEXT:   func.func @neuron_0(%x: tensor<2x3x64x64xbf16>) -> tensor<2x64x16x16xbf16> attributes {neuron.executor = #neuron.executor<core>} {
+// CHECK-NEXT:     %u = graph.weight @u : tensor<32x3x6x6xbf16>
+// CHECK-NEXT:     %0 = graph.concat %u, %u axis 0 : (tensor<32x3x6x6xbf16>, tensor<32x3x6x6xbf16>) -> tensor<64x3x6x6xbf16>
+// CHECK-NEXT:     %v = graph.weight @v : tensor<64x32x3x3xbf16>
+// CHECK-NEXT:     %1 = graph.concat %v, %v axis 0 : (tensor<64x32x3x3xbf16>, tensor<64x32x3x3xbf16>) -> tensor<128x32x3x3xbf16>
+// CHECK-NEXT:     %2 = graph.reshape %x : (tensor<2x3x64x64xbf16>) -> tensor<1x6x64x64xbf16>
+// CHECK-NEXT:     %3 = graph.conv %2, %0 strides [2, 2] pads [2, 2, 2, 2] dilations [1, 1] groups 2 : (tensor<1x6x64x64xbf16>, tensor<64x3x6x6xbf16>) -> tensor<1x64x32x32xbf16, #graph.layout<sbuf, partition 1, rows 2, halo [0, 0, 1, 1, 1, 0]>>
+// CHECK-NEXT:     %4 = graph.conv %3, %1 strides [2, 2] pads [1, 1, 1, 1] dilations [1, 1] groups 2 : (tensor<1x64x32x32xbf16, #graph.layout<sbuf, partition 1, rows 2, halo [0, 0, 1, 1, 1, 0]>>, tensor<128x32x3x3xbf16>) -> tensor<1x128x16x16xbf16>
+// CHECK-NEXT:     %5 = graph.reshape %4 : (tensor<1x128x16x16xbf16>) -> tensor<2x64x16x16xbf16>
+// CHECK-NEXT:     func.return %5 : tensor<2x64x16x16xbf16>
+// CHECK-NEXT:   }
+// CHECK-NEXT: }

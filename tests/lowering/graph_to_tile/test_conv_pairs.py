@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import ml_dtypes
 import numpy as np
 import pytest
+from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, SSAValue
 
 from neuron_dialects.graph import (
@@ -25,6 +26,8 @@ from neuron_dialects.graph import (
 )
 from neuron_dialects.target import load_target
 from passes.graph import pair_rows
+from passes.graph.fold_weights import Recipes
+from passes.graph.fold_weights import fold_block as fold_weights
 from passes.graph.fuse import fuse_block
 from passes.graph.layout import choose_layouts
 from passes.graph.pair_rows import pair_block
@@ -34,8 +37,8 @@ from tests.core_kernels import Array, lowered_error
 TRN1 = load_target("trn1")
 TOLERANCE = 8e-3
 
-Layer = tuple[int, int, tuple[int, int, int, int]]
-"""Outputs, rows and columns of the filter, padding."""
+Layer = tuple[int, int, tuple[int, int, int, int], int] | tuple[int, int, tuple[int, int, int, int]]
+"""Outputs, rows and columns of the filter, padding, stride if that is not 1."""
 
 SAME = (1, 1, 1, 1)
 NONE = (0, 0, 0, 0)
@@ -58,6 +61,22 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[Layer, ...], bool, int]] = {
     "a wider result": ((1, 16, 10, 9), ((32, 3, SAME), (160, 3, SAME)), False, 1),
     "a part of an image": ((2, 64, 15, 9), ((128, 3, (0, 1, 1, 1)),), False, 0),
     "parts of images through two layers": ((2, 32, 14, 9), ((64, 3, SAME), (128, 3, SAME)), False, 2),
+    "every second row, images beside each other": (
+        (4, 3, 24, 20),
+        ((32, 6, (2, 2, 2, 2), 2), (64, 3, SAME, 2)),
+        False,
+        1,
+    ),
+    "every second row of an inner band, four images beside each other": (
+        (4, 3, 22, 14),
+        ((16, 6, (0, 2, 1, 2), 2), (64, 3, (0, 1, 0, 1), 2)),
+        False,
+        1,
+    ),
+    "every second row between pairs": ((1, 3, 16, 10), ((64, 3, SAME), (64, 3, SAME, 2), (64, 3, SAME)), False, 2),
+    "every second row, an odd number": ((2, 64, 15, 9), ((128, 3, (0, 1, 1, 1), 2),), False, 0),
+    "every second row, stored": ((2, 3, 12, 9), ((64, 3, SAME), (32, 3, SAME, 2)), False, 1),
+    "every second row, one tap": ((2, 3, 12, 8), ((64, 3, SAME), (160, 1, NONE, 2)), False, 1),
     "five rows, none beside": ((2, 4, 12, 9), ((64, 5, (2, 2, 2, 2)), (32, 5, (2, 0, 2, 0))), False, 1),
 }
 
@@ -69,7 +88,7 @@ def test_pairs_match_the_graph_level(case: str, early: bool, monkeypatch: pytest
     rng = np.random.default_rng(len(case))
     weights: dict[str, Array] = {}
     channels = shape[1]
-    for number, (outputs, taps, _) in enumerate(layers):
+    for number, (outputs, taps, *_) in enumerate(layers):
         scale = 1 / np.sqrt(channels * taps)
         weights[f"w{number}"] = rng.standard_normal((outputs, channels, taps, taps)) * scale
         weights[f"b{number}"] = rng.standard_normal((outputs, 1, 1)) + 0.5
@@ -87,8 +106,9 @@ def test_pairs_match_the_graph_level(case: str, early: bool, monkeypatch: pytest
             inputs = [part.result for part in parts]
         made: list[SSAValue] = []
         for x in inputs:
-            for number, (_, _, pads) in enumerate(layers):
-                conv = ConvOp(x, values[f"w{number}"], strides=(1, 1), pads=pads, dilations=(1, 1))
+            for number, (_, _, pads, *stride) in enumerate(layers):
+                strides = (stride or [1]) * 2
+                conv = ConvOp(x, values[f"w{number}"], strides=strides, pads=pads, dilations=(1, 1))
                 total = BinaryOp(BinaryKind.ADD, conv.result, values[f"b{number}"])
                 relu = UnaryOp(UnaryKind.RELU, total.result)
                 block.add_ops([conv, total, relu])
@@ -106,6 +126,11 @@ def test_pairs_match_the_graph_level(case: str, early: bool, monkeypatch: pytest
     def lay_out(block: Block) -> None:
         fuse_block(block)
         pair_block(block, TRN1)
+        function = block.parent_op()
+        assert function is not None
+        module = function.parent_op()
+        assert isinstance(module, ModuleOp)
+        fold_weights(block, Recipes(module))
         choose_layouts(block, 100000)
         layouts = [layout_of(op.results[0]) for op in block.ops if isinstance(op, FusedOp)]
         assert sum(layout is not None and layout.is_paired for layout in layouts) == count
