@@ -157,17 +157,22 @@ def fold_block(block: Block, recipes: Recipes) -> None:
             known.add(op)
     roots = [op for op in block.ops if op in known and isinstance(op, ComputeOp) and _is_root(op, known)]
     for root in roots:
-        weight = WeightOp(recipes.add_of(root), root.results[0].type)
-        weight.location = root.location
-        if elements := _model_elements(root):
-            weight.attributes[MODEL_ELEMENTS] = IntegerAttr(elements, i64)
-        weight.result.name_hint = root.results[0].name_hint
-        block.insert_op_before(weight, root)
-        # Recipes of later roots see a weight here.
-        root.results[0].replace_all_uses_with(weight.result)
+        outline(root, block, recipes)
     for op in reversed(list(block.ops)):
         if op in known and all(result.first_use is None for result in op.results):
             block.erase_op(op)
+
+
+def outline(root: Operation, block: Block, recipes: Recipes) -> None:
+    """Let a weight stand for what `root` computes of weights and constants; nothing uses the op afterwards."""
+    weight = WeightOp(recipes.add_of(root), root.results[0].type)
+    weight.location = root.location
+    if elements := _model_elements(root):
+        weight.attributes[MODEL_ELEMENTS] = IntegerAttr(elements, i64)
+    weight.result.name_hint = root.results[0].name_hint
+    block.insert_op_before(weight, root)
+    # Recipes of later roots see a weight here.
+    root.results[0].replace_all_uses_with(weight.result)
 
 
 def _is_foldable(op: Operation, known: set[Operation]) -> bool:

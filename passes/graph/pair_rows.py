@@ -9,7 +9,7 @@ lie beside each other as well: the pass folds those of the chain itself.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 
@@ -39,6 +39,7 @@ from neuron_dialects.target import Target
 from passes.graph.conv_groups import LANES, QUADRANT
 from passes.graph.fold_images import comes_from_dram, engine_ns, fold_layers, folds_of
 from passes.graph.fold_plan import FOLDS
+from passes.graph.fold_weights import Recipes, outline
 from passes.graph.kernel_layouts import (
     THIN_CHANNELS,
     anchor_of,
@@ -86,21 +87,24 @@ class GraphPairRowsPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Decide in every core function."""
+        recipes = Recipes(op)
         for function in core_functions(op):
-            pair_block(function.body.block, target_of(op))
+            pair_block(function.body.block, target_of(op), recipes)
 
 
-def pair_block(block: Block, target: Target) -> None:
-    """Decide in one block: first about maps of which images fill the partitions, with two rows, beside each other."""
+def pair_block(block: Block, target: Target, recipes: Recipes) -> None:
+    """Decide in one block: first about maps of which images fill the partitions, with two rows, beside each other;
+    their filters are `recipes`.
+    """
     brought = _bring_on_chip(block)
     for fold in reversed(FOLDS):
-        _pair_chains(block, brought, fold, target)
+        _pair_chains(block, brought, fold, target, recipes)
     for op in brought:
         if paired_layout(op.results[0]) is None:
             Rewriter.replace_op(op, [], [op.operands[0]])
 
 
-def _pair_chains(block: Block, brought: Collection[Operation], fold: int, target: Target) -> None:
+def _pair_chains(block: Block, brought: Collection[Operation], fold: int, target: Target, recipes: Recipes) -> None:
     """Decide about chains with `fold` images beside each other."""
     ops = list(block.ops)
     number = {op: i for i, op in enumerate(ops)}
@@ -127,8 +131,19 @@ def _pair_chains(block: Block, brought: Collection[Operation], fold: int, target
         if fold > 1:
             folded = fold_layers(block, dict.fromkeys((*_casts(kernels), *kernels), fold))
             places = {folded[value]: layout for value, layout in places.items()}
+            _outline_filters(folded.values(), block, recipes)
         for value, layout in places.items():
             encode(value, layout)
+
+
+def _outline_filters(results: Iterable[SSAValue], block: Block, recipes: Recipes) -> None:
+    """Let weights stand for the filters of so many images: kernels of pairs rearrange them at emission."""
+    owners = [value.owner for value in results]
+    convolved = [(op, conv) for op in owners if isinstance(op, Operation) and isinstance(conv := anchor_of(op), ConvOp)]
+    for filters in dict.fromkeys(outer_value(op, conv.w).owner for op, conv in convolved):
+        if isinstance(filters, ConcatOp):
+            outline(filters, block, recipes)
+            block.erase_op(filters)
 
 
 def _casts(kernels: Sequence[Operation]) -> list[Operation]:

@@ -71,13 +71,23 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 // CHECK:      builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 // CHECK-NEXT:   func.func @neuron_0(%x: tensor<2x3x64x64xbf16>) -> tensor<2x64x16x16xbf16> attributes {neuron.executor = #neuron.executor<core>} {
 // CHECK-NEXT:     %u = graph.weight @u : tensor<32x3x6x6xbf16>
-// CHECK-NEXT:     %0 = graph.concat %u, %u axis 0 : (tensor<32x3x6x6xbf16>, tensor<32x3x6x6xbf16>) -> tensor<64x3x6x6xbf16>
+// CHECK-NEXT:     %0 = graph.weight @u$concat : tensor<64x3x6x6xbf16>
 // CHECK-NEXT:     %v = graph.weight @v : tensor<64x32x3x3xbf16>
-// CHECK-NEXT:     %1 = graph.concat %v, %v axis 0 : (tensor<64x32x3x3xbf16>, tensor<64x32x3x3xbf16>) -> tensor<128x32x3x3xbf16>
+// CHECK-NEXT:     %1 = graph.weight @v$concat : tensor<128x32x3x3xbf16>
 // CHECK-NEXT:     %2 = graph.reshape %x : (tensor<2x3x64x64xbf16>) -> tensor<1x6x64x64xbf16>
 // CHECK-NEXT:     %3 = graph.conv %2, %0 strides [2, 2] pads [2, 2, 2, 2] dilations [1, 1] groups 2 : (tensor<1x6x64x64xbf16>, tensor<64x3x6x6xbf16>) -> tensor<1x64x32x32xbf16, #graph.layout<sbuf, partition 1, rows 2, halo [0, 0, 1, 1, 1, 0]>>
 // CHECK-NEXT:     %4 = graph.conv %3, %1 strides [2, 2] pads [1, 1, 1, 1] dilations [1, 1] groups 2 : (tensor<1x64x32x32xbf16, #graph.layout<sbuf, partition 1, rows 2, halo [0, 0, 1, 1, 1, 0]>>, tensor<128x32x3x3xbf16>) -> tensor<1x128x16x16xbf16>
 // CHECK-NEXT:     %5 = graph.reshape %4 : (tensor<1x128x16x16xbf16>) -> tensor<2x64x16x16xbf16>
 // CHECK-NEXT:     func.return %5 : tensor<2x64x16x16xbf16>
+// CHECK-NEXT:   }
+// CHECK-NEXT:   graph.derived_weight @u$concat : tensor<64x3x6x6xbf16> {
+// CHECK-NEXT:     %u = graph.weight @u : tensor<32x3x6x6xbf16>
+// CHECK-NEXT:     %0 = graph.concat %u, %u axis 0 : (tensor<32x3x6x6xbf16>, tensor<32x3x6x6xbf16>) -> tensor<64x3x6x6xbf16>
+// CHECK-NEXT:     graph.yield %0 : tensor<64x3x6x6xbf16>
+// CHECK-NEXT:   }
+// CHECK-NEXT:   graph.derived_weight @v$concat : tensor<128x32x3x3xbf16> {
+// CHECK-NEXT:     %v = graph.weight @v : tensor<64x32x3x3xbf16>
+// CHECK-NEXT:     %0 = graph.concat %v, %v axis 0 : (tensor<64x32x3x3xbf16>, tensor<64x32x3x3xbf16>) -> tensor<128x32x3x3xbf16>
+// CHECK-NEXT:     graph.yield %0 : tensor<128x32x3x3xbf16>
 // CHECK-NEXT:   }
 // CHECK-NEXT: }

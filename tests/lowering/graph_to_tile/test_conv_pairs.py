@@ -27,7 +27,6 @@ from neuron_dialects.graph import (
 from neuron_dialects.target import load_target
 from passes.graph import pair_rows
 from passes.graph.fold_weights import Recipes
-from passes.graph.fold_weights import fold_block as fold_weights
 from passes.graph.fuse import fuse_block
 from passes.graph.layout import choose_layouts
 from passes.graph.pair_rows import pair_block
@@ -125,12 +124,11 @@ def test_pairs_match_the_graph_level(case: str, early: bool, monkeypatch: pytest
 
     def lay_out(block: Block) -> None:
         fuse_block(block)
-        pair_block(block, TRN1)
         function = block.parent_op()
         assert function is not None
         module = function.parent_op()
         assert isinstance(module, ModuleOp)
-        fold_weights(block, Recipes(module))
+        pair_block(block, TRN1, Recipes(module))
         choose_layouts(block, 100000)
         layouts = [layout_of(op.results[0]) for op in block.ops if isinstance(op, FusedOp)]
         assert sum(layout is not None and layout.is_paired for layout in layouts) == count
