@@ -30,6 +30,7 @@ from lowering.graph_to_tile.conv_weights import (
     WeightPacking,
     add_taps,
     from_output,
+    is_packable,
     kept_weights,
     load_filters,
     stationary_of,
@@ -42,12 +43,17 @@ from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor
 from lowering.graph_to_tile.view import View
 from lowering.graph_to_tile.windows import output_tile, without_padding
 from neuron_dialects.access import Affine
+from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import ConvOp, ConvTransposeOp, shape_of
 from passes.graph.chain_pixels import functions_of
 from passes.graph.conv_groups import ConvGroups
+from passes.graph.kernel_layouts import KEEPS_WEIGHTS
 
 PLAIN = 2
 """Most operators, a bias and one more, that one instruction does while it brings a sum out of PSUM."""
+
+FILTERS_SHARE = 3
+"""The filters of all blocks of a layer take at most this part (one over it) of SBUF."""
 
 SUMS = 4
 """Tiles of sums in PSUM that take turns."""
@@ -86,6 +92,7 @@ class ConvKernel:
         self.tiles_ahead = self.blocks_ahead is not None and isinstance(op, ConvOp) and covers(op)
         share = bank // prod(phase.stride) if self.tiles_ahead else bank
         self.tile = output_tile((self.batch, *phase.sizes), share)
+        self.filters: View | None = None
         self.scale, self.image_weights = k.scales.pop(op, None), None
         if self.scale is not None:
             self.tile = (1, *self.tile[1:])
@@ -133,6 +140,7 @@ class ConvKernel:
         block_inputs = min(groups.groups, groups.per_block) * groups.inputs
         if block_inputs < LANES or self._chunk(LANES, LANES) < LANES:
             self._catch_up()
+        self.filters = self._filters_of_blocks()
         if wanted := self.blocks_ahead is not None:
             self.blocks_ahead.block((Affine(0), block_inputs))
         with_following(self.b, groups.groups, groups.per_block, groups.groups, wanted, block)
@@ -202,8 +210,33 @@ class ConvKernel:
 
             with_following(self.b, most, per_block, groups.groups - low, self.blocks_ahead is not None, block)
 
+    def _filters_of_blocks(self) -> View | None:
+        """The filters of all blocks on chip, [c, block, taps, o]: the stream of loads then waits for no product, and
+        what later kernels load comes while this one works. None where there is one block, or no room.
+        """
+        groups, b, taps = self.groups, self.b, [number for number, _ in self.phase.taps]
+        others = (self.spread, self.uniform, self.scale)
+        plain = (
+            all(other is None for other in others) and not self.phase.beside and KEEPS_WEIGHTS not in self.op.attributes
+        )
+        if groups.blocks == 1 or groups.block_inputs > LANES or not plain or not is_packable(self.k, self.op.w):
+            return None
+        shape = (groups.block_inputs, groups.blocks, len(taps), groups.block_outputs)
+        sbuf = int(self.k.target.sbuf_bytes_per_partition)
+        room = min(sbuf // FILTERS_SHARE, (sbuf - self.k.resident_bytes) // 2)
+        if not taps or prod(shape[1:]) * dtype_by_name(self.packing.dtype).size_bytes > room:
+            return None
+        filters = b.alloc(shape, self.packing.dtype, "sbuf", 1, "filters").view()
+        with b.loop(groups.blocks) as i:
+            tile = filters.at(1, i).insert(0)
+            load_filters(b, self.packing, tile, i, groups.block_inputs, (Affine(0), groups.block_outputs), taps)
+        return filters
+
     def _block(self, index: Affine, c_start: Affine, channels: int, o_start: Affine, outputs: int) -> None:
         """One block: its weights stay on chip while the pixels stream past, in chunks of outputs that fit."""
+        if self.filters is not None:
+            self._pixels(stationary_of(self.filters.at(1, index).insert(0)), c_start, channels, o_start, outputs)
+            return
         chunk = self._chunk(channels, outputs)
 
         def outputs_chunk(start: Affine, size: int) -> None:
