@@ -7,7 +7,8 @@ has all of them emitted:
     for p: for all tiles of pixels of a piece: [last of piece p - n + 1, ..., second of piece p - 1, first of piece p]
 
 A kernel that takes several engines to bring a sum out of PSUM has a loop of its own: in one loop these would wait for
-each other in turn. So has one that needs another of the scalar engine's tables.
+each other in turn. So has one that needs another of the scalar engine's tables. Such loops come behind the others, the
+first kernel's first: what one of them leaves to the vector engine then runs beside the functions of the next loop.
 """
 
 from collections.abc import Callable, Sequence
@@ -80,7 +81,7 @@ class Chain:
                     b.tiles(self.piece, tile_rows, tile)
 
     def _groups(self) -> list[list[int]]:
-        """Stages that share a loop over tiles, the last ones first."""
+        """Stages that share a loop over tiles: the last ones first, then the first ones of those of several engines."""
         groups: list[list[int]] = []
         for late in reversed(range(self.count)):
             together = [*(groups[-1] if groups else []), late]
@@ -89,13 +90,18 @@ class Chain:
                 groups[-1].append(late)
             else:
                 groups.append([late])
-        return groups
+        several = [group for group in groups if not self.stages[group[0]].plain]
+        return [*(group for group in groups if group not in several), *reversed(several)]
 
 
 def shares(sums: Sequence[int], banks: int) -> list[int]:
-    """Banks for each of several kernels: one at least, more for one that has more sums to make."""
-    found = [1] * len(sums)
-    for _ in range(0 if not sums else banks - len(sums)):
-        most = max(range(len(sums)), key=lambda i: (sums[i] / found[i], i))
-        found[most] += 1
+    """Banks for each of several kernels: as many for all, and what is left for those that have more sums to make.
+
+    An engine that goes on from bank to bank of one kernel keeps another one out of PSUM. The kernel that this one works
+    for has sums in further banks meanwhile.
+    """
+    found = [banks // len(sums) if sums else 0] * len(sums)
+    most = sorted(range(len(sums)), key=lambda i: (-sums[i], i))
+    for i in most[: banks - sum(found)]:
+        found[i] += 1
     return found

@@ -10,8 +10,8 @@ and t:
     x * s, + c, gelu                activation gelu(x * s + c)
     x * s, + tile                   scalar_tensor_tensor (x multiply s) add tile
 
-Inner results of a chain are not rounded to a narrow type; a cast is a step only at the end of a chain, where it does
-round.
+Inner results of a chain, but for products of narrow tiles, are not rounded to a narrow type; a cast is a step only at
+the end of a chain, where it does round.
 """
 
 from collections import Counter
@@ -25,6 +25,7 @@ from lowering.graph_to_tile.emitter import Emitter, Operand
 from lowering.graph_to_tile.pointwise_binary import ALU, inverse
 from lowering.graph_to_tile.pointwise_unary import FUNCTIONS, alu_steps
 from lowering.graph_to_tile.view import View
+from neuron_dialects.dtypes import BF16, F32
 from neuron_dialects.graph import BinaryKind, BinaryOp, CastOp, ClipOp, UnaryOp, spec_of
 
 
@@ -283,8 +284,21 @@ def _cut(steps: Sequence[Step], from_psum: bool) -> list[tuple[Pattern, Sequence
     return instructions
 
 
+def _inner_dtype(dst: View, src: View, steps: Sequence[Step], later: Sequence[Step]) -> str:
+    """Type of a value that steps leave for `later` ones.
+
+    A product of two bf16 tiles on its way to a third is left in bf16, unless a tile is added to it: it is rounded no
+    more than they are, and the vector engine takes half of the time where all it reads and writes is bf16 in SBUF.
+    """
+    (step, *others) = steps
+    if others or step.op != "multiply" or not isinstance(step.operand, View) or not step.is_tile:
+        return F32.name
+    narrow = all(view.dtype == BF16.name and view.space == "sbuf" for view in (src, step.operand, dst))
+    return BF16.name if narrow and not any(following.is_tile for following in later) else F32.name
+
+
 def emit_chain(e: Emitter, dst: View, src: Operand, steps: Sequence[Step], row_sum: View | None = None) -> None:
-    """dst = src taken through the steps; values between instructions are f32.
+    """dst = src taken through the steps; values between instructions are f32, but for products of narrow tiles.
 
     `row_sum` [P, 1] receives the sums of the rows of dst: with the last instruction, where the scalar engine can do
     that one, or from another one behind it.
@@ -296,7 +310,8 @@ def emit_chain(e: Emitter, dst: View, src: Operand, steps: Sequence[Step], row_s
         e.assign(dst, src)
     for number, (pattern, part) in enumerate(instructions):
         is_last = number == len(instructions) - 1
-        target = dst if is_last else e.temp(dst, rotating=True)
+        later = [step for _, following in instructions[number + 1 :] for step in following]
+        target = dst if is_last else e.temp(dst, _inner_dtype(dst, src, part, later), rotating=True)
         if is_last and row_sum is not None and (summed := _summed_steps(part)) is not None:
             _emit_activation(e, target, src, summed, row_sum)
             return

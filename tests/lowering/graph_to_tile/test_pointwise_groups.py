@@ -19,6 +19,7 @@ from lowering.graph_to_tile.pointwise import Pointwise
 from lowering.graph_to_tile.pointwise_chain import Step, fused_chain
 from lowering.graph_to_tile.view import Buffer, View
 from neuron_dialects.access import Affine
+from neuron_dialects.access_ops import dtype_name_of
 from neuron_dialects.dtypes import BF16, F32, I32, dtype_of_numpy
 from neuron_dialects.graph import (
     UNARY_PARAMETERS,
@@ -92,6 +93,25 @@ def test_scaled_residual_is_one_instruction_and_several_results_share_it() -> No
     x, y = random((130, 33)), random((130, 33), seed=1)
     assert compute_ops(make, x, y) == ["scalar_tensor_tensor", "tensor_scalar", "activation"]
     check(make, x, y)
+
+
+# A product of narrow tiles stays narrow on its way, for the vector engine is faster then; not one that is added to a
+# tile, nor one of wider tiles.
+@pytest.mark.parametrize(
+    ("dtype", "adds", "inner"), [("bfloat16", False, "bf16"), ("bfloat16", True, "f32"), ("float32", False, "f32")]
+)
+def test_types_of_inner_products(dtype: str, adds: bool, inner: str) -> None:
+    def body(x: SSAValue, y: SSAValue, scale: SSAValue, shift: SSAValue) -> Any:
+        shifted = BinaryOp(BinaryKind.ADD, BinaryOp(BinaryKind.MUL, BinaryOp(BinaryKind.MUL, x, y), scale), shift)
+        return BinaryOp(BinaryKind.ADD, shifted, y) if adds else shifted
+
+    x, y = (random((64, 8, 40), seed=seed).astype(dtype) for seed in (0, 1))
+    columns = [random((64, 1, 1), seed=seed).astype(dtype) for seed in (2, 3)]
+    module, _ = core_module(fused(body), [x, y, *columns])
+    product = next(op for op in tile_ops(lowered(module)) if op.name == "tile.tensor_tensor")
+    assert dtype_name_of(product.views["dst"][0]) == inner
+    # The graph level rounds each of the four results to bf16.
+    check(fused(body), x, y, *columns, tolerance=4 * 2.0**-8)
 
 
 # What does not vary along the row is computed for one element of it.
