@@ -75,9 +75,14 @@ def _bubble(simulation: Simulation, model: int | None) -> float:
     return 1.0 - sum(use.busy_ns for use in uses) / whole if whole else 0.0
 
 
+def _waited_ns(request: Served) -> float:
+    """All the time that a request waited; 0 where less than a femtosecond of rounding is left."""
+    return max(0.0, round(request.finished_ns - request.arrived_ns - request.served_ns, 6))
+
+
 def _request_figures(requests: Sequence[Served], seconds: float) -> dict[str, Any]:
     latencies = sorted((request.finished_ns - request.arrived_ns) * _MS for request in requests)
-    waited = sorted((request.finished_ns - request.arrived_ns - request.served_ns) * _MS for request in requests)
+    waited = sorted(_waited_ns(request) * _MS for request in requests)
     count = len(requests)
     latency = {f"p{p}": percentile(latencies, p) for p in PERCENTILES}
     waits = {f"p{p}": percentile(waited, p) for p in PERCENTILES}

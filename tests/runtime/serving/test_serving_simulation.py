@@ -36,6 +36,14 @@ def test_one_client_sees_the_sum_of_the_steps():
     assert figures["bubble"] == pytest.approx(0.3)
 
 
+# Sums in another order differ in their last bits, which is no waiting.
+def test_one_client_never_waits():
+    steps = (Step(LINK_IN, 0.1), Step(CORE, 0.7), Step(LINK_OUT, 0.2))
+    figures = served(Service("m", steps, (alone(0),), 4), 50, 1)
+    assert figures["queueing_ms"] == dict.fromkeys(("mean", "p50", "p90", "p99", "max"), 0.0)
+    assert figures["mean_waiting"] == 0.0
+
+
 # Enough clients: links hide behind the core, whose time alone sets the throughput.
 def test_transfers_overlap_with_other_requests():
     steps = (Step(LINK_IN, 100.0), Step(CORE, 700.0), Step(LINK_OUT, 200.0))
