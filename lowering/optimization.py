@@ -36,6 +36,7 @@ SPEED_ONLY = (
     "graph-reorder-rows",
     "graph-split-hidden",
     "graph-absorb-gathers",
+    "graph-sample-features",
     "graph-pixel-rows",
     "graph-block-pixels",
     "graph-chain-pixels",

@@ -15,6 +15,7 @@ PASSES: dict[str, str] = {
     "convert-graph-to-tile": "lowering.graph_to_tile.convert:ConvertGraphToTilePass",
     "graph-auto-cast": "passes.graph.auto_cast:GraphAutoCastPass",
     "graph-absorb-gathers": "passes.graph.absorb_gathers:GraphAbsorbGathersPass",
+    "graph-sample-features": "passes.graph.sample_features:GraphSampleFeaturesPass",
     "graph-canonicalize": "passes.graph.canonicalize:GraphCanonicalizePass",
     "graph-pair-rows": "passes.graph.pair_rows:GraphPairRowsPass",
     "graph-band-filters": "passes.graph.band_filters:GraphBandFiltersPass",

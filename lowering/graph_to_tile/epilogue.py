@@ -40,6 +40,7 @@ from neuron_dialects.graph import (
 from passes.graph.gathered_sums import sums_of_group
 from passes.graph.pixel_rows import rows_of
 from passes.graph.residence import overwrites
+from passes.graph.sample_products import features_of_group
 
 Window = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """(starts, sizes, steps) of a strided part of a tensor."""
@@ -201,7 +202,7 @@ class Epilogue:
         return self.ops[:count]
 
     def fill_numbers(self) -> None:
-        """Keep what `begun` adds to a bank on chip as columns: a function takes it from there in each iteration."""
+        """Keep numbers that are added to sums on chip as columns: functions take them from there in each iteration."""
         for op in self._leading():
             for operand in op.operands:
                 number = self.k.scalar(operand)
@@ -236,11 +237,16 @@ class Epilogue:
         return any(value is op.results[0] for op in self.ops)
 
     def _operand(self, operand: SSAValue, ranges: Ranges) -> View | float:
+        sizes = [ranges[d][1] if d in ranges else n for d, n in enumerate(self.shape)]
+        free = [n for d, n in enumerate(sizes) if d != self.partition]
+        if operand in self.filled:
+            column = self.filled[operand].slice(0, 0, sizes[self.partition]).at(1, 0)
+            for size in reversed(free):
+                column = column.insert(0, size)
+            return column
         scalar = self.k.scalar(operand)
         if scalar is not None:
             return scalar
-        sizes = [ranges[d][1] if d in ranges else n for d, n in enumerate(self.shape)]
-        free = [n for d, n in enumerate(sizes) if d != self.partition]
         if operand in self.columns:
             start = as_affine(ranges.get(self.partition, (0, 0))[0])
             tile = start.divided(self.lane_step)
@@ -315,8 +321,10 @@ class Epilogue:
 
 
 def lower_fused(k: Kernel, op: FusedOp) -> None:
-    """Lower a fused group: an anchor with an epilogue, sums of gathered rows, or pointwise ops swept together."""
-    from lowering.graph_to_tile import conv, elementwise, gathered_sums, matmul, pixel_rows
+    """Lower a fused group: an anchor with an epilogue, sums of gathered rows, features of samples, or pointwise ops
+    that are swept together.
+    """
+    from lowering.graph_to_tile import conv, elementwise, gathered_sums, matmul, pixel_rows, sample_products
 
     block = op.body.block
     for argument, operand in zip(block.args, op.operands, strict=True):
@@ -347,9 +355,13 @@ def lower_fused(k: Kernel, op: FusedOp) -> None:
             k.inherits[value] = overwrites(op)[result]
     ops = [inner for inner in block.ops if not isinstance(inner, YieldOp)]
     results = list(dict.fromkeys(terminator.values))
-    anchor, sums, run = ops[0], sums_of_group(op), rows_of(op)
+    anchor, sums, features, run = ops[0], sums_of_group(op), features_of_group(op), rows_of(op)
     if sums is not None:
         gathered_sums.lower(k, sums)
+    elif features is not None and features.sums is not None:
+        gathered_sums.lower(k, features.sums, features)
+    elif features is not None:
+        sample_products.lower_sample_features(k, features)
     elif run is not None:
         pixel_rows.lower(k, run)
     elif type(anchor) in matmul.KERNELS:

@@ -19,21 +19,18 @@ from xdsl.ir import SSAValue
 
 from lowering.graph_to_tile.gather import flat_indices, indirect
 from lowering.graph_to_tile.kernel import Kernel
-from lowering.graph_to_tile.local_rows import (
-    TABLE_SHARE,
-    USABLE_SHARE,
-    LocalRows,
-    Lookup,
-    identity_matrix,
-    local_groups,
-)
+from lowering.graph_to_tile.local_plan import TABLE_SHARE, USABLE_SHARE, Group, Lookup, local_groups
+from lowering.graph_to_tile.local_rows import LocalRows, SharedTable
 from lowering.graph_to_tile.relayout import copy_window
 from lowering.graph_to_tile.sample_indices import SampleIndices
+from lowering.graph_to_tile.sample_products import FeatureTiles
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, transfer
+from lowering.graph_to_tile.turning import turn_rows
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
-from neuron_dialects.graph import shape_of
+from neuron_dialects.graph import shape_of, spec_of
 from passes.graph.gathered_sums import GatheredSum, JoinedSums
+from passes.graph.sample_products import SampleFeatures
 
 SAMPLES = 0
 """Dimension of the result that lies on partitions."""
@@ -51,19 +48,25 @@ class _Sum:
     table: DramTensor
 
 
-def lower(k: Kernel, sums: JoinedSums) -> None:
-    """Lower a group of gathered sums."""
-    _Kernel(k, sums).run()
+_Part = _Sum | DramTensor | SbufTensor
+"""What a part is made of; a matrix on chip has features on partitions."""
+
+
+def lower(k: Kernel, sums: JoinedSums, features: SampleFeatures | None = None) -> None:
+    """Lower a group of gathered sums, or of the `features` that are made of them."""
+    _Kernel(k, sums, None if features is None else FeatureTiles(k, features)).run()
 
 
 @dataclass
 class _Kernel:
-    """The loop over tiles of samples. `fetched`: buffers of rows that are used in turn, by type and shape; `groups`:
-    numbers of the tables whose rows gpsimd gathers, and what holds them.
+    """The loop over tiles of samples. `features`: what is made of a tile's sums; else these are the result. `fetched`:
+    buffers of rows that are used in turn, by type and shape; `groups`: numbers of the tables whose rows gpsimd gathers,
+    and what holds them.
     """
 
     k: Kernel
     sums: JoinedSums
+    features: FeatureTiles | None = None
     fetched: dict[tuple[str, int, int], list[View]] = field(default_factory=dict)
     indices: SampleIndices = field(init=False)
     groups: list[tuple[tuple[int, ...], LocalRows]] = field(default_factory=list)
@@ -71,17 +74,17 @@ class _Kernel:
     def run(self) -> None:
         """Emit everything."""
         k, sums = self.k, self.sums
-        samples, *rest = shape_of(sums.result)
-        out = k.output(sums.result)
+        (samples, *rest), features = shape_of(sums.result), self.features
+        out = None if features else k.output(sums.result)
         # Products of a part of the samples are made while rows of the next one are fetched.
         k.parted_rows.add(samples)
         parts = self._operands()
-        widths = [part.table.shape[1] if isinstance(part, _Sum) else part.shape[1] for part in parts]
-        firsts = [0, *accumulate(widths)]
+        widths = [_width(part) for part in parts]
+        firsts, dtype = [0, *accumulate(widths)], spec_of(sums.result)[0].name
         place_of = {part.number: i for i, part in enumerate(parts) if isinstance(part, _Sum)}
         local = {place_of[number] for numbers, _ in self.groups for number in numbers}
         # What other kernels make comes last: it may not be there yet.
-        order = sorted(range(len(parts)), key=lambda i: (isinstance(parts[i], DramTensor), i))
+        order = sorted(range(len(parts)), key=lambda i: (not isinstance(parts[i], _Sum), i))
 
         def place(rows: View, i: int) -> View:
             return rows.slice(1, firsts[i], widths[i])
@@ -94,13 +97,15 @@ class _Kernel:
             if isinstance(out, SbufTensor):
                 rows = out.view({SAMPLES: (start, size)}).flat()
             else:
-                rows = k.b.alloc((size, prod(rest)), out.dtype, "sbuf", 2, "joined").view()
+                rows = k.b.alloc((size, prod(rest)), dtype, "sbuf", 2, "joined").view()
                 if size == LANES:
                     add_local(rows, start)
             for i in order:
                 if i not in local or size < LANES:
                     self._part(parts[i], place(rows, i), start, size)
-            if isinstance(out, DramTensor):
+            if features is not None:
+                features.tile(start, size, rows.split(0, rest), rows.split(0, rest))
+            elif isinstance(out, DramTensor):
                 transfer(k.b, k.b.store, out.view({SAMPLES: (start, size)}), rows.split(0, rest))
 
         if isinstance(out, SbufTensor) and self.groups:
@@ -109,28 +114,26 @@ class _Kernel:
                 add_local(out.view({SAMPLES: (i * LANES, LANES)}).flat(), i * LANES)
         k.b.tiles(samples, LANES, tile)
 
-    def _operands(self) -> list[_Sum | DramTensor]:
+    def _operands(self) -> list[_Part]:
         """What the parts are made of, with indices and small tables on chip."""
         k = self.k
         gathered = [part for part in self.sums.parts if isinstance(part, GatheredSum)]
         tables = [k.dram(part.table) for part in gathered]
         indices = [_indices(k, part) for part in gathered]
         groups = self._local_groups(gathered, tables) if k.takes("local-rows") else []
-        local = {number for group in groups for number in group}
+        local = {share.number for group in groups for share in group}
         self.indices = SampleIndices(k, indices, [table.shape[0] for table in tables], local)
         self.indices.load()
-        if groups:
-            identity = identity_matrix(k, tables[groups[0][0]].dtype)
-            for group in groups:
-                own = ([tables[number] for number in group], [indices[number] for number in group])
-                self.groups.append((group, LocalRows(k, *own, identity)))
+        for group in groups:
+            shares = [SharedTable(tables[share.number], indices[share.number], share.cores) for share in group]
+            self.groups.append((tuple(share.number for share in group), LocalRows(k, shares)))
         numbers = count()
         return [
-            _Sum(number := next(numbers), tables[number]) if isinstance(part, GatheredSum) else _flat(k, part)
+            _Sum(number := next(numbers), tables[number]) if isinstance(part, GatheredSum) else _present(k, part)
             for part in self.sums.parts
         ]
 
-    def _local_groups(self, gathered: Sequence[GatheredSum], tables: Sequence[DramTensor]) -> list[tuple[int, ...]]:
+    def _local_groups(self, gathered: Sequence[GatheredSum], tables: Sequence[DramTensor]) -> list[Group]:
         """Numbers of the tables that stay on chip, by the instruction that gathers from them."""
         k = self.k
         lookups = [
@@ -141,10 +144,13 @@ class _Kernel:
         room = min(int(sbuf * TABLE_SHARE), int(sbuf * USABLE_SHARE) - k.resident_bytes)
         return local_groups(lookups, self.sums.samples, room, k.target)
 
-    def _part(self, part: _Sum | DramTensor, place: View, start: Affine, size: int) -> None:
+    def _part(self, part: _Part, place: View, start: Affine, size: int) -> None:
         """Fill the place of a part, [samples, width]."""
         if isinstance(part, DramTensor):
             self.k.b.load(place, part.view({SAMPLES: (start, size)}))
+        elif isinstance(part, SbufTensor):
+            features = part.whole.slice(2, start, size).flat()
+            turn_rows(self.k, place.insert(0), features)
         else:
             self._fetch(part, place, self.indices.columns(part.number, start, size))
 
@@ -179,9 +185,20 @@ def _indices(k: Kernel, part: GatheredSum) -> DramTensor:
     return indices
 
 
-def _flat(k: Kernel, value: SSAValue) -> DramTensor:
-    """A part that is there already, as [samples, elements]."""
-    tensor, (samples, *rest) = k.dram(value), shape_of(value)
+def _width(part: _Part) -> int:
+    """Elements of a part for each sample."""
+    if isinstance(part, SbufTensor):
+        return part.shape[part.partition]
+    return part.table.shape[1] if isinstance(part, _Sum) else part.shape[1]
+
+
+def _present(k: Kernel, value: SSAValue) -> DramTensor | SbufTensor:
+    """A part that is there already, as [samples, elements] in DRAM, or with all elements of a sample on partitions."""
+    tensor, (samples, *rest) = k.tensor(value), shape_of(value)
+    if isinstance(tensor, SbufTensor) and tensor.shape[tensor.partition] == prod(rest) <= LANES and not tensor.halo:
+        if tensor.partition == len(tensor.shape) - 1:
+            return tensor
+    tensor = k.dram(value)
     flat = tensor.reshape((samples, prod(rest)))
     if flat is None:
         dense = k.scratch(value)

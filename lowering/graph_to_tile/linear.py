@@ -38,6 +38,9 @@ ROWS, FEATURES = 0, 1
 ROW_PARTS = 4
 """In so many parts rows are multiplied at least where they are wanted in parts (`Kernel.parted_rows`)."""
 
+PART_ROWS = 256
+"""Most rows of a part: the tensor engine is busy for longer than loading another stationary operand takes."""
+
 WEIGHT_SHARE = 0.25
 """Part of SBUF that the weights of one layer may take to stay for all rows."""
 
@@ -53,6 +56,9 @@ BIAS_SHARE = 1 / 8
 
 WIDEST_LOAD = 512
 """Columns of a weight that are loaded together."""
+
+GATHERED_BYTES = 16 * 1024
+"""Bytes of a lane that the one feature of all rows may take until it is stored."""
 
 SUM_BANKS = 4
 """PSUM banks that sums of one product rotate over."""
@@ -73,18 +79,43 @@ def wants_linear(k: Kernel, op: MatMulOp, results: Sequence[SSAValue]) -> bool:
 
 def lower_linear(k: Kernel, op: MatMulOp, ops: Sequence[Operation], results: Sequence[SSAValue]) -> None:
     """Lower a product of matrices with the pointwise `ops` behind it; `results` agree on their partition dimension."""
+    rows, columns = spec_of(op.result)[1]
     turned = any(value in k.residents and k.residents[value][0] == FEATURES for value in results)
+    # One feature of all rows is one run in memory.
+    turned = turned or (columns == 1 and not any(value in k.residents for value in results))
     bias, ops, results = (None, ops, results) if turned else take_bias(k, op, ops, results)
     epilogue = Epilogue(k, op.result, ops, results, FEATURES if turned else ROWS)
     x = k.tensor(op.a)
     weight = k.dram(op.b)
     weight = k_major(k, weight) if bool(op.transpose_b) else weight
     epilogue.prepare()
+    if rows in k.parted_rows:
+        # Engines that would fill columns for each part work for the loop that fetches rows, and run ahead.
+        epilogue.fill_numbers()
+    store = _store_at_once(k, epilogue) if turned and rows in k.parted_rows else None
     linear = _Linear(k, op, x, weight, epilogue, spec_of(op.result)[1], turned, bias)
     if k.postpones_for is None:
         linear.run()
+        if store is not None:
+            store()
     else:
         k.postponed.setdefault(k.postpones_for, []).append(linear)
+
+
+def _store_at_once(k: Kernel, epilogue: Epilogue) -> Callable[[], None] | None:
+    """Let the one result, a feature of all rows, stay on chip until all of it is there; gives what stores it.
+
+    What waits in the queue of a store for a part of the rows would wait for that part.
+    """
+    (value, out), *more = epilogue.outputs.items()
+    if more or not isinstance(out, DramTensor) or out.shape[FEATURES] > 1:
+        return None
+    rows = out.shape[ROWS]
+    if rows * dtype_by_name(out.dtype).size_bytes > GATHERED_BYTES:
+        return None
+    buffer = k.b.alloc_outer((1, 1, rows), out.dtype, "sbuf", "results")
+    epilogue.outputs[value] = SbufTensor(buffer, out.shape, FEATURES)
+    return lambda: transfer(k.b, k.b.store, out.view({}, (FEATURES, ROWS)), buffer.view().at(1, 0))
 
 
 def load_width(columns: int, most: int = WIDEST_LOAD) -> int:
@@ -228,7 +259,7 @@ class _Linear:
         if not self.turned:
             return LANES
         if self._in_parts:
-            return min(self.rows // ROW_PARTS, self.moving)
+            return next(rows for rows in (PART_ROWS, LANES) if self.rows // ROW_PARTS % rows == 0)
         blocks = ceil(self.rows / self.moving)
         in_place = self.features is not None or (isinstance(self.x, SbufTensor) and self.x.partition == FEATURES)
         return self.rows // blocks if in_place and self.rows % blocks == 0 else self.moving

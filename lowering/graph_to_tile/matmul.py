@@ -25,7 +25,8 @@ from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import MatMulOp, spec_of
-from passes.graph.kernel_layouts import is_sample_products, matmul_rows
+from passes.graph.kernel_layouts import matmul_rows
+from passes.graph.sample_products import is_sample_products
 
 
 def canonical_windows(k: Kernel, op: MatMulOp) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,9 @@
 """`graph-fuse`: groups of ops that become one kernel.
 
-Three kinds of group: an anchor (matmul, conv, conv_transpose) with the pointwise ops that consume its result, which
-ride on the eviction from PSUM; pointwise ops that share a result shape, which become one sweep; and sums of gathered
-rows with the concatenation that joins them (`gathered_sums`). The grouping itself is a plain algorithm on numbered
+Four kinds of group: an anchor (matmul, conv, conv_transpose) with the pointwise ops that consume its result, which
+ride on the eviction from PSUM; pointwise ops that share a result shape, which become one sweep; sums of gathered
+rows with the concatenation that joins them (`gathered_sums`); and little products that are filled up to be features
+(`sample_products`). The grouping itself is a plain algorithm on numbered
 nodes; the pass only applies it.
 """
 
@@ -36,6 +37,7 @@ from neuron_dialects.neuron import core_functions
 from neuron_dialects.remarks import listening, remark
 from passes.graph.gathered_sums import joined_sums
 from passes.graph.part_sums import convolutions_of
+from passes.graph.sample_products import sample_features
 
 ANCHORS = (MatMulOp, ConvOp, ConvTransposeOp)
 POINTWISE = (UnaryOp, BinaryOp, CompareOp, SelectOp, ClipOp, CastOp)
@@ -135,11 +137,12 @@ def fuse_block(block: Block) -> None:
         return [number[use.operation] for result in ops[node].results for use in result.uses]
 
     groups: list[list[int]] = []
-    for op in reversed(ops):
-        found = joined_sums(op)
-        if found is not None and not taken & {number[member] for member in found.ops}:
-            groups.append(sorted(number[member] for member in found.ops))
-            taken.update(groups[-1])
+    for recognised in (sample_features, joined_sums):
+        for op in reversed(ops):
+            found = recognised(op)
+            if found is not None and not taken & {number[member] for member in found.ops}:
+                groups.append(sorted(number[member] for member in found.ops))
+                taken.update(groups[-1])
     summed = {number[run[0]]: [number[member] for member in run[1:]] for run in _part_sums(ops)}
     taken_by_sums = {member for run in summed.values() for member in run}
     for kinds in (ANCHORS, POINTWISE):

@@ -45,6 +45,7 @@ from passes.graph.conv_groups import LANES, plan_groups
 from passes.graph.gathered_sums import sums_of_group
 from passes.graph.residence import Halo
 from passes.graph.row_pairs import halo_for_pairs
+from passes.graph.sample_products import features_of_group, is_sample_products
 
 ROWS, FEATURES = 0, 1
 """Dimensions of a matrix."""
@@ -67,12 +68,6 @@ SMALL_PART = 4
 
 SHORT_ROW = 256
 """The longest rows of which normalisation works on several in a lane where they lie on chip."""
-
-SAMPLE_SIDE = 64
-"""Largest side of the little matrices of samples: no tensor engine's array has fewer columns."""
-
-SAMPLE_BYTES = 16 * 1024
-"""Bytes of a lane that the little matrices of a sample may take, twice."""
 
 
 def conv_halo(op: ConvOp) -> Halo:
@@ -267,19 +262,6 @@ def is_matrix_product(op: Operation) -> bool:
     return isinstance(op, MatMulOp) and len(shape_of(op.result)) == len(shape_of(op.b)) == 2 and not op.transpose_a
 
 
-def is_sample_products(op: Operation) -> bool:
-    """Whether a product is of two little matrices for each of many samples, [samples, m, k] by [samples, k, n].
-
-    Its kernel reads both with samples on partitions, and turns them for 128 samples at a time.
-    """
-    if not isinstance(op, MatMulOp) or len(shape_of(op.a)) != 3 or len(shape_of(op.b)) != 3:
-        return False
-    (samples, *a), (others, *b), (dtype, (_, m, n)) = shape_of(op.a), shape_of(op.b), spec_of(op.result)
-    depth = a[0] if op.transpose_a else a[1]
-    fits = (prod(a) + prod(b)) * spec_of(op.a)[0].size_bytes <= SAMPLE_BYTES
-    return samples == others >= LANES and max(m, n, depth) <= SAMPLE_SIDE and dtype.is_float and fits
-
-
 def anchor_of(op: Operation) -> Operation:
     """The op that decides about a kernel: the first of a fused group."""
     first = op.body.block.first_op if isinstance(op, FusedOp) else op
@@ -326,7 +308,7 @@ def sweeps_channels(op: Operation, conv: ConvOp, shape: Sequence[int]) -> bool:
 
 def multiplied(op: Operation, operand: SSAValue) -> bool:
     """Whether a kernel reads `operand` only as what the tensor engine contracts, however its result lies."""
-    if isinstance(op, AttentionOp):
+    if isinstance(op, AttentionOp) or (isinstance(op, FusedOp) and _turned_for_group(op, operand)):
         return True
     anchor = anchor_of(op)
     if not isinstance(anchor, MatMulOp) or not (is_matrix_product(anchor) or is_sample_products(anchor)):
@@ -343,7 +325,23 @@ def turns(op: Operation) -> bool:
     return isinstance(op, CastOp | RelayoutOp) and len(shape_of(op.results[0])) == 2
 
 
+def _turned_for_group(op: FusedOp, operand: SSAValue) -> bool:
+    """Whether a group of gathered sums or of features of samples joins what it makes with `operand`, [samples, ...]:
+    the tensor engine turns it there where it lies otherwise.
+    """
+    features = features_of_group(op)
+    if features is not None and features.other is not None and outer_value(op, features.other) is operand:
+        return True
+    shape = shape_of(operand)
+    sums = features.sums if features is not None else sums_of_group(op)
+    if sums is None or len(shape) < 2 or prod(shape[1:-1]) != 1 or shape[-1] > LANES:
+        return False
+    return any(isinstance(part, SSAValue) and outer_value(op, part) is operand for part in sums.parts)
+
+
 def _fused_reads(op: FusedOp, operand: SSAValue, partition: int) -> Halo | None:
+    if _turned_for_group(op, operand):
+        return () if partition == len(shape_of(operand)) - 1 else None
     if kernel_partition(op) not in (None, partition) and not multiplied(op, operand):
         return None
     halo: Halo = ()
@@ -379,6 +377,8 @@ def kernel_partition(op: Operation) -> int | None:
     anchor = anchor_of(op)
     if isinstance(anchor, ConvOp | ConvTransposeOp | PoolOp):
         return 1
+    if features_of_group(op) is not None:
+        return FEATURES
     if isinstance(anchor, MatMulOp) and not is_matrix_product(anchor):
         return matmul_rows(anchor)
     return None
@@ -389,6 +389,8 @@ def writes(op: Operation, partition: int) -> bool:
     anchor = anchor_of(op)
     if isinstance(op, FusedOp) and sums_of_group(op) is not None:
         return partition == 0
+    if features_of_group(op) is not None:
+        return partition == FEATURES
     if isinstance(op, FusedOp) and any(isinstance(inner, TransposeOp) for inner in op.body.block.ops):
         return False  # rows of pixels leave as runs that the DMA stores
     if isinstance(anchor, ConvOp | ConvTransposeOp):

@@ -51,7 +51,6 @@ from passes.graph.kernel_layouts import (
     ROWS,
     anchor_of,
     is_matrix_product,
-    is_sample_products,
     joins_images,
     kernel_partition,
     merge_halo,
@@ -66,6 +65,7 @@ from passes.graph.layout_remarks import tell_layout
 from passes.graph.pieces import ring_bytes, rows_of_piece
 from passes.graph.residence import Budget, Halo, Interval, inheritance, overwrites, resident_bytes, set_overwrites
 from passes.graph.row_pairs import paired_intervals, paired_layouts
+from passes.graph.sample_products import is_sample_products
 from passes.graph.shared_forms import drop_idle, gives_out, keep_arguments, keep_parts, keep_results, share_turned
 
 BUDGET_SHARE = 0.75
@@ -229,7 +229,7 @@ class _Chooser:
         if isinstance(owner, AttentionOp):
             return (2,)
         usual = (self.wanted.get(value, 0 if rank == 2 else 1), 1 if rank > 2 else 0, rank - 2)
-        if any(is_sample_products(anchor_of(user)) for user, _ in readers(value, 0)):
+        if rank == 3 and any(is_sample_products(anchor_of(user)) for user, _ in readers(value, 0)):
             return dict.fromkeys((0, *usual))
         return dict.fromkeys(usual)
 

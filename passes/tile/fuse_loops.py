@@ -314,7 +314,8 @@ class _Fuser:
 
     def _multiplies_at_once(self, turns: Statement, loop: Statement) -> bool:
         """Whether short products of `loop` would wait for the tile that `turns` has just turned, not for one before."""
-        if turns.kinds & set(TENSOR_ENGINE) != {"tile.transpose"} or turns.trips < LEAST_TRIPS:
+        fetches = "tile.gather" in turns.kinds  # and every engine waits for its rows
+        if fetches or turns.kinds & set(TENSOR_ENGINE) != {"tile.transpose"} or turns.trips < LEAST_TRIPS:
             return False
         return 0 < loop.product_columns / self.target.clock_ghz("pe") <= MOST_TOGETHER_NS
 
