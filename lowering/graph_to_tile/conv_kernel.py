@@ -52,6 +52,9 @@ from passes.graph.kernel_layouts import KEEPS_WEIGHTS
 PLAIN = 2
 """Most operators, a bias and one more, that one instruction does while it brings a sum out of PSUM."""
 
+TURNS = 2
+"""Buffers for the weights of blocks, or of chunks of outputs, that take turns."""
+
 FILTERS_SHARE = 3
 """The filters of all blocks of a layer take at most this part (one over it) of SBUF."""
 
@@ -212,14 +215,14 @@ class ConvKernel:
 
     def _filters_of_blocks(self) -> View | None:
         """The filters of all blocks on chip, [c, block, taps, o]: the stream of loads then waits for no product, and
-        what later kernels load comes while this one works. None where there is one block, or no room.
+        what later kernels load comes while this one works. None where few blocks have buffers anyway, or without room.
         """
         groups, b, taps = self.groups, self.b, [number for number, _ in self.phase.taps]
         others = (self.spread, self.uniform, self.scale)
         plain = (
             all(other is None for other in others) and not self.phase.beside and KEEPS_WEIGHTS not in self.op.attributes
         )
-        if groups.blocks == 1 or groups.block_inputs > LANES or not plain or not is_packable(self.k, self.op.w):
+        if groups.blocks <= TURNS or groups.block_inputs > LANES or not plain or not is_packable(self.k, self.op.w):
             return None
         shape = (groups.block_inputs, groups.blocks, len(taps), groups.block_outputs)
         sbuf = int(self.k.target.sbuf_bytes_per_partition)
@@ -269,7 +272,7 @@ class ConvKernel:
         if self.spread is not None:
             return stationary_of(self.spread.load_weights(self.packing, block, start, outputs))
         shape = (min(LANES, channels), ceil(channels / LANES), taps, outputs)
-        tile = b.alloc(shape, self.packing.dtype, "sbuf", 2, "weights").view()
+        tile = b.alloc(shape, self.packing.dtype, "sbuf", TURNS, "weights").view()
         numbers = [number for number, _ in self.phase.taps]
         rows_of_outputs = [numbers, *self.phase.beside]
         each = outputs // len(rows_of_outputs)

@@ -42,7 +42,7 @@ def error(groups: int, each: tuple[int, int], capacity: int, monkeypatch: pytest
 
 
 # Whole blocks, a last block of fewer groups, more outputs than inputs, one group a block; on chip and from DRAM.
-@pytest.mark.parametrize(("groups", "each"), [(64, (4, 4)), (40, (4, 4)), (40, (8, 16)), (3, (70, 100))])
+@pytest.mark.parametrize(("groups", "each"), [(96, (4, 4)), (72, (4, 4)), (40, (8, 16)), (3, (70, 100))])
 @pytest.mark.parametrize("capacity", [100_000, 0])
 def test_filters_of_all_blocks(
     groups: int, each: tuple[int, int], capacity: int, monkeypatch: pytest.MonkeyPatch
@@ -52,8 +52,8 @@ def test_filters_of_all_blocks(
     assert loaded == 1
 
 
-# One block, and no room for those of several: block by block.
-@pytest.mark.parametrize(("groups", "share"), [(16, 3), (64, 10**6)])
+# Two blocks, which have a buffer each anyway, and no room for those of several: block by block.
+@pytest.mark.parametrize(("groups", "share"), [(64, 3), (96, 10**6)])
 def test_filters_of_a_block(groups: int, share: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conv_kernel, "FILTERS_SHARE", share)
     found, loaded = error(groups, (4, 4), 100_000, monkeypatch)
