@@ -4,14 +4,15 @@ Some networks turn images [N, C, H, W] to [N, H, W, C], normalise and multiply t
 back for the next convolution. Given graph-level functions, leaves such runs between two transpositions on the images
 as they were: a product with weights is a convolution of one tap, and a normalisation takes mean and variance from two
 products with ones, for a core sums over the dimension that lies on partitions with the tensor engine. Unless
-`graph-auto-cast` casts everything, what is summed stays f32, so that the pass only rewrites for targets that multiply
-f32 then.
+`graph-auto-cast` casts everything, what is summed is not rounded: it stays f32, or, for a target that does not multiply
+f32, is summed as two parts of 16 bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp, UnitAttr, i64
@@ -20,7 +21,7 @@ from xdsl.ir import Block, Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.transforms.dead_code_elimination import dce
 
-from neuron_dialects.dtypes import F32
+from neuron_dialects.dtypes import BF16, F32
 from neuron_dialects.graph import (
     BinaryKind,
     BinaryOp,
@@ -44,10 +45,22 @@ from neuron_dialects.neuron import target_of
 from passes.graph.weight_values import is_known
 
 ALL = "all"
-"""The cast mode in which sums are of 16-bit values."""
+"""The cast mode in which what is summed is rounded like everything else."""
 
 ELEMENTWISE = (UnaryOp, BinaryOp, ClipOp, CastOp)
 """Operators that do not care where the channels are."""
+
+
+class Sums(Enum):
+    """How what a normalisation sums up is multiplied with ones.
+
+    CAST: in the type that everything is cast to. KEPT: in f32. SPLIT: as the sum of what bf16 holds of it and of what
+    bf16 holds of the rest, 16 bits together.
+    """
+
+    CAST = auto()
+    KEPT = auto()
+    SPLIT = auto()
 
 
 @dataclass(frozen=True)
@@ -68,6 +81,8 @@ class GraphChannelsFirstPass(ModulePass):
 
         d = x - sum(x) / C
         y = d * rsqrt(sum(d * d) / C + epsilon)
+
+    Only with mode=all are these convolutions cast.
     """
 
     name = "graph-channels-first"
@@ -76,13 +91,13 @@ class GraphChannelsFirstPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Rewrite every function."""
-        exact = self.mode != ALL
-        if exact and F32.name not in target_of(op).matmul_dtypes:
-            return
+        sums = Sums.CAST
+        if self.mode != ALL:
+            sums = Sums.KEPT if F32.name in target_of(op).matmul_dtypes else Sums.SPLIT
         blocks = [block for f in op.ops if isinstance(f, FuncOp) for block in f.body.blocks]
         turned = [(block, run) for block in blocks for run in turned_runs(block)]
         for block, run in turned:
-            _Turner(block, exact).run(run)
+            _Turner(block, sums).run(run)
         if turned:
             dce(op)
 
@@ -186,13 +201,10 @@ def _per_channel(value: SSAValue, shape: Sequence[int]) -> bool:
 
 
 class _Turner:
-    """Writes one run on channels in dimension 1; `first` maps its values to their new form.
+    """Writes one run on channels in dimension 1; `first` maps its values to their new form."""
 
-    `exact`: what is summed for a normalisation keeps its type.
-    """
-
-    def __init__(self, block: Block, exact: bool) -> None:
-        self.block, self.exact = block, exact
+    def __init__(self, block: Block, sums: Sums) -> None:
+        self.block, self.sums = block, sums
         self.first: dict[SSAValue, SSAValue] = {}
         self.made: set[Operation] = set()
         self.place: Operation | None = None
@@ -233,7 +245,8 @@ class _Turner:
     def _layer_norm(self, op: LayerNormOp) -> SSAValue:
         x = self.first[op.x]
         _, channels, *spatial = shape_of(x)
-        ones = self._add(ConstantOp(1.0, F32, (channels, channels, *(1 for _ in spatial))))
+        dtype = BF16 if self.sums is Sums.SPLIT else F32
+        ones = self._add(ConstantOp(1.0, dtype, (channels, channels, *(1 for _ in spatial))))
         share = self._number(1 / channels)
         centred = x
         if not op.uncentred:
@@ -251,12 +264,21 @@ class _Turner:
 
     def _sum(self, x: SSAValue, ones: SSAValue) -> SSAValue:
         """The sum over the channels, on all channels: no product of the model."""
-        total = self._conv(x, ones)
-        assert isinstance(total.owner, ConvOp)
-        total.owner.attributes[MODEL_MACS] = IntegerAttr(0, i64)
-        if self.exact:
-            total.owner.attributes[KEEPS_TYPE] = UnitAttr()
-        return total
+        if self.sums is Sums.SPLIT:
+            high = self._add(CastOp(x, BF16))
+            rest = self._binary(BinaryKind.SUB, x, self._add(CastOp(high, F32)))
+            parts = [self._ones(part, ones) for part in (high, self._add(CastOp(rest, BF16)))]
+            return self._binary(BinaryKind.ADD, *parts)
+        return self._ones(x, ones)
+
+    def _ones(self, x: SSAValue, ones: SSAValue) -> SSAValue:
+        """A convolution with ones."""
+        n = len(shape_of(x)) - 2
+        conv = ConvOp(x, ones, strides=(1,) * n, pads=(0,) * 2 * n, dilations=(1,) * n, accumulate_f32=True)
+        conv.attributes[MODEL_MACS] = IntegerAttr(0, i64)
+        if self.sums is Sums.KEPT:
+            conv.attributes[KEEPS_TYPE] = UnitAttr()
+        return self._add(conv)
 
     def _number(self, value: float) -> SSAValue:
         return self._add(ConstantOp(value, F32, ()))
