@@ -9,7 +9,6 @@ packages are optional extras, imported only when a file of theirs is read.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,24 +17,6 @@ if TYPE_CHECKING:
 
 SYMBOL_SUFFIX = "-symbol.json"
 """How MXNet names the graph of a model; the parameters are beside it."""
-
-
-@dataclass(frozen=True)
-class Frontend:
-    """A kind of model file: how users call it, and how it is told apart."""
-
-    name: str
-    framework: str
-    files: str
-
-
-FRONTENDS = (
-    Frontend("onnx", "ONNX", "`MODEL.onnx`"),
-    Frontend("pytorch", "PyTorch", "`MODEL.pt2`, written by `torch.export.save`"),
-    Frontend("tensorflow", "TensorFlow, Keras", "a SavedModel folder, or `MODEL.keras`"),
-    Frontend("mxnet", "Apache MXNet", "`MODEL-symbol.json` with `MODEL-0000.params` beside it"),
-)
-"""The kinds of model files that `neuron-cc` takes."""
 
 
 def frontend_of(path: Path) -> str:

@@ -12,7 +12,6 @@ emits the next block's tiles between its own:
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
 
 from xdsl.dialects.builtin import LocationAttr
 from xdsl.ir import Operation
@@ -51,7 +50,7 @@ def _reader(op: Operation, following: Operation) -> ConvOp | None:
         return None
     if [user for user, _ in readers(result, CHANNELS)] != [following] or BANDS in second.attributes:
         return None
-    return second if is_pointwise(first) and works_in_blocks(second) else None
+    return second if is_one_block(first) and works_in_blocks(second) else None
 
 
 def works_in_blocks(op: ConvOp) -> bool:
@@ -63,11 +62,10 @@ def works_in_blocks(op: ConvOp) -> bool:
     return plan.block_inputs == plan.block_outputs == LANES
 
 
-def is_pointwise(conv: ConvOp) -> bool:
-    """Whether a convolution has one tap, no padding, a result for each pixel, and weights in one block."""
+def is_one_block(conv: ConvOp) -> bool:
+    """Whether a convolution is pointwise, and has its weights in one block."""
     channels, outputs = shape_of(conv.x)[CHANNELS], shape_of(conv.result)[CHANNELS]
-    single = prod(shape_of(conv.w)[2:]) == 1 and all(n == 1 for n in ints(conv.strides)) and not any(ints(conv.pads))
-    return single and plan_groups(channels, outputs, conv.groups.value.data).blocks == 1
+    return conv.is_pointwise and plan_groups(channels, outputs, conv.groups.value.data).blocks == 1
 
 
 def covers(op: ConvOp) -> bool:

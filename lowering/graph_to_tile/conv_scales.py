@@ -13,7 +13,7 @@ from math import ceil, prod
 from xdsl.ir import BlockArgument, Operation, SSAValue
 
 from lowering.graph_to_tile.builder import KernelBuilder
-from lowering.graph_to_tile.conv_ahead import CHANNELS, is_pointwise
+from lowering.graph_to_tile.conv_ahead import CHANNELS, is_one_block
 from lowering.graph_to_tile.conv_weights import Stationary, all_tiles
 from lowering.graph_to_tile.neighbours import neighbours_with_room
 from lowering.graph_to_tile.tensors import LANES, SbufTensor
@@ -101,7 +101,7 @@ def _has_few_weights(conv: ConvOp, pixels: int) -> bool:
     weight: SSAValue = conv.w
     if isinstance(weight, BlockArgument) and isinstance(group := weight.block.parent_op(), FusedOp):
         weight = group.operands[weight.index]
-    return isinstance(weight.owner, WeightOp) and is_pointwise(conv) and shape_of(conv.result)[CHANNELS] < pixels
+    return isinstance(weight.owner, WeightOp) and is_one_block(conv) and shape_of(conv.result)[CHANNELS] < pixels
 
 
 @dataclass(frozen=True)

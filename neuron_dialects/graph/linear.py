@@ -25,6 +25,7 @@ from neuron_dialects.graph.base import (
     Value,
     require_dtype,
     require_same_dtype,
+    shape_of,
     spec_of,
     tensor_type,
 )
@@ -162,6 +163,12 @@ class ConvOp(ComputeOp):
             },
             result_types=[tensor_type(*self.infer(operands, strides, pads, dilations, groups, accumulate_f32))],
         )
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether it has one tap, no padding, and a result for each pixel."""
+        ones = (*shape_of(self.w)[2:], *ints(self.strides))
+        return all(n == 1 for n in ones) and not any(ints(self.pads))
 
     @staticmethod
     def infer(

@@ -139,11 +139,6 @@ def is_depthwise(op: Operation) -> bool:
     return groups == shape_of(op.x)[1] == shape_of(op.result)[1] >= QUADRANT // 2 and taps > 1
 
 
-def is_pointwise(op: ConvOp) -> bool:
-    """Whether a convolution has one tap, and a result for each pixel."""
-    return prod(shape_of(op.w)[2:]) == 1 and set(ints(op.strides)) == {1} and not any(ints(op.pads))
-
-
 def _is_within_shift(op: Operation) -> bool:
     """Whether what a convolution makes or reads may begin a pixel before its map: both lie in blocks then."""
     if not isinstance(op, ConvOp) or _shifts(op):
@@ -177,7 +172,7 @@ def closing_of(op: ConvOp) -> ConvOp | None:
     while (use := _onward(value, op)) is not None:
         user = use.operation
         if isinstance(user, ConvOp):
-            ok = use.index == 0 and is_convertible(user) and is_pointwise(user) and user.groups.value.data == 1
+            ok = use.index == 0 and is_convertible(user) and user.is_pointwise and user.groups.value.data == 1
             return user if ok else None
         if not isinstance(user, (*ALONE, BinaryOp)) or (isinstance(user, UnaryOp) and user.kind.data in UNBOUNDED):
             return None
@@ -275,7 +270,7 @@ def _take_conv(op: ConvOp, forms: dict[SSAValue, Form], piece: Piece, target: Ta
     if not is_convertible(op) or op.w in forms:
         return False
     if isinstance(read, str):
-        return is_pointwise(op) and op.groups.value.data == 1  # its weights take the means of pixels together
+        return op.is_pointwise and op.groups.value.data == 1  # its weights take the means of pixels together
     if not _is_even(op):
         return False
     final = lines_of(shape_of(op.result), 0)
@@ -309,7 +304,7 @@ def is_repeatable(value: SSAValue, shape: Sequence[int]) -> bool:
     while isinstance(value.owner, ALONE) and value.has_one_use():
         value = value.owner.operands[0]
     owner = value.owner
-    made = isinstance(owner, ConvOp) and is_convertible(owner) and is_pointwise(owner) and value.has_one_use()
+    made = isinstance(owner, ConvOp) and is_convertible(owner) and owner.is_pointwise and value.has_one_use()
     return made and own[1:] == (shape[1], 1, 1)
 
 
@@ -386,7 +381,7 @@ def _front(piece: Piece, before: bool, here: bool, target: Target) -> Convolved:
         return replace(convolved, ns=convolved.ns / WORTH) if here else convolved
     # As many images beside each other as suit pixels do not suit blocks: what is read comes from DRAM.
     crossing = 0.0 if comes_from_dram(op.x) else _round_trip_ns(op.x, target)
-    if before and is_pointwise(op) and op.groups.value.data == 1:
+    if before and op.is_pointwise and op.groups.value.data == 1:
         return Convolved(read, made, made, apart_ns(op, target) + crossing)
     at_once = convolve(op, read, made, target)
     at_once = replace(at_once, ns=at_once.ns + crossing)

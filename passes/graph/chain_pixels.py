@@ -18,7 +18,7 @@ from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
 from xdsl.ir import Block, Operation, SSAValue
 from xdsl.passes import ModulePass
 
-from neuron_dialects.graph import ConvOp, FusedOp, UnaryKind, UnaryOp, ints, shape_of
+from neuron_dialects.graph import ConvOp, FusedOp, UnaryKind, UnaryOp, shape_of
 from neuron_dialects.neuron import core_functions, target_of
 from neuron_dialects.remarks import listening, remark
 from neuron_dialects.target import Target
@@ -106,8 +106,7 @@ def _is_pointwise(op: Operation) -> bool:
     conv = anchor_of(op)
     if not isinstance(conv, ConvOp) or conv.bias is not None or len(shape_of(conv.x)) != 4:
         return False
-    plain = shape_of(conv.w)[2:] == (1, 1) and conv.groups.value.data == 1 and BANDS not in conv.attributes
-    if not plain or any(ints(conv.pads)) or any(step != 1 for step in ints(conv.strides)):
+    if not conv.is_pointwise or conv.groups.value.data != 1 or BANDS in conv.attributes:
         return False
     inner = list(op.body.block.ops)[1:-1] if isinstance(op, FusedOp) else []
     if not all(isinstance(behind, POINTWISE) for behind in inner):

@@ -23,7 +23,6 @@ from neuron_dialects.graph import (
     ReshapeOp,
     SliceOp,
     WeightOp,
-    ints,
     shape_of,
 )
 from neuron_dialects.neuron import core_functions
@@ -83,8 +82,7 @@ def _is_worth_it(joined: ConcatOp) -> bool:
 
 def _is_plain(op: ConvOp, joined: ConcatOp) -> bool:
     """Whether a convolution has one tap that meets every pixel, one group, and constant filters."""
-    ones = (*shape_of(op.w)[2:], *ints(op.strides), op.groups.value.data)
-    return _is_constant(op.w) and op.x is joined.result and all(n == 1 for n in ones) and not any(ints(op.pads))
+    return _is_constant(op.w) and op.x is joined.result and op.is_pointwise and op.groups.value.data == 1
 
 
 def _is_constant(value: SSAValue) -> bool:

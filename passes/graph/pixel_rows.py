@@ -158,8 +158,7 @@ def _head(transpose: TransposeOp) -> tuple[ConvOp, BinaryOp | None] | None:
     conv = value.owner
     if not isinstance(conv, ConvOp) or conv.bias is not None or not value.has_one_use() or not _is_constant(conv.w):
         return None
-    plain = all(n == 1 for n in (*shape_of(conv.w)[2:], *ints(conv.strides), conv.groups.value.data))
-    return (conv, bias) if plain and not any(ints(conv.pads)) else None
+    return (conv, bias) if conv.is_pointwise and conv.groups.value.data == 1 else None
 
 
 def _pieces(joined: ConcatOp, row: SSAValue, ops: Sequence[Operation]) -> tuple[Piece, ...] | None:
