@@ -9,7 +9,7 @@ they would be loaded twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil, prod
 
@@ -108,26 +108,30 @@ class _Stretch:
 
     def takes(self, ops: Sequence[Operation], target: Target) -> bool:
         """Whether a kernel, or all of a chain, are further such layers, and may be split; then they are."""
-        count, before = len(self.layers), set(self.inside)
-        if all(self._takes(op, target) for op in ops):
+        count, added = len(self.layers), list[SSAValue]()
+        if all(self._takes(op, target, added) for op in ops):
             return True
         del self.layers[count:]
-        self.inside = before
+        self.inside.difference_update(added)
         return False
 
-    def _takes(self, op: Operation, target: Target) -> bool:
+    def _takes(self, op: Operation, target: Target, added: list[SSAValue]) -> bool:
         rank = len(shape_of(op.results[0]))
-        if not rank:
+        if not rank or self.images % HALVES:
             return False
         read = {v for v in op.operands if not is_constant(v) and len(shape_of(v)) == rank}
-        read = {v for v in read if shape_of(v)[:1] == (self.images,)}
-        if self.images % HALVES or not keeps_images_apart(op, self.inside | read, self.images):
-            return False
-        if not _is_light(op, target):
+        self._add((v for v in read if shape_of(v)[:1] == (self.images,)), added)
+        if not keeps_images_apart(op, self.inside, self.images) or not _is_light(op, target):
             return False
         self.layers.append(op)
-        self.inside |= {*read, *op.results}
+        self._add(op.results, added)
         return True
+
+    def _add(self, values: Iterable[SSAValue], added: list[SSAValue]) -> None:
+        """Values are inside from now on; `added` gets those that were not."""
+        new = [value for value in values if value not in self.inside]
+        self.inside.update(new)
+        added += new
 
 
 def is_banded(op: Operation) -> bool:

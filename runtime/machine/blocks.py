@@ -236,7 +236,7 @@ class BlockOperand:
             if not part.adds:
                 np.matmul(values, own, out=out)
             elif part.depth == part.width == 1:
-                out += values * own
+                out += own if (values == 1).all() else values * own
             else:
                 out += np.matmul(values, own)
         if not (finite and np.isfinite(result).all()):

@@ -10,7 +10,7 @@ from neuron_dialects.isa import ACTIVATIONS, ALU_OPS, INSTRUCTIONS
 from runtime.semantics import SEMANTICS, Case
 from runtime.semantics.alu import OPERATORS
 from runtime.semantics.functions import FUNCTIONS, TABLE_SET_OF
-from runtime.semantics.numerics import round_to_tf32, to_integer
+from runtime.semantics.numerics import reader, round_to_tf32, to_integer, widening, writer
 from tests.runtime.meanings import empty, run, typed
 
 RNG = np.random.default_rng(7)
@@ -34,6 +34,25 @@ def test_tf32_keeps_ten_bits(values: np.ndarray):
     assert np.array_equal(np.isnan(rounded), np.isnan(values))
     small = finite & (np.abs(values) < 1e38) & (np.abs(values) > 1e-37)
     assert (np.abs(rounded[small] - values[small]) <= np.abs(values[small]) * 2.0**-11).all()
+
+
+# Elements that do not lie side by side, infinities and NaN among them: what numpy gives one by one, bit by bit.
+def test_bf16_apart_is_bf16():
+    memory = RNG.standard_normal((4, 60)).astype(ml_dtypes.bfloat16)
+    memory.view(np.uint16)[0, :12:3] = [0x7FC1, 0xFF80, 0x7F81, 0x8000]
+    view, packed = memory[:, ::3], np.ascontiguousarray(memory[:, ::3])
+    wide, target = packed.astype(np.float32).view(np.uint32), np.full(view.shape, np.nan, np.float32)
+    function, arguments = widening(target, view)
+    function(*arguments)
+    np.testing.assert_array_equal(target.view(np.uint32), wide)
+    np.testing.assert_array_equal(reader("bf16")(view).view(np.uint32), wide)
+    values = RNG.standard_normal(view.shape).astype(np.float32)
+    values[0, :4] = [np.nan, np.inf, 3.4e38, -0.0]
+    before = memory.copy()
+    with np.errstate(all="ignore"):
+        writer("bf16")(view, values)
+        np.testing.assert_array_equal(view.view(np.uint16), values.astype(ml_dtypes.bfloat16).view(np.uint16))
+    np.testing.assert_array_equal(memory[:, 1::3].view(np.uint16), before[:, 1::3].view(np.uint16))
 
 
 # A tie goes to the even neighbour: 1 + 2^-11 lies halfway between 1 and 1 + 2^-10.
