@@ -1,8 +1,8 @@
 """Operands of products that are the same in every run: made from the parameters once, before the program runs.
 
-A constant operand was loaded from a parameter by a transfer. It is made by that transfer's own meaning on scratch
-memory, so that the program's memories need not hold it yet, and is kept as float32: [rows, columns], or by its blocks
-where most of it is zero.
+A constant operand was loaded from a parameter by a transfer, or made of others by an instruction. It is made by these
+instructions' own meanings on scratch memory, so that the program's memories need not hold it yet, and is kept as
+float32: [rows, columns], or by its blocks where most of it is zero.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.machine.blocks import BlockOperand, Floats
-from runtime.machine.execution import Execution
+from runtime.machine.execution import DST, Execution
 from runtime.machine.products import Content, Group
 from runtime.semantics.numerics import reader
 from runtime.semantics.registry import Array
@@ -23,7 +23,7 @@ KEPT_BYTES = 512 << 20
 """Size of all constant operands that stay for further runs."""
 
 COPIED_BYTES = 64 << 20
-"""Size of loaded parameters that are at hand while operands are made of them."""
+"""Size of what instructions wrote that is at hand while operands are made of it."""
 
 ConstantOperand = Floats | BlockOperand
 
@@ -34,13 +34,21 @@ class Constants:
     Args:
         order: what happens in time, as for `products.find_groups`.
         executions: all executions in it, by number.
+        sources: of those that write constants, the contents of what they read.
     """
 
-    def __init__(self, order: Sequence[int], executions: Mapping[int, Execution], kept_bytes: int = KEPT_BYTES) -> None:
-        self._order, self._executions, self._room_bytes = order, executions, kept_bytes
+    def __init__(
+        self,
+        order: Sequence[int],
+        executions: Mapping[int, Execution],
+        sources: Mapping[int, Sequence[Content]],
+        kept_bytes: int = KEPT_BYTES,
+    ) -> None:
+        self._order, self._executions, self._sources = order, executions, sources
+        self._room_bytes = kept_bytes
         self._made: dict[Hashable, ConstantOperand | None] = {}
-        self._loads: dict[Hashable, NDArray[np.uint8]] = {}
-        self._loads_bytes = 0
+        self._written: dict[Hashable, NDArray[np.uint8]] = {}
+        self._written_bytes = 0
 
     def operand(self, groups: Sequence[Group], role: str, *, blocks: bool) -> ConstantOperand | None:
         """The operand `role` of groups, side by side; None where it is not constant or there is no room.
@@ -64,7 +72,9 @@ class Constants:
         for group, width in zip(groups, widths, strict=True):
             row = 0
             for number, content in zip(group.members, group.contents(role), strict=True):
-                values = self._values(self._executions[number], role, content)
+                execution, dtype = self._executions[number], self._executions[number].dtype(role)
+                view = self._view(execution, role, content)
+                values = (product_reader(dtype) or reader(dtype))(view).reshape(view.shape[0], -1)
                 matrix[row : row + len(values), column : column + width] = values
                 row += len(values)
             column += width
@@ -73,38 +83,44 @@ class Constants:
         self._room_bytes -= made.nbytes
         return made
 
-    def _values(self, execution: Execution, role: str, content: Content) -> Floats:
-        """What an operand will hold, [rows, columns]."""
-        load = self._executions[~self._order[content.written]]
-        access = next(n for n, access in enumerate(execution.work.entry.accesses) if access.role == role)
-        target = next(n for n, access in enumerate(load.work.entry.accesses) if access.writes)
-        _, first, _, _, _ = execution.box(access)
-        _, load_first, load_last, load_low, load_high = load.box(target)
-        view, dst, row_bytes = execution.view(role), load.view("dst"), load_high - load_low
-        partition_bytes = dst.strides[0]
-        # Where the operand begins behind the first byte of the load, within a partition.
-        start = _address(view) - _address(dst) - (first - load_first) * partition_bytes
-        memory = self._loaded(load, content, (load_last - load_first) * row_bytes, row_bytes)
-        offset, strides = (first - load_first) * row_bytes + start, (row_bytes, *view.strides[1:])
-        values: Array = np.ndarray(view.shape, view.dtype, memory.data, offset, strides)
-        dtype = execution.dtype(role)
-        return (product_reader(dtype) or reader(dtype))(values).reshape(view.shape[0], -1)
+    def _view(self, execution: Execution, role: str, content: Content) -> Array:
+        """An operand, on scratch memory."""
+        number = ~self._order[content.written]
+        writer = self._executions[number]
+        _, first, _, _, _ = execution.box(_access(execution, role))
+        _, own_first, own_last, low, high = writer.box(_access(writer, DST))
+        view, dst, row_bytes = execution.view(role), writer.view(DST), high - low
+        # Where the operand begins behind the first byte of what was written, within a partition.
+        start = _address(view) - _address(dst) - (first - own_first) * dst.strides[0]
+        memory = self._result(number, content, (own_last - own_first) * row_bytes, row_bytes)
+        offset, strides = (first - own_first) * row_bytes + start, (row_bytes, *view.strides[1:])
+        return np.ndarray(view.shape, view.dtype, memory.data, offset, strides)
 
-    def _loaded(self, load: Execution, content: Content, size: int, row_bytes: int) -> NDArray[np.uint8]:
-        """What a transfer loads, partition after partition."""
+    def _result(self, number: int, content: Content, size: int, row_bytes: int) -> NDArray[np.uint8]:
+        """What an execution writes, partition after partition."""
         assert isinstance(content.name, tuple)
         key = content.name[0]
-        memory = self._loads.get(key)
+        memory = self._written.get(key)
         if memory is None:
-            if self._loads_bytes + size > COPIED_BYTES:
-                self._loads, self._loads_bytes = {}, 0
-            memory = self._loads[key] = np.empty(size, np.uint8)
-            self._loads_bytes += size
-            dst, kernel = load.view("dst"), load.work.kernel
+            writer, contents = self._executions[number], iter(self._sources[number])
+            kernel = writer.work.kernel
             assert kernel is not None
-            place: Array = np.ndarray(dst.shape, dst.dtype, memory.data, 0, (row_bytes, *dst.strides[1:]))
-            kernel({"src": load.view("src"), "dst": place}, {})()
+            views, numbers = writer.operands
+            made = {role: self._view(writer, role, next(contents)) for role in writer.sources}
+            memory = np.empty(size, np.uint8)
+            dst = views[DST]
+            made[DST] = np.ndarray(dst.shape, dst.dtype, memory.data, 0, (row_bytes, *dst.strides[1:]))
+            kernel({**views, **made}, numbers)()
+            if self._written_bytes + size > COPIED_BYTES:
+                self._written, self._written_bytes = {}, 0
+            self._written[key] = memory
+            self._written_bytes += size
         return memory
+
+
+def _access(execution: Execution, role: str) -> int:
+    """The number of an operand among the accesses."""
+    return next(n for n, access in enumerate(execution.work.entry.accesses) if access.role == role)
 
 
 def _address(view: Array) -> int:

@@ -11,6 +11,9 @@ from runtime.machine.plan import Work
 from runtime.machine.products import Box
 from runtime.semantics.registry import Array
 
+DST = "dst"
+"""The operand that most instructions write."""
+
 Operands = tuple[dict[str, Array], dict[str, int]]
 """Views and loop-dependent fields of one execution."""
 Step = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -33,6 +36,11 @@ class Execution:
         access, shift = self.work.entry.accesses[number], self.shifts[number]
         memory = access.memory if self.names is None else self.names[access.memory]
         return memory, access.first_partition, access.last_partition, access.low + shift, access.high + shift
+
+    @property
+    def sources(self) -> list[str]:
+        """The operands on chip that are read, in the order of the accesses."""
+        return [a.role for a in self.work.entry.accesses if a.reads and isinstance(a.memory, str)]
 
     def view(self, role: str) -> Array:
         """The view of an operand."""

@@ -66,7 +66,8 @@ class _Plan:
 
 
 class ProductSteps:
-    """Turns the reads and writes of products into steps; `spared`: what need not be read because it is kept.
+    """Turns the reads and writes of products into steps; `spared`: what need not be read because it is kept;
+    `constants`: the executions that write what is the same in every run.
 
     Args:
         order: what happens in time: `number` when an execution reads, `~number` when its results are written.
@@ -78,11 +79,12 @@ class ProductSteps:
     ) -> None:
         self.spared: dict[int, list[Listing]] = {}
         self._executions, self._touches = executions, touches
-        groups = find_groups(order, touches)
+        found = find_groups(order, touches)
+        groups, self.constants = found.groups, found.constants
         self._row = dict(self._rows(groups))
         self._place = {number: (group, member) for group in groups for member, number in enumerate(group.members)}
         ends = {~entry: time for time, entry in enumerate(order) if entry < 0}
-        constants = Constants(order, executions)
+        constants = Constants(order, executions, found.constants)
         plans = [
             plan
             for batch in find_batches(groups, ends, {group: self._columns(group) for group in groups})

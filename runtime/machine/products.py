@@ -25,6 +25,9 @@ MAX_ROWS = 1024
 PAGE_BYTES, PAGE_PARTITIONS = 64, 32
 """Granularity in which is remembered when memory was last written."""
 
+MAX_DEPTH = 16
+"""Constants that are made of one another, one after the other."""
+
 SLAB_BYTES = 64 << 20
 """Size of all slabs that stay, in case that what they hold is needed again in the same run."""
 
@@ -52,13 +55,15 @@ class Product:
 class Touches:
     """What one execution reads and writes; `product` if it is a multiplication that may be grouped.
 
-    `constant`: a name of what it writes, if that is the same in every run and fills all of its one box.
+    `constant`: a name of what it writes, if that fills all of its one box, and is the same in every run in which its
+    `sources` are, the operands that it reads.
     """
 
     reads: tuple[Box, ...]
     writes: tuple[Box, ...]
     product: Product | None = None
     constant: Hashable | None = None
+    sources: tuple[Listing, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,8 +118,18 @@ class _LastWrites:
         return times[first // PAGE_PARTITIONS : rows, low // PAGE_BYTES : columns]
 
 
-def find_groups(order: Sequence[int], touches: Mapping[int, Touches]) -> list[Group]:
-    """The groups of all products in `touches`, in the order of their ends.
+@dataclass(frozen=True)
+class Found:
+    """The groups of all products, and, by their numbers, the executions that write constants: contents of what each
+    reads, in the order of its sources.
+    """
+
+    groups: list[Group] = field(default_factory=list[Group])
+    constants: dict[int, list[Content]] = field(default_factory=dict[int, list[Content]])
+
+
+def find_groups(order: Sequence[int], touches: Mapping[int, Touches]) -> Found:
+    """The groups of all products in `touches`, and the constants.
 
     Args:
         order: what happens in time: `number` when an execution reads, `~number` when its results are written.
@@ -126,24 +141,29 @@ def find_groups(order: Sequence[int], touches: Mapping[int, Touches]) -> list[Gr
             finder.read(entry)
         else:
             finder.write(~entry, time)
-    return finder.finished
+    return finder.found
 
 
 def idle_constants(
-    order: Sequence[int], touches: Mapping[int, Touches], spared: Mapping[int, Collection[Listing]]
+    order: Sequence[int],
+    touches: Mapping[int, Touches],
+    constants: Collection[int],
+    spared: Mapping[int, Collection[Listing]],
 ) -> set[int]:
-    """The executions whose constants nobody reads in further runs: what needs them has them in slabs that are kept.
+    """The executions whose constants nobody reads in further runs: what needs them keeps what it made of them.
 
     Args:
         order, touches: as for `find_groups`.
+        constants: the executions that write constants, which it found.
         spared: the operands that are not read in further runs, by the number of the execution.
     """
     writers, idle, read = _LastWrites(), set[int](), set[int]()
+    needs: dict[int, set[int]] = {}
 
-    def see(box: Box) -> None:
+    def see(box: Box, seen: set[int]) -> None:
         pages = writers.pages(box)
         if (pages >= 0).any():
-            read.update(np.unique(pages).tolist())
+            seen.update(np.unique(pages).tolist())
 
     for entry in order:
         number = entry if entry >= 0 else ~entry
@@ -152,47 +172,75 @@ def idle_constants(
             boxes = list(touch.reads)
             for operand in spared.get(number, ()):
                 boxes.remove(operand.box)
+            seen = needs.setdefault(number, set()) if number in constants else read
             for box in boxes:
-                see(box)
+                see(box, seen)
             continue
-        constant = touch.constant is not None
+        constant = number in constants
         for box in touch.writes:
             _, first, last, low, high = box
             if first % PAGE_PARTITIONS or last % PAGE_PARTITIONS or low % PAGE_BYTES or high % PAGE_BYTES:
                 # Others may still read what else lies on these pages.
-                see(box)
+                see(box, read)
             writers.write(box, number if constant else -1)
         if constant:
             idle.add(number)
+    # What a constant was made of is needed where the constant is; it was read first.
+    for number in sorted(needs, reverse=True):
+        if number in read or number not in idle:
+            read |= needs[number]
     return idle - read
+
+
+@dataclass(frozen=True)
+class _Constant:
+    """What an execution writes that is the same in every run; `depth`: how many were made of one another."""
+
+    name: int
+    depth: int
 
 
 class _Finder:
     """The groups that are open: more products may be added to them."""
 
     def __init__(self, order: Sequence[int], touches: Mapping[int, Touches]) -> None:
-        self.finished: list[Group] = []
+        self.found = Found()
         self._order, self._touches = order, touches
         self._open: dict[Listing, Group] = {}
         self._writes = _LastWrites()
         self._contents: dict[int, tuple[Content, Content]] = {}
+        self._names: dict[Hashable, int] = {}
+        self._constants: dict[int, _Constant] = {}
 
     def read(self, number: int) -> None:
         touch = self._touches[number]
         product = touch.product
+        if touch.constant is not None:
+            self._read_constant(number, touch.constant, [self._content(source) for source in touch.sources])
         if product is not None:
             self._contents[number] = self._content(product.stationary), self._content(product.moving)
         self._close(touch.reads, product.place if product is not None else None)
 
+    def _read_constant(self, number: int, name: Hashable, sources: list[Content]) -> None:
+        """An execution makes a constant, if all that it reads is constant."""
+        depth = 1 + max(
+            (self._constants[~self._order[content.written]].depth for content in sources if content.constant), default=0
+        )
+        if depth <= MAX_DEPTH and all(content.constant for content in sources):
+            # A number, so that names do not grow with what they are made of.
+            made = self._names.setdefault((name, *sources), len(self._names))
+            self._constants[number] = _Constant(made, depth)
+            self.found.constants[number] = sources
+
     def _content(self, operand: Listing) -> Content:
         time = self._writes.last(operand.box)
-        if time >= 0:
-            writer = self._touches[~self._order[time]]
+        constant = self._constants.get(~self._order[time]) if time >= 0 else None
+        if constant is not None:
             _, first, last, low, high = operand.box
-            for _, from_first, to_last, from_low, to_high in writer.writes if writer.constant is not None else ():
+            for _, from_first, to_last, from_low, to_high in self._touches[~self._order[time]].writes:
                 if from_first <= first and last <= to_last and from_low <= low and high <= to_high:
                     part = (first - from_first, last - first, low - from_low, high - low)
-                    return Content((writer.constant, part, operand.layout), constant=True, written=time)
+                    return Content((constant.name, part, operand.layout), constant=True, written=time)
         return Content((operand, time), constant=False, written=time)
 
     def write(self, number: int, time: int) -> None:
@@ -209,7 +257,7 @@ class _Finder:
         group = self._open.get(product.place)
         if group is None or not product.adds or group.rows + product.rows > MAX_ROWS:
             group = self._open[product.place] = Group([], product.adds, touch.writes[0])
-            self.finished.append(group)
+            self.found.groups.append(group)
         stationary, moving = self._contents.pop(number)
         group.members.append(number)
         group.rows += product.rows

@@ -11,14 +11,16 @@ from collections.abc import Hashable, Mapping, Sequence, Set
 
 from neuron_dialects.errors import NeuronError
 from runtime.machine.decode import MemoryKey
-from runtime.machine.execution import Execution, Operands, Step
+from runtime.machine.execution import DST, Execution, Operands, Step
 from runtime.machine.plan import Work
 from runtime.machine.product_steps import ProductSteps
 from runtime.machine.products import Listing, Product, Touches, idle_constants
 from runtime.semantics.registry import Array, Effect
 from runtime.semantics.tensor_engine import PRODUCT
 
-COPY = "dma_copy"
+FOLDED = frozenset({"dma_copy", "tensor_copy", "tensor_tensor", "tensor_scalar", "activation", "memset"})
+"""Instructions that make constants of constants: what they write depends on what they read, and on nothing else."""
+
 NOBODY = -1
 MOST_STEPS = 1 << 17
 """Reads and writes that are carried out, and kept, together."""
@@ -130,7 +132,7 @@ class _StepWriter:
                 self._append((_execute, (executions[entry],)), number=entry)
             else:
                 self._append((_read, (effects, entry, executions[entry])), number=entry)
-        idle = idle_constants(order, touches, products.spared)
+        idle = idle_constants(order, touches, products.constants, products.spared)
         self.steps = [step for step, _ in self._steps]
         self.again = [step for step, number in self._steps if number not in idle]
 
@@ -150,14 +152,36 @@ def _touches(execution: Execution, whole: bool, constants: Set[Hashable]) -> Tou
         for a, box in zip(accesses, boxes, strict=True)
     }
     name = execution.work.entry.name
-    if name == COPY and listings["src"].box[0] in constants:
-        fills = _is_dense(views["dst"])
-        return Touches(reads, writes, constant=(listings["src"], listings["dst"].layout) if fills else None)
+    if name in FOLDED and (made := _made(execution, listings, constants)) is not None:
+        return Touches(reads, writes, None, made, tuple(listings[role] for role in execution.sources))
     if not whole or name != PRODUCT:
         return Touches(reads, writes)
     place, stationary, moving = (listings[role] for role in ("dst", "stationary", "moving"))
     product = Product(views["moving"].shape[0], bool(numbers["accumulate"]), place, stationary, moving)
     return Touches(reads, writes, product)
+
+
+def _made(execution: Execution, listings: Mapping[str, Listing], constants: Set[Hashable]) -> Hashable | None:
+    """A name of what an execution writes where its operands on chip are constant; None if it is not all of one box on
+    chip, or made of something else as well.
+    """
+    entry = execution.work.entry
+    instruction, written = entry.instruction, [access for access in entry.accesses if access.writes]
+    data = [access.role for access in entry.accesses if not isinstance(access.memory, str)]
+    assert instruction is not None
+    if [access.role for access in written] != [DST] or DST in (*execution.sources, *data):
+        return None
+    if not _is_dense(execution.view(DST)) or any(listings[role].box[0] not in constants for role in data):
+        return None
+    kind = instruction.name, instruction.engine, tuple(instruction.fields.items())
+    dtypes = tuple((role, operand.dtype) for role, operand in instruction.operands.items())
+    return (
+        kind,
+        dtypes,
+        tuple(listings[role] for role in data),
+        listings[DST].layout,
+        tuple(execution.operands[1].items()),
+    )
 
 
 def _is_dense(view: Array) -> bool:

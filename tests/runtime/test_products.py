@@ -17,7 +17,7 @@ from neuron_dialects.isa.program import CoreProgram
 from neuron_dialects.target import load_target
 from runtime.machine import Machine, machine, product_steps
 from runtime.machine.constants import Constants
-from runtime.machine.products import Box, Group, Listing, Product, Slabs, Touches, find_groups, idle_constants
+from runtime.machine.products import Box, Found, Group, Listing, Product, Slabs, Touches, find_groups, idle_constants
 from runtime.machine.schedule import Schedule
 from tests.runtime.core_programs import ProgramBuilder, dram, psum, sbuf
 
@@ -42,7 +42,7 @@ def product(stationary: int, moving: int, place: int, *, adds: bool = True, rows
 def in_turn(*touches: Touches) -> list[Group]:
     """The groups when every execution writes before the next one reads."""
     order = [entry for number in range(len(touches)) for entry in (number, ~number)]
-    return find_groups(order, dict(enumerate(touches)))
+    return find_groups(order, dict(enumerate(touches))).groups
 
 
 def members(*touches: Touches) -> list[list[int]]:
@@ -97,8 +97,8 @@ def test_constants_that_nobody_reads():
     neighbour, part = Touches((box("sbuf", 32, 1),), ()), Touches((), (box("sbuf", 32, 1),))
     order = [0, ~0, 1, ~1, 2, ~2]
     for third, idle in ((Touches((box("sbuf", 64),), ()), {0}), (neighbour, set[int]()), (part, set[int]())):
-        assert idle_constants(order, dict(enumerate((constant, one, third))), spared) == idle
-    assert idle_constants(order[:4], {0: constant, 1: one}, {}) == set()
+        assert idle_constants(order, dict(enumerate((constant, one, third))), {0}, spared) == idle
+    assert idle_constants(order[:4], {0: constant, 1: one}, {0}, {}) == set()
 
 
 # Three slabs of 64 bytes where two have room: the one that was left first is taken for the third, and then again.
@@ -161,7 +161,7 @@ def programs(draw: st.DrawFn) -> CoreProgram:
 @contextmanager
 def one_by_one() -> Generator[None]:
     """No products are computed together."""
-    with patch.object(product_steps, "find_groups", lambda order, touches: []):
+    with patch.object(product_steps, "find_groups", lambda order, touches: Found()):
         yield
 
 
