@@ -101,6 +101,21 @@ def test_constants_that_nobody_reads():
     assert idle_constants(order[:4], {0: constant, 1: one}, {0}, {}) == set()
 
 
+# What is made of constants is constant; both are idle where only kept operands hold it, none where somebody reads it.
+def test_constants_of_constants():
+    load, data = Touches((), (box("sbuf", 0),), constant="w"), Touches((box("sbuf", 0),), (box("sbuf", 64),))
+    made = Touches(data.reads, data.writes, constant="double", sources=(Listing(box("sbuf", 0), "s"),))
+    one, order = product(64, 128, 0), [0, ~0, 1, ~1, 2, ~2, 3, ~3]
+    touches = dict(enumerate((load, made, one, Touches((box("sbuf", 64),), ()))))
+    found = find_groups(order, touches)
+    assert set(found.constants) == {0, 1} and found.groups[0].stationary[0].constant
+    spared = {2: [Listing(box("sbuf", 64), "s")]}
+    assert idle_constants(order[:6], touches, found.constants, spared) == {0, 1}
+    assert idle_constants(order, touches, found.constants, spared) == set()
+    changed = find_groups(order, touches | {0: Touches((), load.writes)})
+    assert not changed.constants and not changed.groups[0].stationary[0].constant
+
+
 # Three slabs of 64 bytes where two have room: the one that was left first is taken for the third, and then again.
 def test_slabs_stay_while_there_is_room():
     slabs = Slabs(dict.fromkeys("abc", 2), limit_bytes=128)
@@ -136,8 +151,8 @@ def programs(draw: st.DrawFn) -> CoreProgram:
     b.add("dve", "memset", signal="dve", fields={"value": 2.0}, dst=psum(rows, 0, BANKS * SIZE))
     counts |= {"pool": 1, "dve": 1}
     for _ in range(draw(st.integers(3, 24))):
-        kind = draw(st.sampled_from(["load", "constant", "multiply", "multiply", "multiply", "evict"]))
-        stream = {"multiply": "pe", "evict": "dve"}.get(kind, "q0")
+        kind = draw(st.sampled_from(["load", "constant", "combine", "multiply", "multiply", "multiply", "evict"]))
+        stream = {"multiply": "pe", "evict": "dve", "combine": "dve"}.get(kind, "q0")
         waits = {name: max(1 if name in ("pool", "dve") else 0, count - careless) for name, count in counts.items()}
         one, other = (SIZE * draw(st.integers(0, BLOCKS - 1)) for _ in range(2))
         bank = psum(rows, draw(st.sampled_from([0, SIZE, SIZE, 2 * SIZE, 6])), SIZE)
@@ -145,6 +160,9 @@ def programs(draw: st.DrawFn) -> CoreProgram:
         if kind == "multiply":
             adds = {"accumulate": Affine(int(draw(st.integers(0, 3)) > 0))}
             b.add("pe", "nc_matmul", waits, stream, fields=adds, dst=bank, stationary=block, moving=second)
+        elif kind == "combine":
+            third = sbuf(rows, SIZE * draw(st.integers(0, BLOCKS - 1)), SIZE)
+            b.add("dve", "tensor_tensor", waits, stream, fields={"op": "maximum"}, dst=block, data=second, other=third)
         elif kind == "evict":
             # Kept small, so that all sums are exact.
             fields = {"op0": "minimum", "scalar0": 3.0}
