@@ -218,6 +218,11 @@ class BlockOperand:
         """Where the rows of the other operand have to be put; None where that is their own order."""
         return self.blocks.rows if self.gathered is None else None
 
+    @property
+    def keeps_columns(self) -> bool:
+        """Whether the columns are in their own order."""
+        return np.array_equal(self.blocks.columns, np.arange(len(self.blocks.columns)))
+
     def multiply(self, moving: Floats, result: Floats) -> None:
         """result[columns, n] = matrix^T . moving[rows, n], the columns in the order of the blocks.
 
@@ -227,7 +232,8 @@ class BlockOperand:
         finite = True
         if len(self.blocks.idle):
             idle = self.blocks.idle if self.gathered is not None else self.blocks.rows[self.blocks.idle]
-            finite = bool(np.isfinite(moving[idle]).all())
+            rows = rows_at(moving, idle)
+            finite = bool(np.isfinite(moving[idle] if rows is None else rows).all())
         ordered = moving if self.gathered is None else moving[self.gathered]
         result[_covered(self.blocks.parts) :] = 0
         for part, values in zip(self.blocks.parts, self.values, strict=True):

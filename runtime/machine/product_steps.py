@@ -195,11 +195,14 @@ class ProductSteps:
         """Compute a batch, of which `group` is the first to end."""
         stationary, moving = (plan.constants[r] if r in plan.constants else plan.slabs[r].array for r in ROLES)
         assert isinstance(moving, np.ndarray)
-        blocks = plan.blocks
+        blocks, last = plan.blocks, self._executions[group.members[-1]]
         if blocks is None and len(plan.batch.groups) == 1:
             assert isinstance(stationary, np.ndarray)
-            last = self._executions[group.members[-1]]
             return _multiply(stationary.T, moving, last.view("dst"), last.dtype("dst"), group.adds)
+        if blocks is not None and len(plan.batch.groups) == 1 and blocks.keeps_columns and not group.adds:
+            place = _place(last.view("dst"), last.dtype("dst"), plan.columns["stationary"], plan.columns["moving"])
+            if place is not None:
+                return (blocks.multiply, (moving, place))
         plan.result = self._result(plan.columns["stationary"], plan.columns["moving"])
         if blocks is not None:
             return (blocks.multiply, (moving, plan.result))
@@ -240,10 +243,16 @@ def _copy_read(read: Read, target: Array, view: Array) -> None:
 def _multiply(stationary: Array, moving: Array, dst: Array, dtype: str, adds: bool) -> Step:
     if adds:
         return (_add_product, (stationary, moving, dst))
-    flat = dst.reshape(dst.shape[0], -1)
-    if dtype == "f32" and np.may_share_memory(flat, dst) and flat.shape == (stationary.shape[0], moving.shape[1]):
-        return (np.matmul, (stationary, moving, flat))
+    place = _place(dst, dtype, stationary.shape[0], moving.shape[1])
+    if place is not None:
+        return (np.matmul, (stationary, moving, place))
     return (_write_product, (stationary, moving, dst, product_writer(dtype)))
+
+
+def _place(dst: Array, dtype: str, rows: int, columns: int) -> Array | None:
+    """The destination as a float32 matrix; None where it is none."""
+    flat = dst.reshape(dst.shape[0], -1)
+    return flat if dtype == "f32" and np.may_share_memory(flat, dst) and flat.shape == (rows, columns) else None
 
 
 def _store_rows(dst: Array, result: Floats, places: Places, write: Write | None) -> None:

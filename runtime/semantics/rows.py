@@ -1,6 +1,6 @@
 """Instructions of the vector engine that look along a partition's row: reductions, scan, statistics, the top eight."""
 
-from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -23,24 +23,8 @@ FEW_ELEMENTS = 32
 """Rows of up to so many elements are reduced column by column."""
 
 
-def _quick_for_few(op: str) -> Callable[[Array], Array]:
-    """Reduction of the last dimension.
-
-    Numpy is slow on many short rows; maximum and minimum give the same values in any order, so there whole columns are
-    compared instead.
-    """
-    reduce = REDUCTIONS[op]
-    pair = {"maximum": np.maximum, "minimum": np.minimum}.get(op)
-
-    def function(values: Array) -> Array:
-        if pair is None or values.shape[-1] > FEW_ELEMENTS:
-            return reduce(values, axis=-1)
-        result = values[..., 0].copy()
-        for column in range(1, values.shape[-1]):
-            pair(result, values[..., column], out=result)
-        return result
-
-    return function
+PAIRS = {"maximum": np.maximum, "minimum": np.minimum}
+"""Reductions that give the same in any order."""
 
 
 @meaning("tensor_reduce")
@@ -49,15 +33,26 @@ def tensor_reduce(case: Case) -> Kernel:
     negated if `negate`.
     """
     domain = domain_of(case, (case.field("op"),), ("data",))
-    read, write = domain.reader("data"), domain.writer("dst")
-    reduce, negate = _quick_for_few(case.field("op")), case.field("negate")
+    read, read_fresh, write = domain.reader("data"), domain.reader("data", fresh=True), domain.writer("dst")
+    reduce, pair, negate = REDUCTIONS[case.field("op")], PAIRS.get(case.field("op")), case.field("negate")
     kept = len(case.shapes["data"]) - int(case.field("axes"))
     if kept < 1:
         raise case.broken(f"reduces {case.field('axes')} of {len(case.shapes['data']) - 1} free dimensions")
+    few = pair is not None and prod(case.shapes["data"][kept:]) <= FEW_ELEMENTS
+    columns = list(np.ndindex(case.shapes["data"][kept:])) if few else []
+
+    def reduced(view: Array) -> Array:
+        if pair is None or not columns:
+            values = read(view)
+            return reduce(values.reshape(*values.shape[:kept], -1), axis=-1)
+        # Numpy is slow on many short rows: whole columns are compared instead.
+        result = read_fresh(view[..., *columns[0]])
+        for column in columns[1:]:
+            pair(result, read(view[..., *column]), out=result)
+        return result
 
     def kernel(views: Views, numbers: Numbers) -> Effect:
-        values = read(views["data"])
-        result = reduce(values.reshape(*values.shape[:kept], -1))
+        result = reduced(views["data"])
         if negate:
             np.negative(result, out=result)
         return lambda: write(views["dst"], result)
