@@ -3,7 +3,7 @@
 For each sequence and each group of heads whose scores fill one PSUM bank:
 
     scores[q, head, key] = 1 . mask[q, head, key] / scale + qT[d, q]^T . kT[d, key]      tensor engine, into PSUM
-    top[q, head]         = -max over the keys
+    top[q, head]         = -max over the keys                                            as a sum of two bf16 numbers
     turned[key, head, q] = mask[q, head, key]^T . 1 / scale + kT[d, key]^T . qT[d, q] + top[q, head]^T . 1
     powers[key, head, q] = exp(turned * scale)                                           rounded to v's type
     context[q, head, :]  = powers^T . (v[key, :], 1)                                     divided by its last column
@@ -28,15 +28,18 @@ from lowering.graph_to_tile.attention_operands import FEATURES
 from lowering.graph_to_tile.attention_plan import HeadGroup, HeadGroups, Tile, sequences_in_iteration
 from lowering.graph_to_tile.attention_powers import ShiftedPowers
 from lowering.graph_to_tile.attention_projections import Projections
-from lowering.graph_to_tile.kernel import Kernel
+from lowering.graph_to_tile.kernel import Kernel, RowProduct
 from lowering.graph_to_tile.pipelining import Ring, Stage, Unit, neighbours_apart, pipelined
 from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor
 from lowering.graph_to_tile.turning import Bank, turn_rows
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
-from neuron_dialects.dtypes import BF16, F32, DType
-from neuron_dialects.graph import AttentionOp, CompareKind, CompareOp, ConstantOp, SelectOp, spec_of
+from neuron_dialects.dtypes import BF16, F32
+from neuron_dialects.graph import AttentionOp, CompareKind, CompareOp, ConstantOp, SelectOp, layout_of, spec_of
 from passes.graph.join_sequences import LEAST_TOGETHER
+
+LEAST_FULL = 16
+"""Fewer sequences that fill all lanes are worked on one by one."""
 
 MASK_SHARE = 8
 """A mask stays on chip where it takes at most one part of so many of SBUF."""
@@ -44,8 +47,8 @@ MASK_SHARE = 8
 CONTEXT_AHEAD = 3
 """How many units ahead of the step in which its result is put in place the context of a unit is made."""
 
-POWERS_EARLIER, SCORES_EARLIER, TOPS_EARLIER = 1, 2, 4
-"""How many units ahead of that its powers come, its scores, and their maxima."""
+POWERS_EARLIER, VALUES_EARLIER, SCORES_EARLIER, TOPS_EARLIER = 1, 2, 2, 4
+"""How many units ahead of that its powers come, its values, its scores, and their maxima."""
 
 SCORE_BANKS = 4
 """Banks of PSUM for scores in both orders."""
@@ -56,27 +59,33 @@ MOST_SLOTS = 4
 
 def is_short(k: Kernel, op: AttentionOp) -> bool:
     """Whether this kernel can lower the attention."""
+    places = (k.tensor(value) for value in (op.q, op.k, op.v))
+    if not all(isinstance(place, SbufTensor) and place.partition == FEATURES for place in places):
+        return False
+    return has_short_form(k, op) and (op.mask is None or isinstance(k.tensor(op.mask), DramTensor))
+
+
+def has_short_form(k: Kernel, op: AttentionOp) -> bool:
+    """Whether this kernel is the one for an attention whose operands lie as it wants them."""
     sequences, queries, _ = spec_of(op.q)[1]
     lanes, bank = min(LANES, int(k.target.pe_columns)), int(k.target.psum_bank_bytes) // F32.size_bytes
-    if not k.takes("short-sequences") or op.causal or op.scale.value.data <= 0 or sequences < LEAST_TOGETHER:
+    least = LEAST_TOGETHER if queries < LANES else LEAST_FULL
+    if not k.takes("short-sequences") or op.causal or op.scale.value.data <= 0 or sequences < least:
         return False
     if queries != spec_of(op.k)[1][1] or queries > lanes or op.heads.value.data != op.kv_heads.value.data:
         return False
     if any(spec_of(value)[0] is not BF16 for value in (op.q, op.k, op.v)) or op.head_size > LANES:
         return False
-    places = (k.tensor(value) for value in (op.q, op.k, op.v))
-    if not all(isinstance(place, SbufTensor) and place.partition == FEATURES for place in places):
-        return False
     return queries <= bank and op.value_size < bank and (op.mask is None or _stays_on_chip(k, op.mask, queries))
 
 
 def _stays_on_chip(k: Kernel, mask: SSAValue, queries: int) -> bool:
-    """Whether a mask is one for each query and key, in DRAM, and small enough to be brought on chip as a whole."""
+    """Whether a mask is one for each query and key, and small enough to be brought on chip as a whole."""
     dtype, shape = spec_of(mask)
     if dtype is not BF16 or len(shape) != 4 or shape[2:] != (queries, queries):
         return False
     room = int(k.target.sbuf_bytes_per_partition) // MASK_SHARE
-    return isinstance(k.tensor(mask), DramTensor) and shape[0] * shape[1] * queries * dtype.size_bytes <= room
+    return layout_of(mask) is None and shape[0] * shape[1] * queries * dtype.size_bytes <= room
 
 
 class ShortSequence(AttentionSequence):
@@ -117,11 +126,11 @@ class ShortAttention(Attention):
 
     # -- what all sequences share --------------------------------------------------------------------------------------
 
-    def _identity(self, factor: float, dtype: DType) -> View:
+    def _identity(self, factor: float) -> View:
         """[queries, queries] with `factor` on the diagonal."""
-        n, name = self.queries, f"attention.identity.{self.queries}.{factor!r}.{dtype}"
-        source = self.k.derive(name, [], lambda _: _diagonal(n, factor, dtype))
-        tile = self.b.alloc_outer((n, n), dtype.name, "sbuf", "identity").view()
+        n = self.queries
+        source = self.k.derive(f"attention.identity.{n}.{factor!r}", [], lambda _: _diagonal(n, factor))
+        tile = self.b.alloc_outer((n, n), self.dtype, "sbuf", "identity").view()
         self.b.load(tile, source.view())
         return tile
 
@@ -136,17 +145,33 @@ class ShortAttention(Attention):
 
     @cached_property
     def _one(self) -> View:
-        """What puts a maximum, in all its bits, beside each key."""
-        return self._identity(1.0, F32)
+        """What puts a maximum beside each key."""
+        return self._identity(1.0)
 
     @cached_property
     def _unscaled(self) -> View:
         """What multiplies a mask so that the scale of the scores takes it back."""
-        return self._identity(1.0 / self.op.scale.value.data, BF16)
+        return self._identity(1.0 / self.op.scale.value.data)
 
     @cached_property
     def _weighted(self) -> Bank:
         return self._slots("weighted", self.groups.group * (self.value_size + 1))
+
+    @cached_property
+    def product(self) -> RowProduct | None:
+        """What makes the values where this attention wants them; None where they are on chip."""
+        return self.k.value_products.pop(self.op, None)
+
+    @cached_property
+    def _sums(self) -> Bank:
+        """PSUM for sums of projections."""
+        values = 0 if self.product is None else self._heads_of_values * self.value_size
+        return self._slots("sum", max(self.queries, values))
+
+    @property
+    def _heads_of_values(self) -> int:
+        """Heads of which a bank of PSUM takes the values."""
+        return min(self.heads, self.bank // self.value_size)
 
     @cached_property
     def _added(self) -> View | None:
@@ -169,8 +194,9 @@ class ShortAttention(Attention):
         units = self._units(Tile(Affine(0), self.queries, self.keys))
         _ = self._added and self._unscaled, self._bounded or self._one
         self._shifted.prepare()
-        banks = self._slots("sum", self.queries)
-        made = Projections(self.b, self.k.postponed.pop(self.op, []), self.keys, lambda: banks)
+        made = Projections(self.b, self.k.postponed.pop(self.op, []), self.keys, lambda: self._sums)
+        if self.product is not None:
+            self.product.load()
         period = self.op.mask_period
         together = sequences_in_iteration(self.batch, period, len(units))
         self.panels = self._panels(together, len(units))
@@ -241,16 +267,18 @@ class ShortAttention(Attention):
 
         context = self.context_ahead
         tops = () if self._bounded else (Stage(lambda unit: self._top(*at(unit), unit[1]), context + TOPS_EARLIER),)
+        # Powers of one unit, scores of the next: what waits for either finds the other engines at work.
         return (
             *others[:1],
             *tops,
-            Stage(lambda unit: self._score(*at(unit), unit[1]), context + SCORES_EARLIER),
-            *others[1:2],
             Stage(lambda unit: self._weigh(at(unit)[1], unit[1]), context + POWERS_EARLIER),
+            *others[1:2],
+            Stage(lambda unit: self._score(*at(unit), unit[1]), context + SCORES_EARLIER),
             *others[2:],
             Stage(finish, 0),
             Stage(lambda unit: self._context_of(*at(unit), unit[1]), context),
-            Stage(values, context + POWERS_EARLIER),
+            # With one panel, values wait until those before are used.
+            Stage(values, context + (VALUES_EARLIER if len(self.panels) > 1 else POWERS_EARLIER)),
         )
 
     # -- stages --------------------------------------------------------------------------------------------------------
@@ -261,9 +289,9 @@ class ShortAttention(Attention):
         return ring.take((self.keys, unit.group, self.queries), number)
 
     def _tops(self, unit: HeadGroup, number: int) -> View:
-        """Minus the maxima of a unit, [queries, group]."""
-        ring = self.ring("top", (self.queries, self.groups.group), "f32", "sbuf", self.tops_apart)
-        return ring.take((self.queries, unit.group), number)
+        """Minus the maxima of a unit, [queries, 2, group]: rounded to 16 bits, and what that leaves of them."""
+        ring = self.ring("top", (self.queries, 2 * self.groups.group), self.dtype, "sbuf", self.tops_apart)
+        return ring.take((self.queries, 2, unit.group), number)
 
     def _top(self, here: ShortSequence, unit: HeadGroup, number: int) -> None:
         """Minus the maxima of scores and mask of a unit; one bank or two that its scores pass through."""
@@ -274,7 +302,11 @@ class ShortAttention(Attention):
         for j in range(unit.group):
             queries, keys = self._operands(here, unit, j)
             self.b.matmul(bank.at(1, j), queries, keys, int(mask is not None))
-        self.b.reduce(self._tops(unit, number), bank, "maximum", negate=True)
+        ring = self.ring("wide", (self.queries, self.groups.group), "f32", "sbuf", 2)
+        wide, tops = ring.take((self.queries, unit.group)), self._tops(unit, number)
+        self.b.reduce(wide, bank, "maximum", negate=True)
+        self.b.copy(tops.at(1, 0), wide)
+        self.e.tensors(tops.at(1, 1), wide, tops.at(1, 0), "subtract")
 
     def _score(self, here: ShortSequence, unit: HeadGroup, number: int) -> None:
         """Scores, mask and minus the maxima of a unit in PSUM, keys on partitions."""
@@ -285,8 +317,8 @@ class ShortAttention(Attention):
             if mask is not None:
                 self.b.matmul(bank.at(1, j), mask.at(1, j), self._unscaled, 0)
             self.b.matmul(bank.at(1, j), keys, queries, int(mask is not None))
-            if tops is not None:
-                self.b.matmul(bank.at(1, j), tops.slice(1, j, 1).broadcast([self.keys]), self._one, 1)
+            for top in () if tops is None else (tops.at(1, 0), tops.at(1, 1)):
+                self.b.matmul(bank.at(1, j), top.slice(1, j, 1).broadcast([self.keys]), self._one, 1)
 
     def _mask_of(self, here: ShortSequence, unit: HeadGroup) -> View | None:
         """The mask of a unit, [queries, group, keys]."""
@@ -309,6 +341,9 @@ class ShortAttention(Attention):
 
     def _bring(self, here: ShortSequence) -> None:
         """The values of a sequence with keys on partitions."""
+        if self.product is not None:
+            self._make_values(self.product, here)
+            return
         tensor, panel = self.k.tensor(self.op.v), self._panel(here)
         assert isinstance(tensor, SbufTensor)
         features, elements = tensor.whole.at(2, here.batch), self.heads * self.value_size
@@ -317,6 +352,16 @@ class ShortAttention(Attention):
             size = min(LANES, elements - start)
             self.b.transpose(turned.slice(1, start, size), features.slice(0, 0, size).at(1, start // LANES))
         self.b.copy(panel.slice(2, 0, self.value_size), turned.split(0, (self.heads, self.value_size)))
+
+    def _make_values(self, product: RowProduct, here: ShortSequence) -> None:
+        """The same, by a product that leaves rows on partitions."""
+        size, rows = self.value_size, (here.batch * self.keys, self.keys)
+        for head in range(0, self.heads, self._heads_of_values):
+            count = min(self._heads_of_values, self.heads - head)
+            bank = self._sums((self.keys, count * size))
+            product.fill(bank, rows, head * size)
+            place = self._panel(here).slice(1, head, count).slice(2, 0, size)
+            self.b.copy(place, bank.split(0, (count, size)))
 
     def _context_of(self, here: ShortSequence, unit: HeadGroup, number: int) -> None:
         """The rows of the result of one unit: powers . v / powers . 1."""
@@ -340,10 +385,10 @@ class ShortAttention(Attention):
             super()._finish(here, tile)
 
 
-def _diagonal(size: int, factor: float, dtype: DType) -> list[Operation]:
-    """Recipe of [size, size]: `factor` on the diagonal."""
+def _diagonal(size: int, factor: float) -> list[Operation]:
+    """Recipe of [size, size] bf16: `factor` on the diagonal."""
     indices = np.arange(size, dtype=np.float32)
     rows, columns = ConstantOp(indices[:, None], F32, (size, 1)), ConstantOp(indices[None, :], F32, (1, size))
     same = CompareOp(CompareKind.EQ, rows.result, columns.result)
-    on, off = ConstantOp(factor, dtype, ()), ConstantOp(0.0, dtype, ())
+    on, off = ConstantOp(factor, BF16, ()), ConstantOp(0.0, BF16, ())
     return [rows, columns, same, on, off, SelectOp(same.result, on.result, off.result)]

@@ -14,6 +14,7 @@ CHOICES: Mapping[str, str] = {
     "bias-products": "the tensor engine adds a bias along the columns of a result with rows on partitions",
     "local-rows": "gpsimd gathers the rows of small tables, which stay on chip, for sums of gathered rows",
     "postponed-products": "products wait for the attention that reads them, and fill the tensor engine's time there",
+    "value-products": "attention over short sequences makes its values itself, with positions on partitions",
     "blocks-ahead": "pointwise convolutions are emitted a block of channels ahead of the depthwise one that reads them",
     "scaled-weights": "a map's numbers for each image and channel multiply the weights of the convolution behind it",
     "map-sums": "means over the maps of a convolution are summed up tile by tile, while these leave PSUM",

@@ -26,7 +26,7 @@ from lowering.graph_to_tile.epilogue import lower_fused
 from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.map_sums import summed_maps
 from lowering.graph_to_tile.movement import forward_destinations, materialize
-from lowering.graph_to_tile.postponed import postponed_products
+from lowering.graph_to_tile.postponed import postponed_products, value_products
 from lowering.graph_to_tile.registry import kernel_of
 from lowering.graph_to_tile.tensors import DramTensor, SbufTensor
 from lowering.graph_to_tile.traffic import compulsory_bytes
@@ -228,6 +228,7 @@ def _lower_ops(k: Kernel, ops: Sequence[Operation]) -> None:
     """Emit all kernels in order, but for what others emit between their own work."""
     profile = resident_profile(ops)
     k.program = list(zip(ops, profile, strict=True))
+    valued = value_products(k, ops, profile) if k.takes("value-products") else {}
     waiting = postponed_products(ops, profile, k.target) if k.takes("postponed-products") else {}
     followed = followed_blocks(ops, profile, k.target) if k.takes("blocks-ahead") else {}
     scaled = scaled_maps(ops, profile, k.target) if k.takes("scaled-weights") else {}
@@ -235,7 +236,8 @@ def _lower_ops(k: Kernel, ops: Sequence[Operation]) -> None:
     chained = _chained(k, ops)
     for op, resident_bytes in zip(ops, profile, strict=True):
         k.chain = chained.get(op)
-        k.resident_bytes, k.postpones_for, k.blocks_for = resident_bytes, waiting.get(op), followed.get(op)
+        k.resident_bytes, k.blocks_for = resident_bytes, followed.get(op)
+        k.postpones_for, k.values_for = waiting.get(op), valued.get(op)
         k.bands.arrive(op.operands, k.tensors)
         waiting_loads = len(k.bands.waiting)
         if op in scaled:

@@ -33,6 +33,10 @@ class RowProduct(Protocol):
         """What emits the columns of the rows (start, number), a tile at a time, through PSUM tiles from `banks`."""
         ...
 
+    def fill(self, bank: View, rows: tuple[Affine, int], first: int) -> None:
+        """Make columns from `first` on of the rows (start, number) in PSUM, `bank` [rows, columns]."""
+        ...
+
 
 @dataclass
 class Kernel:
@@ -46,8 +50,9 @@ class Kernel:
     `filled` what was loaded there (buffer, first channel); `rings` for what lies between kernels of a chain the rows of
     a piece, `chain` the one that the kernel at hand belongs to. `program` are all kernels with the `resident_bytes` of
     each, `kept_weights` what stays on chip of weights for several kernels, `bands` what depthwise convolutions by bands
-    have there. What is put off: `postponed` products for an attention and `ahead` convolutions for a depthwise one, by
-    the op that emits them, which `postpones_for` and `blocks_for` name while the op at hand is lowered; `scales` are
+    have there. What is put off: `postponed` products for an attention, of which `value_products` leave rows on
+    partitions, and `ahead` convolutions for a depthwise one, by the op that emits them, which `postpones_for`,
+    `values_for` and `blocks_for` name while the op at hand is lowered; `scales` are
     the tensors that multiply the weights of a convolution instead of its operand. `summed` are the maps whose sums are
     taken while they leave PSUM, `map_sums` these. `parted_rows`: numbers of rows that products take in several parts,
     all columns of one after the other. `recipes` are the derived weights that kernels
@@ -76,6 +81,8 @@ class Kernel:
     program: Sequence[tuple[Operation, int]] = ()
     postponed: dict[Operation, list[RowProduct]] = field(default_factory=dict)
     postpones_for: Operation | None = None
+    value_products: dict[Operation, RowProduct] = field(default_factory=dict)
+    values_for: Operation | None = None
     ahead: dict[Operation, BlocksAhead] = field(default_factory=dict)
     blocks_for: Operation | None = None
     parted_rows: set[int] = field(default_factory=set)

@@ -79,6 +79,8 @@ def wants_linear(k: Kernel, op: MatMulOp, results: Sequence[SSAValue]) -> bool:
 
 def lower_linear(k: Kernel, op: MatMulOp, ops: Sequence[Operation], results: Sequence[SSAValue]) -> None:
     """Lower a product of matrices with the pointwise `ops` behind it; `results` agree on their partition dimension."""
+    if k.values_for is not None and _hands_values(k, op, ops, results):
+        return
     rows, columns = spec_of(op.result)[1]
     turned = any(value in k.residents and k.residents[value][0] == FEATURES for value in results)
     # One feature of all rows is one run in memory.
@@ -116,6 +118,21 @@ def _store_at_once(k: Kernel, epilogue: Epilogue) -> Callable[[], None] | None:
     buffer = k.b.alloc_outer((1, 1, rows), out.dtype, "sbuf", "results")
     epilogue.outputs[value] = SbufTensor(buffer, out.shape, FEATURES)
     return lambda: transfer(k.b, k.b.store, out.view({}, (FEATURES, ROWS)), buffer.view().at(1, 0))
+
+
+def _hands_values(k: Kernel, op: MatMulOp, ops: Sequence[Operation], results: Sequence[SSAValue]) -> bool:
+    """Leave a product to the attention that `values_for` names, if nothing but a bias is added to it."""
+    x, attention = k.tensor(op.a), k.values_for
+    if attention is None or not isinstance(x, SbufTensor) or x.partition != FEATURES or op.transpose_b:
+        return False
+    bias, ops, results = take_bias(k, op, ops, results)
+    if ops:
+        return False
+    epilogue = Epilogue(k, op.result, ops, results, FEATURES)
+    epilogue.prepare()
+    shape = spec_of(op.result)[1]
+    k.value_products[attention] = _Linear(k, op, x, k.dram(op.b), epilogue, shape, turned=False, bias=bias)
+    return True
 
 
 def load_width(columns: int, most: int = WIDEST_LOAD) -> int:
@@ -174,6 +191,12 @@ class _Linear:
             self.epilogue.apply([(0, bank)], {ROWS: rows, FEATURES: (Affine(first), count)})
 
         return [partial(emit, first) for first in range(0, self.columns, LANES)]
+
+    def fill(self, bank: View, rows: _Range, first: int) -> None:
+        """Columns from `first` on of some rows, with their bias, into `bank` [rows, columns]; operands are on chip."""
+        assert isinstance(self.x, SbufTensor)
+        self._begin(bank, Affine(first))
+        self._accumulate(bank, self.x.whole.slice(2, *rows), self.weights.slice(2, first, bank.free_elements))
 
     def run(self) -> None:
         """All columns, in as few chunks as the weights need."""

@@ -11,9 +11,12 @@ from math import ceil
 from xdsl.ir import Operation, SSAValue
 
 from lowering.graph_to_tile.attention_projections import SUM_BANKS
+from lowering.graph_to_tile.attention_short import has_short_form
+from lowering.graph_to_tile.kernel import Kernel
 from lowering.graph_to_tile.neighbours import room_bytes
 from neuron_dialects.cost import latency_ns
-from neuron_dialects.graph import AttentionOp, WeightOp, layout_of, spec_of
+from neuron_dialects.dtypes import BF16
+from neuron_dialects.graph import AttentionOp, BinaryKind, BinaryOp, FusedOp, WeightOp, layout_of, shape_of, spec_of
 from neuron_dialects.target import Target
 from passes.graph.aliases import readers
 from passes.graph.conv_groups import LANES
@@ -38,6 +41,41 @@ def postponed_products(ops: Sequence[Operation], profile: Sequence[int], target:
         if needed <= limit:
             waiting |= dict.fromkeys(products, attention)
     return waiting
+
+
+def value_products(k: Kernel, ops: Sequence[Operation], profile: Sequence[int]) -> dict[Operation, AttentionOp]:
+    """Kernel of a product -> the attention over short sequences that alone reads it, as values, and makes them itself.
+
+    That attention contracts values along their positions. A product that leaves these on partitions spares it turning
+    what leaves PSUM with features there. Where it looks for maxima, the tensor engine has no time for that.
+    """
+    number = {op: i for i, op in enumerate(ops)}
+    limit = room_bytes(k.target)
+    found: dict[Operation, AttentionOp] = {}
+    for op in ops:
+        attention = _reader_of_values(op)
+        if attention is None or attention.score_shift is None or not has_short_form(k, attention):
+            continue
+        needed = profile[number[attention]] + _weight_bytes(op) + _operand_bytes([op])
+        if needed <= limit:
+            found[op] = attention
+    return found
+
+
+def _reader_of_values(op: Operation) -> AttentionOp | None:
+    """The attention that alone reads what a product of features on chip leaves there, as its values, plus a bias."""
+    if len(op.results) != 1 or not is_matrix_product(anchor_of(op)) or _operand(op) is None:
+        return None
+    inner = list(op.body.block.ops)[1:-1] if isinstance(op, FusedOp) else []
+    if len(inner) > 1 or not all(isinstance(add, BinaryOp) and add.kind.data is BinaryKind.ADD for add in inner):
+        return None
+    layout = layout_of(op.results[0])
+    if layout is None or layout.partition_dimension != FEATURES or spec_of(op.results[0])[0] is not BF16:
+        return None
+    ((user, operand), *others) = readers(op.results[0], FEATURES) or [(op, op.results[0])]
+    if others or not isinstance(user, AttentionOp) or any(x is operand for x in (user.q, user.k, user.mask)):
+        return None
+    return user if shape_of(operand)[-1] == shape_of(op.results[0])[-1] else None
 
 
 def _only_reader(op: Operation, target: Target) -> AttentionOp | None:

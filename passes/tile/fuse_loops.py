@@ -169,7 +169,7 @@ class _Fuser:
                     return None
                 if _gains(earlier, loop) or self._turns_later(earlier, loop):
                     return index if _ordered(earlier, loop) and self._fits(index, earlier, loop) else None
-                if not (is_sweep(earlier) and is_sweep(loop)) or conflict(earlier, loop):
+                if conflict(earlier, loop):
                     return None
                 continue
             depends = [statement for statement in (loop, *needed) if conflict(earlier, statement)]

@@ -16,6 +16,7 @@ from lowering.graph_to_tile.attention_short import ShortAttention
 from neuron_dialects.graph import AttentionOp, BinaryKind, BinaryOp, MatMulOp, ReshapeOp
 from neuron_dialects.graph.attention import SCORE_SHIFT
 from neuron_dialects.graph.attrs import f32_attr
+from passes.graph.fuse import fuse_block
 from passes.graph.layout import choose_layouts
 from tests.core_kernels import Array, Make, lowered_error
 
@@ -37,7 +38,12 @@ def windows(sequences: int, length: int, heads: int, width: int, scale: float, s
             block.add_op(op)
             return op.result
 
-        q, k, v = (shaped(product(arguments[0], name), sequences, length, width) for name in "qkv")
+        q, k, v = (product(arguments[0], name) for name in "qkv")
+        if "bias" in values:
+            added = BinaryOp(BinaryKind.ADD, v, values["bias"])
+            block.add_op(added)
+            v = added.result
+        q, k, v = (shaped(x, sequences, length, width) for x in (q, k, v))
         op = AttentionOp(q, k, v, values.get("mask"), heads=heads, kv_heads=heads, scale=scale)
         if shift is not None:
             op.attributes[SCORE_SHIFT] = f32_attr(shift)
@@ -56,6 +62,11 @@ def weights_of(width: int, mask: tuple[int, ...], gain: float) -> dict[str, Arra
         made["mask"] = 2 * rng.standard_normal(mask) - 100 * (rng.random(mask) < 0.2)
         made["mask"][..., -3:] = -np.inf
     return {name: array.astype(ml_dtypes.bfloat16) for name, array in made.items()}
+
+
+def fused_layouts(block: Block) -> None:
+    fuse_block(block)
+    choose_layouts(block, 135000)
 
 
 CASES = {
@@ -90,6 +101,7 @@ BOUNDED_CASES = {
     "no mask": ((16, 20, 3, 96, (), 1.0), 60.0),
     "a mask that heads share, two units": ((16, 70, 8, 256, (1, 1, 70, 70), 1.0), -60.0),
     "one sequence in an iteration": ((16, 120, 16, 512, (1, 1, 120, 120), 1.0), 16.0),
+    "values of several banks": ((4, 20, 20, 640, (), 1.0), 0.0),
 }
 
 
@@ -115,12 +127,13 @@ def check_case(case: Case, shift: float | None, monkeypatch: pytest.MonkeyPatch)
     make = windows(sequences, length, heads, width, (width // heads) ** -0.5, shift)
     inputs = [("bf16", (sequences * length, width))]
     tolerance = BF16_TOLERANCE if gain == 1.0 else 3 * BF16_TOLERANCE
-    assert (
-        lowered_error("trn1", inputs, weights_of(width, mask, gain), make, lambda block: choose_layouts(block, 135000))
-        < tolerance
-    )
+    weights = weights_of(width, mask, gain)
+    weights["bias"] = np.linspace(-1.0, 1.0, width).astype(ml_dtypes.bfloat16)
+    assert lowered_error("trn1", inputs, weights, make, fused_layouts) < tolerance
     assert len(taken) == 1
     assert ("compared.f32" in taken[0].rings) is (shift is None)
+    # It makes the values itself where it looks for no maxima.
+    assert (taken[0].product is None) is (shift is None)
 
 
 # A narrow array, masks in f32 and operands in DRAM take another kernel; a mask repeats there too.
