@@ -223,8 +223,8 @@ What makes no difference here is for other models: `graph-fold-batch-norm` for f
 for what exporters leave behind, `graph-shard-pipeline` for models that are spread over several cores.
 `graph-join-sequences`, `graph-reorder-rows` and short-sequences for attention in windows (swin_tiny), `graph-pair-rows`
 for large maps of 64 channels (unet, vgg16), `graph-band-filters` and `graph-stagger-images` for wide depthwise filters
-(convnext_tiny), pixel-blocks for layers of few outputs (densenet121), scaled-weights for squeeze-excite
-(efficientnet_b0).
+(convnext_tiny), pixel-blocks for layers of few outputs and `graph-fold-mean-pool` for means behind them (densenet121),
+scaled-weights for squeeze-excite (efficientnet_b0).
 
 """
 

@@ -26,6 +26,7 @@ DEFAULT_SEARCH_SECONDS = 60.0
 
 SPEED_ONLY = (
     "graph-raise-composites",
+    "graph-fold-mean-pool",
     "graph-lift-scales",
     "graph-fold-layer-norm",
     "graph-channels-first",

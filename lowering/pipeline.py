@@ -37,6 +37,7 @@ PHASES: tuple[Phase, ...] = (
             "graph-canonicalize",
             "graph-raise-composites",
             "graph-fold-batch-norm",
+            "graph-fold-mean-pool",
             "graph-decompose",
             "graph-lift-scales",
             "graph-fold-layer-norm",

@@ -7,6 +7,7 @@ each entry leads to a pass of that name, and that no pass is missing.
 
 PASSES: dict[str, str] = {
     "convert-tile-to-nisa": "lowering.tile_to_nisa.convert:ConvertTileToNisaPass",
+    "graph-fold-mean-pool": "passes.graph.fold_mean_pool:GraphFoldMeanPoolPass",
     "graph-join-sequences": "passes.graph.join_sequences:GraphJoinSequencesPass",
     "graph-reorder-rows": "passes.graph.reorder_rows:GraphReorderRowsPass",
     "graph-bound-scores": "lowering.bounded_scores:GraphBoundScoresPass",

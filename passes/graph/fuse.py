@@ -22,6 +22,7 @@ from neuron_dialects.graph import (
     CastOp,
     ClipOp,
     CompareOp,
+    ConcatOp,
     ConvOp,
     ConvTransposeOp,
     FusedOp,
@@ -36,6 +37,7 @@ from neuron_dialects.graph import (
 from neuron_dialects.neuron import core_functions
 from neuron_dialects.remarks import listening, remark
 from passes.graph.gathered_sums import joined_sums
+from passes.graph.joined import CHANNELS
 from passes.graph.part_sums import convolutions_of
 from passes.graph.sample_products import sample_features
 
@@ -170,6 +172,8 @@ def fuse_block(block: Block) -> None:
             if len(members) > 1 and kinds is ANCHORS and not run:
                 absorbed = [number[made] for made in _absorbed([ops[i] for i in members]) if number[made] not in taken]
                 members = [seed, *absorbed, *members[1:]]
+            if isinstance(op, ConvOp | ConvTransposeOp) and not run:
+                members = members[: _joined_member([ops[i] for i in members]) + 1]
             if len(members) > 1:
                 groups.append(members)
                 taken.update(members)
@@ -183,6 +187,18 @@ def fuse_block(block: Block) -> None:
                 _tell_unfused(op)
     for members in groups:
         outline(block, [ops[i] for i in members])
+
+
+def _joined_member(members: Sequence[Operation]) -> int:
+    """The first member whose result is put together with other channels, or the last one.
+
+    What a kernel makes alone can lie where the whole does (`joined.py`); in a group with more it would be moved there.
+    """
+    for number, op in enumerate(members):
+        users = [use.operation for use in op.results[0].uses]
+        if any(isinstance(user, ConcatOp) and user.axis.value.data == CHANNELS for user in users):
+            return number
+    return len(members) - 1
 
 
 def _part_sums(ops: Sequence[Operation]) -> list[list[Operation]]:

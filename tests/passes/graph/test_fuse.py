@@ -12,7 +12,7 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, SSAValue
 
-from neuron_dialects.graph import BinaryKind, BinaryOp, ConvOp, FusedOp, UnaryKind, UnaryOp, shape_of
+from neuron_dialects.graph import BinaryKind, BinaryOp, ConcatOp, ConvOp, FusedOp, UnaryKind, UnaryOp, shape_of
 from passes.graph.fuse import MAX_GROUP, GraphFusePass, grow_group
 from runtime.graph_interpreter import run_graph
 from tests.core_kernels import core_function, core_module, random_inputs
@@ -81,3 +81,28 @@ def test_the_broadcast_add_ends_up_behind_the_residual(bias_first: bool) -> None
     (fused,) = (op for op in core_function(module).body.block.ops if isinstance(op, FusedOp))
     adds = [op for op in fused.body.block.ops if isinstance(op, BinaryOp)]
     assert [{shape_of(v)[-2:] for v in op.operands} for op in adds] == [{(6, 6)}, {(6, 6), (1, 1)}]
+
+
+# What is put together with other channels is all that its kernel makes; along rows it is one of two results.
+@pytest.mark.parametrize(
+    ("axis", "groups"), [(1, [["graph.conv", "graph.unary"]]), (2, [["graph.conv", *["graph.unary"] * 2]])]
+)
+def test_groups_end_with_what_is_put_together_with_other_channels(axis: int, groups: list[list[str]]) -> None:
+    def make(block: Block, arguments: Sequence[SSAValue], weights: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        conv = ConvOp(arguments[0], weights["w"], None, strides=[1, 1], pads=[1, 1, 1, 1], dilations=[1, 1])
+        one = UnaryOp(UnaryKind.ABS, conv.result)
+        two = UnaryOp(UnaryKind.RELU, one.result)
+        both = ConcatOp([one.result, arguments[1]], axis)
+        block.add_ops([conv, one, two, both])
+        return [two.result, both.result]
+
+    specs = [("f32", (1, 8, 6, 6)), ("f32", (1, 16, 6, 6))]
+    module = core_module("trn1", specs, WEIGHTS, make)
+    inputs = random_inputs(specs)
+    expected = run_graph(core_function(module), [a.copy() for a in inputs], WEIGHTS.__getitem__)
+    GraphFusePass().apply(Context(), module)
+    module.verify()
+    for made, wanted in zip(run_graph(core_function(module), inputs, WEIGHTS.__getitem__), expected, strict=True):
+        np.testing.assert_array_equal(made, wanted)
+    found = [op for op in core_function(module).body.block.ops if isinstance(op, FusedOp)]
+    assert [[op.name for op in fused.body.block.ops][:-1] for fused in found] == groups
