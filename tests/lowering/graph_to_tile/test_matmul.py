@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from xdsl.ir import Block, SSAValue
 
-from lowering.graph_to_tile.matmul import plan_matmul
+from lowering.graph_to_tile.matmul_plan import plan_matmul
 from neuron_dialects.graph import MatMulOp, UnaryKind, UnaryOp
 from passes.graph.fuse import fuse_block
 from tests.core_kernels import Make, lowered_error
