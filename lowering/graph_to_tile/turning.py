@@ -9,7 +9,7 @@ leaves the array through PSUM; as many blocks as fit one bank leave it together.
 from collections.abc import Callable
 
 from lowering.graph_to_tile.kernel import Kernel
-from lowering.graph_to_tile.tensors import LANES, SbufTensor, Tensor
+from lowering.graph_to_tile.tensors import LANES, DramTensor, SbufTensor, Tensor
 from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
@@ -20,6 +20,9 @@ ROW_TILES = 4
 
 SHORT_TILES = 3
 """Short rows have at most so many tiles of features; the tiles of longer ones leave PSUM together."""
+
+SHORT_BYTES = 1024
+"""Bytes of rows that a lane takes from DRAM with one transfer, where rows are shorter than that."""
 
 Bank = Callable[[tuple[int, ...]], View]
 """Gives a tile of PSUM, of the shape asked for, that turned blocks leave the array through."""
@@ -119,11 +122,36 @@ def lower_turned(k: Kernel, op: CastOp | RelayoutOp) -> None:
         turn_matrix(k, out.whole, x, Affine(0), rows)
         return
 
-    def tile(start: Affine, count: int) -> None:
-        staged = x.load(k.b, 0, {0: (start, count)}, dtype, name="rows")
+    def tile(start: Affine, count: int, staged: View | None = None) -> None:
+        staged = staged or x.load(k.b, 0, {0: (start, count)}, dtype, name="rows")
         turn_rows(k, out.whole.slice(2, start, count), staged, parts=2)
 
-    k.b.tiles(rows, LANES, tile)
+    def group(first: Affine, count: int) -> None:
+        assert isinstance(x, DramTensor)
+        staged = k.b.alloc((LANES, count, x.shape[1]), dtype, "sbuf", 2, "rows").view()
+        (stride, _), each = x.view().dims
+        dims = ((stride, LANES), (stride * LANES, count), each)
+        k.b.load(staged, View(x.buffer, Affine(), 0, first * (LANES * stride) + x.offset, dims))
+        with k.b.loop(count) as i:
+            tile((first + i) * LANES, LANES, staged.at(1, i))
+
+    together = loaded_together(x)
+    if together < 2:
+        k.b.tiles(rows, LANES, tile)
+        return
+    k.b.tiles(rows // LANES, together, group)
+    if rows % LANES:
+        tile(Affine(rows // LANES * LANES), rows % LANES)
+
+
+def loaded_together(x: Tensor) -> int:
+    """Tiles of rows of a matrix that one transfer brings: of short ones each alone would take longer to start than to
+    move.
+    """
+    if not isinstance(x, DramTensor):
+        return 1
+    row_bytes = x.shape[1] * dtype_by_name(x.buffer.dtype).size_bytes
+    return min(x.shape[0] // LANES, SHORT_BYTES // row_bytes) if row_bytes else 1
 
 
 def wants_turning(k: Kernel, op: CastOp | RelayoutOp) -> bool:

@@ -21,12 +21,12 @@ builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
 // CHECK-NEXT:     %c2 = arith.constant 2 : index
 // CHECK-NEXT:     %c0 = arith.constant 0 : index
 // CHECK-NEXT:     %3 = tile.alloc : memref<128x2x300xbf16, #neuron.space<sbuf>>
+// CHECK-NEXT:     %rows = tile.alloc copies 2 : memref<128x2x256xbf16, #neuron.space<sbuf>>
+// CHECK-NEXT:     tile.load dst %rows[0:128][0 : 512] src %x[0 : 128 step 256, 2 step 32768, 256]
 // CHECK-NEXT:     scf.for %i = %c0 to %c2 step %c1 {
-// CHECK-NEXT:       %rows = tile.alloc copies 2 : memref<128x256xbf16, #neuron.space<sbuf>>
-// CHECK-NEXT:       tile.load dst %rows[0:128][0 : 256] src %x[32768*%i : 32768]
 // CHECK-NEXT:       scf.for %i_1 = %c0 to %c2 step %c1 {
 // CHECK-NEXT:         %turned = tile.alloc copies 2 : memref<128x1x128xbf16, #neuron.space<psum>>
-// CHECK-NEXT:         tile.transpose dst %turned[0:128][0 : 128] data %rows[0:128][128*%i_1 : 128]
+// CHECK-NEXT:         tile.transpose dst %turned[0:128][0 : 128] data %rows[0:128][256*%i + 128*%i_1 : 128]
 // CHECK-NEXT:         tile.copy dst %3[0:128][128*%i + 300*%i_1 : 128] data %turned[0:128][0 : 128]
 // CHECK-NEXT:       }
 // CHECK-NEXT:     }

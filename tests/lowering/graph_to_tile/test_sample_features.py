@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from xdsl.ir import SSAValue
 
-from neuron_dialects.graph import ConcatOp, FusedOp, MatMulOp, PadOp, ReshapeOp, layout_of, shape_of
+from neuron_dialects.dtypes import BF16 as BFLOAT16
+from neuron_dialects.graph import CastOp, ConcatOp, FusedOp, MatMulOp, PadOp, ReshapeOp, layout_of, shape_of
 from neuron_dialects.target import load_target
 from neuron_dialects.weights import WeightStore
 from passes.graph.fuse import fuse_block
@@ -25,6 +26,7 @@ from tests.lowering.graph_to_tile.core_kernel import (
     expected,
     lowered,
     random,
+    tile_ops,
 )
 from tests.lowering.graph_to_tile.test_gathered_sums import summed
 
@@ -124,3 +126,25 @@ def test_gathered_operands(room: int):
     have, want, stays = run_layer(make, given, "trn1", room)
     assert stays == bool(room)
     assert_near(have, want, 4e-2)
+
+
+# Short rows that are cast and turned come several tiles at a time: so many as a lane takes, what is left of them, and
+# what is left of 128 rows.
+@pytest.mark.parametrize(("rows", "width", "loads"), [(1300, 50, 2), (300, 13, 2), (130, 256, 2), (90, 3, 1)])
+def test_short_rows_come_together(rows: int, width: int, loads: int):
+    given = [random((rows, width), np.float32, 1), random((width, 24), BF16, 2)]
+
+    def make(x: SSAValue, w: SSAValue) -> Any:
+        return MatMulOp(CastOp(x, BFLOAT16).result, w).result
+
+    module, function = core_module(make, given)
+    choose_layouts(function.body.block, 100_000)
+    (cast,) = [op for op in function.body.block.ops if isinstance(op, CastOp)]
+    assert layout_of(cast.result) is not None
+    tiles = lowered(module)
+    check_instructions(tiles, load_target("trn1"))
+    (have,) = run_function(tiles, given, WeightResolver(module, WeightStore()))
+    (want,) = expected(make, *given)
+    assert_near(have, want, 1e-2)
+    sources = {tiles.body.block.args[0]}
+    assert sum(op.name == "tile.load" and op.views["src"][0] in sources for op in tile_ops(tiles)) == loads
