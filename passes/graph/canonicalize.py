@@ -1,7 +1,7 @@
 """`graph-canonicalize`: one way to write what can be written in several.
 
 Given graph-level functions, leaves them without operators that change nothing, without dead code and without the same
-computation twice. The identities stand in `movement_identities` and `elementwise_identities`.
+computation twice. The identities stand in `movement_identities`, `elementwise_identities` and `pool_identities`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from xdsl.transforms.common_subexpression_elimination import cse
 
 from passes.graph.elementwise_identities import ELEMENTWISE_IDENTITIES
 from passes.graph.movement_identities import MOVEMENT_IDENTITIES
+from passes.graph.pool_identities import POOL_IDENTITIES
 from passes.rewriting import apply_rewrites
 
-IDENTITIES = (*MOVEMENT_IDENTITIES, *ELEMENTWISE_IDENTITIES)
+IDENTITIES = (*MOVEMENT_IDENTITIES, *ELEMENTWISE_IDENTITIES, *POOL_IDENTITIES)
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,24 @@ func.func @rest(%x: tensor<4x1xf32>, %c: tensor<4xi1>) -> (tensor<4xf32>, tensor
   func.return %0, %1, %3, %5 : tensor<4xf32>, tensor<4xf32>, tensor<4xf32>, tensor<4xi1>
 }
 
+// Maxima of maxima of five neighbours: every second one is enough, also for those behind; of means they are not.
+// CHECK-LABEL: func.func @pools
+// CHECK-NEXT:    %0 = graph.pool max %x kernel [5, 5] strides [1, 1] pads [2, 2, 2, 2] dilations [1, 1]
+// CHECK-NEXT:    %1 = graph.pool max %0 kernel [3, 3] strides [1, 1] pads [2, 2, 2, 2] dilations [2, 2]
+// CHECK-NEXT:    %2 = graph.pool max %1 kernel [3, 3] strides [2, 2] pads [2, 2, 2, 2] dilations [2, 2]
+// CHECK-NEXT:    %3 = graph.pool max %0 kernel [2, 3] strides [1, 1] pads [1, 0, 0, 0] dilations [2, 2]
+// CHECK-NEXT:    %4 = graph.pool average %x kernel [5, 5] strides [1, 1] pads [2, 2, 2, 2] dilations [1, 1]
+// CHECK-NEXT:    %5 = graph.pool max %4 kernel [5, 5] strides [1, 1] pads [2, 2, 2, 2] dilations [1, 1]
+func.func @pools(%x: tensor<1x2x9x7xf32>) -> (tensor<1x2x5x4xf32>, tensor<1x2x8x3xf32>, tensor<1x2x9x7xf32>) {
+  %0 = graph.pool max %x kernel [5, 5] strides [1, 1] pads [2, 2, 2, 2] dilations [1, 1] : (tensor<1x2x9x7xf32>) -> tensor<1x2x9x7xf32>
+  %1 = graph.pool max %0 kernel [5, 5] strides [1, 1] pads [2, 2, 2, 2] dilations [1, 1] : (tensor<1x2x9x7xf32>) -> tensor<1x2x9x7xf32>
+  %2 = graph.pool max %1 kernel [5, 5] strides [2, 2] pads [2, 2, 2, 2] dilations [1, 1] : (tensor<1x2x9x7xf32>) -> tensor<1x2x5x4xf32>
+  %3 = graph.pool max %0 kernel [3, 3] strides [1, 1] pads [1, 0, 0, 0] dilations [1, 2] : (tensor<1x2x9x7xf32>) -> tensor<1x2x8x3xf32>
+  %4 = graph.pool average %x kernel [5, 5] strides [1, 1] pads [2, 2, 2, 2] dilations [1, 1] : (tensor<1x2x9x7xf32>) -> tensor<1x2x9x7xf32>
+  %5 = graph.pool max %4 kernel [5, 5] strides [1, 1] pads [2, 2, 2, 2] dilations [1, 1] : (tensor<1x2x9x7xf32>) -> tensor<1x2x9x7xf32>
+  func.return %2, %3, %5 : tensor<1x2x5x4xf32>, tensor<1x2x8x3xf32>, tensor<1x2x9x7xf32>
+}
+
 // Equal computations are done once, and what nobody uses is not done; random nodes are neither merged nor dropped.
 // CHECK-LABEL: func.func @twice
 // CHECK-NEXT:    %0 = graph.unary exp %x
