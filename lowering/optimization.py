@@ -47,6 +47,7 @@ SPEED_ONLY = (
     "graph-fold-images",
     "graph-band-filters",
     "graph-stagger-images",
+    "graph-advance-readers",
     "tile-advance-sweeps",
     "tile-fuse-loops",
     "tile-interleave-parts",

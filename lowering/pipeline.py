@@ -69,6 +69,7 @@ PHASES: tuple[Phase, ...] = (
             "graph-band-filters",
             "graph-stagger-images",
             "graph-shard-pipeline",
+            "graph-advance-readers",
             "graph-layout",
         ),
         "clean up, split host from core, choose number formats, kernels and layouts",

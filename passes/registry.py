@@ -15,6 +15,7 @@ PASSES: dict[str, str] = {
     "graph-fuse": "passes.graph.fuse:GraphFusePass",
     "convert-graph-to-tile": "lowering.graph_to_tile.convert:ConvertGraphToTilePass",
     "graph-auto-cast": "passes.graph.auto_cast:GraphAutoCastPass",
+    "graph-advance-readers": "passes.graph.advance_readers:GraphAdvanceReadersPass",
     "graph-absorb-gathers": "passes.graph.absorb_gathers:GraphAbsorbGathersPass",
     "graph-sample-features": "passes.graph.sample_features:GraphSampleFeaturesPass",
     "graph-canonicalize": "passes.graph.canonicalize:GraphCanonicalizePass",
