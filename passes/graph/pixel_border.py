@@ -39,9 +39,11 @@ VANISHING = (UnaryKind.RELU, UnaryKind.SILU)
 
 def vanishes(op: Operation) -> bool:
     """Whether an activation makes zero of sums that are as far down, which its type has to hold."""
+    if not isinstance(op, UnaryOp | ClipOp) or spec_of(op.x)[0] not in (BF16, F32):
+        return False
     if isinstance(op, UnaryOp):
-        return op.kind.data in VANISHING and spec_of(op.x)[0] in (BF16, F32)
-    return isinstance(op, ClipOp) and op.minimum is not None and op.minimum.value.data == 0.0
+        return op.kind.data in VANISHING
+    return op.minimum is not None and op.minimum.value.data == 0.0
 
 
 def is_border(op: Operation) -> bool:

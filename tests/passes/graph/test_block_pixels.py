@@ -12,12 +12,13 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, Operation, SSAValue
 
-from neuron_dialects.dtypes import BF16
+from neuron_dialects.dtypes import BF16, F16, F32, DType
 from neuron_dialects.graph import (
     BinaryKind,
     BinaryOp,
     CastOp,
     ClipOp,
+    ConstantOp,
     ConvOp,
     ConvTransposeOp,
     ReduceKind,
@@ -34,7 +35,7 @@ from neuron_dialects.target import Target
 from neuron_dialects.weights import WeightStore
 from passes.graph import block_plan
 from passes.graph.block_pixels import GraphBlockPixelsPass
-from passes.graph.pixel_border import is_border
+from passes.graph.pixel_border import is_border, vanishes
 from passes.graph.pixel_grid import Line, Lines, Window, window_of
 from runtime.graph_interpreter import WeightResolver, run_graph
 from tests.core_kernels import Array, core_function, core_module, random_inputs, relative_error
@@ -186,6 +187,16 @@ def test_weighed_maps_that_begin_early(kind: str, begins_early: bool, monkeypatc
     assert relative_error(result, expected[0]) < 1e-5
     assert ((2, 128, 6, 4) in made(module)) == begins_early
     assert sum(is_border(op) for op in module.walk()) == (2 if begins_early else 0)
+
+
+# What a type of 16 bits with five for the exponent cannot hold is not added.
+@pytest.mark.parametrize(("dtype", "expected"), [(F16, False), (BF16, True), (F32, True)])
+def test_types_of_sums_that_vanish(dtype: DType, expected: bool) -> None:
+    zero = ConstantOp(0.0, dtype, (1, 4, 2, 2)).result
+    assert vanishes(ClipOp(zero, minimum=0.0, maximum=6.0)) == expected
+    assert vanishes(UnaryOp(UnaryKind.SILU, zero)) == expected
+    assert not vanishes(ClipOp(zero, maximum=6.0))
+    assert not vanishes(UnaryOp(UnaryKind.TANH, zero))
 
 
 def made(module: ModuleOp) -> list[tuple[int, ...]]:
