@@ -122,7 +122,7 @@ def turned_runs(block: Block) -> list[list[Operation]]:
     """
     runs = _Runs()
     for op in block.ops:
-        rank = len(shape_of(op.results[0])) if len(op.results) == 1 else 0
+        rank = len(ints(op.permutation)) if isinstance(op, TransposeOp) else 0
         turned = [value for value in op.operands if value in runs.of]
         if _moves(op, channels_last(rank)):
             runs.spoil(turned)
