@@ -169,11 +169,11 @@ def fuse_block(block: Block) -> None:
             members = grow_group(run[-1] if run else seed, users, eligible)
             if run:
                 members = [seed, *run[:-1], *members]
+            if isinstance(op, ConvOp | ConvTransposeOp) and not run:
+                members = members[: _joined_member([ops[i] for i in members]) + 1]
             if len(members) > 1 and kinds is ANCHORS and not run:
                 absorbed = [number[made] for made in _absorbed([ops[i] for i in members]) if number[made] not in taken]
                 members = [seed, *absorbed, *members[1:]]
-            if isinstance(op, ConvOp | ConvTransposeOp) and not run:
-                members = members[: _joined_member([ops[i] for i in members]) + 1]
             if len(members) > 1:
                 groups.append(members)
                 taken.update(members)
