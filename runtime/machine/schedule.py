@@ -148,7 +148,7 @@ def _touches(execution: Execution, whole: bool, constants: Set[Hashable]) -> Tou
     writes = tuple(box for box, access in zip(boxes, accesses, strict=True) if access.writes)
     views, numbers = execution.operands
     listings = {
-        a.role: Listing(box, (views[a.role].shape, views[a.role].strides, views[a.role].dtype.char))
+        a.role: Listing(box, (views[a.role].shape, views[a.role].strides, execution.dtype(a.role)))
         for a, box in zip(accesses, boxes, strict=True)
     }
     name = execution.work.entry.name

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuron_dialects.access import Affine
+from neuron_dialects.isa import Operand
 from neuron_dialects.isa.program import CoreProgram
 from neuron_dialects.target import load_target
 from runtime.machine import Machine, machine, product_steps
@@ -140,6 +141,13 @@ def test_slabs_that_nobody_needs_are_taken_at_once():
     assert np.shares_memory(a.array, slabs.take("b", 4, 4, 1).array)
 
 
+def _columns(draw: st.DrawFn, start: int) -> Operand:
+    """Columns of SBUF from `start` on: forwards, backwards, every other one, or one of them again and again."""
+    step = draw(st.sampled_from([1, 1, -1, 2, 0]))
+    offset = start + SIZE - 1 if step < 0 else min(start, (BLOCKS - step) * SIZE)
+    return sbuf((0, SIZE), offset, (step, SIZE))
+
+
 @st.composite
 def programs(draw: st.DrawFn) -> CoreProgram:
     """Loads of inputs and constants, multiplications into a few banks, evictions; some without the waits they need."""
@@ -151,18 +159,22 @@ def programs(draw: st.DrawFn) -> CoreProgram:
     b.add("dve", "memset", signal="dve", fields={"value": 2.0}, dst=psum(rows, 0, BANKS * SIZE))
     counts |= {"pool": 1, "dve": 1}
     for _ in range(draw(st.integers(3, 24))):
-        kind = draw(st.sampled_from(["load", "constant", "combine", "multiply", "multiply", "multiply", "evict"]))
-        stream = {"multiply": "pe", "evict": "dve", "combine": "dve"}.get(kind, "q0")
+        kind = draw(st.sampled_from(["load", "constant", "combine", "copy", "fill", *["multiply"] * 3, "evict"]))
+        stream = {"multiply": "pe", "evict": "dve", "combine": "dve", "copy": "act", "fill": "pool"}.get(kind, "q0")
         waits = {name: max(1 if name in ("pool", "dve") else 0, count - careless) for name, count in counts.items()}
         one, other = (SIZE * draw(st.integers(0, BLOCKS - 1)) for _ in range(2))
         bank = psum(rows, draw(st.sampled_from([0, SIZE, SIZE, 2 * SIZE, 6])), SIZE)
-        block, second = sbuf(rows, one, SIZE), sbuf(rows, other, SIZE)
+        block, second = sbuf(rows, one, SIZE), _columns(draw, other)
         if kind == "multiply":
             adds = {"accumulate": Affine(int(draw(st.integers(0, 3)) > 0))}
             b.add("pe", "nc_matmul", waits, stream, fields=adds, dst=bank, stationary=block, moving=second)
         elif kind == "combine":
             third = sbuf(rows, SIZE * draw(st.integers(0, BLOCKS - 1)), SIZE)
             b.add("dve", "tensor_tensor", waits, stream, fields={"op": "maximum"}, dst=block, data=second, other=third)
+        elif kind == "copy":
+            b.add("act", "activation", waits, stream, fields={"func": "relu"}, dst=block, data=second)
+        elif kind == "fill":
+            b.add("pool", "memset", waits, stream, fields={"value": float(draw(st.integers(-1, 1)))}, dst=block)
         elif kind == "evict":
             # Kept small, so that all sums are exact.
             fields = {"op0": "minimum", "scalar0": 3.0}
@@ -202,6 +214,26 @@ def test_random_programs_compute_the_same(program: CoreProgram, most_steps: int,
         parts = Machine(program, TARGET)
         for x, wanted in zip(inputs, expected, strict=True):
             np.testing.assert_array_equal(parts.run(x, w, "both").outputs["y"], wanted)
+
+
+# The same bytes as f32 and, with their mantissas rounded, as tf32: two products that share neither operand.
+@pytest.mark.parametrize("kind", ["input", "file"])
+def test_operands_are_read_as_what_they_are(kind: str):
+    b, rows = ProgramBuilder(), (0, SIZE)
+    x, y = b.variable("x", kind, (SIZE, SIZE)), b.variable("y", "output", (SIZE, 2 * SIZE))
+    b.add("sp", "dma_copy", None, "q0", ring="q0", dst=sbuf(rows, 0, SIZE), src=dram(x, 0, (SIZE, SIZE), SIZE))
+    for number, dtype in enumerate(("f32", "tf32")):
+        tile, bank = sbuf(rows, 0, SIZE, dtype=dtype), psum(rows, number * SIZE, SIZE)
+        b.add("pe", "nc_matmul", {"q0": 1}, "pe", dst=bank, stationary=tile, moving=tile)
+    both = sbuf(rows, 64, 2 * SIZE)
+    b.add("act", "activation", {"pe": 2}, "act", dst=both, data=psum(rows, 0, 2 * SIZE))
+    b.add("pool", "dma_copy", {"act": 1}, ring="q1", dst=dram(y, 0, (2 * SIZE, SIZE), 2 * SIZE), src=both)
+    values = {"x": np.full((SIZE, SIZE), 1 + 2.0**-12, np.float32)}
+    one = Machine(b.program(), TARGET)
+    for _ in range(2):
+        found = one.run(*((values, {}) if kind == "input" else ({}, values))).outputs["y"]
+        np.testing.assert_array_equal(found[:, SIZE:], SIZE)
+        np.testing.assert_allclose(found[:, :SIZE], SIZE * (1 + 2.0**-12) ** 2, rtol=1e-6)
 
 
 # Other parameters in other memory: what was kept of the first ones must not be used.
