@@ -15,6 +15,9 @@ from runtime.machine.products import Content, Group
 MAX_COLUMNS = 512
 """Stationary columns of a batch: more are no quicker, and leave the caches."""
 
+RESULT_BYTES = 256 << 20
+"""Size of all results that may wait, from the end of the first group of a batch on, for its other groups to end."""
+
 
 @dataclass(eq=False)
 class Batch:
@@ -60,7 +63,10 @@ def was_there(contents: Sequence[Content], time: int) -> bool:
 
 
 def find_batches(
-    groups: Sequence[Group], ends: Mapping[int, int], sizes: Mapping[Group, tuple[int, int]]
+    groups: Sequence[Group],
+    ends: Mapping[int, int],
+    sizes: Mapping[Group, tuple[int, int]],
+    result_bytes: int = RESULT_BYTES,
 ) -> list[Batch]:
     """Batches of all groups, in the order of their ends.
 
@@ -68,9 +74,11 @@ def find_batches(
         groups: the groups to be computed.
         ends: when each execution writes, by its number.
         sizes: stationary and moving columns of each group.
+        result_bytes: where batches that more groups may join have larger results, none joins the oldest any more.
     """
     batches: list[Batch] = []
-    latest: dict[Hashable, Batch] = {}
+    latest: dict[tuple[Hashable, int, int], Batch] = {}
+    waiting_bytes = 0
     for group in sorted(groups, key=lambda group: ends[group.members[-1]]):
         stationary, moving = sizes[group]
         key = tuple(group.moving), moving, group.rows
@@ -83,7 +91,14 @@ def find_batches(
             and (constant or was_there(group.stationary, batch.end))
         )
         if batch is None or not joins:
+            waiting_bytes -= 4 * moving * batch.columns if batch is not None else 0
+            # Behind all others: the first one is the oldest.
+            latest.pop(key, None)
             batch = latest[key] = Batch(ends[group.members[-1]], constant)
             batches.append(batch)
         batch.add(group, stationary)
+        waiting_bytes += 4 * moving * stationary
+        while waiting_bytes > result_bytes:
+            oldest = next(iter(latest))
+            waiting_bytes -= 4 * oldest[1] * latest.pop(oldest).columns
     return batches

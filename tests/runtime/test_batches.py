@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from runtime.machine.batches import MAX_COLUMNS, find_batches
+from runtime.machine.batches import MAX_COLUMNS, Batch, find_batches
 from runtime.machine.products import Content, Group
 
 
@@ -26,6 +26,11 @@ def batches(groups: Sequence[Group], columns: int = 128) -> list[list[int]]:
     for batch in found:
         assert batch.starts == [columns * n for n in range(len(batch.groups))]
         assert batch.operands == list(range(len(batch.groups)))
+    return members(found)
+
+
+def members(found: Sequence[Batch]) -> list[list[int]]:
+    """Members of the groups of each batch."""
     return [[g.members[0] for g in batch.groups] for batch in found]
 
 
@@ -51,6 +56,15 @@ def test_constants_and_data_are_apart():
 def test_columns_are_limited():
     groups = [group(n, constant(f"w{n}")) for n in range(5)]
     assert batches(groups, MAX_COLUMNS // 2) == [[0, 1], [2, 3], [4]]
+
+
+# Room for results of 512 x 32 float32: five of them, two, so that the third one is too many, or one.
+def test_results_that_wait_are_limited():
+    groups = [group(n, constant(f"w{n}"), moving) for n, moving in enumerate("abcbca")]
+    ends, sizes = {n: 10 * n + 5 for n in range(6)}, dict.fromkeys(groups, (32, 512))
+    assert members(find_batches(groups, ends, sizes, 5 << 16)) == [[0, 5], [1, 3], [2, 4]]
+    assert members(find_batches(groups, ends, sizes, 2 << 16)) == [[0], [1, 3], [2, 4], [5]]
+    assert members(find_batches(groups, ends, sizes, 1 << 16)) == [[n] for n in range(6)]
 
 
 def test_groups_of_a_batch_can_be_alone():
