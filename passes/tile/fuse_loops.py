@@ -28,12 +28,13 @@ from xdsl.ir import Block, Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from neuron_dialects.access_ops import space_of
+from neuron_dialects.loops import trip_count
 from neuron_dialects.neuron import core_functions, target_of
 from neuron_dialects.target import Target
 from neuron_dialects.tile import AllocOp, TileOp
 from passes.tile.block_order import BlockOrder
 from passes.tile.footprint import apart, stays_ahead
-from passes.tile.later_turns import group_iterations, move_body, peel_last, runs_alike, turn_later
+from passes.tile.later_turns import group_iterations, move_body, nested_loop, peel_last, swap_loops, turn_later
 from passes.tile.statements import (
     TENSOR_ENGINE,
     Statement,
@@ -281,7 +282,8 @@ class _Fuser:
     def _take_sweep(self, start: int, partner: Statement, sweep: Statement) -> None:
         """Put the iterations of a sweep in front of those of a loop, where it has as many and nothing is in its way.
 
-        Both are among the statements from number `start` on.
+        Of a sweep in two loops, these are the ones of the inner loop. Both are among the statements from number `start`
+        on.
         """
         window = self.done[start:]
         place, index = window.index(sweep), window.index(partner)
@@ -295,8 +297,10 @@ class _Fuser:
         stay = [other for other in between if other not in needed]
         if any(conflict(other, one) for other in stay for one in (sweep, *needed)):
             return
-        assert isinstance(sweep.op, ForOp | TileOp)
-        if not isinstance(sweep.op, ForOp) or not runs_alike(sweep.op, partner.trips):
+        if not isinstance(sweep.op, ForOp):
+            return
+        nested = nested_loop(sweep.op)
+        if trip_count(nested or sweep.op) != partner.trips or (nested is not None and not _swaps(nested)):
             return
         hoist_definitions(self.order, partner.op, [sweep.op, *(one.op for one in needed)])
         for one in needed:
@@ -305,6 +309,8 @@ class _Fuser:
         window[window.index(partner) : window.index(partner)] = needed
         self.done[start:] = window
         assert isinstance(partner.op, ForOp)
+        if nested is not None:
+            swap_loops(sweep.op, nested)
         moved = statement_of(sweep.op)
         move_body(sweep.op, partner.op, first=True)
         sweep.op.detach()
@@ -402,6 +408,12 @@ def _ordered(earlier: Statement, loop: Statement) -> bool:
                 if (writes or other_writes) and not stays_ahead(*same):
                     return False
     return True
+
+
+def _swaps(inner: ForOp) -> bool:
+    """Whether an inner loop may become the outer one: no iteration of it meets another, whatever that one goes over."""
+    alone = statement_of(inner)
+    return _ordered(alone, alone)
 
 
 def _gains(earlier: Statement, loop: Statement) -> bool:

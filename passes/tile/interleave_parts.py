@@ -179,14 +179,11 @@ def _weave(fetched: Sequence[Operation], behind: Sequence[Operation]) -> None:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Loops in so many `parts`, the iterations (first, number) of each part of each, and the `others` between them;
-    `windows` are buffers that become smaller.
-    """
+    """Loops in so many `parts` and the `others` between them; `windows` are buffers that become smaller."""
 
     parts: int
     chain: Sequence[Statement]
     others: Sequence[Statement]
-    ranges: Sequence[Sequence[tuple[int, int]]]
     windows: Mapping[SSAValue, _Parted]
 
 
@@ -195,10 +192,8 @@ def _plan(statements: Sequence[Statement], number: int, parts: int, target: Targ
     if statements[number].trips % parts or statements[number].trips < LEAST_TRIPS * parts:
         return None
     chain, others = _chain(statements, number, parts)
-    ranges = [_ranges(loop, parts) for loop in chain]
-    windows = _windows(statements, chain, parts)
-    plan = _Plan(parts, chain, others, ranges, windows)
-    return plan if len(chain) > 1 and _fits(plan, target) and _independent(chain, ranges) else None
+    plan = _Plan(parts, chain, others, _windows(statements, chain, parts))
+    return plan if len(chain) > 1 and _fits(plan, target) and _independent(chain, parts) else None
 
 
 @dataclass(frozen=True)
@@ -267,20 +262,16 @@ def _chain(statements: Sequence[Statement], number: int, parts: int) -> tuple[li
     return list(chain), others
 
 
-def _ranges(loop: Statement, parts: int) -> list[tuple[int, int]]:
-    """(first iteration, number) of each part."""
-    each = loop.trips // parts
-    return [(part * each, each) for part in range(parts)]
-
-
-def _independent(chain: Sequence[Statement], ranges: Sequence[Sequence[tuple[int, int]]]) -> bool:
-    """Whether no part of a loop meets a later part of an earlier one."""
-    parts = [[loop.part(*span) for span in spans] for loop, spans in zip(chain, ranges, strict=True)]
+def _independent(chain: Sequence[Statement], number: int) -> bool:
+    """Whether no part of a loop, of so many, meets a later part of an earlier one."""
+    parts = [
+        [loop.part(part * each, each) for part in range(number)] for loop in chain for each in [loop.trips // number]
+    ]
     return not any(
         conflict(earlier, part)
-        for number, later in enumerate(parts)
+        for position, later in enumerate(parts)
         for place, part in enumerate(later)
-        for before in parts[:number]
+        for before in parts[:position]
         for earlier in before[place + 1 :]
     )
 

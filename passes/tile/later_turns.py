@@ -56,23 +56,26 @@ def move_body(loop: ForOp, into: ForOp, *, first: bool = False) -> None:
             target.insert_op_before(op, place)
 
 
-def runs_alike(loop: ForOp, trips: int) -> bool:
-    """Whether a loop runs so many times, by itself or once it has been swapped with the one that it consists of."""
+def nested_loop(loop: ForOp) -> ForOp | None:
+    """The loop that another one consists of, with bounds from outside of both; None where there is none."""
     inner = loop.body.block.first_op
-    if not isinstance(inner, ForOp):
-        return trip_count(loop) == trips
-    if not isinstance(inner.next_op, YieldOp) or trip_count(inner) != trips:
-        return False
+    if not isinstance(inner, ForOp) or not isinstance(inner.next_op, YieldOp):
+        return None
+    inside = any(
+        isinstance(value.owner, Operation) and value.owner.parent is loop.body.block for value in inner.operands
+    )
+    return None if inside else inner
+
+
+def swap_loops(loop: ForOp, inner: ForOp) -> None:
+    """Let a loop go over what `inner`, which it consists of, goes over, and that over what the loop goes over."""
     outside, inside = list(loop.operands), list(inner.operands)
-    if any(isinstance(value.owner, Operation) and value.owner.parent is loop.body.block for value in inside):
-        return False
     loop.operands, inner.operands = inside, outside
     own, other = loop.body.block.args[0], inner.body.block.args[0]
     swapped: dict[SSAValue, SSAValue] = {own: other, other: own}
     for op in inner.body.block.walk():
         if any(value in swapped for value in op.operands):
             op.operands = [swapped.get(value, value) for value in op.operands]
-    return True
 
 
 def group_iterations(loop: ForOp, size: int) -> list[Operation]:
