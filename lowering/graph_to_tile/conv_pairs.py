@@ -113,10 +113,8 @@ class _Plain:
         w = _stand_in(weight.dtype, weight.shape)
         k.tensors[w] = weight
         # Padding is what the phase says.
-        above, beside = shape_of(w)[2], ints(op.pads)[1]
-        plain = ConvOp(
-            x, w, strides=phase.stride[1:], pads=(above, beside, above, beside), dilations=ints(op.dilations)
-        )
+        above, (_, left, _, right) = shape_of(w)[2], ints(op.pads)
+        plain = ConvOp(x, w, strides=phase.stride[1:], pads=(above, left, above, right), dilations=ints(op.dilations))
         plain.location = op.location
         groups = plan_groups(shape_of(x)[1], weight.shape[0], 1)
         return plain, epilogue, groups, WeightPacking(k, w, groups, len(phase.taps), False), phase

@@ -76,6 +76,7 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[Layer, ...], bool, int]] = {
     "every second row, an odd number": ((2, 64, 15, 9), ((128, 3, (0, 1, 1, 1), 2),), False, 0),
     "every second row, stored": ((2, 3, 12, 9), ((64, 3, SAME), (32, 3, SAME, 2)), False, 1),
     "every second row, one tap": ((2, 3, 12, 8), ((64, 3, SAME), (160, 1, NONE, 2)), False, 1),
+    "more columns of padding than of the map": ((1, 3, 12, 2), ((64, 3, SAME), (8, 5, (2, 0, 2, 3))), False, 1),
     "five rows, none beside": ((2, 4, 12, 9), ((64, 5, (2, 2, 2, 2)), (32, 5, (2, 0, 2, 0))), False, 1),
 }
 
