@@ -94,7 +94,8 @@ def lower_linear(k: Kernel, op: MatMulOp, ops: Sequence[Operation], results: Seq
     if rows in k.parted_rows:
         # Engines that would fill columns for each part work for the loop that fetches rows, and run ahead.
         epilogue.fill_numbers()
-    store = _store_at_once(k, epilogue) if turned and rows in k.parted_rows else None
+    at_once = turned and rows in k.parted_rows and k.postpones_for is None
+    store = _store_at_once(k, epilogue) if at_once else None
     linear = _Linear(k, op, x, weight, epilogue, spec_of(op.result)[1], turned, bias)
     if k.postpones_for is None:
         linear.run()

@@ -25,6 +25,7 @@ from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import BinaryKind, BinaryOp, BroadcastOp, ConstantOp, PadOp, ReshapeOp, TransposeOp
 from neuron_dialects.isa.limits import CORE_PARTITIONS, MAX_SIZE
+from passes.graph.conv_groups import QUADRANT
 
 NO_ROW = float(MAX_SIZE)
 """Index that no row begins at."""
@@ -79,6 +80,13 @@ class LocalRows:
         """Bring rows on chip, [lanes, row * elements], and what adds them up, [lanes, tables * 16]."""
         b, most = self.k.b, max(share.held for share in self.shares) * self.elements
         self.rows = b.alloc((self.lanes, most), self.dtype, "sbuf", 1, "tables").view()
+        sizes = [share.held * self.elements for share in self.shares for _ in range(share.cores)]
+        for first in range(0, self.lanes, QUADRANT):
+            # The instruction reads what lies behind the rows of smaller tables as well.
+            least = min(sizes[first // CORE_PARTITIONS : (first + QUADRANT) // CORE_PARTITIONS])
+            if least < most:
+                lanes = self.rows.slice(0, first, min(QUADRANT, self.lanes - first))
+                b.memset(lanes.slice(1, least, most - least), 0.0)
         core = 0
         for share in self.shares:
             packed, size = self._packed(share), share.held * self.elements

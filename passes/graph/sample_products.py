@@ -13,7 +13,7 @@ from math import prod
 from xdsl.ir import Operation, SSAValue
 
 from neuron_dialects.graph import ConcatOp, FusedOp, MatMulOp, PadMode, PadOp, ReshapeOp, ints, shape_of, spec_of
-from passes.graph.conv_groups import LANES
+from passes.graph.conv_groups import LANES, QUADRANT
 from passes.graph.gathered_sums import JoinedSums, joined_sums
 
 SAMPLE_SIDE = 64
@@ -21,9 +21,6 @@ SAMPLE_SIDE = 64
 
 SAMPLE_BYTES = 16 * 1024
 """Bytes of a lane that the little matrices of a sample may take, twice."""
-
-QUADRANT = 32
-"""Lanes, of which engines write any run that begins at a multiple of so many."""
 
 FEATURES = 1
 """Dimension of the features in a matrix [samples, features]."""
