@@ -16,6 +16,7 @@ from neuron_dialects.dtypes import F32
 from neuron_dialects.graph import (
     BinaryKind,
     BinaryOp,
+    CastOp,
     ConstantOp,
     ConvOp,
     ConvTransposeOp,
@@ -177,9 +178,12 @@ class BlockCopies:
 
     def _from_means(self, op: ConvOp) -> None:
         """A 1x1 convolution of the means of each pixel of the blocks: its weights add them up."""
-        ops = repeat_ops(op.w, 1)
-        part = ConstantOp(self._share_of_map(op.x), spec_of(op.w)[0], (1, 1, 1, 1))
-        ops += [part, BinaryOp(BinaryKind.MUL, ops[-1].results[0], part.results[0])]
+        dtype, ops = spec_of(op.w)[0], repeat_ops(op.w, 1)
+        # A share that is rounded itself would make all sums too large, or too small.
+        exact = CastOp(ops[-1].results[0], F32)
+        share = ConstantOp(self._share_of_map(op.x), F32, (1, 1, 1, 1))
+        part = BinaryOp(BinaryKind.MUL, exact.result, share.result)
+        ops += [exact, share, part, CastOp(part.result, dtype)]
         copy = self._convolution(op, self.copies[op.x], self._recipe(ops, op), op.bias, (0, 0, 0, 0))
         copy.result.name_hint = op.result.name_hint
         op.result.replace_all_uses_with(self._insert(copy, op).results[0])

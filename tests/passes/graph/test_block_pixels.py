@@ -27,6 +27,7 @@ from neuron_dialects.graph import (
     SoftmaxOp,
     UnaryKind,
     UnaryOp,
+    WeightOp,
     shape_of,
     spec_of,
 )
@@ -187,6 +188,31 @@ def test_weighed_maps_that_begin_early(kind: str, begins_early: bool, monkeypatc
     assert relative_error(result, expected[0]) < 1e-5
     assert ((2, 128, 6, 4) in made(module)) == begins_early
     assert sum(is_border(op) for op in module.walk()) == (2 if begins_early else 0)
+
+
+# The share of a map that its blocks have is no number of bf16: the weights behind the mean are not all rounded with it.
+def test_means_of_maps_that_begin_early_are_not_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = filters(
+        stem=(8, 4, 1, 1), e=(32, 8, 1, 1), d=(32, 1, 3, 3), r=(512, 32, 1, 1), x=(32, 512, 1, 1), p=(8, 32, 1, 1),
+        head=(5, 8, 1, 1),
+    )  # fmt: skip
+    weights = {name: value.astype(ml_dtypes.bfloat16) for name, value in weights.items()}
+
+    def make(block: Block, args: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
+        b = Builder(block, values)
+        deep = b.clip(b.conv(b.clip(b.conv(b.conv(args[0], "stem"), "e")), "d", groups=32))
+        return [b.conv(b.conv(squeezed(b, deep, ""), "p"), "head")]
+
+    module = core_module("trn1", [("bf16", (1, 4, 26, 26))], weights, make)
+    blocked(module, weights, monkeypatch)
+    store = WeightStore()
+    for name, array in weights.items():
+        store.add(name, array)
+    resolve = WeightResolver(module, store)
+    weighing = [op.w for op in module.walk() if isinstance(op, ConvOp) and shape_of(op.w) == (512, 128, 1, 1)]
+    (behind,) = (resolve(w.owner.symbol.string_value()) for w in weighing if isinstance(w.owner, WeightOp))
+    shares = behind.astype(np.float64) / np.repeat(weights["r"].astype(np.float64), 4, 1)
+    assert abs(np.median(shares) / (14 * 14 / (26 * 26)) - 1) < 3e-4
 
 
 # What a type of 16 bits with five for the exponent cannot hold is not added.
