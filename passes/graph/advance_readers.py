@@ -8,14 +8,14 @@ than it reads, it is computed as soon as the first one has been, so that the map
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Block, Operation, SSAValue
+from xdsl.ir import Block, Operation
 from xdsl.passes import ModulePass
 
-from neuron_dialects.graph import ConvOp, ints, shape_of, spec_of
+from neuron_dialects.graph import ConvOp, ints
+from neuron_dialects.graph.work import bytes_of
 from neuron_dialects.neuron import core_functions
 from passes.graph.fold_images import is_constant
 from passes.graph.kernel_layouts import anchor_of
@@ -75,8 +75,4 @@ def _reader_before(op: Operation, number: dict[Operation, int]) -> Operation | N
     if len(users) < 2 or not all(user in number and isinstance(anchor_of(user), ConvOp) for user in users):
         return None
     *_, before, last = sorted(users, key=lambda user: number[user])
-    return before if last is op and _size_bytes(op.results[0]) <= _size_bytes(read[0]) else None
-
-
-def _size_bytes(value: SSAValue) -> int:
-    return prod(shape_of(value)) * spec_of(value)[0].size_bytes
+    return before if last is op and bytes_of(op.results[0].type) <= bytes_of(read[0].type) else None

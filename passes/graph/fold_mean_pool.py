@@ -94,10 +94,16 @@ def _are_sums(op: PoolOp, conv: ConvOp) -> bool:
     kernel, size = ints(op.kernel), shape_of(op.x)[2:]
     whole = [n // k for n, k in zip(size, kernel, strict=True)] == list(shape_of(op.result)[2:])
     windows = ints(op.strides) == kernel and not any(ints(op.pads)) and all(n == 1 for n in ints(op.dilations))
-    single = prod(shape_of(conv.w)[2:]) == 1 and not any(ints(conv.pads)) and all(n == 1 for n in ints(conv.strides))
     dtypes = {spec_of(value)[0] for value in (conv.x, conv.w, conv.result)}
     plain = len(dtypes) == 1 and next(iter(dtypes)).is_float and op.x.has_one_use() and is_known(conv.w)
-    return op.kind.data is PoolKind.AVERAGE and whole and windows and single and plain and 1 < prod(kernel) <= MOST_TAPS
+    return (
+        op.kind.data is PoolKind.AVERAGE
+        and whole
+        and windows
+        and conv.is_pointwise
+        and plain
+        and 1 < prod(kernel) <= MOST_TAPS
+    )
 
 
 def _pays(op: PoolOp, conv: ConvOp, target: Target) -> bool:
