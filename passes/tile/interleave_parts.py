@@ -53,6 +53,9 @@ TURNS = 2
 LEAST_TRIPS = 2
 """Iterations of a part of the loop that fetches."""
 
+MOST_TRIPS = 32
+"""Iterations of that loop that are written out. The parts of longer ones are loops, and follow each other whole."""
+
 WORK = ("tile.gather", "tile.local_gather", "tile.scatter", "tile.store", *TENSOR_ENGINE)
 """What a statement that prepares something does not do."""
 
@@ -105,11 +108,12 @@ def interleave(block: Block, target: Target) -> None:
     small = {buffer: _small_buffers(buffer, parted, chain[0].op) for buffer, parted in windows.items()}
 
     def made(loop: Statement, part: int) -> list[Operation]:
-        """A part of a loop, iteration by iteration, in front of the last one."""
+        """A part of a loop, iteration by iteration where these are written out, in front of the last one."""
         assert isinstance(loop.op, ForOp)
         each, ops = loop.trips // plan.parts, list[Operation]()
-        for number in range(part * each, (part + 1) * each):
-            ops += iterations(loop.op, number, 1, InsertPoint.before(last))
+        together = 1 if plan.is_written_out else each
+        for number in range(part * each, (part + 1) * each, together):
+            ops += iterations(loop.op, number, together, InsertPoint.before(last))
         for buffer in loop.touches.keys() & windows.keys():
             window, copies = windows[buffer].window, small[buffer]
             use_window(ops, buffer, window, part * window.rows, copies[part % len(copies)])
@@ -120,8 +124,10 @@ def interleave(block: Block, target: Target) -> None:
         if part == 0:
             for statement in plan.others:
                 order.move_before(statement.op, last)
-        else:
-            _weave(fetched, [op for loop in chain[1:] for op in made(loop, part - 1)])
+            continue
+        behind = [op for loop in chain[1:] for op in made(loop, part - 1)]
+        if plan.is_written_out:
+            _weave(fetched, behind)
     for op in [*(loop.op for loop in chain), *(buffer.owner for buffer in windows)]:
         assert isinstance(op, Operation)
         op.detach()
@@ -185,6 +191,11 @@ class _Plan:
     chain: Sequence[Statement]
     others: Sequence[Statement]
     windows: Mapping[SSAValue, _Parted]
+
+    @property
+    def is_written_out(self) -> bool:
+        """Whether iterations are written out, so that those of the first loop and of others can take turns."""
+        return self.chain[0].trips <= MOST_TRIPS
 
 
 def _plan(statements: Sequence[Statement], number: int, parts: int, target: Target) -> _Plan | None:

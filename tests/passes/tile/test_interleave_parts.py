@@ -12,6 +12,7 @@ from xdsl.utils.hints import isa
 
 from neuron_dialects.access import AccessPattern, Affine
 from neuron_dialects.tile import AllocOp, TileOp
+from passes.tile import interleave_parts
 from passes.tile.interleave_parts import TileInterleavePartsPass
 from passes.tile.part_buffers import Window, window_of
 from tests.program_texts import Array, assert_same_numbers, function_of, loops_of, parse, trips_of
@@ -109,6 +110,15 @@ def test_parts(read: str, trips: list[int], elements: list[int]) -> None:
     assert_same_numbers(module, TileInterleavePartsPass(), given())
     assert trips_of(module) == trips
     assert own_elements(module) == elements
+
+
+# A loop of many iterations is not written out: its parts are loops, as are those behind it.
+def test_parts_of_long_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interleave_parts, "MOST_TRIPS", 7)
+    module = program("128*%d + 128*%e + 1024")
+    assert_same_numbers(module, TileInterleavePartsPass(), given())
+    assert trips_of(module) == [2, 2, 2, 2, 2, 2, 2, 2]
+    assert own_elements(module) == [512]
 
 
 # What the first loop needs stays in order, at the front; what it does not need comes behind that.
