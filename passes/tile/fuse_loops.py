@@ -134,9 +134,12 @@ class _Fuser:
         index = self._partner(shorter)
         if index is None or not _gains(self.done[index], shorter):
             return False
-        made = peel_last(loop)
+        following = loop.next_op
+        assert following is not None
+        bound, made = peel_last(loop)
+        self.order.added_before(bound, loop)
         for op in made:
-            self.order.added_before(op, loop)
+            self.order.added_before(op, following)
         last = [statement_of(op) for op in made if isinstance(op, TileOp | ForOp)]
         self.touching.update(buffer for part in last for buffer in part.touches)
         self._fuse(index, shorter)

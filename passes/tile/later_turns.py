@@ -37,11 +37,11 @@ def turn_later(products: ForOp, turns: ForOp, behind: int) -> tuple[list[Operati
     return [*first, _bound(products, trips - behind)], end
 
 
-def peel_last(loop: ForOp) -> list[Operation]:
-    """Let a loop run once less; gives the new operations before it, the last iteration and the bound."""
+def peel_last(loop: ForOp) -> tuple[Operation, list[Operation]]:
+    """Let a loop run once less; gives the new bound, right before it, and its last iteration, right behind it."""
     trips = trip_count(loop)
-    last = iterations(loop, trips - 1, 1, InsertPoint.before(loop))
-    return [*last, _bound(loop, trips - 1)]
+    last = iterations(loop, trips - 1, 1, InsertPoint.after(loop))
+    return _bound(loop, trips - 1), last
 
 
 def move_body(loop: ForOp, into: ForOp, *, first: bool = False) -> None:
