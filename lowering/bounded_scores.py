@@ -4,8 +4,9 @@ Softmax subtracts the greatest score of each query, lest powers overflow or all 
 are projections of normalised rows, as behind a layer normalisation, their weights bound the scores, for every input
 there can be (`score_bounds`). Given core functions in which weights have the types that they are computed in, and these
 weights, leaves `graph.score_shift` on attentions for which one number, subtracted from all scores, does what the
-greatest of each query does. Where only that makes it possible, keys lose their bias: it adds the same to all scores of
-a query, which no softmax sees. Without weights the pass leaves all as it is: the text alone cannot prove anything.
+greatest of each query does, and `graph.sees_keys` on those whose mask shows each query a key. Where only that makes a
+number possible, keys lose their bias: it adds the same to all scores of a query, which no softmax sees. Without
+weights the pass leaves all as it is: the text alone cannot prove anything.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import ModuleOp, UnitAttr
 from xdsl.ir import Operation, SSAValue
 from xdsl.passes import ModulePass
 
@@ -40,7 +41,7 @@ from neuron_dialects.graph import (
     shape_of,
     spec_of,
 )
-from neuron_dialects.graph.attention import SCORE_SHIFT
+from neuron_dialects.graph.attention import LEAST_SEEN, SCORE_SHIFT, SEES_KEYS
 from neuron_dialects.graph.attrs import f32_attr
 from neuron_dialects.neuron import core_functions, weights_path
 from neuron_dialects.weights import WeightStore
@@ -135,6 +136,8 @@ def _pays(op: AttentionOp) -> bool:
 def _bound(op: AttentionOp, values: _Values) -> None:
     """Give an attention its shift, if one is known; without the bias of its keys, if there is none with it."""
     mask = None if op.mask is None else values.of(op.mask)
+    if mask is not None and (np.atleast_1d(mask).max(axis=-1) >= LEAST_SEEN).all():
+        op.attributes[SEES_KEYS] = UnitAttr()
     chains = [values.projection(x) for x in (op.q, op.k, op.v)]
     if any(chain is None for chain in chains) or (op.mask is not None and mask is None):
         return

@@ -11,6 +11,8 @@ For each sequence and each group of heads whose scores fill one PSUM bank:
 Against `attention_rows.py` the tensor engine, which has time, adds masks and maxima, makes the scores twice, the second
 time where the context is to contract their powers, and sums these up, so that each of the other engines has one
 instruction for all heads of a group. Where scores are known to be bounded (`graph-bound-scores`) no maximum is taken.
+A mask must be known to hide no query all keys: the maximum would be a number so large that it is another one when the
+scores are summed up again.
 
 The mask stays on chip. If it repeats after some sequences, a loop over these stands in a loop over the batch.
 """
@@ -36,6 +38,7 @@ from lowering.graph_to_tile.view import View
 from neuron_dialects.access import Affine
 from neuron_dialects.dtypes import BF16, F32
 from neuron_dialects.graph import AttentionOp, CompareKind, CompareOp, ConstantOp, SelectOp, layout_of, spec_of
+from neuron_dialects.graph.attention import SEES_KEYS
 from passes.graph.join_sequences import LEAST_TOGETHER
 
 LEAST_FULL = 16
@@ -76,7 +79,9 @@ def has_short_form(k: Kernel, op: AttentionOp) -> bool:
         return False
     if any(spec_of(value)[0] is not BF16 for value in (op.q, op.k, op.v)) or op.head_size > LANES:
         return False
-    return queries <= bank and op.value_size < bank and (op.mask is None or _stays_on_chip(k, op.mask, queries))
+    if op.mask is not None and (SEES_KEYS not in op.attributes or not _stays_on_chip(k, op.mask, queries)):
+        return False
+    return queries <= bank and op.value_size < bank
 
 
 def _stays_on_chip(k: Kernel, mask: SSAValue, queries: int) -> bool:

@@ -26,6 +26,12 @@ from neuron_dialects.graph.shapes import ShapeError, text
 SCORE_SHIFT = "graph.score_shift"
 """Attribute: see `AttentionOp`."""
 
+SEES_KEYS = "graph.sees_keys"
+"""Attribute: see `AttentionOp`."""
+
+LEAST_SEEN = -1e4
+"""What a mask adds at least to the score of a key that a query sees."""
+
 HIDDEN = -1e30
 """What is added to the scores of keys that a query is not to see."""
 
@@ -41,7 +47,8 @@ class AttentionOp(ComputeOp):
     [B, Sq, heads * e], of q's element type, or f32 where that is narrower. Scores and softmax are f32; probabilities
     are rounded to v's type before they are multiplied. An attribute `graph.score_shift = 16.0 : f32` promises that
     powers of scores less this number are as good as those less the greatest score of each query: none overflows, and
-    the greatest of each query does not vanish.
+    the greatest of each query does not vanish. An attribute `graph.sees_keys` promises that the mask hides no query all
+    keys: it adds -1e4 or more to one of its scores at least.
     """
 
     name = "graph.attention"

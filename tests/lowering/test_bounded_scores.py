@@ -11,6 +11,7 @@ from xdsl.context import Context
 
 from lowering.bounded_scores import GraphBoundScoresPass, WeighedBoundScores, with_weights
 from neuron_dialects.graph import AttentionOp
+from neuron_dialects.graph.attention import SEES_KEYS
 from neuron_dialects.weights import WeightStore
 from tests.graph_level import parse
 from tests.lowering.graph_to_tile.core_kernel import Array
@@ -49,6 +50,10 @@ def weights_of(gain: float, **others: Array) -> dict[str, Array]:
 
 
 def is_marked(weights: dict[str, Array], norm: str = NORM, mask: str = "%m", text: str = TEXT) -> bool:
+    return marked(weights, norm, mask, text).score_shift is not None
+
+
+def marked(weights: dict[str, Array], norm: str = NORM, mask: str = "%m", text: str = TEXT) -> AttentionOp:
     store = WeightStore()
     for name, array in weights.items():
         store.add(name, array)
@@ -58,7 +63,7 @@ def is_marked(weights: dict[str, Array], norm: str = NORM, mask: str = "%m", tex
     step.apply(Context(), module)
     module.verify()
     (attention,) = (op for op in module.walk() if isinstance(op, AttentionOp))
-    return attention.score_shift is not None
+    return attention
 
 
 def hidden(*places: tuple[int, int], value: float = -np.inf) -> Array:
@@ -181,3 +186,12 @@ def test_without_weights_nothing_is_marked() -> None:
     before = str(module)
     GraphBoundScoresPass().apply(Context(), module)
     assert str(module) == before
+
+
+# Queries see a key each; one of them sees none, or nothing is known of what it sees.
+@pytest.mark.parametrize(("hidden", "sees"), [(0.0, True), (-1e9, False), (-np.inf, False), (np.nan, False)])
+def test_masks_that_hide_all_keys(hidden: float, sees: bool) -> None:
+    mask = np.where(np.eye(6) > 0, 0.0, -np.inf)
+    mask[3] += hidden
+    weights = weights_of(1.0, mask=mask.reshape(1, 1, 6, 6))
+    assert (SEES_KEYS in marked(weights).attributes) is sees

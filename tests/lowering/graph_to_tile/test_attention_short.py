@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from xdsl.dialects.builtin import UnitAttr
 from xdsl.ir import Block, SSAValue
 
 from lowering.graph_to_tile.attention_plan import sequences_in_iteration
 from lowering.graph_to_tile.attention_short import ShortAttention
 from neuron_dialects.graph import AttentionOp, BinaryKind, BinaryOp, MatMulOp, ReshapeOp
-from neuron_dialects.graph.attention import SCORE_SHIFT
+from neuron_dialects.graph.attention import SCORE_SHIFT, SEES_KEYS
 from neuron_dialects.graph.attrs import f32_attr
 from passes.graph.fuse import fuse_block
 from passes.graph.layout import choose_layouts
@@ -24,7 +25,16 @@ BF16_TOLERANCE = 6e-3
 """Probabilities and result rounded to bf16."""
 
 
-def windows(sequences: int, length: int, heads: int, width: int, scale: float, shift: float | None = None) -> Make:
+def windows(
+    sequences: int,
+    length: int,
+    heads: int,
+    width: int,
+    scale: float,
+    shift: float | None = None,
+    *,
+    sees_keys: bool = True,
+) -> Make:
     """x [sequences * length, width] -> attention of its projections, as a matrix again -> a product."""
 
     def make(block: Block, arguments: Sequence[SSAValue], values: Mapping[str, SSAValue]) -> Sequence[SSAValue]:
@@ -47,6 +57,8 @@ def windows(sequences: int, length: int, heads: int, width: int, scale: float, s
         op = AttentionOp(q, k, v, values.get("mask"), heads=heads, kv_heads=heads, scale=scale)
         if shift is not None:
             op.attributes[SCORE_SHIFT] = f32_attr(shift)
+        if sees_keys:
+            op.attributes[SEES_KEYS] = UnitAttr()
         block.add_op(op)
         return [product(shaped(op.result, sequences * length, width), "o")]
 
@@ -134,6 +146,18 @@ def check_case(case: Case, shift: float | None, monkeypatch: pytest.MonkeyPatch)
     assert ("compared.f32" in taken[0].rings) is (shift is None)
     # It makes the values itself where it looks for no maxima.
     assert (taken[0].product is None) is (shift is None)
+
+
+# A mask that may hide all keys of a query is for another kernel: its large number takes all bits of the scores.
+@pytest.mark.parametrize("hidden", [-1e9, -1e30])
+def test_a_query_that_sees_nothing(hidden: float) -> None:
+    weights = weights_of(96, (), 1e4)
+    mask = np.zeros((1, 1, 20, 20))
+    mask[..., 5, :] = mask[..., :, 7] = hidden
+    weights["mask"] = mask.astype(ml_dtypes.bfloat16)
+    make = windows(16, 20, 3, 96, 32**-0.5, sees_keys=False)
+    # Which of its keys such a query sees is left to the rounding of that number.
+    assert lowered_error("trn1", [("bf16", (320, 96))], weights, make, fused_layouts) < 0.3
 
 
 # A narrow array, masks in f32 and operands in DRAM take another kernel; a mask repeats there too.
