@@ -15,7 +15,7 @@ from xdsl.ir import Block, Operation, Region, SSAValue
 from lowering.graph_to_tile.convert import ConvertGraphToTilePass
 from lowering.tile_to_nisa.convert import ConvertTileToNisaPass
 from neuron_dialects.dtypes import dtype_by_name, dtype_of_numpy
-from neuron_dialects.graph import WeightOp, tensor_type
+from neuron_dialects.graph import ConvOp, WeightOp, shape_of, tensor_type
 from neuron_dialects.isa import verify_instruction
 from neuron_dialects.loops import trip_count
 from neuron_dialects.neuron import Executor, ExecutorAttr, TargetAttr
@@ -29,6 +29,18 @@ from runtime.program_interpreter import run_function
 Array = np.ndarray[Any, np.dtype[Any]]
 Make = Callable[[Block, Sequence[SSAValue], Mapping[str, SSAValue]], Sequence[SSAValue]]
 """Adds ops to the block, given arguments and weights; returns the function's results."""
+
+
+def add(block: Block, op: Operation) -> SSAValue:
+    """Add an op; its result."""
+    block.add_op(op)
+    return op.results[0]
+
+
+def conv(block: Block, x: SSAValue, w: SSAValue) -> SSAValue:
+    """A convolution of stride 1 that keeps the size, with as much padding on all sides."""
+    pad = shape_of(w)[2] // 2
+    return add(block, ConvOp(x, w, strides=(1, 1), pads=(pad,) * 4, dilations=(1, 1), groups=1))
 
 
 def core_module(

@@ -28,6 +28,7 @@ from neuron_dialects.neuron import Neuron, launch_problems
 from neuron_dialects.ssa_order import check_ssa_order
 from neuron_dialects.weights import WeightStore
 from runtime.graph_interpreter import WeightResolver, run_graph
+from tests.run_lines import ROOT
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -38,6 +39,12 @@ def make_context() -> Context:
     for dialect in (Builtin, Func, Graph, Neuron):
         context.load_dialect(dialect)
     return context
+
+
+def shown_programs(name: str) -> list[str]:
+    """The programs in the filecheck test of a pass."""
+    text = (ROOT / "tests" / "filecheck" / "passes" / f"{name}.mlir").read_text(encoding="utf-8")
+    return text.split("// -----")
 
 
 def parse(text: str) -> ModuleOp:

@@ -5,19 +5,13 @@ from collections.abc import Mapping, Sequence
 import ml_dtypes
 import numpy as np
 import pytest
-from xdsl.ir import Block, Operation, SSAValue
+from xdsl.ir import Block, SSAValue
 
 from neuron_dialects.graph import ConcatOp, ConvOp, FusedOp, UnaryKind, UnaryOp, shape_of
 from passes.graph.fuse import fuse_block
 from passes.graph.layout import choose_layouts
 from passes.graph.part_sums import take_apart
-from tests.core_kernels import lowered_error
-
-
-def add(block: Block, op: Operation) -> SSAValue:
-    """Add an op; its result."""
-    block.add_op(op)
-    return op.results[0]
+from tests.core_kernels import add, lowered_error
 
 
 def conv(block: Block, x: SSAValue, w: SSAValue, bias: SSAValue | None = None) -> SSAValue:

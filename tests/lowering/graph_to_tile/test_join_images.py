@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 import ml_dtypes
 import numpy as np
 import pytest
-from xdsl.ir import Block, Operation, SSAValue
+from xdsl.ir import Block, SSAValue
 
 from neuron_dialects.graph import (
     ConcatOp,
-    ConvOp,
     RelayoutOp,
     SliceOp,
     UnaryKind,
@@ -18,24 +17,12 @@ from neuron_dialects.graph import (
     shape_of,
 )
 from passes.graph.layout import choose_layouts
-from tests.core_kernels import lowered_error
+from tests.core_kernels import add, conv, lowered_error
 
 Make = Callable[[Block, SSAValue, Mapping[str, SSAValue]], list[SSAValue]]
 
 CAPACITY = 100_000
 """Bytes of a partition: room for all maps here."""
-
-
-def add(block: Block, op: Operation) -> SSAValue:
-    """Add an op; its result."""
-    block.add_op(op)
-    return op.results[0]
-
-
-def conv(block: Block, x: SSAValue, w: SSAValue) -> SSAValue:
-    """A convolution that keeps the size."""
-    pad = shape_of(w)[2] // 2
-    return add(block, ConvOp(x, w, strides=(1, 1), pads=(pad,) * 4, dilations=(1, 1), groups=1))
 
 
 def parts(block: Block, x: SSAValue, w: SSAValue, sizes: Sequence[int]) -> list[SSAValue]:

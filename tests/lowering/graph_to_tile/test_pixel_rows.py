@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import ml_dtypes
 import numpy as np
 import pytest
-from xdsl.ir import Block, Operation, SSAValue
+from xdsl.ir import Block, SSAValue
 
 from neuron_dialects.dtypes import dtype_by_name
 from neuron_dialects.graph import (
@@ -24,13 +24,7 @@ from neuron_dialects.graph import (
 )
 from neuron_dialects.target import load_target
 from passes.graph.pixel_rows import outline_rows, pixel_lanes
-from tests.core_kernels import Make, lowered_error
-
-
-def add(block: Block, op: Operation) -> SSAValue:
-    """Add an op; its result."""
-    block.add_op(op)
-    return op.results[0]
+from tests.core_kernels import Make, add, lowered_error
 
 
 def part(block: Block, x: SSAValue, start: int, size: int) -> SSAValue:

@@ -7,18 +7,10 @@ import pytest
 from neuron_dialects.graph import GatherOp, MatMulOp
 from neuron_dialects.graph.work import model_macs
 from passes.graph.absorb_gathers import GraphAbsorbGathersPass
-from tests.graph_level import check_same_results, main_of, make_context, parse
-from tests.run_lines import ROOT
-
-FILECHECK = ROOT / "tests" / "filecheck" / "passes" / "graph-absorb-gathers.mlir"
+from tests.graph_level import check_same_results, main_of, make_context, parse, shown_programs
 
 
-def shown_programs() -> list[str]:
-    """The programs of the regression test."""
-    return FILECHECK.read_text(encoding="utf-8").split("// -----")
-
-
-@pytest.mark.parametrize("text", shown_programs())
+@pytest.mark.parametrize("text", shown_programs("graph-absorb-gathers"))
 def test_shown_cases_keep_their_results(text: str):
     check_same_results(parse(text), GraphAbsorbGathersPass(), tolerance=1e-6)
 

@@ -7,18 +7,10 @@ import pytest
 from neuron_dialects.graph import ConcatOp, MatMulOp, PadOp, shape_of
 from neuron_dialects.graph.work import model_macs
 from passes.graph.sample_features import GraphSampleFeaturesPass
-from tests.graph_level import check_same_results, main_of, make_context, parse
-from tests.run_lines import ROOT
-
-FILECHECK = ROOT / "tests" / "filecheck" / "passes" / "graph-sample-features.mlir"
+from tests.graph_level import check_same_results, main_of, make_context, parse, shown_programs
 
 
-def shown_programs() -> list[str]:
-    """The programs of the regression test."""
-    return FILECHECK.read_text(encoding="utf-8").split("// -----")
-
-
-@pytest.mark.parametrize("text", shown_programs())
+@pytest.mark.parametrize("text", shown_programs("graph-sample-features"))
 def test_shown_cases_keep_their_results(text: str):
     check_same_results(parse(text), GraphSampleFeaturesPass(), tolerance=1e-5)
 
