@@ -173,7 +173,7 @@ class _Fuser:
                     return None
                 if _gains(earlier, loop) or self._turns_later(earlier, loop):
                     return index if _ordered(earlier, loop) and self._fits(index, earlier, loop) else None
-                if conflict(earlier, loop):
+                if not _passes(loop, earlier):
                     return None
                 continue
             depends = [statement for statement in (loop, *needed) if conflict(earlier, statement)]
@@ -395,6 +395,15 @@ def _double_banks(loop: Operation) -> None:
     """Let the tiles of PSUM in a loop rotate over twice as many copies."""
     for tile in psum_tiles(loop):
         tile.copies = IntegerAttr(2 * tile.copies.value.data, i64)
+
+
+def _passes(loop: Statement, earlier: Statement) -> bool:
+    """Whether a loop without products may become a part of what stands before `earlier`, a loop of as many iterations
+    with which it has nothing in common: products, or another sweep. Other engines would be busy with both at once.
+    """
+    if conflict(earlier, loop) or loop.kinds & set(TENSOR_ENGINE):
+        return False
+    return bool(earlier.kinds & set(TENSOR_ENGINE)) or (is_sweep(earlier) and is_sweep(loop))
 
 
 def psum_tiles(loop: Operation) -> list[AllocOp]:
