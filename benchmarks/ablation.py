@@ -221,9 +221,11 @@ other cases. Passes are left out with the compiler's `without`, choices of kerne
 What makes no difference here is for other models: `graph-fold-batch-norm` for files with batch normalisation left in,
 `graph-lift-scales` for quantised ones, `graph-decompose` for reductions with a function inside, `graph-canonicalize`
 for what exporters leave behind, `graph-shard-pipeline` for models that are spread over several cores.
-`graph-join-sequences`, `graph-reorder-rows` and short-sequences for attention in windows (swin_tiny), `graph-pair-rows`
-for large maps of 64 channels (unet, vgg16), `graph-band-filters` and `graph-stagger-images` for wide depthwise filters
-(convnext_tiny), pixel-blocks for layers of few outputs and `graph-fold-mean-pool` for means behind them (densenet121),
+`graph-join-sequences`, `graph-reorder-rows`, short-sequences and value-products for attention in windows (swin_tiny),
+`graph-bound-scores` for long attention (whisper_tiny_encoder), `graph-pair-rows` for large maps of 64 channels or less
+(unet, vgg16, yolov5s), `graph-advance-readers` for branches of one map (yolov5s), `graph-band-filters`,
+`graph-stagger-images` and `graph-chain-pixels` for wide depthwise filters and what follows them (convnext_tiny),
+pixel-blocks for layers of few outputs and `graph-fold-mean-pool` for means behind them (densenet121), map-sums and
 scaled-weights for squeeze-excite (efficientnet_b0).
 
 """
