@@ -92,8 +92,11 @@ def check(session: Session, source: Any, inputs: dict[str, Array], bucket: int, 
 
 # Real exports with symbolic axes: both stored shapes from one file, and one that no bucket has.
 @NEEDS_MODELS
-@pytest.mark.parametrize("name", ["bert_base_dynaxes", "llama_1b_dynaxes", "resnet50_dynbatch", "dlrm_dynbatch"])
-def test_both_shapes_of_a_model_run_from_one_file(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [("bert_base_dynaxes", 0.02), ("llama_1b_dynaxes", 0.02), ("resnet50_dynbatch", 0.1), ("dlrm_dynbatch", 0.02)],
+)
+def test_both_shapes_of_a_model_run_from_one_file(name: str, share: float) -> None:
     path = MODELS / f"{name}.onnx"
     first = model_inputs(path)
     with np.load(MODELS / f"{name}.inputs.alt.npz") as data:
@@ -112,12 +115,10 @@ def test_both_shapes_of_a_model_run_from_one_file(name: str) -> None:
         assert errors(outputs[key], value)["rel_l2_error"] <= 1e-4
     own = [v for image in session.neff.subgraphs[1:] for v in image.program.variables if v.kind == "file"]
     assert own
-    # What depends on the shape is small: masks, positions, filters of images that are folded into channels. So are the
-    # filters of blocks of pixels, whose form follows the batch, except in a model as thin as this residual network.
-    blocks = sum(v.elements for v in own if not is_shared(v.file_name) and ".pixels" in v.file_name)
-    apart = sum(v.elements for v in own if not is_shared(v.file_name)) - blocks
-    assert apart < 0.02 * sum(v.elements for v in own)
-    assert blocks < 0.2 * sum(v.elements for v in own)
+    # What depends on the shape is small: masks, positions; and in a residual network as thin as this one filters, whose
+    # form follows the batch where rows, pixels or images lie beside each other.
+    apart = sum(v.elements for v in own if not is_shared(v.file_name))
+    assert apart < share * sum(v.elements for v in own)
 
 
 def test_any_number_of_rows() -> None:
