@@ -373,7 +373,7 @@ class _Fuser:
         """Leave long products in a loop a bank to fill while another is emptied, and those of `loop` behind them, which
         are short and come all at once, the others.
         """
-        long, short = psum_tiles(products.op), psum_tiles(loop.op)
+        long, short = _psum_tiles(products.op), _psum_tiles(loop.op)
         for tile in long:
             tile.copies = IntegerAttr(min(BANKS, tile.copies.value.data), i64)
         if len(short) == 1:
@@ -393,7 +393,7 @@ def _merge(into: Operation, loop: Operation) -> None:
 
 def _double_banks(loop: Operation) -> None:
     """Let the tiles of PSUM in a loop rotate over twice as many copies."""
-    for tile in psum_tiles(loop):
+    for tile in _psum_tiles(loop):
         tile.copies = IntegerAttr(2 * tile.copies.value.data, i64)
 
 
@@ -406,7 +406,7 @@ def _passes(loop: Statement, earlier: Statement) -> bool:
     return bool(earlier.kinds & set(TENSOR_ENGINE)) or (is_sweep(earlier) and is_sweep(loop))
 
 
-def psum_tiles(loop: Operation) -> list[AllocOp]:
+def _psum_tiles(loop: Operation) -> list[AllocOp]:
     """The tiles of PSUM in a loop."""
     return [op for op in loop.walk() if isinstance(op, AllocOp) and space_of(op.buffer) == "psum"]
 

@@ -3,20 +3,16 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from xdsl.context import Context
-from xdsl.dialects.arith import Arith
-from xdsl.dialects.builtin import Builtin, ModuleOp
-from xdsl.dialects.func import Func, FuncOp
-from xdsl.dialects.scf import ForOp, Scf
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.scf import ForOp
 from xdsl.ir import Operation
-from xdsl.parser import Parser
 
 from neuron_dialects.loops import trip_count
-from neuron_dialects.neuron import Neuron
-from neuron_dialects.tile import AllocOp, Tile
+from neuron_dialects.tile import AllocOp
 from passes.tile.fuse_loops import TileFuseLoopsPass
 from passes.tile.later_turns import nested_loop, swap_loops
 from runtime.program_interpreter import run_function
+from tests.program_texts import assert_same_numbers, function_of, loops_of, no_parameters, parse
 
 HEAD = """
 builtin.module attributes {neuron.target = #neuron.target<"trn1">} {
@@ -81,36 +77,21 @@ TAIL = """
 
 
 def program(
-    images: int, times: int, pieces: int, layers: int, read: str, old: tuple[str, str] = OLD
-) -> tuple[ModuleOp, FuncOp]:
+    images: int, times: int, pieces: int, layers: int, read: str = "PIECE*%i", old: tuple[str, str] = OLD
+) -> ModuleOp:
+    """A module of so many layers."""
     body = [LAYER.replace("PAST", str(n)).replace("NOW", str(n + 1)) for n in range(layers)]
     text = HEAD + "    %c3 = arith.constant 3 : index\n" + "".join(body) + TAIL.replace("LAST", str(layers))
-    text = text.replace("OLD", old[0]).replace("FROM", old[1])
-    numbers = {"READ": read, "IMAGES": images, "PARTS": images * pieces, "TIMES": times, "TWICE": 128 * images}
-    numbers |= {"PIECE": 64 // pieces, "ROW": 64 * images, "ALL": 192 * images}
-    for name, number in numbers.items():
-        text = text.replace(name, str(number))
-    context = Context()
-    for dialect in (Arith, Builtin, Func, Neuron, Scf, Tile):
-        context.load_dialect(dialect)
-    module = Parser(context, text).parse_module()
-    module.verify()
-    (function,) = (op for op in module.ops if isinstance(op, FuncOp))
-    return module, function
+    parts = {"OLD": old[0], "FROM": old[1], "READ": read}
+    numbers = {"IMAGES": images, "PARTS": images * pieces, "TIMES": times, "TWICE": 128 * images}
+    return parse(text, parts | numbers | {"PIECE": 64 // pieces, "ROW": 64 * images, "ALL": 192 * images})
 
 
-def fused(
-    images: int, times: int, pieces: int, layers: int, read: str = "PIECE*%i", old: tuple[str, str] = OLD
-) -> list[ForOp]:
+def fused(module: ModuleOp, images: int) -> list[ForOp]:
     """The loops of the function that the pass leaves, which computes what it computed before."""
     x = (np.random.default_rng(0).standard_normal((32, 64 * images)) / 8).astype(ml_dtypes.bfloat16)
-    module, function = program(images, times, pieces, layers, read, old)
-    (expected,) = run_function(function, [x], lambda *_: x)
-    TileFuseLoopsPass().apply(Context(), module)
-    module.verify()
-    (result,) = run_function(function, [x], lambda *_: x)
-    assert np.array_equal(result, expected)
-    return [op for op in function.body.block.ops if isinstance(op, ForOp)]
+    assert_same_numbers(module, TileFuseLoopsPass(), [x])
+    return loops_of(module)
 
 
 def names(op: Operation) -> list[str]:
@@ -120,7 +101,7 @@ def names(op: Operation) -> list[str]:
 # One loop has the long products, the sweeps of all rows (the old ones first) and the short products, an image behind.
 @pytest.mark.parametrize(("images", "pieces"), [(4, 1), (3, 1), (4, 2), (5, 4)])
 def test_products_stand_an_iteration_behind_what_sweeps_over_their_operand(images: int, pieces: int) -> None:
-    loops = fused(images, 100, pieces, 1)
+    loops = fused(program(images, 100, pieces, 1), images)
     (both,) = (loop for loop in loops if names(loop).count("tile.matmul") == 2 and trip_count(loop) == images - 1)
     kinds = ["tile.activation", "tile.matmul", "tile.copy", "tile.activation", "tile.matmul", "tile.copy"]
     assert names(both) == kinds
@@ -130,7 +111,7 @@ def test_products_stand_an_iteration_behind_what_sweeps_over_their_operand(image
 
 # The last short products of a layer stand behind the first long ones of the next.
 def test_last_products_wait_behind_the_next_layers_first() -> None:
-    loops = fused(4, 100, 1, 2)
+    loops = fused(program(4, 100, 1, 2), 4)
     fused_loops = [loop for loop in loops if len(names(loop)) > 4]
     assert len(fused_loops) == 2
     before = fused_loops[1].prev_op
@@ -150,23 +131,23 @@ def test_last_products_wait_behind_the_next_layers_first() -> None:
     [(4, 2, "PIECE*%i"), (2, 100, "PIECE*%i"), (4, 100, "192 + -64*%i")],
 )
 def test_other_products_stay_behind(images: int, times: int, read: str) -> None:
-    loops = fused(images, times, 1, 1, read)
+    loops = fused(program(images, times, 1, 1, read), images)
     assert not any(names(loop).count("tile.matmul") == 2 for loop in loops)
 
 
 # Loops of a nest are swapped, with the same numbers; a loop over more than a loop is no nest.
 def test_nests_are_swapped() -> None:
-    _, function = program(4, 1, 1, 1, "PIECE*%i")
-    products, nest, sweep, _ = [op for op in function.body.block.ops if isinstance(op, ForOp)]
+    module = program(4, 1, 1, 1)
+    products, nest, sweep, _ = loops_of(module)
     assert nested_loop(sweep) is None
     assert nested_loop(products) is None
     x = np.arange(32 * 256).reshape(32, 256).astype(ml_dtypes.bfloat16)
-    (expected,) = run_function(function, [x], lambda *_: x)
+    (expected,) = run_function(function_of(module), [x], no_parameters)
     inner = nested_loop(nest)
     assert inner is not None
     swap_loops(nest, inner)
     assert [trip_count(nest), trip_count(inner)] == [4, 2]
-    (result,) = run_function(function, [x], lambda *_: x)
+    (result,) = run_function(function_of(module), [x], no_parameters)
     assert np.array_equal(result, expected)
 
 
@@ -174,5 +155,5 @@ def test_nests_are_swapped() -> None:
 # them leaves something else, it stays outside.
 @pytest.mark.parametrize(("old", "sweeps"), [(OLD, 2), (("64*%i + 192*%o : 128", "64*%i : 128"), 1)])
 def test_sweeps_whose_steps_overlap_are_not_swapped(old: tuple[str, str], sweeps: int) -> None:
-    loops = fused(4, 100, 1, 1, old=old)
+    loops = fused(program(4, 100, 1, 1, old=old), 4)
     assert max(names(loop).count("tile.activation") for loop in loops) == sweeps
