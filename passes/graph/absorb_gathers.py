@@ -39,7 +39,7 @@ from neuron_dialects.graph import (
     spec_of,
 )
 from neuron_dialects.graph.shapes import element_count
-from neuron_dialects.graph.work import MODEL_ELEMENTS, MODEL_MACS, model_macs
+from neuron_dialects.graph.work import MODEL_ELEMENTS, MODEL_MACS, model_elements, model_macs
 from passes.graph.fold_weights import Recipes
 from passes.graph.weight_values import is_known
 
@@ -107,7 +107,7 @@ def _absorb(block: Block, product: MatMulOp, recipes: Recipes) -> None:
         a = new[-1].results[0]
     new.append(MatMulOp(a, weight.result, transpose_b=bool(product.transpose_b), accumulate_f32=wide))
     # What the model asks for stays the measure of the program.
-    weight.attributes[MODEL_ELEMENTS] = IntegerAttr(element_count(shape_of(product.b)), i64)
+    weight.attributes[MODEL_ELEMENTS] = IntegerAttr(model_elements(product.b), i64)
     new[-1].attributes[MODEL_MACS] = IntegerAttr(model_macs(product), i64)
     for op in new:
         op.location = product.location

@@ -19,8 +19,7 @@ from xdsl.ir import Attribute, Block, Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from neuron_dialects.graph import ConcatOp, MatMulOp, PadOp, ReshapeOp, SliceOp, WeightOp, YieldOp, shape_of, spec_of
-from neuron_dialects.graph.shapes import element_count
-from neuron_dialects.graph.work import MODEL_ELEMENTS, MODEL_MACS, model_macs
+from neuron_dialects.graph.work import MODEL_ELEMENTS, MODEL_MACS, model_elements, model_macs
 from neuron_dialects.neuron import core_functions
 from passes.graph.fold_weights import Recipes
 from passes.graph.sample_products import FEATURES, is_sample_products, whole_sides
@@ -112,9 +111,7 @@ def _fill_up(layer: MatMulOp, parts: Sequence[SSAValue], number: int, recipes: R
     product = MatMulOp(features, add(weight), transpose_b=bool(layer.transpose_b), accumulate_f32=wide)
     result = add(product)
     # What the model asks for stays the measure of the program.
-    assert isinstance(layer.b.owner, WeightOp)
-    elements = layer.b.owner.attributes.get(MODEL_ELEMENTS, IntegerAttr(element_count(shape_of(layer.b)), i64))
-    weight.attributes[MODEL_ELEMENTS] = elements
+    weight.attributes[MODEL_ELEMENTS] = IntegerAttr(model_elements(layer.b), i64)
     product.attributes[MODEL_MACS] = IntegerAttr(model_macs(layer), i64)
     block.insert_ops_before(new, layer)
     result.name_hint = layer.result.name_hint
